@@ -1,0 +1,157 @@
+"""Files: the configurations that the package ships, strict YAML, writes that are never half done.
+
+A leaf of the package: it imports nothing of resvar but the errors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from resvar.errors import UserError
+
+LARGEST_YAML = 1_000_000
+"""Bytes; no configuration comes near it, and a larger file is surely not one."""
+
+
+def configs() -> Path:
+    """The folder `configs/`: inside the package in a wheel, beside it in a checkout."""
+    inside = Path(__file__).parent / "configs"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
+
+
+def shipped(kind: str) -> dict[str, Path]:
+    """Name → file of the shipped configurations of a kind: `variants`, `protocols` or `sweeps`."""
+    return {path.stem: path for path in sorted((configs() / kind).glob("*.yaml"))}
+
+
+# --- YAML -----------------------------------------------------------------------------------------
+
+
+class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Safe YAML that also refuses a key that stands twice, and knows that 1e-4 is a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key.value}' stands twice", key.start_mark
+                )
+            seen.add(key.value)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+# YAML 1.1, which PyYAML implements, wants a dot in every float; people write 1e-4.
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """The value that `text` stands for; `source` is what an error calls it.
+
+    Raises:
+        UserError: it is no YAML, or holds tags, aliases or a key twice.
+    """
+    try:
+        for event in yaml.parse(text, Loader=_StrictLoader):
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+                raise UserError(f"{source}, line {line}: anchors and aliases are not allowed here.")
+            if (tag := getattr(event, "tag", None)) is not None:
+                raise UserError(
+                    f"{source}, line {line}: tags such as '{tag}' are not allowed here."
+                )
+        return yaml.load(text, Loader=_StrictLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"{source}{where}: this is not valid YAML: {problem}.") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        UserError: the file is missing, too large, no UTF-8, no YAML or no mapping.
+    """
+    try:
+        if path.stat().st_size > LARGEST_YAML:
+            raise UserError(f"{path}: over {LARGEST_YAML:,} bytes, so this is no configuration.")
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: this is not a text file in UTF-8.") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+    value = parse_yaml(text, str(path))
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: a mapping of names to values is needed, such as 'depth: 110'.")
+    if strange := [key for key in value if not isinstance(key, str)]:
+        raise UserError(f"{path}: the key {strange[0]!r} is no name; put it in quotes.")
+    return value
+
+
+def to_yaml(values: Mapping[str, Any]) -> str:
+    """A mapping as YAML in its own order, a line per key."""
+
+    def one_line(value: Any) -> str:
+        text: str = yaml.safe_dump(value, default_flow_style=True, width=10_000)
+        return text.removesuffix("...\n").strip()
+
+    return "".join(f"{key}: {one_line(value)}\n" for key, value in values.items())
+
+
+# --- writes that are whole or not there -----------------------------------------------------------
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file beside `path`; on leaving it is flushed to disk and takes the name.
+
+    Whoever reads `path` meets the old content or the new one, never a part. On an error the
+    temporary file goes and `path` stays as it was.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        flush_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def flush_folder(folder: Path) -> None:
+    """Make renames inside `folder` survive a power cut (where the system can do that)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file by `text`, atomically."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a file by `value` as indented JSON, atomically. NaN is refused: it is no JSON."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -1,0 +1,1 @@
+"""The networks: an ordering, a residual unit, a network."""

@@ -1,0 +1,118 @@
+"""A network: stem, first lead, stages of residual units, head; built from data in every family."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from resvar.errors import UserError
+from resvar.models.architecture import KERNELS, Architecture, plan
+from resvar.models.ordering import Ordering, find_ordering
+from resvar.models.unit import ResidualUnit, conv, initialise, ops
+
+
+class ResidualNetwork(nn.Module):
+    """Images [N, 3, H, W] → logits [N, classes], in one ordering throughout.
+
+    Modules are registered in the order in which the signal meets them. In an ordering with a
+    lead, the first unit's lead is `first_lead`, before the split (and before the pooling of the
+    ImageNet stem), and the head repeats the lead after the last addition.
+    """
+
+    def __init__(self, ordering: Ordering, architecture: Architecture, num_classes: int) -> None:
+        super().__init__()
+        self.ordering = ordering
+        self.architecture = architecture
+        width = architecture.stem_width
+        imagenet = architecture.stem == "imagenet"
+        self.stem = nn.Sequential(
+            conv(3, width, kernel=7, stride=2) if imagenet else conv(3, width, kernel=3),
+            *ops(ordering.stem, width),
+        )
+        self.first_lead = ops(ordering.lead, width)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1) if imagenet else nn.Identity()
+        self.stages = nn.Sequential()
+        for number, stage in enumerate(architecture.stages):
+            units = nn.Sequential()
+            for index in range(stage.units):
+                units.append(
+                    ResidualUnit(
+                        ordering,
+                        architecture,
+                        channels_in=width,
+                        channels_inner=stage.inner
+                        if architecture.unit == "bottleneck"
+                        else stage.out,
+                        channels_out=stage.out,
+                        stride=stage.stride if index == 0 else 1,
+                        leads=(number, index) != (0, 0),
+                    )
+                )
+                width = stage.out
+            self.stages.append(units)
+        self.head_lead = ops(ordering.lead, width)
+        self.classifier = nn.Linear(width, num_classes)
+        initialise(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        signal = self.pool(self.first_lead(self.stem(images)))
+        signal = self.head_lead(self.stages(signal))
+        return self.classifier(signal.mean(dim=(2, 3)))  # type: ignore[no-any-return]
+
+    @property
+    def layers(self) -> int:
+        """Layers as the papers count them: convolutions on the main path and the linear layer."""
+        units = sum(stage.units for stage in self.architecture.stages)
+        return 1 + len(KERNELS[self.architecture.unit]) * units + 1
+
+
+def build_model(
+    variant: str | Ordering = "full-preact",
+    depth: int = 164,
+    family: str = "cifar",
+    num_classes: int = 10,
+    cardinality: int = 1,
+    base_width: int = 64,
+    stem: str | None = None,
+    shortcut: str | None = None,
+    unit: str | None = None,
+    stride_on: str | None = None,
+    seed: int | None = None,
+) -> ResidualNetwork:
+    """A residual network in any ordering.
+
+    Args:
+        variant: a shipped name, the path of a YAML file, or an `Ordering`.
+        depth: layers, e.g. 20, 110, 164, 1001 (CIFAR) or 18, 34, 50, 101, 152 (ImageNet).
+        family: `cifar` or `imagenet`.
+        num_classes: width of the logits.
+        cardinality, base_width: groups and their width, as in ResNeXt-50 (32×4d).
+        stem, shortcut, unit, stride_on: see `resvar.models.architecture.plan`.
+        seed: draw the initial weights from this seed and leave torch's own generator alone;
+            None draws from torch's generator, as any module does.
+
+    Returns:
+        A module from float images [N, 3, H, W] to logits [N, num_classes].
+
+    Raises:
+        UserError: no such ordering or network.
+    """
+    for name, value, known in (
+        ("family", family, ("cifar", "imagenet")),
+        ("stem", stem, (None, "cifar", "imagenet")),
+        ("shortcut", shortcut, (None, "pad", "project")),
+        ("unit", unit, (None, "basic", "bottleneck")),
+        ("stride_on", stride_on, (None, "first", "3x3")),
+    ):
+        if value not in known:
+            words = ", ".join(word for word in known if word)
+            raise UserError(f"'{name}' is {value!r}; known are {words}.")
+    if num_classes < 1:
+        raise UserError(f"'num_classes' must be at least 1, not {num_classes}.")
+    ordering = find_ordering(variant)
+    architecture = plan(depth, family, unit, stem, cardinality, base_width, shortcut, stride_on)
+    if seed is None:
+        return ResidualNetwork(ordering, architecture, num_classes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ResidualNetwork(ordering, architecture, num_classes)

@@ -1,0 +1,141 @@
+"""An ordering: where BatchNorm and ReLU stand in a residual unit.
+
+This is the one idea of the project. He et al. 2016 (arXiv:1603.05027, figure 4) compare five
+orderings; each differs from the others only in where **one** BN and **one** ReLU stand:
+
+    lead        before the first convolution
+    between     between two convolutions: always BN and ReLU
+    trail       after the last convolution
+    after_add   after the addition of branch and shortcut
+
+Everything else in the package reads these four lists. An ordering is a YAML file and no code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resvar.errors import UserError, nearest
+from resvar.files import read_yaml, shipped
+
+OPS = ("bn", "relu")
+PLACES = ("lead", "between", "trail", "after_add")
+PAPER_ORDER = ("original", "bn-after-add", "relu-before-add", "relu-only-preact", "full-preact")
+"""The five published orderings as figure 4 of the paper lists them, (a) to (e)."""
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """The ops, `bn` or `relu`, at each of the four places of a residual unit.
+
+    Raises:
+        UserError: an op is unknown, or BN or ReLU does not stand exactly once outside `between`
+            (`unusual=True` lifts the second rule, for orderings beyond the published idea).
+    """
+
+    name: str
+    lead: tuple[str, ...] = ()
+    between: tuple[str, ...] = OPS
+    trail: tuple[str, ...] = ()
+    after_add: tuple[str, ...] = ()
+    unusual: bool = False
+
+    def __post_init__(self) -> None:
+        for place in PLACES:
+            for op in getattr(self, place):
+                if op not in OPS:
+                    raise UserError(
+                        f"ordering '{self.name}': '{place}' holds the unknown op '{op}'"
+                        f"{nearest(str(op), OPS) or '; known are bn and relu.'}"
+                    )
+        if self.unusual:
+            return
+        if sorted(self.between) != sorted(OPS):
+            raise UserError(
+                f"ordering '{self.name}': 'between' must hold bn and relu once each, "
+                f"not {list(self.between)}; 'unusual: true' allows it."
+            )
+        for op in OPS:
+            places = [place for place in PLACES if place != "between"]
+            found = [place for place in places for held in getattr(self, place) if held == op]
+            if len(found) != 1:
+                where = f"stands {len(found)} times ({', '.join(found)})" if found else "is missing"
+                raise UserError(
+                    f"ordering '{self.name}': {op} {where}; it must stand once in lead, trail or "
+                    "after_add. For another number say 'unusual: true'."
+                )
+
+    @property
+    def stem(self) -> tuple[str, ...]:
+        """What stands after the network's first convolution: BN and ReLU less what `lead` takes."""
+        return tuple(op for op in OPS if op not in self.lead)
+
+    @property
+    def projection_has_bn(self) -> bool:
+        """A projection shortcut is followed by BN exactly where the branch's `trail` begins so."""
+        return self.trail[:1] == ("bn",)
+
+
+def find_ordering(variant: str | Ordering) -> Ordering:
+    """The ordering that a user means: an `Ordering`, a shipped name, or the path of a YAML file.
+
+    Raises:
+        UserError: there is no such variant (the nearest name is suggested), or the file is wrong.
+    """
+    if isinstance(variant, Ordering):
+        return variant
+    if variant in (known := shipped("variants")):
+        return read_ordering(known[variant])
+    if variant.endswith((".yaml", ".yml")) or "/" in variant:
+        return read_ordering(Path(variant))
+    hint = nearest(variant, known) or f"; known are {', '.join(known_variants())}, or a YAML file."
+    raise UserError(f"there is no variant '{variant}'{hint}")
+
+
+def known_variants() -> list[str]:
+    """The shipped variants, the published ones first and in the paper's order."""
+    return in_paper_order(shipped("variants"))
+
+
+def in_paper_order(variants: Mapping[str, Any] | set[str] | list[str]) -> list[str]:
+    """Variant names sorted as figure 4 has them; those that it has not follow by name."""
+    rank = {name: index for index, name in enumerate(PAPER_ORDER)}
+    return sorted(variants, key=lambda name: (rank.get(name, len(rank)), name))
+
+
+def read_ordering(path: Path) -> Ordering:
+    """The ordering in a variant file.
+
+    Raises:
+        UserError: the file cannot be read, or one of its keys is unknown, missing or wrong.
+    """
+    values = read_yaml(path)
+    known = ("name", "figure", *PLACES, "unusual")
+    for key in values:
+        if key not in known:
+            hint = nearest(key, known) or f"; known are {', '.join(known)}."
+            raise UserError(f"{path}: unknown key '{key}'{hint}")
+    for place in PLACES:
+        value = values.get(place, list(OPS) if place == "between" else None)
+        if not isinstance(value, list) or not all(isinstance(op, str) for op in value):
+            raise UserError(f"{path}: '{place}' must be a list of ops, such as [bn, relu] or [].")
+        values[place] = tuple(value)
+    name, unusual = values.get("name", path.stem), values.get("unusual", False)
+    if not isinstance(name, str) or not name or not all(c.isalnum() or c in "-_." for c in name):
+        raise UserError(f"{path}: 'name' must be made of letters, digits, '-', '_' and '.'.")
+    if not isinstance(unusual, bool):
+        raise UserError(f"{path}: 'unusual' must be true or false.")
+    published = shipped("variants").get(name)
+    if published is not None and path.resolve() != published.resolve():
+        taken = read_ordering(published)
+        if any(values[place] != getattr(taken, place) for place in PLACES):
+            raise UserError(
+                f"{path}: the name '{name}' belongs to a shipped ordering; choose another."
+            )
+    try:
+        return Ordering(name=name, unusual=unusual, **{place: values[place] for place in PLACES})
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error

@@ -1,0 +1,201 @@
+"""The run directory: which files it holds, who works in it, what it says about a run. No torch.
+
+A run is finished exactly when it has `result.json`. All files but `metrics.csv` and the log are
+replaced as a whole, so a reader never meets half of one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resvar.config import Settings, differences, resolve
+from resvar.errors import RunError, UserError
+from resvar.files import write_json, write_text
+
+if TYPE_CHECKING:
+    import pandas
+    from torch import nn
+
+CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
+METRICS = "metrics.csv"
+CHECKPOINT = "checkpoint.pt"
+PREVIOUS_CHECKPOINT = "checkpoint.previous.pt"
+RESULT = "result.json"
+PREDICTIONS = "predictions.npy"
+PROGRESS = "progress.json"  # how far a run is, renewed every few seconds while it works
+FAILURE = "failure.json"  # why the last attempt ended without a result; gone when the next starts
+LOCK = "run.lock"
+LOG = "log.txt"  # what a run started by a sweep printed
+
+METRIC_COLUMNS = (
+    "iteration", "epoch", "lr", "train_loss", "train_error", "test_loss", "test_error",
+    "images_per_second", "seconds",
+)  # fmt: skip
+HOLDOUT_COLUMNS = ("holdout_loss", "holdout_error")
+"""Two more columns, behind the others, where a run keeps training images aside."""
+
+
+# --- who works here -------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run directory's lock; it dies with the process, however that ends.
+
+    Raises:
+        RunError: another process holds it; its pid and host are named.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a+") as file:
+        if not _try_lock(file.fileno()):
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise RunError(f"{folder}: {owner} is working here; wait for it or stop it.")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process is working in the run directory now."""
+    try:
+        with (folder / LOCK).open("r+") as file:
+            return not _try_lock(file.fileno())
+    except OSError:
+        return False
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows has no flock; there nothing guards against a second process
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+# --- what it says ---------------------------------------------------------------------------------
+
+
+def read_settings(folder: Path) -> Settings:
+    """The settings that a run was started with.
+
+    Raises:
+        UserError: `config.yaml` is missing or wrong.
+    """
+    return resolve(config=folder / CONFIG)
+
+
+def guard(folder: Path, wanted: Settings) -> Settings:
+    """The settings to go on with in `folder`: those of the run that is there, or `wanted`.
+
+    Raises:
+        UserError: the folder holds a run with other settings, and which differ.
+    """
+    if not (folder / CONFIG).exists():
+        return wanted
+    found = read_settings(folder)
+    if differing := differences(wanted, found):
+        raise UserError(
+            f"{folder} holds a run with other settings ({'; '.join(differing)}): choose another "
+            "--out, or start this one over with --fresh."
+        )
+    return found if wanted.precision == "auto" else wanted
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        UserError: the file cannot be read or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: this is damaged or no JSON ({error}).") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: this is damaged: an object is expected.")
+    return value
+
+
+def write_metrics(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Write `metrics.csv` anew; numbers in the shortest form that reads back to the same bits."""
+    text = io.StringIO()
+    columns = METRIC_COLUMNS + (HOLDOUT_COLUMNS if rows and HOLDOUT_COLUMNS[0] in rows[0] else ())
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: repr(row[key]) for key in columns} for row in rows)
+    write_text(path, text.getvalue())
+
+
+def note_failure(folder: Path, message: str, **facts: Any) -> None:
+    """Leave word of why a run ended without a result, for `resvar status` and the report."""
+    write_json(folder / FAILURE, {"message": message, **facts})
+
+
+# --- for Python -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run read back: settings, metrics (a row per evaluation), result (None while unfinished)."""
+
+    folder: Path
+    config: Settings
+    metrics: pandas.DataFrame
+    result: dict[str, Any] | None
+
+    @property
+    def model(self) -> nn.Module:
+        """The network with the weights of the newest checkpoint, in evaluation mode.
+
+        Raises:
+            UserError: there is no checkpoint that can be read.
+        """
+        from resvar.training.checkpoint import load_newest
+        from resvar.training.loop import build_network
+
+        state = load_newest(self.folder)
+        if state is None:
+            raise UserError(f"{self.folder}: there is no checkpoint yet.")
+        network = build_network(self.config)
+        network.load_state_dict(state["model"])
+        return network.eval()
+
+
+def load_run(folder: str | Path) -> Run:
+    """Read a run directory.
+
+    Raises:
+        UserError: the folder holds no run, or one of its files is damaged.
+    """
+    import pandas
+
+    folder = Path(folder)
+    if not (folder / CONFIG).exists():
+        raise UserError(f"{folder}: there is no run here ({CONFIG} is missing).")
+    metrics = folder / METRICS
+    return Run(
+        folder=folder,
+        config=read_settings(folder),
+        metrics=pandas.read_csv(metrics)
+        if metrics.exists()
+        else pandas.DataFrame(columns=list(METRIC_COLUMNS)),
+        result=read_json(folder / RESULT) if (folder / RESULT).exists() else None,
+    )
