@@ -114,8 +114,12 @@ class Settings(pydantic.BaseModel):
 
     @property
     def hash(self) -> str:
-        """16 hexadecimal digits that change with any setting."""
-        canonical = json.dumps(self.model_dump(), sort_keys=True)
+        """16 hexadecimal digits that change with any setting.
+
+        Settings at their default do not count, so that a run keeps its hash when a later version
+        adds a setting. For the same reason a default never changes.
+        """
+        canonical = json.dumps(self.model_dump(exclude_defaults=True), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:

@@ -117,8 +117,10 @@ def to_yaml(values: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path`; on leaving it is flushed to disk and takes the name.
+
+    `durable=False` leaves the flushing to the system: for notes that may be lost in a power cut.
 
     Whoever reads `path` meets the old content or the new one, never a part. On an error the
     temporary file goes and `path` stays as it was.
@@ -128,9 +130,11 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         with temporary.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.replace(path)
-        flush_folder(path.parent)
+        if durable:
+            flush_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -146,12 +150,12 @@ def flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, durable: bool = True) -> None:
     """Replace a file by `text`, atomically."""
-    with replacing(path) as file:
+    with replacing(path, durable) as file:
         file.write(text.encode())
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, durable: bool = True) -> None:
     """Replace a file by `value` as indented JSON, atomically. NaN is refused: it is no JSON."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n", durable)

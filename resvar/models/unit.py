@@ -93,8 +93,7 @@ def conv(
 
 def ops(names: Iterable[str], channels: int) -> nn.Sequential:
     """The modules of a place of an ordering, for a signal of so many channels."""
-    build = {"bn": lambda: nn.BatchNorm2d(channels), "relu": lambda: nn.ReLU()}
-    return nn.Sequential(*(build[name]() for name in names))
+    return nn.Sequential(*(nn.BatchNorm2d(channels) if op == "bn" else nn.ReLU() for op in names))
 
 
 def _branch(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from resvar.config import Settings, differences, resolve
 from resvar.errors import RunError, UserError
-from resvar.files import write_json, write_text
+from resvar.files import write_text
 
 if TYPE_CHECKING:
     import pandas
@@ -142,11 +142,6 @@ def write_metrics(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     writer.writeheader()
     writer.writerows({key: repr(row[key]) for key in columns} for row in rows)
     write_text(path, text.getvalue())
-
-
-def note_failure(folder: Path, message: str, **facts: Any) -> None:
-    """Leave word of why a run ended without a result, for `resvar status` and the report."""
-    write_json(folder / FAILURE, {"message": message, **facts})
 
 
 # --- for Python -----------------------------------------------------------------------------------

@@ -1,0 +1,301 @@
+"""The door: one Typer command per verb. Thin, and light to open: torch loads inside the commands.
+
+Exit codes: 0 done; 2 the input is wrong (one sentence on stderr); 1 anything else that went wrong;
+130 stopped by Ctrl-C or SIGTERM with a checkpoint saved.
+"""
+
+from __future__ import annotations
+
+import enum
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from resvar import __version__
+from resvar.errors import RunError, Stopped, UserError
+
+app = typer.Typer(
+    name="resvar",
+    help="Where should BatchNorm and ReLU stand in a residual unit?\n\n"
+    "Trains the five orderings of He et al. 2016 (arXiv:1603.05027) on CIFAR-10, resumes exactly, "
+    "and sets the test errors beside the published ones.\n\n"
+    "Begin with:  resvar data  ·  resvar train --variant full-preact --depth 20 --protocol quick  "
+    "·  resvar report",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+
+class Launcher(enum.StrEnum):
+    """What starts the runs of a sweep."""
+
+    local = "local"
+
+
+class Format(enum.StrEnum):
+    """How a report is written."""
+
+    table = "table"
+    markdown = "markdown"
+    csv = "csv"
+    latex = "latex"
+    json = "json"
+
+
+class DatasetName(enum.StrEnum):
+    """The datasets that `resvar data` knows."""
+
+    cifar10 = "cifar10"
+    cifar100 = "cifar100"
+
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", metavar="DIR", help="The dataset's folder. Default: $RESVAR_DATA, else data/."
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="auto (the GPU where there is one), cpu, cuda or cuda:N."),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change any setting, e.g. --set lr=0.05. Repeat it for more.",
+    ),
+]
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.")
+    ] = False,
+) -> None:
+    if version:
+        typer.echo(f"resvar {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="The ordering: original, bn-after-add, relu-before-add, relu-only-preact, "
+            "full-preact, or a YAML file of your own.",
+        ),
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option(help="Layers: 20, 32, 44, 56, 110, 164, 1001, or any that fits.")
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="paper (64,000 iterations, the default), short (10 epochs), quick (minutes), "
+            "or a YAML file of training settings.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Decides weights, order and augmentation. Default: 0.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Settings from a YAML file, such as a run's config.yaml."
+        ),
+    ] = None,
+    sets: Sets = None,
+    data: DataDir = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The run directory. Default: runs/<protocol>/<variant>-<depth>/seed-<seed>.",
+        ),
+    ] = None,
+    device: Device = "auto",
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Remove the run that is there and start over.")
+    ] = False,
+) -> None:
+    """Train one network, or go on with a run that was stopped.
+
+    Typed again, the same command goes on where it stopped, bit for bit; a finished run says so.
+    Ctrl-C saves a checkpoint first.
+
+    Example:  resvar train --variant full-preact --depth 164 --protocol quick
+    """
+    from resvar.config import resolve
+
+    options = {"variant": variant, "depth": depth, "protocol": protocol, "seed": seed}
+    settings = resolve(config, options, sets or [])
+
+    from resvar.training.progress import console_for_output
+    from resvar.training.train import train as run
+
+    run(settings, _data(data), console_for_output(), out, device, fresh)
+
+
+@app.command()
+def sweep(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE.yaml]", help="A sweep file, or a shipped one by name: table2."
+        ),
+    ] = None,
+    variants: Annotated[
+        str | None, typer.Option(metavar="A,B,…", help="Orderings, separated by commas.")
+    ] = None,
+    depths: Annotated[
+        str | None, typer.Option(metavar="110,164", help="Depths, separated by commas.")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="N|A,B,…", help="How many seeds (0 to N-1), or which.")
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="paper, short, quick, or a YAML file.")
+    ] = None,
+    sets: Sets = None,
+    data: DataDir = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder of all runs.")] = Path(
+        "runs"
+    ),
+    device: Device = "auto",
+    jobs: Annotated[
+        int | None,
+        typer.Option(help="Runs at a time. Default: one per GPU, without one a run per core."),
+    ] = None,
+    per_gpu: Annotated[int, typer.Option(help="Runs that share a GPU.")] = 1,
+    launcher: Annotated[Launcher, typer.Option(help="What starts the runs.")] = Launcher.local,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+    ] = False,
+) -> None:
+    """Train many networks: variants × depths × seeds.
+
+    Finished runs are skipped and others go on where they stopped, so the same command can be typed
+    again at any time. A run that fails is reported at the end while the rest goes on.
+
+    Example:  resvar sweep configs/sweeps/table2.yaml --protocol quick --seeds 1
+    """
+    del launcher  # one so far
+    from resvar.sweeps.grid import plan_sweep
+
+    given = {"variants": variants, "depths": depths, "seeds": seeds, "protocol": protocol}
+    planned = plan_sweep(file, given, sets or [], out)
+
+    from resvar.sweeps.launch import run_here
+
+    run_here(planned, _data(data), device, jobs, per_gpu, dry_run)
+
+
+@app.command()
+def status(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="The folder of all runs.")] = Path(
+        "runs"
+    ),
+) -> None:
+    """What is done, running, waiting or failed, and when it should end."""
+    from resvar.reports.status import print_status
+
+    print_status(folder)
+
+
+@app.command()
+def report(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[DIR]…", help="Folders with runs. Default: runs."),
+    ] = None,
+    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.table,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it there instead of on the screen.")
+    ] = None,
+) -> None:
+    """Collect the test errors of runs into tables, beside the published ones.
+
+    Example:  resvar report runs --format markdown --out report.md
+    """
+    from resvar.reports.report import write_report
+
+    write_report(folders or [Path("runs")], format.value, out)
+
+
+@app.command()
+def data(
+    dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where it goes. Default: $RESVAR_DATA, else data/."),
+    ] = None,
+    archive: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Take it from a local archive: tar.gz, tar.xz, …"),
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Download from a mirror instead of the source."),
+    ] = None,
+    dataset: Annotated[DatasetName, typer.Option(help="Which one.")] = DatasetName.cifar10,
+) -> None:
+    """Get CIFAR and check it: download it, or take a local archive.
+
+    Every file's published MD5 is checked before anything is used. A download that was cut goes on
+    where it stopped.
+    """
+    from resvar.data.cifar import DATASETS, obtain
+
+    obtain(DATASETS[dataset.value], _data(dir), archive=archive, url=url)
+
+
+def _data(folder: Path | None) -> Path:
+    from resvar.data.cifar import default_folder
+
+    return folder if folder is not None else default_folder()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; leaves with one of the exit codes above."""
+    sys.exit(run_command(arguments))
+
+
+def run_command(arguments: list[str] | None = None) -> int:
+    """The exit code of a command line (default: this process's own)."""
+    try:
+        code: Any = typer.main.get_command(app).main(
+            arguments, prog_name="resvar", standalone_mode=False
+        )
+        return code if isinstance(code, int) else 0
+    except (UserError, RunError) as error:
+        return _complain(str(error), error.exit_code)
+    except Stopped as stopped:
+        print(f"resvar: {stopped}", file=sys.stderr)
+        return stopped.exit_code
+    except KeyboardInterrupt:
+        return _complain("stopped before there was anything to save.", 130)
+    except BrokenPipeError:
+        return 0
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        return _complain(f"{error.strerror or error}{where}.", 1)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # click's own: an unknown option, a missing value
+            return _complain(f"{error.format_message()} Try --help.", 2)
+        if type(error).__name__ == "Abort":
+            return _complain("stopped.", 130)
+        raise
+
+
+def _complain(sentence: str, code: int) -> int:
+    print(f"resvar: error: {sentence}", file=sys.stderr)
+    return code

@@ -1,0 +1,164 @@
+"""Shuffled, augmented batches of images that lie on the device as uint8.
+
+The whole set is moved to the device once. Everything random about training batch `i` is a function
+of (seed, i): each epoch has a table of order, crop offsets and flips, drawn by NumPy on the host so
+that every device sees the same images. A batch is then two indexed reads and some arithmetic, for
+all its images at once; nothing is decoded, copied to the host or waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Pixels = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """What is taken from pixels in [0, 1]: `(pixels - mean) * scale`.
+
+    Attributes:
+        mean: float [H, W, 3]; the paper subtracts it pixel by pixel.
+        scale: float [3]; one over the standard deviation, or ones.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    @classmethod
+    def measure(cls, images: Pixels, kind: Literal["pixel-mean", "channel"]) -> Normalization:
+        """From the training images, uint8 [N, H, W, 3]: by pixel (the paper) or by channel."""
+        pixel_mean = images.sum(axis=0, dtype=np.int64) / (255.0 * len(images))
+        if kind == "pixel-mean":
+            return cls(torch.from_numpy(pixel_mean).float(), torch.ones(3))
+        mean, std = channel_statistics(images)
+        return cls(torch.from_numpy(np.broadcast_to(mean, pixel_mean.shape).copy()).float(),
+                   torch.from_numpy(1.0 / std).float())  # fmt: skip
+
+    def to(self, device: torch.device) -> Normalization:
+        return Normalization(self.mean.to(device), self.scale.to(device))
+
+    def padded(self, padding: int) -> Normalization:
+        """The same for images with `padding` zeros around: these come out as zero too."""
+        return Normalization(_pad(self.mean, padding), self.scale)
+
+    def __call__(self, pixels: Tensor, mean: Tensor | None = None) -> Tensor:
+        """uint8 [N, H, W, 3] → float [N, 3, H, W] (a channels_last view)."""
+        values = pixels.float().div_(255.0).sub_(self.mean if mean is None else mean)
+        return values.mul_(self.scale).permute(0, 3, 1, 2)
+
+
+class TrainingBatches:
+    """Batch `i` of a run, for any `i`, in any order.
+
+    Every image comes once per epoch; the last batch of an epoch takes its rest from the next one.
+    With padding p each image is cut from its zero-padded self at offsets 0 … 2p, and flipped half
+    of the time (arXiv:1512.03385, section 4.2). Zero is the mean here: it is taken off first.
+    """
+
+    def __init__(
+        self,
+        images: Pixels,
+        labels: Labels,
+        normalization: Normalization,
+        batch_size: int,
+        seed: int,
+        padding: int = 4,
+        flip: bool = True,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        device = torch.device(device)
+        self.size = images.shape[1]
+        self.images = _pad(torch.from_numpy(images).to(device), padding)
+        self.labels = torch.from_numpy(labels).to(device)
+        self.normalization = normalization.padded(padding).to(device)
+        self.batch_size, self.seed, self.padding, self.flip = batch_size, seed, padding, flip
+        self._columns = torch.arange(self.size, device=device)
+        self._epochs: dict[int, Tensor] = {}
+
+    def batch(self, iteration: int) -> tuple[Tensor, Tensor]:
+        """Images float [B, 3, H, W] in channels_last, labels int64 [B]."""
+        index, down, right, mirrored = self.draws(iteration)
+        rows = down[:, None] + self._columns
+        columns = torch.where(mirrored[:, None] == 1, self._columns.flip(0), self._columns)
+        columns = columns + right[:, None]
+        at = rows[:, :, None], columns[:, None, :]
+        pixels = self.images[(index[:, None, None], *at)]
+        return self.normalization(pixels, self.normalization.mean[at]), self.labels[index]
+
+    def draws(self, iteration: int) -> Tensor:
+        """int64 [4, B]: for each image its number, its offsets down and right, whether mirrored."""
+        first, last = iteration * self.batch_size, (iteration + 1) * self.batch_size
+        pieces = []
+        while first < last:
+            epoch, offset = divmod(first, len(self.labels))
+            piece = self._epoch(epoch)[:, offset : offset + last - first]
+            pieces.append(piece)
+            first += piece.shape[1]
+        return torch.cat(pieces, dim=1)
+
+    def _epoch(self, epoch: int) -> Tensor:
+        if epoch not in self._epochs:
+            self._epochs = {old: self._epochs[old] for old in self._epochs if old == epoch - 1}
+            table = draw_epoch(self.seed, epoch, len(self.labels), self.padding, self.flip)
+            self._epochs[epoch] = torch.from_numpy(table).to(self.images.device)
+        return self._epochs[epoch]
+
+
+class EvaluationBatches:
+    """Images in their order, neither shuffled nor augmented."""
+
+    def __init__(
+        self,
+        images: Pixels,
+        labels: Labels,
+        normalization: Normalization,
+        device: torch.device | str = "cpu",
+        batch_size: int = 500,
+    ) -> None:
+        self.images = torch.from_numpy(images).to(device)
+        self.labels = torch.from_numpy(labels).to(device)
+        self.normalization = normalization.to(torch.device(device))
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images float [B, 3, H, W] in channels_last, labels int64 [B]."""
+        for first in range(0, len(self.labels), self.batch_size):
+            batch = slice(first, first + self.batch_size)
+            yield self.normalization(self.images[batch]), self.labels[batch]
+
+
+def draw_epoch(seed: int, epoch: int, images: int, padding: int, flip: bool) -> NDArray[np.int64]:
+    """int64 [4, images]: order, offsets down and right, mirrored; a function of its arguments."""
+    random = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
+    order = random.permutation(images)
+    offsets = random.integers(0, 2 * padding, (2, images), endpoint=True)
+    mirrored = random.integers(0, 2, images) if flip else np.zeros(images, np.int64)
+    return np.stack([order, *offsets, mirrored]).astype(np.int64)
+
+
+def channel_statistics(images: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of each channel of uint8 [N, H, W, C], on a scale of 0 to 1.
+
+    Exact: worked out from the histogram of the 256 values.
+    """
+    values = np.arange(256) / 255.0
+    histograms = [
+        np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[3])
+    ]
+    shares = np.stack(histograms) / (images.size / images.shape[3])
+    mean = shares @ values
+    return mean, np.sqrt(shares @ values**2 - mean**2)
+
+
+def _pad(images: Tensor, padding: int) -> Tensor:
+    """Zeros around the two dimensions before the last (channels)."""
+    return torch.nn.functional.pad(images, (0, 0, padding, padding, padding, padding))

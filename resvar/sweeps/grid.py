@@ -1,0 +1,143 @@
+"""A sweep is a list of runs: variants × depths × seeds under one protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resvar.config import Settings, resolve
+from resvar.errors import UserError, nearest
+from resvar.files import parse_yaml, read_yaml, shipped, to_yaml, write_json
+from resvar.training.run import read_json
+
+KEYS = ("variants", "depths", "seeds", "protocol", "set")
+MOST_RUNS = 100_000
+MANIFEST = ".sweep.json"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a sweep: its settings, its folder, and the options that `resvar train` takes."""
+
+    settings: Settings
+    folder: Path
+    arguments: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return str(self.settings.directory)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Runs in the order in which they are started: every cell once before any has a second seed."""
+
+    name: str
+    root: Path
+    runs: tuple[PlannedRun, ...]
+
+    def write_manifest(self) -> None:
+        """Leave the list of runs in the folder, so that `resvar status` knows what is waiting."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        runs = [run.name for run in self.runs]
+        write_json(self.root / f"{self.name}{MANIFEST}", {"format": 1, "runs": runs})
+
+
+def manifests(folder: Path) -> dict[str, list[str]]:
+    """Sweep name → its runs' folders below `folder`, for each sweep that was started there."""
+    found = {}
+    for path in sorted(folder.glob(f"*{MANIFEST}")):
+        runs = read_json(path).get("runs")
+        if isinstance(runs, list) and all(isinstance(run, str) for run in runs):
+            found[path.name.removesuffix(MANIFEST)] = runs
+    return found
+
+
+def plan_sweep(
+    file: Path | None, given: Mapping[str, Any], overrides: Sequence[str], root: Path
+) -> Sweep:
+    """The runs that a sweep file and the command line ask for; the command line wins.
+
+    Args:
+        file: a YAML file with the keys variants, depths, seeds, protocol and set.
+        given: the same by name from the command line; None means not given.
+        overrides: `KEY=VALUE` for every run.
+        root: the folder of all runs.
+
+    Raises:
+        UserError: a key is unknown, missing or wrong, or one of the runs cannot be.
+    """
+    values = _read(file) if file is not None else {}
+    values |= {key: value for key, value in given.items() if value is not None}
+    source = str(file) if file is not None else "the sweep"
+    variants = _listed(values, "variants", str, source)
+    depths = _listed(values, "depths", int, source)
+    seeds = _seeds(values.get("seeds", 1), source)
+    protocol = values.get("protocol", "paper")
+    extra = values.get("set", {})
+    if not isinstance(extra, dict):
+        raise UserError(
+            f"{source}: 'set' must be a mapping of settings, such as 'set: {{lr: 0.05}}'."
+        )
+    sets = [line.replace(": ", "=", 1) for line in to_yaml(extra).splitlines()] + list(overrides)
+    if len(variants) * len(depths) * len(seeds) > MOST_RUNS:
+        raise UserError(f"{source}: over {MOST_RUNS:,} runs; split the sweep.")
+    runs = tuple(
+        _planned(variant, depth, seed, protocol, sets, root)
+        for seed in seeds
+        for depth in depths
+        for variant in variants
+    )
+    folders = [run.folder for run in runs]
+    if twice := {str(folder) for folder in folders if folders.count(folder) > 1}:
+        raise UserError(f"{source}: two runs would share {min(twice)}; name each cell once.")
+    name = f"{file.stem if file is not None else 'sweep'}-{Path(str(protocol)).stem}"
+    return Sweep(name, root, runs)
+
+
+def _planned(
+    variant: str, depth: int, seed: int, protocol: Any, sets: Sequence[str], root: Path
+) -> PlannedRun:
+    options = {"variant": variant, "depth": depth, "protocol": protocol, "seed": seed}
+    settings = resolve(options=options, overrides=sets)
+    arguments = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    arguments += [word for text in sets for word in ("--set", text)]
+    return PlannedRun(settings, root / settings.directory, tuple(arguments))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A sweep file: a path, or the name of a shipped one."""
+    known = shipped("sweeps")
+    values = read_yaml(known.get(str(file), file))
+    for key in values:
+        if key not in KEYS:
+            hint = nearest(key, KEYS) or f"; known are {', '.join(KEYS)}."
+            raise UserError(f"{file}: unknown key '{key}'{hint}")
+    return values
+
+
+def _listed(values: Mapping[str, Any], key: str, kind: type, source: str) -> list[Any]:
+    """The list under `key`; text from the command line is split at its commas."""
+    value = values.get(key)
+    if value is None:
+        raise UserError(f"{source}: '{key}' is missing; say --{key}, separated by commas.")
+    if isinstance(value, str):
+        value = [parse_yaml(word, f"--{key}") if kind is int else word for word in value.split(",")]
+        value = [word.strip() if isinstance(word, str) else word for word in value]
+    if not isinstance(value, list) or not value or not all(type(word) is kind for word in value):
+        what = "whole numbers, such as 110, 164" if kind is int else "names, such as original"
+        raise UserError(f"{source}: '{key}' must be a list of {what}.")
+    return list(value)
+
+
+def _seeds(value: Any, source: str) -> list[int]:
+    """`5` means the seeds 0 to 4; `0,3` or a list names them."""
+    if isinstance(value, str):
+        value = parse_yaml(f"[{value}]" if "," in value else value, "--seeds")
+    if type(value) is int and 1 <= value <= MOST_RUNS:
+        return list(range(value))
+    if isinstance(value, list) and value and all(type(seed) is int and seed >= 0 for seed in value):
+        return value
+    raise UserError(f"{source}: 'seeds' must be how many (5) or which (0,3,7), not {value!r}.")

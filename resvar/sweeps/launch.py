@@ -1,0 +1,86 @@
+"""`resvar sweep` on this machine: say what will be done and how long it takes, then do it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from resvar.data.cifar import DATASETS, problems
+from resvar.errors import UserError
+from resvar.sweeps.grid import PlannedRun, Sweep
+from resvar.sweeps.local import Slot, is_finished, launch, make_slots, report_failures
+from resvar.training.progress import console_for_output, duration
+
+TEST_IMAGES = 10_000
+
+
+def run_here(
+    sweep: Sweep, data: Path, device: str, jobs: int | None, per_gpu: int, dry_run: bool
+) -> None:
+    """Plan, estimate, launch, and report failures.
+
+    Raises:
+        UserError: the data is missing, or a run's folder holds other settings.
+        RunError: some runs failed.
+        Stopped: asked to stop.
+    """
+    console = console_for_output()
+    todo = [run for run in sweep.runs if not is_finished(run)]
+    done = len(sweep.runs) - len(todo)
+    slots = make_slots(jobs, per_gpu, device, max(1, len(todo)))
+    _say(console, f"{len(sweep.runs)} runs in {sweep.root}, {done} of them finished already.")
+    if dry_run:
+        for run in todo:
+            _say(console, f"  resvar train {' '.join(run.arguments)} --out {run.folder}")
+        return
+    if not todo:
+        return
+    for name in sorted({run.settings.dataset for run in todo}):
+        if found := problems(DATASETS[name], data):
+            raise UserError(found[0])
+    where = f"{len(slots)} at a time ({slots[0].threads} thread{'s' * (slots[0].threads > 1)} each)"
+    _say(console, f"{len(todo)} to do, {where}. Measuring how long that takes …")
+    _say(
+        console,
+        f"About {duration(estimate(todo, slots))} in all. Ctrl-C stops; typed again it goes on.",
+    )
+    report_failures(launch(sweep, slots, data, console), console)
+    _say(console, f"All {len(sweep.runs)} runs are finished. Next: resvar report {sweep.root}")
+
+
+def estimate(todo: Sequence[PlannedRun], slots: Sequence[Slot]) -> float:
+    """Seconds that the runs will take, from a few real updates of each depth on made-up images.
+
+    Assumes that slots do not slow each other down, and that a forward pass is a third of an update.
+    """
+    import torch
+
+    from resvar.training.loop import measure_throughput
+    from resvar.training.machine import choose_device, choose_precision
+
+    threads = torch.get_num_threads()
+    device = choose_device(slots[0].device)
+    speeds: dict[tuple[object, ...], float] = {}
+    total = 0.0
+    torch.set_num_threads(slots[0].threads)
+    try:
+        for run in todo:
+            s = run.settings
+            precision = choose_precision(s.precision, device)
+            key = (s.architecture, s.batch_size, s.bn_batch_size, precision)
+            if key not in speeds:
+                speeds[key] = measure_throughput(
+                    s.model_copy(update={"precision": precision}), device
+                )
+            evaluations = -(-s.iterations // s.eval_every)
+            images = s.iterations * s.batch_size + evaluations * (TEST_IMAGES + s.holdout) / 3
+            total += images / speeds[key]
+    finally:
+        torch.set_num_threads(threads)
+    return total / len(slots)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,330 @@
+"""Runs of a sweep as processes of this machine: one per slot, each an ordinary `resvar train`.
+
+A slot is a share of the processor's cores, or a GPU (or a part of one). Finished runs are skipped,
+others go on where they stopped; one that fails is reported at the end while the rest goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from resvar.config import differences
+from resvar.errors import RunError, Stopped, UserError
+from resvar.sweeps.grid import PlannedRun, Sweep
+from resvar.training.progress import duration
+from resvar.training.run import CONFIG, LOG, PROGRESS, RESULT, read_json, read_settings
+from resvar.training.stop import PARENT, StopRequest, stop_request
+
+POLL = 0.5
+"""Seconds between two looks at the processes."""
+
+MEMORY_PER_JOB = 4 * 2**30
+"""Bytes; ResNet-164 at batch 128 in micro-batches of 64 stays below."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place where one run works: what it is called and what its process finds set."""
+
+    name: str
+    threads: int
+    environment: dict[str, str]
+    device: str
+
+
+@dataclass
+class Process:
+    """A run at work in a slot."""
+
+    run: PlannedRun
+    slot: Slot
+    handle: subprocess.Popen[bytes]
+    begun: float = field(default_factory=time.monotonic)
+
+
+@dataclass
+class Outcome:
+    """How the runs of a sweep stand."""
+
+    skipped: list[PlannedRun] = field(default_factory=list)
+    done: list[PlannedRun] = field(default_factory=list)
+    failed: list[tuple[PlannedRun, int]] = field(default_factory=list)
+
+
+def make_slots(jobs: int | None, per_gpu: int, device: str, runs: int) -> list[Slot]:
+    """The slots of this machine.
+
+    With GPUs: `per_gpu` on each, `jobs` at most. On the processor: `jobs` shares of its cores;
+    by default one per core while memory lasts, since several runs on one core each do more work
+    than one run on all.
+
+    Raises:
+        UserError: a number below 1.
+    """
+    for name, value in (("--jobs", jobs), ("--per-gpu", per_gpu)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} must be at least 1, not {value}.")
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    gpus = _gpus(device)
+    if gpus:
+        places = [gpu for _ in range(per_gpu) for gpu in gpus]
+        places = places[: min(jobs or len(places), runs)]
+        return [_slot(f"gpu {gpu}", cores // len(places), {"CUDA_VISIBLE_DEVICES": gpu}, "cuda")
+                for gpu in places]  # fmt: skip
+    fitting = max(1, _memory() // MEMORY_PER_JOB)
+    count = max(1, min(jobs or min(cores, fitting), runs))
+    return [_slot(f"cpu {index}", cores // count, {}, "cpu") for index in range(count)]
+
+
+def launch(sweep: Sweep, slots: Sequence[Slot], data: Path, console: Console) -> Outcome:
+    """Work through a sweep.
+
+    Raises:
+        Stopped: Ctrl-C or SIGTERM; the runs at work have saved their checkpoints.
+        UserError: a run's folder holds one with other settings.
+    """
+    outcome = Outcome()
+    waiting: list[PlannedRun] = []
+    for run in sweep.runs:
+        (outcome.skipped if is_finished(run) else waiting).append(run)
+    sweep.write_manifest()
+    view = View(sweep, slots, outcome, console)
+    working: list[Process] = []
+    with stop_request("\nStopping the runs; each saves its checkpoint.\n") as stop, view.live():
+        try:
+            while (waiting and not stop) or working:
+                free = [slot for slot in slots if slot not in [process.slot for process in working]]
+                while waiting and free and not stop:
+                    working.append(start(waiting.pop(0), free.pop(0), data))
+                    view.started(working[-1])
+                if stop:
+                    _end(working, signal.SIGTERM)
+                for process in [p for p in working if p.handle.poll() is not None]:
+                    working.remove(process)
+                    _book(process, outcome, stop, view)
+                view.update(working, waiting)
+                time.sleep(POLL)
+        except BaseException:
+            _end(working, signal.SIGTERM)
+            raise
+        if stop:
+            raise Stopped("the sweep was stopped; the same command goes on with it.")
+    return outcome
+
+
+def is_finished(run: PlannedRun) -> bool:
+    """Whether the run is done already.
+
+    Raises:
+        UserError: its folder holds a run with other settings.
+    """
+    if not (run.folder / CONFIG).exists():
+        return False
+    if differing := differences(run.settings, read_settings(run.folder)):
+        raise UserError(
+            f"{run.folder} holds a run with other settings ({'; '.join(differing)}): choose "
+            "another --out, or move that run away."
+        )
+    return (run.folder / RESULT).exists()
+
+
+def start(run: PlannedRun, slot: Slot, data: Path) -> Process:
+    """Start `resvar train` for a run; what it prints goes to `log.txt` in its folder.
+
+    The process gets a session of its own, so that Ctrl-C reaches the sweep alone, which then asks
+    each run to stop. It also stops when the sweep's process is gone, however that ended.
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable, "-m", "resvar", "train", *run.arguments,
+        "--out", str(run.folder), "--data", str(data), "--device", slot.device,
+    ]  # fmt: skip
+    threads = str(slot.threads)
+    environment = {
+        **os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
+        PARENT: str(os.getpid()), **slot.environment,
+    }  # fmt: skip
+    with (run.folder / LOG).open("ab") as log:
+        handle = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+    return Process(run, slot, handle)
+
+
+def last_lines(folder: Path, count: int = 5) -> list[str]:
+    """The end of a run's log."""
+    try:
+        with (folder / LOG).open("rb") as log:
+            return _tail(log).splitlines()[-count:]
+    except OSError:
+        return []
+
+
+# --- what a person sees ---------------------------------------------------------------------------
+
+
+class View:
+    """One live table in a terminal; a line per event elsewhere."""
+
+    def __init__(
+        self, sweep: Sweep, slots: Sequence[Slot], outcome: Outcome, console: Console
+    ) -> None:
+        self.sweep, self.slots, self.outcome, self.console = sweep, slots, outcome, console
+        self.begun = time.monotonic()
+        self._live: Live | None = None
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        if not self.console.is_terminal:
+            yield
+            return
+        with Live(console=self.console, refresh_per_second=2, transient=True) as self._live:
+            yield
+
+    def started(self, process: Process) -> None:
+        if self._live is None:
+            self._line(f"started {process.run.name} on {process.slot.name}")
+
+    def ended(self, process: Process, text: str) -> None:
+        seconds = duration(time.monotonic() - process.begun)
+        self._line(f"{process.run.name} {text} ({seconds} in this process)")
+
+    def update(self, working: Sequence[Process], waiting: Sequence[PlannedRun]) -> None:
+        progress = {process.run.name: _progress(process.run) for process in working}
+        if self._live is not None:
+            self._live.update(
+                Group(self._table(working, progress), self._summary(progress, waiting))
+            )
+
+    def _line(self, text: str) -> None:
+        count = len(self.outcome.skipped) + len(self.outcome.done) + len(self.outcome.failed)
+        clock = time.strftime("%H:%M:%S")
+        self.console.print(
+            f"{clock} [{count}/{len(self.sweep.runs)}] {text}",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+
+    def _table(self, working: Sequence[Process], progress: dict[str, dict[str, float]]) -> Table:
+        table = Table("run", "slot", "iteration", "images/s", "left", box=None, pad_edge=False)
+        for process in working:
+            note = progress[process.run.name]
+            done, total = note.get("iteration", 0), process.run.settings.iterations
+            speed = note.get("images_per_second", 0.0)
+            left = (total - done) * process.run.settings.batch_size / speed if speed else None
+            table.add_row(
+                process.run.name, process.slot.name, f"{done:,.0f} / {total:,}",
+                f"{speed:,.0f}" if speed else "…", duration(left),
+            )  # fmt: skip
+        return table
+
+    def _summary(
+        self, progress: dict[str, dict[str, float]], waiting: Sequence[PlannedRun]
+    ) -> Text:
+        o = self.outcome
+        failed = f", {len(o.failed)} failed" if o.failed else ""
+        so_far = duration(time.monotonic() - self.begun)
+        return Text(
+            f"{len(o.skipped) + len(o.done)} of {len(self.sweep.runs)} done, {len(progress)} at "
+            f"work, {len(waiting)} waiting{failed}; {so_far} so far"
+        )
+
+
+def report_failures(outcome: Outcome, console: Console) -> None:
+    """Each failed run with the last lines of its log.
+
+    Raises:
+        RunError: there are any.
+    """
+    for run, code in outcome.failed:
+        console.print(f"{run.folder} failed (exit {code}):", markup=False, soft_wrap=True)
+        for line in last_lines(run.folder):
+            console.print(f"    {line}", markup=False, highlight=False, soft_wrap=True)
+    if outcome.failed:
+        count = len(outcome.failed)
+        raise RunError(
+            f"{count} run{'s' * (count != 1)} failed, the others are finished; the same command "
+            "tries again."
+        )
+
+
+# --- inside ---------------------------------------------------------------------------------------
+
+
+def _book(process: Process, outcome: Outcome, stop: StopRequest, view: View) -> None:
+    code = process.handle.returncode
+    if code == 0:
+        outcome.done.append(process.run)
+        with suppress(UserError, KeyError):
+            error = read_json(process.run.folder / RESULT)["test_error"]
+            view.ended(process, f"finished: test error {error:.2f} %")
+    elif code == Stopped.exit_code and stop:
+        view.ended(process, "stopped, with a checkpoint")
+    else:
+        outcome.failed.append((process.run, code))
+        view.ended(process, f"FAILED (exit {code})")
+
+
+def _end(working: Sequence[Process], number: int) -> None:
+    """Ask each process once."""
+    for process in working:
+        if process.handle.poll() is None and not getattr(process.handle, "asked", False):
+            process.handle.asked = True  # type: ignore[attr-defined]
+            with suppress(ProcessLookupError):
+                process.handle.send_signal(number)
+
+
+def _progress(run: PlannedRun) -> dict[str, float]:
+    with suppress(UserError):
+        return read_json(run.folder / PROGRESS)
+    return {}
+
+
+def _tail(log: IO[bytes], most: int = 8_000) -> str:
+    log.seek(0, os.SEEK_END)
+    log.seek(max(0, log.tell() - most))
+    return log.read().decode(errors="replace")
+
+
+def _slot(name: str, threads: int, environment: dict[str, str], device: str) -> Slot:
+    return Slot(name, max(1, threads), environment, device)
+
+
+def _gpus(device: str) -> list[str]:
+    """The GPUs to use, as `CUDA_VISIBLE_DEVICES` names them; none for `cpu`."""
+    if device == "cpu":
+        return []
+    from resvar.training.machine import choose_device
+
+    if choose_device(device).type == "cpu":
+        return []
+    if ":" in device:
+        return [device.partition(":")[2]]
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(n) for n in range(torch.cuda.device_count())]
+
+
+def _memory() -> int:
+    """Bytes of memory that this machine has; where it does not say, plenty."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 2**40

@@ -1,0 +1,428 @@
+"""The training of one network: iterations, evaluations and checkpoints, resumable at any moment.
+
+`Trainer.run` is the loop. Its state is the network, the optimizer, the number of the iteration and
+a few sums; everything random comes from (seed, iteration) through `TrainingBatches`. So a run that
+was killed and started again computes what it would have computed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resvar.config import Settings
+from resvar.data.batches import EvaluationBatches, Normalization, TrainingBatches
+from resvar.data.cifar import DATASETS, Images
+from resvar.errors import RunError, Stopped
+from resvar.models.network import ResidualNetwork, build_model
+from resvar.training.checkpoint import State
+from resvar.training.schedule import learning_rate
+
+
+class DivergedError(RunError):
+    """The loss is no longer a finite number."""
+
+
+class Watcher(Protocol):
+    """What the loop tells the outside world; see `resvar.training.progress`."""
+
+    def iteration(self, done: int, trainer: Trainer) -> None: ...
+    def evaluating(self, share: float) -> None: ...
+    def evaluated(self, row: dict[str, float]) -> None: ...
+    def save(self, trainer: Trainer) -> None: ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean cross-entropy, error in percent, and the predicted class of each image, int64 [N]."""
+
+    loss: float
+    error: float
+    predictions: Tensor
+
+
+@dataclass
+class Sums:
+    """Over the training images since the last evaluation; loss and wrong stay on the device."""
+
+    loss: Tensor
+    wrong: Tensor
+    images: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def zero(cls, device: torch.device) -> Sums:
+        return cls(
+            loss=torch.zeros((), dtype=torch.float64, device=device),
+            wrong=torch.zeros((), dtype=torch.int64, device=device),
+        )
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The images of a run: for training, the test set, and those held out (None: none)."""
+
+    training: TrainingBatches
+    test: EvaluationBatches
+    holdout: EvaluationBatches | None
+
+    @classmethod
+    def prepare(cls, images: Images, settings: Settings, device: torch.device) -> Sets:
+        """Move the images to the device; the last `holdout` training images are kept aside.
+
+        Raises:
+            RunError: no training image would be left.
+        """
+        kept = len(images.train_labels) - settings.holdout
+        if kept < 1:
+            raise RunError(
+                f"'holdout' {settings.holdout} leaves none of the {len(images.train_labels)} "
+                "training images."
+            )
+        normalization = Normalization.measure(images.train_images[:kept], settings.normalize)
+        training = TrainingBatches(
+            images.train_images[:kept],
+            images.train_labels[:kept],
+            normalization,
+            settings.batch_size,
+            settings.seed,
+            settings.crop_padding,
+            settings.flip,
+            device,
+        )
+        aside = images.train_images[kept:], images.train_labels[kept:]
+        return cls(
+            training=training,
+            test=EvaluationBatches(images.test_images, images.test_labels, normalization, device),
+            holdout=EvaluationBatches(*aside, normalization, device) if settings.holdout else None,
+        )
+
+
+@dataclass
+class Trainer:
+    """One run in memory.
+
+    Attributes:
+        settings: with `precision` already `fp32` or `bf16`.
+        iteration: updates done so far.
+        rows: one per evaluation, as in `metrics.csv`.
+        seconds: spent on this run up to the start of this process, evaluations included.
+        train_seconds: of these, on updates.
+    """
+
+    settings: Settings
+    sets: Sets
+    device: torch.device
+    network: ResidualNetwork
+    optimizer: torch.optim.Optimizer
+    iteration: int = 0
+    rows: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    train_seconds: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+    last_test: Evaluation | None = None
+    saved_at: int = 0
+
+    def __post_init__(self) -> None:
+        self.sums = Sums.zero(self.device)
+
+    @classmethod
+    def start(cls, settings: Settings, sets: Sets, device: torch.device) -> Trainer:
+        """A run at iteration 0; the weights are drawn from the seed, on the host."""
+        network = place(build_network(settings), settings, device)
+        return cls(settings, sets, device, network, build_optimizer(network, settings))
+
+    def run(self, watcher: Watcher, stop: object) -> Evaluation:
+        """Train to the last iteration; returns the evaluation there.
+
+        Args:
+            watcher: told of every iteration and evaluation; saves checkpoints.
+            stop: true as soon as somebody asked the run to stop.
+
+        Raises:
+            Stopped: `stop` became true; a checkpoint was saved.
+            DivergedError: the loss became NaN or infinite; the last good checkpoint is kept.
+        """
+        settings = self.settings
+        while True:
+            if self._evaluation_due():
+                self._record(watcher, stop)
+            if self.iteration == settings.iterations:
+                self._save(watcher)
+                return self.last_test or self._evaluate(self.sets.test, watcher, stop)
+            if self.iteration % settings.checkpoint_every == 0 and self.iteration != self.saved_at:
+                self._save(watcher)
+            if stop:
+                self._save_and_stop(watcher)
+            begun = time.monotonic()
+            train_step(
+                self.network,
+                self.optimizer,
+                self.sets.training,
+                self.iteration,
+                settings,
+                self.sums,
+            )
+            self.iteration += 1
+            self.sums.images += settings.batch_size
+            watcher.iteration(self.iteration, self)  # inside the time: it may wait for the device
+            self.sums.seconds += time.monotonic() - begun
+
+    def mean_loss(self) -> float:
+        """Of the training images since the last evaluation. Waits for the device.
+
+        Raises:
+            DivergedError: it is not finite.
+        """
+        loss = float(self.sums.loss) / max(1, self.sums.images)
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"the training loss became {loss} by iteration {self.iteration}: the run has "
+                "diverged. The last good checkpoint is kept; a smaller lr may help."
+            )
+        return loss
+
+    def total_seconds(self) -> float:
+        """Spent on this run in all its processes."""
+        return self.seconds + time.monotonic() - self.started
+
+    def state(self) -> State:
+        """Everything that `restore` needs. Waits for the device."""
+        return {
+            "config_hash": self.settings.hash,
+            "iteration": self.iteration,
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "sums": [
+                float(self.sums.loss),
+                int(self.sums.wrong),
+                self.sums.images,
+                self.sums.seconds,
+            ],
+            "rows": [dict(row) for row in self.rows],
+            "seconds": self.total_seconds(),
+            "train_seconds": self.train_seconds,
+        }
+
+    def restore(self, state: State) -> None:
+        """Go on from a `state`.
+
+        Raises:
+            RunError: it belongs to a run with other settings.
+        """
+        if state["config_hash"] != self.settings.hash:
+            raise RunError("the checkpoint belongs to a run with other settings; use --fresh.")
+        self.network.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.iteration, self.rows = state["iteration"], [dict(row) for row in state["rows"]]
+        loss, wrong, self.sums.images, self.sums.seconds = state["sums"]
+        self.sums.loss.fill_(loss)
+        self.sums.wrong.fill_(wrong)
+        self.seconds, self.train_seconds = state["seconds"], state["train_seconds"]
+        self.saved_at = self.iteration
+
+    def images_per_second(self) -> float:
+        """Training images per second of training, over the whole run (resumed or not)."""
+        seconds = self.train_seconds + self.sums.seconds
+        return self.iteration * self.settings.batch_size / seconds if seconds else 0.0
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _evaluation_due(self) -> bool:
+        """At each multiple of `eval_every` and at the end, unless its row is there already."""
+        due = self.iteration % self.settings.eval_every == 0 and self.iteration > 0
+        last = self.rows[-1]["iteration"] if self.rows else -1
+        return (due or self.iteration == self.settings.iterations) and last != self.iteration
+
+    def _record(self, watcher: Watcher, stop: object) -> None:
+        """Evaluate, and add a row to the metrics."""
+        begun = time.monotonic()
+        loss = self.mean_loss()  # waits for the device, and so belongs to the training time
+        error = 100.0 * int(self.sums.wrong) / self.sums.images
+        seconds = self.sums.seconds + time.monotonic() - begun
+        test = self._evaluate(self.sets.test, watcher, stop)
+        row = {
+            "iteration": self.iteration,
+            "epoch": self.iteration * self.settings.batch_size / len(self.sets.training.labels),
+            "lr": learning_rate(self.iteration - 1, self.settings),
+            "train_loss": loss,
+            "train_error": error,
+            "test_loss": test.loss,
+            "test_error": test.error,
+            "images_per_second": self.sums.images / seconds if seconds else 0.0,
+            "seconds": 0.0,
+        }
+        if self.sets.holdout is not None:
+            aside = self._evaluate(self.sets.holdout, watcher, stop)
+            row |= {"holdout_loss": aside.loss, "holdout_error": aside.error}
+        row["seconds"] = self.total_seconds()
+        self.train_seconds += seconds
+        self.sums = Sums.zero(self.device)
+        self.rows.append(row)
+        self.last_test = test
+        watcher.evaluated(row)
+
+    def _evaluate(self, batches: EvaluationBatches, watcher: Watcher, stop: object) -> Evaluation:
+        """Obeys a stop meanwhile: the evaluation is then done again when the run goes on."""
+
+        def report(share: float) -> None:
+            if stop:
+                self._save_and_stop(watcher)
+            watcher.evaluating(share)
+
+        return evaluate(self.network, batches, self.settings, report)
+
+    def _save(self, watcher: Watcher) -> None:
+        watcher.save(self)
+        self.saved_at = self.iteration
+
+    def _save_and_stop(self, watcher: Watcher) -> None:
+        self._save(watcher)
+        raise Stopped(f"stopped after iteration {self.iteration}; a checkpoint is saved.")
+
+
+# --- the parts, usable alone ----------------------------------------------------------------------
+
+
+def build_network(settings: Settings) -> ResidualNetwork:
+    """The network of a run, on the host, with the initial weights of its seed."""
+    return build_model(
+        settings.ordering,
+        settings.depth,
+        settings.family,
+        DATASETS[settings.dataset].classes,
+        settings.cardinality,
+        settings.base_width,
+        settings.stem,
+        settings.shortcut,
+        settings.unit,
+        settings.stride_on,
+        seed=settings.seed,
+    )
+
+
+def build_optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """SGD with momentum; weight decay on what `weight_decay_on` says.
+
+    `weights` are those of the convolutions and the linear layer: all parameters with more than one
+    dimension. BN's scales and shifts and the linear layer's bias have one.
+    """
+    weights = [p for p in network.parameters() if p.ndim > 1 or settings.weight_decay_on == "all"]
+    others = [p for p in network.parameters() if p.ndim <= 1 and settings.weight_decay_on != "all"]
+    groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": settings.weight_decay}]
+    if others:
+        groups.append({"params": others, "weight_decay": 0.0})
+    return torch.optim.SGD(
+        groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov, fused=True
+    )
+
+
+def train_step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: TrainingBatches,
+    iteration: int,
+    settings: Settings,
+    sums: Sums,
+) -> None:
+    """One update. The gradients of micro-batches of `bn_batch_size` add up to that of the batch.
+
+    Waits for nothing: on a GPU it only queues work.
+    """
+    images, labels = batches.batch(iteration)
+    network.train()
+    for first in range(0, settings.batch_size, settings.bn_batch_size):
+        micro = slice(first, first + settings.bn_batch_size)
+        logits = forward(network, images[micro], settings)
+        loss = F.cross_entropy(logits, labels[micro], reduction="sum")
+        (loss / settings.batch_size).backward()  # type: ignore[no-untyped-call]
+        sums.loss += loss.detach()
+        sums.wrong += (logits.detach().argmax(dim=1) != labels[micro]).sum()
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(iteration, settings)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+@torch.no_grad()
+def evaluate(
+    network: nn.Module,
+    batches: EvaluationBatches,
+    settings: Settings,
+    report: Callable[[float], None] | None = None,
+) -> Evaluation:
+    """Loss, error and predictions over all images, BN in evaluation mode.
+
+    Args:
+        report: called before each batch with the share that is done, 0 to 1.
+    """
+    network.eval()
+    loss = torch.zeros((), dtype=torch.float64, device=batches.labels.device)
+    predictions = []
+    for index, (images, labels) in enumerate(batches):
+        if report is not None:
+            report(index * batches.batch_size / len(batches.labels))
+        logits = forward(network, images, settings)
+        loss += F.cross_entropy(logits, labels, reduction="sum")
+        predictions.append(logits.argmax(dim=1))
+    predicted = torch.cat(predictions)
+    wrong = int((predicted != batches.labels).sum())
+    total = len(batches.labels)
+    return Evaluation(float(loss) / total, 100.0 * wrong / total, predicted.cpu())
+
+
+def forward(network: nn.Module, images: Tensor, settings: Settings) -> Tensor:
+    """Logits in fp32 at the settings' precision."""
+    images = images.contiguous(memory_format=memory_format(settings))
+    with autocast(images.device, settings):
+        logits: Tensor = network(images)
+    return logits.float()
+
+
+def autocast(device: torch.device, settings: Settings) -> AbstractContextManager[Any]:
+    return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
+
+
+def place(network: ResidualNetwork, settings: Settings, device: torch.device) -> ResidualNetwork:
+    """The network on the device, in the memory format of its precision."""
+    moved: ResidualNetwork = network.to(device).to(memory_format=memory_format(settings))
+    return moved
+
+
+def memory_format(settings: Settings) -> torch.memory_format:
+    """channels_last is what bf16 convolutions are fast in; in fp32 it gains nothing on a CPU."""
+    return torch.channels_last if settings.precision == "bf16" else torch.contiguous_format
+
+
+def measure_throughput(settings: Settings, device: torch.device, seconds: float = 4.0) -> float:
+    """Training images per second of this network here, on made-up images.
+
+    Two updates to warm up, then as many as fit in `seconds` (at least two).
+    """
+    count = settings.batch_size
+    pixels = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8).numpy()
+    labels = torch.randint(0, 10, (count,)).numpy()
+    normalization = Normalization.measure(pixels, settings.normalize)
+    batches = TrainingBatches(pixels, labels, normalization, count, 0, device=device)
+    network = place(build_network(settings), settings, device)
+    optimizer, sums = build_optimizer(network, settings), Sums.zero(device)
+    times: list[float] = []
+    while len(times) < 4 or sum(times[2:]) < seconds:
+        begun = time.monotonic()
+        train_step(network, optimizer, batches, len(times), settings, sums)
+        float(sums.loss)  # wait for the device
+        times.append(time.monotonic() - begun)
+    return count * len(times[2:]) / sum(times[2:])
+
+
+def parameters(network: nn.Module) -> int:
+    """Numbers that training sets."""
+    return sum(weights.numel() for weights in network.parameters())

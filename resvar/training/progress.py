@@ -1,0 +1,178 @@
+"""What a person sees of a run: a bar in a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from resvar.files import write_json
+from resvar.training.checkpoint import save
+from resvar.training.loop import Trainer
+from resvar.training.run import METRICS, PROGRESS, write_metrics
+from resvar.training.schedule import learning_rate
+
+REFRESH = 0.3
+"""Seconds between two looks at the loss: each waits for the device once."""
+
+LOG_EVERY = 60.0
+"""Seconds between two plain progress lines where the output is no terminal."""
+
+NOTE_EVERY = 5.0
+"""Seconds between two renewals of `progress.json`."""
+
+FIRST_ESTIMATE = 10.0
+"""Seconds of training after which the run says how long it will take (or three iterations)."""
+
+
+class Watch:
+    """Writes a run's metrics, checkpoints and progress, and shows them. A context manager."""
+
+    def __init__(self, folder: Path, trainer: Trainer, console: Console) -> None:
+        self.folder, self.console = folder, console
+        self.total = trainer.settings.iterations
+        self.begun_at = trainer.iteration
+        self._warm: tuple[int, float] | None = None  # after the first iteration of this process
+        self._shown = self._noted = self._logged = time.monotonic()
+        self._estimated = False
+        self._bar = Progress(
+            TextColumn("[bold]{task.fields[doing]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID = self._bar.add_task(
+            "", total=self.total, completed=trainer.iteration, doing="training", figures=""
+        )
+
+    def __enter__(self) -> Watch:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    # --- told by the loop -----------------------------------------------------------------------
+
+    def iteration(self, done: int, trainer: Trainer) -> None:
+        now = time.monotonic()
+        if self._warm is None:
+            self._warm = done, now
+        if now - self._shown < REFRESH and done > self.begun_at + 3:
+            return
+        self._shown = now
+        loss = trainer.mean_loss()
+        now = time.monotonic()
+        left = self._seconds_left(trainer, now)
+        rate = learning_rate(done - 1, trainer.settings)
+        speed = f"{self._speed(trainer, now):,.0f} images/s" if left is not None else ""
+        figures = f"loss {loss:.4f}  lr {rate:.4g}  {speed}  {duration(left)} left"
+        self._bar.update(self._task, completed=done, doing="training", figures=figures)
+        self._first_estimate(trainer, left, now)
+        if not self.console.is_terminal and now - self._logged > LOG_EVERY:
+            self._logged = now
+            self.console.print(f"iteration {done:,} of {self.total:,}  {figures}")
+        if now - self._noted > NOTE_EVERY:
+            self._noted = now
+            self._note(trainer, self._speed(trainer, now))
+
+    def evaluating(self, share: float) -> None:
+        self._bar.update(self._task, doing=f"evaluating {share:4.0%}")
+
+    def evaluated(self, row: dict[str, float]) -> None:
+        aside = f"  held-out error {row['holdout_error']:.2f} %" if "holdout_error" in row else ""
+        self.console.print(
+            f"iteration {row['iteration']:>6,.0f}  epoch {row['epoch']:6.2f}  lr {row['lr']:.4g}  "
+            f"train loss {row['train_loss']:.4f} error {row['train_error']:.2f} %  "
+            f"test loss {row['test_loss']:.4f} error {row['test_error']:.2f} %{aside}  "
+            f"{row['images_per_second']:,.0f} images/s  {duration(row['seconds'])}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def save(self, trainer: Trainer) -> None:
+        """Metrics first: a row that the checkpoint knows is never missing in the file."""
+        trainer.mean_loss()  # never replace a good checkpoint by a diverged one
+        write_metrics(self.folder / METRICS, trainer.rows)
+        save(self.folder, trainer.state())
+        self._note(trainer, trainer.images_per_second())
+
+    # --- figures --------------------------------------------------------------------------------
+
+    def _speed(self, trainer: Trainer, now: float) -> float:
+        """Training images per second of this process, evaluations and checkpoints included."""
+        assert self._warm is not None
+        iterations, begun = self._warm
+        seconds = max(now - begun, 1e-9)
+        return (trainer.iteration - iterations) * trainer.settings.batch_size / seconds
+
+    def _seconds_left(self, trainer: Trainer, now: float) -> float | None:
+        if self._warm is None or trainer.iteration == self._warm[0]:
+            return None
+        images = (self.total - trainer.iteration) * trainer.settings.batch_size
+        return images / self._speed(trainer, now)
+
+    def _first_estimate(self, trainer: Trainer, left: float | None, now: float) -> None:
+        if self._estimated or left is None or self._warm is None:
+            return
+        done = trainer.iteration - self._warm[0]
+        if done >= 3 or now - self._warm[1] > FIRST_ESTIMATE:
+            self._estimated = True
+            speed = self._speed(trainer, now)
+            left += evaluation_seconds(trainer, speed)
+            finish = time.strftime("%a %H:%M", time.localtime(time.time() + left))
+            self.console.print(
+                f"About {duration(left)} to go, until {finish}, with evaluations; measured on "
+                f"{done} iterations: {speed:,.0f} images/s.",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    def _note(self, trainer: Trainer, speed: float) -> None:
+        note = {
+            "iteration": trainer.iteration,
+            "iterations": self.total,
+            "seconds": trainer.total_seconds(),
+            "images_per_second": speed,
+        }
+        write_json(self.folder / PROGRESS, note, durable=False)
+
+
+def evaluation_seconds(trainer: Trainer, speed: float) -> float:
+    """What the evaluations still to come will take, if a forward pass is a third of the work."""
+    settings = trainer.settings
+    to_come = settings.iterations // settings.eval_every - trainer.iteration // settings.eval_every
+    to_come += settings.iterations % settings.eval_every != 0
+    return to_come * (len(trainer.sets.test.labels) + settings.holdout) / (3 * speed)
+
+
+def duration(seconds: float | None) -> str:
+    """`48 s`, `6:05 min`, `3:20 h`, `2 d 4 h`; `?` for None."""
+    if seconds is None:
+        return "?"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    if whole < 48 * 3600:
+        return f"{whole // 3600}:{whole // 60 % 60:02d} h"
+    return f"{whole // 86400} d {whole // 3600 % 24} h"
+
+
+def console_for_output(**options: Any) -> Console:
+    """A console on stdout; wide where stdout is no terminal, so that a log's lines stay whole."""
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, **options)

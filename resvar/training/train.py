@@ -1,0 +1,220 @@
+"""`resvar train`: one run from its settings to `result.json`, begun or gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from resvar.config import Settings
+from resvar.data.cifar import DATASETS, Images, load
+from resvar.errors import RunError, Stopped, UserError
+from resvar.files import replacing, write_json, write_text
+from resvar.training import run as files
+from resvar.training.checkpoint import load_newest
+from resvar.training.loop import DivergedError, Evaluation, Sets, Trainer, parameters
+from resvar.training.machine import (
+    choose_device,
+    choose_precision,
+    describe,
+    environment,
+    prepare,
+    source_version,
+)
+from resvar.training.progress import Watch, duration
+from resvar.training.stop import stop_request
+
+RUN_FILES = (
+    files.RESULT, files.CONFIG, files.ENVIRONMENT, files.METRICS, files.PREDICTIONS, files.PROGRESS,
+    files.FAILURE, files.CHECKPOINT, files.PREVIOUS_CHECKPOINT,
+)  # fmt: skip
+"""What `--fresh` removes; nothing else in a folder is touched."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run with everything decided: settings, folder, device."""
+
+    settings: Settings
+    folder: Path
+    device: torch.device
+    console: Console
+
+
+def train(
+    settings: Settings,
+    data: Path,
+    console: Console,
+    out: Path | None = None,
+    device: str = "auto",
+    fresh: bool = False,
+) -> dict[str, Any]:
+    """Train, or go on, or say that it is done; returns the result.
+
+    Args:
+        data: the folder with the dataset.
+        out: the run directory; default `runs/<protocol>/<variant>-<depth>/seed-<seed>`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        fresh: remove the run that is there and start over.
+
+    Raises:
+        UserError: wrong input; nothing was written.
+        RunError: the run cannot be finished; what it has is kept.
+        Stopped: asked to stop; a checkpoint was saved.
+    """
+    chosen = choose_device(device)
+    precision = choose_precision(settings.precision, chosen)
+    settings = settings.model_copy(update={"precision": precision})
+    job = Job(settings, out or Path("runs") / settings.directory, chosen, console)
+    if not fresh:
+        files.guard(job.folder, settings)
+        if (done := _finished(job)) is not None:
+            return done
+    images = load(DATASETS[settings.dataset], data)
+    with files.locked(job.folder), _failures_noted(job):
+        if fresh:
+            for name in RUN_FILES:
+                (job.folder / name).unlink(missing_ok=True)
+        files.guard(job.folder, settings)
+        return _finished(job) or _work(job, images)
+
+
+def _finished(job: Job) -> dict[str, Any] | None:
+    if not (job.folder / files.RESULT).exists():
+        return None
+    result = files.read_json(job.folder / files.RESULT)
+    job.console.print(
+        f"{job.folder}: already finished, test error {result['test_error']:.2f} %. "
+        "Start it over with --fresh.",
+        soft_wrap=True,
+        highlight=False,
+    )
+    return result
+
+
+def _work(job: Job, images: Images) -> dict[str, Any]:
+    """Everything between the lock and the result."""
+    settings = job.settings
+    (job.folder / files.FAILURE).unlink(missing_ok=True)
+    prepare(settings, job.device)
+    sets = Sets.prepare(images, settings, job.device)
+    trainer = Trainer.start(settings, sets, job.device)
+    state = load_newest(job.folder, warn=lambda problem: _say(job, f"Warning: {problem}"))
+    if state is not None:
+        trainer.restore(state)
+    write_text(job.folder / files.CONFIG, settings.to_yaml())
+    _note_environment(job, images, trainer.iteration)
+    _announce(job, trainer)
+    with stop_request() as stop, Watch(job.folder, trainer, job.console) as watch:
+        test = trainer.run(watch, stop)
+    return _finish(job, trainer, test)
+
+
+def _announce(job: Job, trainer: Trainer) -> None:
+    """What will be done, before it is done."""
+    s = job.settings
+    micro = f" in micro-batches of {s.bn_batch_size}" if s.bn_batch_size != s.batch_size else ""
+    begin = f", going on from iteration {trainer.iteration:,}" if trainer.iteration else ""
+    _say(
+        job,
+        f"{s.variant}-{s.depth}, protocol {s.protocol}, seed {s.seed}: "
+        f"{parameters(trainer.network):,} parameters, {s.iterations:,} iterations of "
+        f"{s.batch_size} images{micro} of {s.dataset}{begin}.",
+    )
+    _say(job, f"On {describe(job.device)} in {s.precision}; everything goes to {job.folder}")
+
+
+def _note_environment(job: Job, images: Images, iteration: int) -> None:
+    """Where the run was begun; where it goes on elsewhere, that too, and a warning."""
+    path = job.folder / files.ENVIRONMENT
+    here = environment(job.device, images.checksum)
+    if not iteration or not path.exists():
+        write_json(path, here)
+        return
+    begun = files.read_json(path)
+    latest = {**begun, **{k: v for r in begun.get("resumed", []) for k, v in r["changed"].items()}}
+    changed = {key: value for key, value in here.items() if latest.get(key) != value}
+    if not changed:
+        return
+    begun.setdefault("resumed", []).append({"iteration": iteration, "changed": changed})
+    write_json(path, begun)
+    decisive = [
+        k for k in ("torch", "device", "threads", "cpu_capability", "commit") if k in changed
+    ]
+    if decisive:
+        _say(
+            job,
+            f"Warning: {', '.join(decisive)} changed since this run was begun; it goes on and its "
+            "result is valid, but not bit for bit the one of an undisturbed run.",
+        )
+
+
+def _finish(job: Job, trainer: Trainer, test: Evaluation) -> dict[str, Any]:
+    """Predictions, then the result: its presence says that the run is finished."""
+    settings, last, seconds = job.settings, trainer.rows[-1], trainer.total_seconds()
+    with replacing(job.folder / files.PREDICTIONS) as file:
+        np.save(file, test.predictions.numpy().astype(np.int64))
+    result = {
+        "format": 1,
+        "variant": settings.variant,
+        "depth": settings.depth,
+        "seed": settings.seed,
+        "protocol": settings.protocol,
+        "dataset": settings.dataset,
+        "iterations": settings.iterations,
+        "parameters": parameters(trainer.network),
+        "test_error": test.error,
+        "best_test_error": min(row["test_error"] for row in trainer.rows),
+        "best_test_error_note": "optimistic: the evaluation was chosen by looking at the test set",
+        "train_loss": last["train_loss"],
+        "train_error": last["train_error"],
+        "seconds": seconds,
+        "images_per_second": trainer.images_per_second(),
+        "device": describe(job.device),
+        "precision": settings.precision,
+        "config_hash": settings.hash,
+        "commit": source_version()[0],
+    }
+    if "holdout_error" in last:
+        result["holdout_error"] = last["holdout_error"]
+    write_json(job.folder / files.RESULT, result)
+    (job.folder / files.PREVIOUS_CHECKPOINT).unlink(missing_ok=True)
+    _say(
+        job,
+        f"Finished {settings.variant}-{settings.depth}, seed {settings.seed}: test error "
+        f"{test.error:.2f} % after {duration(seconds)}.",
+    )
+    return result
+
+
+@contextmanager
+def _failures_noted(job: Job) -> Iterator[None]:
+    """Leave word in the run directory when the work fails; not when it is stopped or refused."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
+        message = f"{job.folder}: {reason}; what was saved is kept, and the same command goes on."
+        _note(job, message, diverged=False)
+        raise RunError(message) from error
+    except Exception as error:
+        if not isinstance(error, UserError | Stopped):
+            _note(
+                job, str(error) or type(error).__name__, diverged=isinstance(error, DivergedError)
+            )
+        raise
+
+
+def _note(job: Job, message: str, diverged: bool) -> None:
+    with suppress(OSError):  # the disk that failed may be the one to write to
+        write_json(job.folder / files.FAILURE, {"message": message, "diverged": diverged})
+
+
+def _say(job: Job, text: str) -> None:
+    job.console.print(text, soft_wrap=True, highlight=False)
