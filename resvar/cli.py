@@ -253,9 +253,15 @@ def data(
     Every file's published MD5 is checked before anything is used. A download that was cut goes on
     where it stopped.
     """
-    from resvar.data.cifar import DATASETS, obtain
+    from resvar.data.cifar import DATASETS
+    from resvar.data.obtain import obtain
 
-    obtain(DATASETS[dataset.value], _data(dir), archive=archive, url=url)
+    wanted, folder = DATASETS[dataset.value], _data(dir)
+    new = obtain(wanted, folder, archive=archive, url=url)
+    typer.echo(
+        f"{folder / wanted.folder}: {wanted.title} is {'now' if new else 'already'} here; all "
+        f"{len(wanted.files)} files have their published MD5."
+    )
 
 
 def _data(folder: Path | None) -> Path:

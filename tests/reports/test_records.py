@@ -1,0 +1,231 @@
+"""Run directories are found once each, read whole, and a damaged one spoils nothing."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import shutil
+
+import pytest
+
+from resvar.errors import UserError
+from resvar.reports.records import (
+    Progress,
+    State,
+    follows_paper,
+    label_of,
+    read_record,
+    read_records,
+)
+from resvar.training.run import CONFIG, LOCK, PROGRESS, RESULT
+from tests.reports.runs import how_far, make_settings, write_run
+
+# --- finding them ---------------------------------------------------------------------------------
+
+
+def test_runs_are_found_and_sorted(tmp_path):
+    write_run(tmp_path, "full-preact", 110, 0)
+    write_run(tmp_path, "original", 164, 0)
+    write_run(tmp_path, "original", 110, 10)
+    write_run(tmp_path, "original", 110, 9)
+    write_run(tmp_path, "bn-after-add", 20, 0, protocol="paper")
+    write_run(tmp_path, "original", 110, 0, overrides=["dataset=cifar100"], folder=tmp_path / "a")
+    found = [
+        (r.settings.protocol, r.settings.dataset, r.settings.variant, r.settings.depth, s)
+        for r in read_records([tmp_path])
+        for s in [r.settings.seed]
+    ]
+    assert found == [
+        ("paper", "cifar10", "bn-after-add", 20, 0),
+        ("quick", "cifar10", "original", 110, 9),
+        ("quick", "cifar10", "original", 110, 10),
+        ("quick", "cifar10", "original", 164, 0),
+        ("quick", "cifar10", "full-preact", 110, 0),
+        ("quick", "cifar100", "original", 110, 0),
+    ]
+
+
+def test_a_run_itself_may_be_given(tmp_path):
+    folder = write_run(tmp_path)
+    assert [record.folder for record in read_records([folder])] == [folder]
+
+
+def test_the_same_run_counts_once(tmp_path):
+    folder = write_run(tmp_path / "runs")
+    (tmp_path / "link").symlink_to(tmp_path / "runs")
+    (folder.parent / "loop").symlink_to(tmp_path / "runs")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    assert len(read_records([tmp_path])) == 1
+    assert len(read_records([tmp_path, folder, folder / ".." / folder.name])) == 1
+
+
+def test_no_search_inside_a_run_or_in_hidden_folders(tmp_path):
+    folder = write_run(tmp_path)
+    write_run(tmp_path, folder=folder / "inside")
+    write_run(tmp_path, folder=tmp_path / ".venv" / "x")
+    assert len(read_records([tmp_path])) == 1
+
+
+def test_no_run_and_no_folder_are_said(tmp_path):
+    with pytest.raises(UserError, match=r"no run here.*resvar train") as error:
+        read_records([tmp_path])
+    assert str(tmp_path) in str(error.value)
+    with pytest.raises(UserError, match="no such folder"):
+        read_records([tmp_path / "missing"])
+
+
+# --- states ---------------------------------------------------------------------------------------
+
+
+def test_done(tmp_path):
+    record = read_record(write_run(tmp_path, test_error=51.5))
+    assert record.state is State.DONE
+    assert record.result["test_error"] == 51.5
+    assert record.settings == make_settings()
+    assert (record.label, record.message, record.progress) == ("quick", "", None)
+
+
+def test_stopped_and_running(tmp_path):
+    folder = write_run(tmp_path, test_error=None, progress=how_far(100))
+    record = read_record(folder)
+    assert record.state is State.STOPPED
+    assert record.progress == Progress(100, 400, 61.0, 70.0)
+    assert record.progress.share == 0.25
+    with (folder / LOCK).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert read_record(folder).state is State.RUNNING
+    assert read_record(folder).state is State.STOPPED
+
+
+def test_failed_and_diverged(tmp_path):
+    note = {"message": "the disk is full", "iteration": 3, "diverged": False}
+    record = read_record(write_run(tmp_path, test_error=None, failure=note))
+    assert (record.state, record.message) == (State.FAILED, "the disk is full")
+    assert not record.diverged
+    note["diverged"] = True
+    assert read_record(write_run(tmp_path, test_error=None, failure=note)).diverged
+
+
+def test_a_useless_progress_file_does_no_harm(tmp_path):
+    folder = write_run(tmp_path, test_error=None)
+    good = json.dumps(how_far(1))
+    for text in "", "{", "[]", "{}", good.replace("61.0", "NaN"), good.replace("400", "0"):
+        (folder / PROGRESS).write_text(text)
+        record = read_record(folder)
+        assert (record.state, record.progress) == (State.STOPPED, None)
+
+
+# --- damage ---------------------------------------------------------------------------------------
+
+WRONG = [
+    ({"test_error": ...}, "'test_error' is missing"),
+    ({"test_error": "6.37"}, "'test_error' is '6.37', which is of the wrong type"),
+    ({"test_error": True}, "wrong type"),
+    ({"test_error": None}, "wrong type"),
+    ({"test_error": math.nan}, "'test_error' is nan, which is no finite number"),
+    ({"train_loss": math.inf}, "no finite number"),
+    ({"test_error": 101.0}, "no percentage"),
+    ({"commit": 7}, "'commit' is 7"),
+    ({"seed": 1}, "'seed' is 1, but config.yaml says 0"),
+    ({"variant": "full-preact"}, "'variant' is full-preact, but config.yaml says original"),
+    ({"depth": 164}, "'depth'"),
+    ({"iterations": 64000}, "'iterations'"),
+    ({"config_hash": "0" * 16}, "'config_hash' is not that of config.yaml"),
+    ({"format": 2}, "'format' is 2"),
+]
+
+
+@pytest.mark.parametrize(("changes", "reason"), WRONG)
+def test_a_wrong_result_is_damage(tmp_path, changes, reason):
+    write_run(tmp_path, seed=1)
+    write_run(tmp_path, changes=changes)
+    good, damaged = read_records([tmp_path])
+    assert (good.state, damaged.state) == (State.DONE, State.DAMAGED)
+    assert reason in damaged.message
+    assert damaged.result is None
+
+
+def test_no_commit_is_no_damage(tmp_path):
+    assert read_record(write_run(tmp_path, changes={"commit": None})).state is State.DONE
+
+
+@pytest.mark.parametrize("name", [CONFIG, RESULT])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[1, 2]", b"{" * 100_000])
+def test_garbage_is_damage(tmp_path, name, content):
+    folder = write_run(tmp_path)
+    (folder / name).write_bytes(content)
+    record = read_record(folder)
+    assert record.state is State.DAMAGED
+    assert name in record.message
+
+
+def test_a_result_without_settings_is_damage(tmp_path):
+    folder = write_run(tmp_path)
+    (folder / CONFIG).unlink()
+    (record,) = read_records([tmp_path])
+    assert (record.state, record.settings) == (State.DAMAGED, None)
+
+
+def test_a_run_of_an_older_version_stays_whole(tmp_path):
+    """A setting that did not exist then is missing in its config, and in its hash."""
+    folder = write_run(tmp_path)
+    text = (folder / CONFIG).read_text().replace("crop_padding: 4\n", "")
+    (folder / CONFIG).write_text(text)
+    assert read_record(folder).state is State.DAMAGED  # with the hash of today
+    from resvar.reports.records import _hash_as_written
+
+    result = json.loads((folder / RESULT).read_text())
+    result["config_hash"] = _hash_as_written(folder)
+    (folder / RESULT).write_text(json.dumps(result))
+    assert read_record(folder).state is State.DONE
+
+
+# --- labels ---------------------------------------------------------------------------------------
+
+
+def test_labels_say_what_differs():
+    assert label_of(make_settings(protocol="paper")) == "paper"
+    assert label_of(make_settings(seed=3, depth=164)) == "quick"
+    differing = make_settings(overrides=["lr=0.05", "iterations=5"])
+    assert label_of(differing) == "quick (iterations=5, lr=0.05)"
+
+
+def test_another_network_is_another_label():
+    settings = make_settings(protocol="paper", overrides=["shortcut=project"])
+    assert label_of(settings) == "paper (shortcut=project)"
+    assert not follows_paper(settings)
+    assert label_of(make_settings(depth=38, overrides=["unit=basic"])) == "quick (unit=basic)"
+    bottleneck = make_settings(overrides=["unit=bottleneck"])  # depth 110 fits both
+    assert label_of(bottleneck) == "quick (unit=bottleneck)"
+    imagenet = make_settings(depth=50, overrides=["family=imagenet"])
+    assert label_of(imagenet) == "quick (family=imagenet)"
+
+
+def test_how_a_run_is_carried_out_does_not_separate():
+    settings = make_settings(protocol="paper", overrides=["eval_every=7", "deterministic=true"])
+    assert label_of(settings) == "paper"
+    assert follows_paper(settings)
+
+
+def test_a_protocol_that_is_not_shipped_has_a_hash(tmp_path):
+    from resvar.files import shipped
+
+    mine = tmp_path / "mine.yaml"
+    shutil.copy(shipped("protocols")["quick"], mine)
+    one = label_of(make_settings(protocol=str(mine)))
+    other = label_of(make_settings(protocol=str(mine), overrides=["lr=0.2"]))
+    assert one.startswith("mine (")
+    assert one != other
+    assert one == label_of(make_settings("full-preact", 164, 3, protocol=str(mine)))
+
+
+def test_a_users_own_paper_is_not_the_paper(tmp_path):
+    mine = tmp_path / "paper.yaml"
+    from resvar.files import shipped
+
+    text = shipped("protocols")["paper"].read_text().replace("batch_size: 128", "batch_size: 64")
+    mine.write_text(text)
+    settings = make_settings(protocol=str(mine))
+    assert label_of(settings) == "paper (batch_size=64)"
+    assert not follows_paper(settings)
