@@ -140,7 +140,7 @@ def train(
     options = {"variant": variant, "depth": depth, "protocol": protocol, "seed": seed}
     settings = resolve(config, options, sets or [])
 
-    from resvar.training.progress import console_for_output
+    from resvar.console import console_for_output
     from resvar.training.train import train as run
 
     run(settings, _data(data), console_for_output(), out, device, fresh)

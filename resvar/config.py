@@ -308,7 +308,9 @@ def _with_ordering(layers: Layers) -> Layers:
 
 def _as_ops(place: str, value: Any) -> Any:
     if place == "unusual":
-        return bool(value)
+        if not isinstance(value, bool):
+            raise UserError("'unusual' must be true or false.")
+        return value
     if not isinstance(value, list) or not all(isinstance(op, str) for op in value):
         raise UserError(f"'{place}' must be a list of ops, such as [bn, relu] or [].")
     return tuple(value)

@@ -20,6 +20,9 @@ from resvar.errors import UserError
 LARGEST_YAML = 1_000_000
 """Bytes; no configuration comes near it, and a larger file is surely not one."""
 
+DEEPEST_YAML = 20
+"""Lists and mappings inside each other; PyYAML's time grows with the square of it."""
+
 
 def configs() -> Path:
     """The folder `configs/`: inside the package in a wheel, beside it in a checkout."""
@@ -64,9 +67,14 @@ def parse_yaml(text: str, source: str) -> Any:
     Raises:
         UserError: it is no YAML, or holds tags, aliases or a key twice.
     """
+    depth = 0
     try:
         for event in yaml.parse(text, Loader=_StrictLoader):
             line = event.start_mark.line + 1 if event.start_mark else 1
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST_YAML:
+                raise UserError(f"{source}, line {line}: nested too deeply for a configuration.")
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
                 raise UserError(f"{source}, line {line}: anchors and aliases are not allowed here.")
             if (tag := getattr(event, "tag", None)) is not None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from resvar.console import console_for_output, duration
 from resvar.data.cifar import DATASETS, problems
 from resvar.errors import UserError
 from resvar.sweeps.grid import PlannedRun, Sweep
 from resvar.sweeps.local import Slot, is_finished, launch, make_slots, report_failures
-from resvar.training.progress import console_for_output, duration
 
 TEST_IMAGES = 10_000
 

@@ -23,9 +23,9 @@ from rich.table import Table
 from rich.text import Text
 
 from resvar.config import differences
+from resvar.console import duration
 from resvar.errors import RunError, Stopped, UserError
 from resvar.sweeps.grid import PlannedRun, Sweep
-from resvar.training.progress import duration
 from resvar.training.run import CONFIG, LOG, PROGRESS, RESULT, read_json, read_settings
 from resvar.training.stop import PARENT, StopRequest, stop_request
 

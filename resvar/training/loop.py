@@ -162,19 +162,23 @@ class Trainer:
                 self._save(watcher)
             if stop:
                 self._save_and_stop(watcher)
-            begun = time.monotonic()
-            train_step(
-                self.network,
-                self.optimizer,
-                self.sets.training,
-                self.iteration,
-                settings,
-                self.sums,
-            )
-            self.iteration += 1
-            self.sums.images += settings.batch_size
-            watcher.iteration(self.iteration, self)  # inside the time: it may wait for the device
-            self.sums.seconds += time.monotonic() - begun
+            self.step(watcher)
+
+    def step(self, watcher: Watcher) -> None:
+        """One iteration: an update, and word of it."""
+        begun = time.monotonic()
+        train_step(
+            self.network,
+            self.optimizer,
+            self.sets.training,
+            self.iteration,
+            self.settings,
+            self.sums,
+        )
+        self.iteration += 1
+        self.sums.images += self.settings.batch_size
+        watcher.iteration(self.iteration, self)  # inside the time: it may wait for the device
+        self.sums.seconds += time.monotonic() - begun
 
     def mean_loss(self) -> float:
         """Of the training images since the last evaluation. Waits for the device.

@@ -58,7 +58,8 @@ def describe(device: torch.device) -> str:
     """The device in words, for records: the GPU's or the processor's name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{_processor()}, {threads} thread{'s' * (threads > 1)}"
 
 
 def environment(device: torch.device, dataset_checksum: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+") as file:
-        if not _try_lock(file.fileno()):
+        if not _lock_soon(file.fileno()):
             file.seek(0)
             owner = file.read().strip() or "another process"
             raise RunError(f"{folder}: {owner} is working here; wait for it or stop it.")
@@ -70,19 +71,28 @@ def locked(folder: Path) -> Iterator[None]:
 def is_locked(folder: Path) -> bool:
     """Whether a process is working in the run directory now."""
     try:
-        with (folder / LOCK).open("r+") as file:
-            return not _try_lock(file.fileno())
+        with (folder / LOCK).open("r") as file:
+            return not _try_lock(file.fileno(), shared=True)
     except OSError:
         return False
 
 
-def _try_lock(descriptor: int) -> bool:
+def _lock_soon(descriptor: int) -> bool:
+    """Take the lock, with patience for those who only look whether it is free."""
+    for _ in range(10):
+        if _try_lock(descriptor, shared=False):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _try_lock(descriptor: int, shared: bool) -> bool:
     try:
         import fcntl
     except ImportError:  # Windows has no flock; there nothing guards against a second process
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

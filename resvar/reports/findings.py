@@ -1,0 +1,323 @@
+"""What the runs of a protocol say, beside what the paper published: no layout yet.
+
+`build` sorts the runs into groups that may be compared, and does the statistics.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resvar.config import TRAINING_HALF, Settings, differences
+from resvar.errors import UserError
+from resvar.files import shipped
+from resvar.models.ordering import PAPER_ORDER, in_paper_order
+from resvar.reports.published import Published, published
+from resvar.reports.records import (
+    Record,
+    State,
+    follows_paper,
+    in_report_order,
+    network_deviations,
+    result_of,
+    settings_of,
+    shown,
+)
+from resvar.reports.statistics import (
+    Comparison,
+    Summary,
+    Verdict,
+    compare,
+    holm,
+    summarise,
+    verdict,
+)
+
+if TYPE_CHECKING:
+    pass
+
+V1, V2 = "original", "full-preact"
+DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell: the finished runs of a variant at a depth, one per seed, and the others.
+
+    Attributes:
+        summary: of the test errors; None without a finished run.
+        unfinished: runs of seeds that have no finished run.
+    """
+
+    variant: str
+    depth: int
+    summary: Summary | None
+    published: Published | None
+    unfinished: tuple[Record, ...]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A variant against `original` at one depth.
+
+    Attributes:
+        p_holm: the p-value corrected for the `family` comparisons at this depth that have one.
+    """
+
+    variant: str
+    depth: int
+    comparison: Comparison
+    p_holm: float | None
+    family: int
+
+
+@dataclass(frozen=True)
+class Duel:
+    """V1 against V2 at one depth; the comparison is None where one of them has no finished run."""
+
+    depth: int
+    v1: Entry
+    v2: Entry
+    comparison: Comparison | None
+    verdict: Verdict
+
+    @property
+    def published_difference(self) -> float | None:
+        """V2 - V1 in the paper, rounded to its two decimals."""
+        if self.v1.published is None or self.v2.published is None:
+            return None
+        return round(self.v2.published.test_error - self.v1.published.test_error, 2)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that may be compared with one another: one label, one dataset.
+
+    Attributes:
+        like_paper: protocol and network are the paper's, so published figures are comparable.
+        entries: (variant, depth) → cell, for every variant and depth of the group.
+        records: every run but the damaged ones.
+        copies: folder of a run that another folder holds too → that folder. It is not counted.
+        notes: what a reader must know before the tables.
+    """
+
+    label: str
+    dataset: str
+    like_paper: bool
+    heading: str
+    variants: tuple[str, ...]
+    depths: tuple[int, ...]
+    entries: Mapping[tuple[str, int], Entry]
+    contrasts: tuple[Contrast, ...]
+    duels: tuple[Duel, ...]
+    records: tuple[Record, ...]
+    copies: Mapping[Path, Path]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Groups that are never mixed, and the runs that could not be read."""
+
+    groups: tuple[Group, ...]
+    damaged: tuple[Record, ...]
+
+
+def build(records: Sequence[Record]) -> Report:
+    """The report on runs, whatever their order.
+
+    Raises:
+        UserError: two folders claim the same cell and seed, or the same variant name, with
+            different settings.
+    """
+    ordered = in_report_order(records)
+    damaged = tuple(record for record in ordered if record.state is State.DAMAGED)
+    readable = [record for record in ordered if record.state is not State.DAMAGED]
+    groups = [_group(list(members), damaged) for _, members in groupby(readable, _group_key)]
+    return Report(tuple(groups), damaged)
+
+
+def _group_key(record: Record) -> tuple[str, str]:
+    return record.label, settings_of(record).dataset
+
+
+def _group(records: list[Record], damaged: Sequence[Record]) -> Group:
+    """One group; `damaged` are those of the whole report, of which some stand in its cells."""
+    label, dataset = _group_key(records[0])
+    _refuse_two_orderings(records)
+    counted, copies = _one_per_seed(records)
+    names = {settings_of(record).variant for record in records}
+    if names & set(PAPER_ORDER):
+        names |= set(PAPER_ORDER)
+    variants = tuple(in_paper_order(names))
+    depths = tuple(sorted({settings_of(record).depth for record in records}))
+    also = [r for r in damaged if r.settings and _group_key(r) == (label, dataset)]
+    entries = {
+        (variant, depth): _entry(dataset, variant, depth, counted, [*records, *also])
+        for variant in variants
+        for depth in depths
+    }
+    contrasts = tuple(c for depth in depths for c in _contrasts(entries, variants, depth))
+    return Group(
+        label=label,
+        dataset=dataset,
+        like_paper=follows_paper(settings_of(records[0])),
+        heading=_heading(records[0]),
+        variants=variants,
+        depths=depths,
+        entries=entries,
+        contrasts=contrasts,
+        duels=tuple(_duels(entries, contrasts, depths)),
+        records=tuple(records),
+        copies=copies,
+        notes=(*_group_notes(records, counted, copies), *_nothing_to_compare(entries.values())),
+    )
+
+
+def _refuse_two_orderings(records: Sequence[Record]) -> None:
+    """A name must mean one ordering, or its runs would share a cell by accident."""
+    first: dict[str, Record] = {}
+    for record in records:
+        settings = settings_of(record)
+        other = first.setdefault(settings.variant, record)
+        if settings.ordering != settings_of(other).ordering:
+            raise UserError(
+                f"{other.folder} and {record.folder} call different orderings "
+                f"'{settings.variant}': report them apart, or rename one."
+            )
+
+
+def _one_per_seed(
+    records: Sequence[Record],
+) -> tuple[dict[tuple[str, int, int], Record], dict[Path, Path]]:
+    """Finished runs by (variant, depth, seed), and the copies among them.
+
+    Raises:
+        UserError: two finished runs of a seed have different settings.
+    """
+    counted: dict[tuple[str, int, int], Record] = {}
+    copies: dict[Path, Path] = {}
+    for record in records:
+        if record.state is not State.DONE:
+            continue
+        settings = settings_of(record)
+        other = counted.setdefault((settings.variant, settings.depth, settings.seed), record)
+        if other is record:
+            continue
+        if settings.hash != (taken := settings_of(other)).hash:
+            raise UserError(
+                f"{other.folder} and {record.folder} are both {settings.variant} at depth "
+                f"{settings.depth} with seed {settings.seed}, but their settings differ "
+                f"({'; '.join(differences(settings, taken)) or 'precision'}): report them apart."
+            )
+        copies[record.folder] = other.folder
+    return counted, copies
+
+
+def _entry(
+    dataset: str,
+    variant: str,
+    depth: int,
+    counted: Mapping[tuple[str, int, int], Record],
+    records: Sequence[Record],
+) -> Entry:
+    here = [
+        record
+        for record in records
+        if (settings_of(record).variant, settings_of(record).depth) == (variant, depth)
+    ]
+    finished = [record for key, record in counted.items() if key[:2] == (variant, depth)]
+    seeds = {settings_of(record).seed for record in finished}
+    return Entry(
+        variant=variant,
+        depth=depth,
+        summary=summarise([result_of(r)["test_error"] for r in finished]) if finished else None,
+        published=published(dataset, variant, depth),
+        unfinished=tuple(record for record in here if settings_of(record).seed not in seeds),
+    )
+
+
+def _contrasts(
+    entries: Mapping[tuple[str, int], Entry], variants: Sequence[str], depth: int
+) -> Iterator[Contrast]:
+    """Every variant with a finished run against `original` at one depth."""
+    base = entries[V1, depth].summary if V1 in variants else None
+    if base is None:
+        return
+    found: list[tuple[str, Comparison]] = []
+    for variant in variants:
+        summary = entries[variant, depth].summary
+        if variant != V1 and summary is not None:
+            found.append((variant, compare(base.values, summary.values)))
+    p_values = [comparison.p for _, comparison in found if comparison.p is not None]
+    adjusted = iter(holm(p_values))
+    for variant, comparison in found:
+        p_holm = None if comparison.p is None else next(adjusted)
+        yield Contrast(variant, depth, comparison, p_holm, len(p_values))
+
+
+def _duels(
+    entries: Mapping[tuple[str, int], Entry],
+    contrasts: Sequence[Contrast],
+    depths: Sequence[int],
+) -> Iterator[Duel]:
+    comparisons = {c.depth: c.comparison for c in contrasts if c.variant == V2}
+    for depth in depths:
+        if (V1, depth) in entries:
+            v1, v2, comparison = entries[V1, depth], entries[V2, depth], comparisons.get(depth)
+            yield Duel(depth, v1, v2, comparison, verdict(v1.summary, v2.summary, comparison))
+
+
+def _heading(record: Record) -> str:
+    settings = settings_of(record)
+    name = f"{DATASETS.get(settings.dataset, settings.dataset)}, protocol {record.label}"
+    if follows_paper(settings):
+        return name
+    network_only = not follows_paper(settings) and record.label == _paper_but_network(settings)
+    what = "network" if network_only else "protocol"
+    return f"{name}: not the paper's {what}; not comparable with the published figures"
+
+
+def _paper_but_network(settings: Settings) -> str:
+    """The label that a run has which follows the paper's protocol with another network."""
+    network = ", ".join(f"{k}={shown(v)}" for k, v in network_deviations(settings).items())
+    return f"paper ({network})"
+
+
+def _group_notes(
+    records: Sequence[Record],
+    counted: Mapping[tuple[str, int, int], Record],
+    copies: Mapping[Path, Path],
+) -> Iterator[str]:
+    settings = settings_of(records[0])
+    if settings.protocol not in shipped("protocols"):
+        values = settings.model_dump(include=set(TRAINING_HALF))
+        text = ", ".join(f"{name}={shown(values[name])}" for name in TRAINING_HALF)
+        yield f"Protocol {records[0].label}: {text}."
+    mixed = [("precision", "precisions"), ("device", "devices")]
+    for key, name in mixed:
+        found = Counter(result_of(record)[key] for record in counted.values())
+        if len(found) > 1:
+            text = ", ".join(f"{count} × {value}" for value, count in sorted(found.items()))
+            yield f"The runs were made with different {name}: {text}."
+    by_folder = {record.folder: record for record in records}
+    for copy, original in copies.items():
+        errors = [result_of(by_folder[folder])["test_error"] for folder in (original, copy)]
+        differ = f"; their test errors differ ({errors[0]:.2f} and {errors[1]:.2f})"
+        yield (
+            f"{copy.as_posix()} is the same run as {original.as_posix()}, which is counted"
+            f"{differ if errors[0] != errors[1] else ''}."
+        )
+
+
+def _nothing_to_compare(entries: Iterable[Entry]) -> Iterator[str]:
+    """Depths at which variants have results, but `original` has none."""
+    finished = [entry for entry in entries if entry.summary]
+    with_base = {entry.depth for entry in finished if entry.variant == V1}
+    if bare := sorted({entry.depth for entry in finished} - with_base):
+        names = ", ".join(f"ResNet-{depth}" for depth in bare)
+        yield f"No run of {V1} is finished at {names}, so nothing is compared with it there."

@@ -1,0 +1,320 @@
+"""From run directories to records: what each run is, how far it came, and what it found.
+
+A report reads these records and nothing else. A damaged run becomes a record that says so, and
+never spoils the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from resvar.config import TRAINING_HALF, Settings, deviations
+from resvar.errors import UserError
+from resvar.files import read_yaml, shipped
+from resvar.models.architecture import plan
+from resvar.models.ordering import in_paper_order
+from resvar.training.run import (
+    CONFIG,
+    FAILURE,
+    PROGRESS,
+    RESULT,
+    is_locked,
+    read_json,
+    read_settings,
+)
+
+RESULT_FORMAT = 1
+"""The `format` of the `result.json` that this package writes and reads."""
+
+
+class State(StrEnum):
+    """How a run stands."""
+
+    DONE = "done"
+    RUNNING = "running"
+    STOPPED = "stopped"  # begun, and nobody works there: it goes on when started again
+    FAILED = "failed"  # the last attempt ended with an error
+    WAITING = "waiting"  # listed in a sweep, no directory yet
+    DAMAGED = "damaged"  # its files cannot be read, or contradict one another
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: iterations done of all, seconds spent, images per second."""
+
+    iteration: int
+    iterations: int
+    seconds: float
+    images_per_second: float
+
+    @property
+    def share(self) -> float:
+        """0 to 1."""
+        return min(1.0, self.iteration / self.iterations)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run.
+
+    Attributes:
+        settings: None where they cannot be read.
+        result: the content of `result.json`, checked, where the state is done; else None.
+        progress: None where nothing is known, such as before the first iteration.
+        message: why the run failed, or what is damaged; else empty.
+        label: what makes runs comparable; see `label_of`. Empty where there are no settings.
+        diverged: the run failed because its loss was no number any more.
+    """
+
+    folder: Path
+    settings: Settings | None
+    state: State
+    result: dict[str, Any] | None = None
+    progress: Progress | None = None
+    message: str = ""
+    label: str = ""
+    diverged: bool = False
+
+
+def read_records(folders: Sequence[Path]) -> list[Record]:
+    """Every run at or below `folders`, once each.
+
+    A run directory is one with a `config.yaml` or `result.json`; it is not searched for further
+    runs, and hidden folders (`.git`, `.venv`) are not searched at all.
+
+    Returns:
+        The records by protocol (the paper's first), dataset, variant in the paper's order, depth,
+        seed and path; damaged runs last.
+
+    Raises:
+        UserError: a folder does not exist, or there is no run in any of them.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: there is no such folder.")
+    seen: set[tuple[int, int]] = set()
+    records = [read_record(run) for folder in folders for run in _runs(folder, seen)]
+    if not records:
+        where = ", ".join(str(folder) for folder in folders) or "no folder"
+        raise UserError(f"{where}: there is no run here; `resvar train` makes one.")
+    return in_report_order(records)
+
+
+def read_record(folder: Path) -> Record:
+    """The record of one run directory; what cannot be read makes it a damaged one."""
+    try:
+        settings = read_settings(folder)
+    except UserError as error:
+        return Record(folder, None, State.DAMAGED, message=str(error))
+    label = label_of(settings)
+    if (folder / RESULT).exists():
+        try:
+            result = _checked(read_json(folder / RESULT), settings, folder)
+        except UserError as error:
+            return Record(folder, settings, State.DAMAGED, message=str(error), label=label)
+        return Record(folder, settings, State.DONE, result=result, label=label)
+    progress = _read_progress(folder / PROGRESS)
+    if is_locked(folder):
+        return Record(folder, settings, State.RUNNING, progress=progress, label=label)
+    if (folder / FAILURE).exists():
+        message, diverged = _read_failure(folder / FAILURE)
+        return Record(
+            folder, settings, State.FAILED, None, progress, message, label, diverged=diverged
+        )
+    return Record(folder, settings, State.STOPPED, progress=progress, label=label)
+
+
+def settings_of(record: Record) -> Settings:
+    """The settings of a run that is not damaged."""
+    assert record.settings is not None  # only a damaged run has none
+    return record.settings
+
+
+def result_of(record: Record) -> dict[str, Any]:
+    """The result of a run that is done."""
+    assert record.result is not None  # that is what done means
+    return record.result
+
+
+# --- what makes runs comparable -------------------------------------------------------------------
+
+
+def label_of(settings: Settings) -> str:
+    """The name under which runs may share a table, apart from their dataset.
+
+    The protocol, and in parentheses every setting in which the run leaves it, or in which its
+    network is not the one that its depth names: `quick (iterations=5, lr=0.05)`. A protocol that
+    is not shipped has the first digits of a hash over its values instead, `mine (3f09c2)`, since
+    nothing says what its name stands for.
+    """
+    network = [f"{key}={shown(value)}" for key, value in network_deviations(settings).items()]
+    if settings.protocol in shipped("protocols"):
+        training = [f"{key}={shown(value)}" for key, value in deviations(settings).items()]
+    else:
+        values = settings.model_dump(include=set(TRAINING_HALF))
+        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        training = [digest[:6]]
+    differing = ", ".join(training + network)
+    return f"{settings.protocol} ({differing})" if differing else settings.protocol
+
+
+def network_deviations(settings: Settings) -> dict[str, Any]:
+    """The settings in which the network is not the one that the CIFAR family has at this depth.
+
+    Where basic units and bottlenecks both fit a depth, the unit is listed: nothing else says it.
+    """
+    asked = settings.model_dump()
+    found: dict[str, Any] = {} if settings.family == "cifar" else {"family": settings.family}
+    try:
+        unit = plan(settings.depth, settings.family).unit
+    except UserError:
+        unit = None
+    if asked["unit"] != unit:
+        found["unit"] = asked["unit"]
+    usual = plan(settings.depth, settings.family, asked["unit"])
+    names = ("stem", "cardinality", "base_width", "shortcut", "stride_on")
+    return found | {name: asked[name] for name in names if asked[name] != getattr(usual, name)}
+
+
+def follows_paper(settings: Settings) -> bool:
+    """Whether a run is the paper's in protocol and network, so that its figures may be compared."""
+    return (
+        settings.protocol == "paper"
+        and not deviations(settings)
+        and not network_deviations(settings)
+    )
+
+
+def shown(value: Any) -> str:
+    """A setting's value as `--set` takes it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def in_report_order(records: Sequence[Record]) -> list[Record]:
+    """Sorted by protocol, label, dataset, variant, depth, seed and path; damaged ones last."""
+    variants = in_paper_order({record.settings.variant for record in records if record.settings})
+    rank = {variant: index for index, variant in enumerate(variants)}
+
+    def key(record: Record) -> tuple[Any, ...]:
+        settings, path = record.settings, record.folder.as_posix()
+        if settings is None or record.state is State.DAMAGED:
+            return (1, path)
+        protocol = (settings.protocol != "paper", settings.protocol, record.label)
+        cell = (rank[settings.variant], settings.depth, settings.seed)
+        return (0, protocol, settings.dataset, cell, path)
+
+    return sorted(records, key=key)
+
+
+# --- finding runs ---------------------------------------------------------------------------------
+
+
+def _runs(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    """Run directories at or below `folder`; `seen` holds (device, inode) of what was visited.
+
+    Links are followed, and a loop ends at the first folder that was seen before.
+    """
+    waiting = [folder]
+    while waiting:
+        here = waiting.pop()
+        try:
+            status = here.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(here) as entries:
+                inside = {entry.name: entry for entry in entries}
+            if CONFIG in inside or RESULT in inside:
+                yield here
+                continue
+            below = [name for name, entry in inside.items() if entry.is_dir() and name[0] != "."]
+        except OSError:  # gone meanwhile, or not ours to read
+            continue
+        waiting.extend(here / name for name in sorted(below, reverse=True))
+
+
+# --- reading one run ------------------------------------------------------------------------------
+
+_NUMBER = (int, float)
+_RESULT_TYPES: dict[str, Any] = {
+    "variant": (str,), "depth": (int,), "seed": (int,), "protocol": (str,), "dataset": (str,),
+    "iterations": (int,), "parameters": (int,), "test_error": _NUMBER,
+    "best_test_error": _NUMBER, "train_loss": _NUMBER, "train_error": _NUMBER,
+    "seconds": _NUMBER, "images_per_second": _NUMBER, "device": (str,), "precision": (str,),
+    "config_hash": (str,), "commit": (str, type(None)),
+}  # fmt: skip
+_PERCENT = ("test_error", "best_test_error", "train_error", "holdout_error")
+_AS_CONFIGURED = ("variant", "depth", "seed", "protocol", "dataset", "iterations")
+
+
+def _checked(result: dict[str, Any], settings: Settings, folder: Path) -> dict[str, Any]:
+    """The result, if it is whole, made of numbers, and that of these settings.
+
+    Raises:
+        UserError: what is wrong with it.
+    """
+    path = folder / RESULT
+    if (written := result.get("format", RESULT_FORMAT)) != RESULT_FORMAT:
+        raise UserError(
+            f"{path}: 'format' is {written!r}; this version of resvar reads {RESULT_FORMAT}."
+        )
+    types = _RESULT_TYPES | ({"holdout_error": _NUMBER} if "holdout_error" in result else {})
+    for key, kinds in types.items():
+        if key not in result:
+            raise UserError(f"{path}: '{key}' is missing.")
+        value: Any = result[key]
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise UserError(f"{path}: '{key}' is {value!r}, which is of the wrong type.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{path}: '{key}' is {value}, which is no finite number.")
+        if key in _PERCENT and not 0 <= value <= 100:
+            raise UserError(f"{path}: '{key}' is {value}, which is no percentage.")
+    for key in _AS_CONFIGURED:
+        if result[key] != (asked := getattr(settings, key)):
+            raise UserError(f"{path}: '{key}' is {result[key]}, but {CONFIG} says {asked}.")
+    found = result["config_hash"]
+    if found != settings.hash and found != _hash_as_written(folder):
+        raise UserError(
+            f"{path}: 'config_hash' is not that of {CONFIG}, so the result is of other settings."
+        )
+    return result
+
+
+def _hash_as_written(folder: Path) -> str:
+    """The hash of `config.yaml` as it stands.
+
+    It is that of the settings, unless a later version of resvar has added one of its own.
+    """
+    canonical = json.dumps(read_yaml(folder / CONFIG), sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _read_progress(path: Path) -> Progress | None:
+    """None where the file is missing or tells nothing: it is renewed soon, or does not matter."""
+    try:
+        note = read_json(path)
+        progress = Progress(
+            int(note["iteration"]), int(note["iterations"]),
+            float(note["seconds"]), float(note["images_per_second"]),
+        )  # fmt: skip
+    except (UserError, KeyError, TypeError, ValueError, OverflowError):
+        return None
+    sound = math.isfinite(progress.seconds) and math.isfinite(progress.images_per_second)
+    return progress if sound and 0 <= progress.iteration <= progress.iterations > 0 else None
+
+
+def _read_failure(path: Path) -> tuple[str, bool]:
+    """Message of `failure.json`, and whether the run diverged."""
+    try:
+        note: Mapping[str, Any] = read_json(path)
+    except UserError as error:
+        return str(error), False
+    return str(note.get("message", "no reason is given")), note.get("diverged") is True

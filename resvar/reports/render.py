@@ -1,0 +1,351 @@
+"""A report as Markdown, LaTeX, CSV, JSON, or on the terminal.
+
+The first two and the terminal write neutral tables; CSV and JSON are written from the data itself.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from resvar.errors import UserError, nearest
+from resvar.reports.findings import V1, Entry, Group, Report
+from resvar.reports.records import (
+    Record,
+    State,
+    settings_of,
+)
+from resvar.reports.tables import Table, chunks, damaged_table, error_tables, plain, reason, tables
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+
+def render(report: Report, format: str) -> str:
+    """The report as `table` (plain text), `markdown`, `csv`, `latex` or `json`.
+
+    Raises:
+        UserError: there is no such format.
+    """
+    if format not in RENDERERS:
+        hint = nearest(format, RENDERERS) or f"; known are {', '.join(RENDERERS)}."
+        raise UserError(f"there is no report format '{format}'{hint}")
+    return RENDERERS[format](report)
+
+
+def _sections(
+    report: Report, abreast: int = 2
+) -> Iterator[tuple[str, tuple[str, ...], list[Table]]]:
+    """Heading, notes and tables of every part of a report."""
+    for group in report.groups:
+        yield plain(group.heading), tuple(map(plain, group.notes)), tables(group, abreast)
+    if report.damaged:
+        yield "Damaged runs", (), [damaged_table(report)]
+
+
+def _markdown(report: Report) -> str:
+    lines = ["# Where should BatchNorm and ReLU stand? A resvar report", ""]
+    for heading, notes, made in _sections(report):
+        lines += [f"## {_markdown_text(heading)}", ""]
+        lines += _markdown_notes(notes)
+        for table in made:
+            lines += [f"### {_markdown_text(table.title)}", "", *markdown_table(table)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def markdown_table(table: Table) -> list[str]:
+    """The lines of a table and of the notes below it."""
+    rules = ("---:" if column.align == "right" else "---" for column in table.columns)
+    return [
+        _markdown_row(column.name for column in table.columns),
+        "| " + " | ".join(rules) + " |",
+        *(_markdown_row(cell.text for cell in row) for row in table.rows),
+        "",
+        *_markdown_notes(table.notes),
+    ]
+
+
+def _markdown_row(texts: Iterator[str]) -> str:
+    return "| " + " | ".join(_markdown_text(text) for text in texts) + " |"
+
+
+def _markdown_notes(notes: Sequence[str]) -> list[str]:
+    return [*(f"- {_markdown_text(note)}" for note in notes), ""] if notes else []
+
+
+def _markdown_text(text: str) -> str:
+    """Text in which nothing is markup."""
+    return re.sub(r"([\\`*_\[\]<>|&~$])", r"\\\1", text)
+
+
+# --- LaTeX
+
+_LATEX_ROWS = 40  # what fits on a page
+
+
+def _latex(report: Report) -> str:
+    lines = ["% A resvar report. It needs \\usepackage{booktabs}."]
+    for heading, notes, made in _sections(report):
+        lines += ["", f"% {heading}"]
+        for index, table in enumerate(made):
+            more = notes if index == 0 else ()
+            title = f"{heading}. {table.title}"
+            for rows in chunks(table.rows, _LATEX_ROWS):
+                lines += _latex_table(Table(title, table.columns, rows, more + table.notes))
+    return "\n".join(lines) + "\n"
+
+
+def _latex_table(table: Table) -> list[str]:
+    """A float; columns that may be dropped are, since a page is narrow."""
+    kept = [index for index, column in enumerate(table.columns) if not column.drop]
+    columns = [table.columns[index] for index in kept]
+    form = "".join(r"p{.45\linewidth}" if c.wrap else c.align[0] for c in columns)
+
+    def row(texts: Sequence[str]) -> str:
+        return " & ".join(_latex_text(texts[index]) for index in kept) + r" \\"
+
+    return [
+        r"\begin{table}[htbp]",
+        r"\centering\scriptsize",
+        rf"\caption{{{_latex_text(table.title)}}}",
+        rf"\begin{{tabular}}{{{form}}}",
+        r"\toprule",
+        row([column.name for column in table.columns]),
+        r"\midrule",
+        *(row([cell.text for cell in cells]) for cells in table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(rf"\par\smallskip {_latex_text(note)}" for note in table.notes),
+        r"\end{table}",
+    ]
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
+    "_": r"\_", "%": r"\%", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
+    "±": r"$\pm$", "×": r"$\times$", "–": "--", "→": r"$\to$", "…": r"\dots{}", "[": "{[}",
+    "*": "{*}", "`": r"\textasciigrave{}",
+}  # fmt: skip
+"""`[` and `*` are braced since they mean something at the start of a row."""
+
+
+def _latex_text(text: str) -> str:
+    """Text in which nothing is a command; letters that pdfLaTeX lacks stand as their code."""
+    safe = "".join(_LATEX.get(c) or (c if ord(c) < 0x180 else f"U+{ord(c):04X}") for c in text)
+    return re.sub(r"(?<!\S)-(?=\d)", "$-$", safe)  # a minus is longer than a hyphen
+
+
+# --- data
+
+RUN_FIELDS = (
+    "label", "comparable_with_paper", "counted", "state", "variant", "depth", "seed", "protocol",
+    "dataset", "iterations", "iteration", "parameters", "test_error", "best_test_error",
+    "best_test_error_note", "train_loss", "train_error", "holdout_error", "seconds",
+    "images_per_second", "device", "precision", "config_hash", "commit", "message", "folder",
+)  # fmt: skip
+"""What CSV and JSON say about a run; `iteration` is how far it is, `iterations` how far it goes."""
+
+
+def _csv(report: Report) -> str:
+    """A line per run, the damaged ones last."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, RUN_FIELDS, lineterminator="\n")
+    writer.writeheader()
+    for group in report.groups:
+        writer.writerows(_run_data(record, group) for record in group.records)
+    writer.writerows(_run_data(record, None) for record in report.damaged)
+    return text.getvalue()
+
+
+def _json(report: Report) -> str:
+    data = {
+        "format": 1,
+        "groups": [_group_data(group) for group in report.groups],
+        "damaged": [_run_data(record, None) for record in report.damaged],
+    }
+    return json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _run_data(record: Record, group: Group | None) -> dict[str, Any]:
+    """The fields of a run; those that nobody knows are None."""
+    settings, result, progress = record.settings, record.result or {}, record.progress
+    data: dict[str, Any] = dict.fromkeys(RUN_FIELDS)
+    if settings is not None:
+        names = ("variant", "depth", "seed", "protocol", "dataset", "iterations")
+        data |= {name: getattr(settings, name) for name in names} | {"config_hash": settings.hash}
+    if progress is not None:
+        data["iteration"] = progress.iteration
+        data |= {key: getattr(progress, key) for key in ("seconds", "images_per_second")}
+    data |= {key: value for key, value in result.items() if key in data}
+    if record.state is State.DONE:
+        data["iteration"] = data["iterations"]
+    return data | {
+        "label": record.label,
+        "comparable_with_paper": group is not None and group.like_paper,
+        "counted": group is not None
+        and record.state is State.DONE
+        and record.folder not in group.copies,
+        "state": str(record.state),
+        "message": plain(reason(record)),
+        "folder": plain(record.folder.as_posix()),
+    }
+
+
+def _group_data(group: Group) -> dict[str, Any]:
+    return {
+        "label": group.label,
+        "dataset": group.dataset,
+        "comparable_with_paper": group.like_paper,
+        "heading": group.heading,
+        "notes": [plain(note) for note in group.notes],
+        "variants": list(group.variants),
+        "depths": list(group.depths),
+        "cells": [_entry_data(entry) for entry in group.entries.values()],
+        "comparisons": [
+            {
+                "baseline": V1,
+                "variant": contrast.variant,
+                "depth": contrast.depth,
+                **asdict(contrast.comparison),
+                "p_holm": contrast.p_holm,
+                "holm_comparisons": contrast.family,
+            }
+            for contrast in group.contrasts
+        ],
+        "verdicts": [
+            {
+                "depth": duel.depth,
+                "v1": _entry_data(duel.v1),
+                "v2": _entry_data(duel.v2),
+                "difference": duel.comparison.difference if duel.comparison else None,
+                "interval": duel.comparison.interval if duel.comparison else None,
+                "published_difference": duel.published_difference,
+                "word": duel.verdict.word,
+                "sentence": duel.verdict.sentence,
+            }
+            for duel in group.duels
+        ],
+        "runs": [_run_data(record, group) for record in group.records],
+    }
+
+
+def _entry_data(entry: Entry) -> dict[str, Any]:
+    empty: dict[str, Any] = {"n": 0, "median": None, "mean": None, "sd": None, "values": []}
+    return {
+        "variant": entry.variant,
+        "depth": entry.depth,
+        **(asdict(entry.summary) if entry.summary else empty),
+        "published": asdict(entry.published) if entry.published else None,
+        "unfinished": [_unfinished_data(record) for record in entry.unfinished],
+    }
+
+
+def _unfinished_data(record: Record) -> dict[str, Any]:
+    return {
+        "state": str(record.state),
+        "seed": settings_of(record).seed,
+        "folder": plain(record.folder.as_posix()),
+    }
+
+
+# --- the terminal
+
+WIDE = 5_000
+"""Characters of a line where nobody looks at a screen: enough that nothing is cut or folded."""
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print the report; where `console` is no terminal its width is ignored and nothing is cut."""
+    before = console.width
+    if not console.is_terminal:
+        console.width = WIDE
+    try:
+        wide = (table for group in report.groups for table in error_tables(group, 2))
+        abreast = 2 if all(_width(table, console) <= console.width for table in wide) else 1
+        for heading, notes, made in _sections(report, abreast):
+            _print_text(heading, console)
+            _print_notes(notes, console)
+            for table in made:
+                console.print()
+                _print_text(table.title, console)
+                drawn, dropped = _fitted(table, console)
+                console.print(drawn)
+                left_out = (f"Left out for width: {', '.join(dropped)}.",) if dropped else ()
+                _print_notes(table.notes + left_out, console)
+            console.print()
+    finally:
+        console.width = before
+
+
+def _print_text(title: str, console: Console) -> None:
+    from rich.text import Text
+
+    console.print(Text(title, style="bold"))
+
+
+def _print_notes(notes: Sequence[str], console: Console) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    for note in notes:
+        console.print(Padding(Text(note, style="dim"), (0, 0, 0, 2), expand=False))
+
+
+def _fitted(table: Table, console: Console) -> tuple[RichTable, list[str]]:
+    """The table without the columns for which there is no room, and the names of those."""
+    dropped: list[str] = []
+    for least in sorted({column.drop for column in table.columns} - {0}, reverse=True):
+        if _width(table, console) <= console.width:
+            break
+        kept = [i for i, column in enumerate(table.columns) if column.drop < least]
+        dropped += [column.name for column in table.columns if column.drop >= least]
+        columns = tuple(table.columns[i] for i in kept)
+        rows = tuple(tuple(row[i] for i in kept) for row in table.rows)
+        table = Table(table.title, columns, rows, table.notes)
+    return _drawn(table), dropped
+
+
+def _width(table: Table, console: Console) -> int:
+    """Characters of a line that the table takes if nothing in it is broken."""
+    from rich.measure import Measurement
+
+    return Measurement.get(console, console.options.update(max_width=WIDE), _drawn(table)).maximum
+
+
+def _drawn(table: Table) -> RichTable:
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for column in table.columns:
+        title = Text(column.title, style="bold")
+        drawn.add_column(title, justify=column.align, overflow="fold", vertical="top")
+    for row in table.rows:
+        drawn.add_row(*(Text(cell.text, style="dim" if cell.grey else "") for cell in row))
+    return drawn
+
+
+def _plain_text(report: Report) -> str:
+    from rich.console import Console
+
+    text = io.StringIO()
+    print_report(report, Console(file=text, color_system=None, force_terminal=False))
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).rstrip() + "\n"
+
+
+RENDERERS: dict[str, Callable[[Report], str]] = {
+    "table": _plain_text,
+    "markdown": _markdown,
+    "csv": _csv,
+    "latex": _latex,
+    "json": _json,
+}
+"""Format → renderer. A further one needs a line here; `_sections` gives it headings and tables."""

@@ -1,0 +1,106 @@
+"""What the training loop costs beyond the mathematics: `make loop-overhead`.
+
+Measures two ways to do the same updates, in turn in one process (A B A B …): the bare forward,
+backward and optimizer step on one fixed batch, and resvar's own iteration with its data,
+augmentation, sums and progress. Prints medians and the ratio of each pair of blocks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from resvar.config import Settings, resolve
+from resvar.data.cifar import DATASETS, default_folder, load
+from resvar.training.loop import Sets, Sums, Trainer, forward
+from resvar.training.machine import choose_device, choose_precision, describe, prepare
+from resvar.training.progress import Watch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--variant", default="full-preact")
+    parser.add_argument("--depth", type=int, default=20)
+    parser.add_argument("--protocol", default="paper")
+    parser.add_argument("--blocks", type=int, default=20, help="blocks of each kind")
+    parser.add_argument("--iterations", type=int, default=10, help="updates per block")
+    parser.add_argument("--data", type=Path, default=default_folder())
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    device = choose_device(options.device)
+    asked = {key: getattr(options, key) for key in ("variant", "depth", "protocol")}
+    settings = resolve(options=asked)
+    precision = choose_precision(settings.precision, device)
+    settings = settings.model_copy(update={"precision": precision})
+    prepare(settings, device)
+    sets = Sets.prepare(load(DATASETS[settings.dataset], options.data), settings, device)
+    with tempfile.TemporaryDirectory() as folder:
+        console = Console(force_terminal=True, file=(Path(folder) / "screen").open("w"))
+        trainer, plain = (Trainer.start(settings, sets, device) for _ in range(2))
+        with Watch(Path(folder), trainer, console) as watch:
+            compare(
+                options,
+                device,
+                bare=bare_update(plain, settings),
+                ours=lambda: trainer.step(watch),
+            )
+
+
+def bare_update(trainer: Trainer, settings: Settings) -> Callable[[], None]:
+    """Forward, backward and step on a batch that stays the same, in the same micro-batches."""
+    images, labels = trainer.sets.training.batch(0)
+    size = settings.bn_batch_size
+    cuts = [slice(first, first + size) for first in range(0, len(labels), size)]
+    parts = [(images[cut], labels[cut]) for cut in cuts]
+    network, optimizer = trainer.network, trainer.optimizer
+
+    def update() -> None:
+        for some_images, some_labels in parts:
+            logits = forward(network, some_images, settings)
+            torch.nn.functional.cross_entropy(logits, some_labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return update
+
+
+def compare(
+    options: argparse.Namespace,
+    device: torch.device,
+    bare: Callable[[], None],
+    ours: Callable[[], None],
+) -> None:
+    """Time blocks of each in turn and print what they say."""
+
+    def block(update: Callable[[], None]) -> float:
+        begun = time.perf_counter()
+        for _ in range(options.iterations):
+            update()
+        float(Sums.zero(device).loss)  # wait for the device
+        return (time.perf_counter() - begun) / int(options.iterations)
+
+    block(bare), block(ours)
+    pairs = [(block(bare), block(ours)) for _ in range(options.blocks)]
+    ratios = [b / a for a, b in pairs]
+    print(f"{options.variant}-{options.depth}, protocol {options.protocol}, {describe(device)}")
+    for name, times in zip(("bare", "resvar"), zip(*pairs, strict=True), strict=True):
+        low, middle, high = min(times), statistics.median(times), max(times)
+        print(
+            f"{name:>7}: {1e3 * middle:8.2f} ms an iteration ({1e3 * low:.2f} to {1e3 * high:.2f})"
+        )
+    print(
+        f"  ratio: {statistics.median(ratios):8.4f} (median of {len(ratios)} pairs, "
+        f"{min(ratios):.4f} to {max(ratios):.4f}); the loop's own cost is "
+        f"{100 * (statistics.median(ratios) - 1):.1f} %"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Bring finished runs into `results/`, and rewrite its report and the README's table from them.
+
+    python scripts/refresh_results.py runs/quick
+
+Copies the records of finished runs (no checkpoints, no logs); with no folder it only rewrites. No
+figure in the README's block is typed by hand.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from resvar.reports.findings import Group, Report, build
+from resvar.reports.records import State, read_records, result_of
+from resvar.reports.render import markdown_table, render
+from resvar.reports.tables import tables
+from resvar.training import run as files
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "results"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- results: written by scripts/refresh_results.py -->", "<!-- end of results -->"
+RECORDS = (
+    files.CONFIG,
+    files.ENVIRONMENT,
+    files.METRICS,
+    files.PREDICTIONS,
+    files.RESULT,
+)
+
+
+def main() -> None:
+    for folder in map(Path, sys.argv[1:]):
+        copy_records(folder)
+    report = build(read_records([RESULTS]))
+    text = render(report, "markdown").replace(f"{RESULTS.as_posix()}/", "")
+    (RESULTS / "report.md").write_text(text)
+    before, rest = README.read_text().split(BEGIN)
+    _, after = rest.split(END)
+    README.write_text(f"{before}{BEGIN}\n{readme_block(report)}{END}{after}")
+
+
+def copy_records(folder: Path) -> None:
+    for record in read_records([folder]):
+        if record.state is State.DONE and record.settings is not None:
+            target = RESULTS / record.settings.directory
+            target.mkdir(parents=True, exist_ok=True)
+            for name in RECORDS:
+                shutil.copyfile(record.folder / name, target / name)
+            print(f"{record.folder} → {target.relative_to(ROOT)}")
+
+
+def readme_block(report: Report) -> str:
+    """For each group its heading, the test errors, and V1 against V2; without the list of runs."""
+    lines = []
+    for group in report.groups:
+        lines += [f"**{group.heading}**", "", machine(group), ""]
+        for table in tables(group)[:-1]:
+            lines += [f"*{table.title}*", "", *markdown_table(table), ""]
+    return "\n".join(lines)
+
+
+def machine(group: Group) -> str:
+    """Where the runs were made, and how long they took."""
+    results = [result_of(record) for record in group.records if record.state is State.DONE]
+    devices = ", ".join(sorted({f"{r['device']} in {r['precision']}" for r in results}))
+    hours = sum(r["seconds"] for r in results) / 3600
+    return (
+        f"{len(results)} runs, {hours:.1f} hours of run time in all, each on {devices}. Every run, "
+        "with its settings, metrics and predictions, is in [results/](results/report.md)."
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,421 @@
+"""The report says what the runs say, in every format, and never compares what cannot be."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+import time
+
+import pandas
+import pytest
+from rich.console import Console
+
+from resvar.errors import UserError
+from resvar.models.ordering import PAPER_ORDER
+from resvar.reports.findings import build
+from resvar.reports.published import published
+from resvar.reports.records import read_record, read_records
+from resvar.reports.render import RENDERERS, print_report, render
+from resvar.reports.statistics import compare, holm
+from resvar.reports.tables import tables
+from tests.reports.runs import how_far, write_run
+
+V1 = [6.61, 6.75, 6.43, 6.58, 6.70]
+V2 = [6.37, 6.20, 6.46, 6.31, 6.40]
+
+
+def report_on(root):
+    return build(read_records([root]))
+
+
+def write_cell(root, variant, depth, errors, protocol="paper", overrides=()):
+    for seed, error in enumerate(errors):
+        write_run(root, variant, depth, seed, error, protocol, overrides)
+
+
+def write_table(root, protocol="paper"):
+    """Five variants at two depths, five seeds."""
+    for rank, variant in enumerate(PAPER_ORDER):
+        for depth in (110, 164):
+            errors = V2 if variant == "full-preact" else [error + rank / 5 for error in V1]
+            write_cell(root, variant, depth, [round(e - depth / 100, 2) for e in errors], protocol)
+
+
+def on_screen(report, width=100):
+    text = io.StringIO()
+    print_report(report, Console(file=text, width=width, force_terminal=True, color_system=None))
+    return text.getvalue()
+
+
+def rows_of(markdown):
+    """The rows of all Markdown tables, unescaped."""
+    lines = [line for line in markdown.splitlines() if line.startswith("| ")]
+    split = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
+    return [[re.sub(r"\\(.)", r"\1", cell).strip() for cell in row] for row in split]
+
+
+def row_of(markdown, *start):
+    (found,) = [row for row in rows_of(markdown) if row[: len(start)] == list(start)]
+    return found
+
+
+# --- the published figures ------------------------------------------------------------------------
+
+
+def test_published_figures():
+    figure = published("cifar10", "full-preact", 164)
+    assert (figure.test_error, figure.runs) == (5.46, 5)
+    assert figure.source == "He et al. 2016, arXiv:1603.05027, Table 2"
+    assert published("cifar100", "original", 1001).test_error == 27.82
+    assert published("cifar10", "original", 20).runs is None
+    assert published("cifar10", "full-preact", 20) is None
+
+
+# --- what it says ---------------------------------------------------------------------------------
+
+
+def test_a_cell_shows_median_mean_deviation_n_and_the_paper(tmp_path):
+    write_cell(tmp_path, "original", 110, V1)
+    write_cell(tmp_path, "full-preact", 110, V2)
+    text = render(report_on(tmp_path), "markdown")
+    # sorted 6.43 6.58 6.61 6.70 6.75; mean 33.07 / 5
+    row = ["original (V1)", "4(a)", "6.61", "6.61 ± 0.12", "5", "6.61"]
+    assert row_of(text, "original (V1)") == row
+    assert row_of(text, "bn-after-add") == ["bn-after-add", "4(b)", "–", "–", "missing", "8.17"]
+    header = row_of(text, "variant", "figure")
+    assert header[2:] == ["110: median", "110: mean ± sd", "110: n", "110: paper"]
+
+
+def test_all_five_variants_in_the_papers_order_then_others(tmp_path):
+    own = tmp_path / "my_variant.yaml"
+    own.write_text("lead: [relu]\ntrail: []\nafter_add: [bn]\n")
+    write_run(tmp_path / "runs", str(own))
+    (group,) = report_on(tmp_path / "runs").groups
+    assert group.variants == ("my_variant",)
+    write_run(tmp_path / "runs", "full-preact")
+    (group,) = report_on(tmp_path / "runs").groups
+    assert group.variants == (*PAPER_ORDER, "my_variant")
+    text = render(report_on(tmp_path / "runs"), "markdown")
+    assert row_of(text, "my_variant", "–")
+    assert "my\\_variant" in text
+    assert r"my\_variant" in render(report_on(tmp_path / "runs"), "latex")
+
+
+def test_comparisons_are_those_of_the_statistics(tmp_path):
+    write_table(tmp_path)
+    (group,) = report_on(tmp_path).groups
+    assert [(c.depth, c.variant) for c in group.contrasts] == [
+        (depth, variant) for depth in (110, 164) for variant in PAPER_ORDER[1:]
+    ]
+    at_110 = [c for c in group.contrasts if c.depth == 110]
+    base = group.entries["original", 110].summary.values
+    for contrast in at_110:
+        other = group.entries[contrast.variant, 110].summary.values
+        assert contrast.comparison == compare(base, other)
+    assert [c.p_holm for c in at_110] == holm([c.comparison.p for c in at_110])
+    assert {c.family for c in at_110} == {4}
+
+
+def test_the_verdict_stands_beside_the_paper(tmp_path):
+    write_cell(tmp_path, "original", 110, V1)
+    write_cell(tmp_path, "full-preact", 110, V2)
+    text = render(report_on(tmp_path), "markdown")
+    row = next(row for row in rows_of(text) if row[-1] == "reproduced")
+    assert row[:4] == ["110", "6.61", "6.35", "-0.27"]
+    assert row[5:] == ["6.61", "6.37", "-0.24", "reproduced"]
+    assert "ResNet-110: reproduced: V2's mean is 0.27 points below" in text
+
+
+def test_one_seed_says_what_cannot_be_said(tmp_path):
+    write_run(tmp_path, "original", test_error=52.0)
+    write_run(tmp_path, "full-preact", test_error=50.0)
+    for text in render(report_on(tmp_path), "markdown"), on_screen(report_on(tmp_path)):
+        assert "What cannot be said: one seed gives no interval" in text
+        assert "cannot be said: one seed gives no interval." in text
+        assert "-2.00" in text
+        assert "nan" not in text.lower()
+
+
+def test_three_seeds_cannot_reach_a_small_p_and_it_is_said(tmp_path):
+    write_cell(tmp_path, "original", 110, V1[:3])
+    write_cell(tmp_path, "full-preact", 110, V2[:3])
+    assert "With n = 3 and 3 this test cannot give a p below 0.10" in render(
+        report_on(tmp_path), "markdown"
+    )
+
+
+def test_nothing_is_compared_without_original(tmp_path):
+    write_cell(tmp_path, "full-preact", 110, V2)
+    text = render(report_on(tmp_path), "markdown")
+    assert "No run of original is finished at ResNet-110" in text
+    assert "cannot be said: no finished run of V1" in text
+
+
+def test_unfinished_cells_say_how_they_stand(tmp_path):
+    stands = {
+        "original": ({"progress": how_far(12)}, "stopped at 12 of 400"),
+        "bn-after-add": ({"failure": {"message": "no space"}}, "failed"),
+        "relu-before-add": (
+            {"failure": {"message": "NaN", "diverged": True}, "progress": how_far(37)},
+            "diverged at 37 of 400",
+        ),
+        "full-preact": ({"changes": {"test_error": math.nan}, "test_error": 50.0}, "damaged"),
+    }
+    write_run(tmp_path, "relu-only-preact", seed=0, test_error=51.0)
+    write_run(tmp_path, "relu-only-preact", seed=1, test_error=None)
+    write_run(tmp_path, "relu-only-preact", seed=2, test_error=None)
+    for variant, (files, _) in stands.items():
+        write_run(tmp_path, variant, **{"test_error": None, **files})
+    text = render(report_on(tmp_path), "markdown")
+    cells = {row[1]: row[4] for row in rows_of(text) if row[1].startswith("4(")}
+    for letter, variant in zip("abce", stands, strict=True):
+        assert cells[f"4({letter})"] == stands[variant][1]
+    assert row_of(text, "relu-only-preact", "4(d)")[4] == "1; 2 stopped"
+    assert "bn-after-add-110/seed-0 failed: no space" in text
+    assert "'test\\_error' is nan" in text
+
+
+def test_a_running_cell_shows_its_share(tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    folder = write_run(tmp_path, test_error=None, progress=how_far(172))
+    with (folder / "run.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        text = render(report_on(tmp_path), "markdown")
+    assert row_of(text, "original (V1)")[4] == "running 43 %"
+
+
+# --- what may be compared -------------------------------------------------------------------------
+
+
+def test_protocols_and_datasets_never_share_a_table(tmp_path):
+    write_run(tmp_path, protocol="paper")
+    write_run(tmp_path, protocol="quick")
+    write_run(tmp_path, overrides=["lr=0.05"], folder=tmp_path / "a")
+    write_run(tmp_path, overrides=["dataset=cifar100"], folder=tmp_path / "b")
+    groups = report_on(tmp_path).groups
+    assert [(group.label, group.dataset) for group in groups] == [
+        ("paper", "cifar10"),
+        ("quick", "cifar10"),
+        ("quick", "cifar100"),
+        ("quick (lr=0.05)", "cifar10"),
+    ]
+    assert [len(group.records) for group in groups] == [1, 1, 1, 1]
+    assert [group.like_paper for group in groups] == [True, False, False, False]
+
+
+@pytest.mark.parametrize("format", ["table", "markdown", "latex"])
+def test_what_is_not_the_papers_protocol_says_so(tmp_path, format):
+    write_cell(tmp_path, "original", 110, V1, "quick")
+    write_cell(tmp_path, "full-preact", 110, V2, "quick")
+    text = render(report_on(tmp_path), format)
+    assert "not the paper's protocol; not comparable with the published figures" in text
+    assert "(not comparable)" in text
+    assert "6.37" in text
+    assert not re.findall(r"(?<!not )comparable", text)
+    assert "about runs of protocol quick alone" in text
+
+
+def test_the_papers_protocol_is_comparable(tmp_path):
+    write_cell(tmp_path, "original", 110, V1)
+    assert "not comparable" not in render(report_on(tmp_path), "markdown")
+
+
+def test_another_network_is_not_comparable(tmp_path):
+    write_run(tmp_path, protocol="paper", overrides=["shortcut=project"])
+    (group,) = report_on(tmp_path).groups
+    assert group.heading.endswith(
+        "paper (shortcut=project): not the paper's network; not comparable with the published "
+        "figures"
+    )
+
+
+def test_two_settings_for_one_cell_and_seed_are_refused(tmp_path):
+    first = write_run(tmp_path)
+    second = write_run(tmp_path, overrides=["eval_every=50"], folder=tmp_path / "x")
+    with pytest.raises(UserError, match="eval_every: 200 → 50") as error:
+        report_on(tmp_path)
+    assert str(first) in str(error.value)
+    assert str(second) in str(error.value)
+
+
+def test_a_copy_counts_once_and_is_noted(tmp_path):
+    write_run(tmp_path, test_error=50.0)
+    write_run(tmp_path, test_error=50.5, folder=tmp_path / "x")
+    (group,) = report_on(tmp_path).groups
+    assert group.entries["original", 110].summary.values == (50.0,)
+    (note,) = group.notes
+    assert re.search(r"x is the same run as .*seed-0, which is counted; .*50.00 and 50.50", note)
+    frame = pandas.read_csv(io.StringIO(render(report_on(tmp_path), "csv")))
+    assert sorted(frame.counted) == [False, True]
+
+
+def test_one_name_for_two_orderings_is_refused(tmp_path):
+    own = tmp_path / "mine.yaml"
+    for seed, place in enumerate(("after_add", "trail")):
+        other = {"after_add": "trail", "trail": "after_add"}[place]
+        own.write_text(f"lead: [relu]\n{place}: [bn]\n{other}: []\n")
+        write_run(tmp_path / "runs", str(own), seed=seed)
+    with pytest.raises(UserError, match="different orderings 'mine'"):
+        report_on(tmp_path / "runs")
+
+
+def test_mixed_precisions_are_noted(tmp_path):
+    write_run(tmp_path, seed=0)
+    write_run(tmp_path, seed=1, changes={"precision": "bf16", "device": "NVIDIA"})
+    (group,) = report_on(tmp_path).groups
+    assert "The runs were made with different precisions: 1 × bf16, 1 × fp32." in group.notes
+    assert len(group.notes) == 2
+
+
+# --- the formats ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", list(RENDERERS))
+def test_the_same_runs_give_the_same_bytes(tmp_path, format):
+    write_table(tmp_path)
+    records = read_records([tmp_path])
+    assert render(build(records), format) == render(build(records[::-1]), format)
+
+
+def test_an_unknown_format_is_an_error(tmp_path):
+    write_run(tmp_path)
+    with pytest.raises(UserError, match="did you mean 'markdown'"):
+        render(report_on(tmp_path), "markdwn")
+
+
+def test_markdown_tables_are_whole(tmp_path):
+    write_table(tmp_path)
+    text = render(report_on(tmp_path), "markdown")
+    for block in text.split("\n\n"):
+        if block.startswith("| "):
+            assert len({len(row) for row in rows_of(block)}) == 1
+    assert len([row for row in rows_of(text) if row[-2] == "done"]) == 50
+    for line in text.splitlines():
+        assert line == line.rstrip()
+
+
+def test_csv_reads_back(tmp_path):
+    write_cell(tmp_path, "original", 110, V1)
+    write_run(tmp_path, seed=7, test_error=None, progress=how_far(12))
+    write_run(tmp_path, seed=8, changes={"seed": ...})
+    frame = pandas.read_csv(io.StringIO(render(report_on(tmp_path), "csv")))
+    assert list(frame.state) == ["done"] * 5 + ["stopped", "damaged"]
+    assert list(frame.test_error[:5]) == V1
+    assert list(frame.comparable_with_paper) == [True] * 5 + [False] * 2
+    assert frame.iteration[5] == 12
+    assert frame.iterations[5] == 400
+    assert "'seed' is missing" in frame.message[6]
+    assert frame.folder[0].endswith("paper/original-110/seed-0")
+    result = read_record(tmp_path / "paper/original-110/seed-0").result
+    assert set(result) - {"format"} <= set(frame.columns)
+
+
+def test_json_is_the_whole_report(tmp_path):
+    write_cell(tmp_path, "original", 110, V1)
+    write_cell(tmp_path, "full-preact", 110, V2)
+    write_run(tmp_path, "bn-after-add", protocol="paper", test_error=None)
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    data = json.loads(render(report_on(tmp_path), "json"), parse_constant=refuse)
+    (group,) = data["groups"]
+    assert group["comparable_with_paper"] is True
+    cell = group["cells"][0]
+    assert cell["values"] == V1
+    assert cell["published"]["test_error"] == 6.61
+    assert group["cells"][1]["unfinished"][0]["state"] == "stopped"
+    (contrast,) = group["comparisons"]
+    assert contrast["difference"] == pytest.approx(-0.266)
+    assert contrast["p_holm"] == contrast["p"] == pytest.approx(compare(V1, V2).p)
+    (duel,) = group["verdicts"]
+    assert (duel["word"], duel["published_difference"]) == ("reproduced", -0.24)
+    assert len(group["runs"]) == 11
+    assert data["damaged"] == []
+
+
+def test_latex_is_balanced(tmp_path):
+    write_table(tmp_path)
+    write_run(tmp_path, protocol="quick", folder=tmp_path / "100%_{x}")
+    text = render(report_on(tmp_path), "latex")
+    bare = re.sub(r"\\[\\{}%&_#$]", "", text)
+    assert bare.count("{") == bare.count("}")
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") > 4
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}")
+    for table in re.findall(r"\\toprule.*?\\bottomrule", text, re.DOTALL):
+        cells = {re.sub(r"\\&", "", line).count("&") for line in table.splitlines() if "&" in line}
+        assert len(cells) == 1
+    assert r"\usepackage{booktabs}" in text.splitlines()[0]
+    assert "full-preact (V2) & 4(e)" in text
+
+
+def test_strange_names_are_escaped(tmp_path):
+    nasty = tmp_path / "a|b_c%d&e<i>[red]$x^#~\n\x1b[31m"
+    write_run(tmp_path, changes={"test_error": ...}, folder=nasty)
+    write_run(tmp_path, "full-preact", folder=tmp_path / "p|q_r" / "s%t&u")
+    report = report_on(tmp_path)
+    markdown = render(report, "markdown")
+    assert "p\\|q\\_r/s%t\\&u" in markdown
+    assert "\\<i\\>" in markdown
+    (row,) = [row for row in rows_of(markdown) if "test_error" in row[-1]]
+    assert row[0].endswith(r"a|b_c%d&e<i>[red]$x^#~\n\x1b[31m")
+    latex = render(report, "latex")
+    assert r"a\textbar{}b\_c\%d\&e\textless{}i\textgreater{}{[}red]\$x" in latex
+    for text in markdown, latex, render(report, "csv"), render(report, "table"), on_screen(report):
+        assert "\x1b" not in text
+    assert "[red]$x" in render(report, "table")
+    (line,) = [r for r in csv.DictReader(io.StringIO(render(report, "csv"))) if r["label"]][:1]
+    assert line["folder"].endswith("p|q_r/s%t&u")
+
+
+# --- the terminal ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 120, 200])
+def test_the_terminal_is_never_overrun_and_loses_no_error(tmp_path, width):
+    write_table(tmp_path)
+    report = report_on(tmp_path)
+    text = on_screen(report, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    if width >= 80:
+        for variant in PAPER_ORDER:
+            assert variant in text
+        assert "6.64 ± 0.13" in text or "± " in text
+    if width == 100:
+        assert "Left out for width: folder" in text
+
+
+def test_nothing_is_cut_where_there_is_no_terminal(tmp_path):
+    folder = write_run(tmp_path, folder=tmp_path / ("x" * 200) / ("y" * 200))
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    print_report(report_on(tmp_path), console)
+    assert folder.as_posix() in console.file.getvalue()
+    assert "Left out" not in console.file.getvalue()
+    assert console.width == 80
+
+
+def test_depths_stand_two_abreast_and_then_below(tmp_path):
+    for depth in (20, 32, 110):
+        write_run(tmp_path, depth=depth)
+    (group,) = report_on(tmp_path).groups
+    titles = [table.title for table in tables(group)]
+    assert titles[:2] == ["Test error (%), ResNet-20 and ResNet-32", "Test error (%), ResNet-110"]
+
+
+# --- speed ----------------------------------------------------------------------------------------
+
+
+def test_a_hundred_runs_take_no_time(tmp_path):
+    for variant in PAPER_ORDER:
+        for depth in (110, 164):
+            write_cell(tmp_path, variant, depth, [50 + s / 7 for s in range(10)], "quick")
+    start = time.process_time()
+    records = read_records([tmp_path])
+    assert time.process_time() - start < 1
+    assert len(records) == 100
+    assert len(rows_of(render(build(records), "markdown"))) > 100
+    assert time.process_time() - start < 2
