@@ -46,6 +46,21 @@ class Format(enum.StrEnum):
     json = "json"
 
 
+class Findings(enum.StrEnum):
+    """How an evaluation is written."""
+
+    table = "table"
+    json = "json"
+
+
+class ExportFormat(enum.StrEnum):
+    """What a network is exported to."""
+
+    safetensors = "safetensors"
+    torchvision = "torchvision"
+    onnx = "onnx"
+
+
 class DatasetName(enum.StrEnum):
     """The datasets that `resvar data` knows."""
 
@@ -97,6 +112,22 @@ def train(
     depth: Annotated[
         int | None, typer.Option(help="Layers: 20, 32, 44, 56, 110, 164, 1001, or any that fits.")
     ] = None,
+    family: Annotated[
+        str | None,
+        typer.Option(metavar="cifar|imagenet", help="The networks' family. Default: cifar."),
+    ] = None,
+    stem: Annotated[
+        str | None,
+        typer.Option(metavar="cifar|imagenet", help="The stem. Default: the family's own."),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="cifar10 (the default), cifar100, or folder: images in DIR/train/<class>/ and "
+            "DIR/val/<class>/.",
+        ),
+    ] = None,
     protocol: Annotated[
         str | None,
         typer.Option(
@@ -137,7 +168,15 @@ def train(
     """
     from resvar.config import resolve
 
-    options = {"variant": variant, "depth": depth, "protocol": protocol, "seed": seed}
+    options = {
+        "variant": variant,
+        "depth": depth,
+        "family": family,
+        "stem": stem,
+        "dataset": dataset,
+        "protocol": protocol,
+        "seed": seed,
+    }
     settings = resolve(config, options, sets or [])
 
     from resvar.console import console_for_output
@@ -230,6 +269,65 @@ def report(
     from resvar.reports.report import write_report
 
     write_report(folders or [Path("runs")], format.value, out)
+
+
+@app.command()
+def evaluate(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|CHECKPOINT|FILE",
+            help="A run directory, a checkpoint inside one, or an exported .safetensors file.",
+        ),
+    ],
+    data: DataDir = None,
+    device: Device = "auto",
+    format: Annotated[Findings, typer.Option(help="How to write it.")] = Findings.table,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it there instead of on the screen.")
+    ] = None,
+) -> None:
+    """Measure a trained network on its test set: errors by class, confusion matrix, calibration.
+
+    Says too whether the predictions are those that the run recorded.
+
+    Example:  resvar evaluate runs/quick/full-preact-20/seed-0
+    """
+    from resvar.training.evaluation import evaluate_source
+
+    evaluate_source(source, _data(data), device, format.value, out)
+
+
+@app.command()
+def export(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|CHECKPOINT|FILE",
+            help="A run directory, a checkpoint inside one, or an exported .safetensors file.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="Ends in .safetensors, .onnx, or .pt for torchvision."),
+    ],
+    to: Annotated[
+        ExportFormat | None, typer.Option(help="The format. Default: what FILE ends in.")
+    ] = None,
+    data: DataDir = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it is there.")] = False,
+) -> None:
+    """Write a trained network for others: safetensors, ONNX, or a state dict for torchvision.
+
+    safetensors and ONNX files say in their metadata what network it is and, where the dataset is
+    here, how images are normalised; resvar.load_model(FILE) reads the former. A state dict for
+    torchvision is of ImageNet networks in the ordering 'original'.
+
+    Example:  resvar export runs/quick/full-preact-20/seed-0 --out full-preact-20.safetensors
+    """
+    from resvar.training.evaluation import export_source
+
+    export_source(source, out, None if to is None else to.value, data, force)
 
 
 @app.command()

@@ -21,7 +21,7 @@ from pydantic import Field
 from resvar.errors import UserError, nearest
 from resvar.files import parse_yaml, read_yaml, shipped, to_yaml
 from resvar.models.architecture import Architecture, plan
-from resvar.models.ordering import PLACES, Ordering, find_ordering
+from resvar.models.ordering import PLACES, Ordering, find_ordering, shipped_as
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -50,8 +50,10 @@ class Settings(pydantic.BaseModel):
     stride_on: Literal["first", "3x3"] | None = None
 
     # The data.
-    dataset: Literal["cifar10", "cifar100"] = "cifar10"
-    normalize: Literal["pixel-mean", "channel"] = "pixel-mean"
+    dataset: Literal["cifar10", "cifar100", "folder"] = "cifar10"
+    num_classes: Count | None = None  # folder: found when the run begins
+    image_size: Annotated[int, Field(ge=8, le=1024)] = 224  # folder: side of a crop, in pixels
+    normalize: Literal["pixel-mean", "channel", "imagenet"] = "pixel-mean"
     crop_padding: Annotated[int, Field(ge=0, le=16)] = 4
     flip: bool = True
     holdout: Annotated[int, Field(ge=0, lt=50_000)] = 0  # training images kept aside and measured
@@ -91,6 +93,13 @@ class Settings(pydantic.BaseModel):
             )
         if self.milestones != sorted(set(self.milestones)):
             raise ValueError(f"'milestones' {self.milestones} must grow from each to the next")
+        if (self.dataset == "folder") != (self.normalize == "imagenet"):
+            raise ValueError(
+                f"'normalize' {self.normalize} does not go with 'dataset' {self.dataset}: a folder "
+                "of images takes imagenet (--set normalize=imagenet), CIFAR pixel-mean or channel"
+            )
+        if self.dataset == "folder" and self.holdout:
+            raise ValueError("'holdout' is for CIFAR; put images of a folder aside in its val/")
         if self.nesterov and self.momentum == 0:
             raise ValueError("'nesterov' needs a 'momentum' above 0")
         return self
@@ -245,8 +254,9 @@ def deviations(settings: Settings) -> dict[str, Any]:
 def differences(wanted: Settings, found: Settings) -> list[str]:
     """The settings in which two runs differ, as `name: found there → wanted now`."""
     there, now = found.model_dump(), wanted.model_dump()
-    if wanted.precision == "auto":
-        now["precision"] = there["precision"]
+    for name, still_open in (("precision", "auto"), ("num_classes", None)):
+        if now[name] == still_open:
+            now[name] = there[name]
     return [f"{key}: {there[key]} → {now[key]}" for key in now if there[key] != now[key]]
 
 
@@ -289,7 +299,7 @@ def _with_ordering(layers: Layers) -> Layers:
             f"given as --variant FILE.yaml (here {missing} would be missing)."
         )
     try:
-        if given and variant not in shipped("variants"):
+        if given and shipped_as(variant) is None:
             ordering = Ordering(variant, **{p: _as_ops(p, v) for p, v in given.items()})
         else:
             ordering = find_ordering(variant)

@@ -19,7 +19,8 @@ from rich.console import Console
 
 from resvar.config import Settings, resolve
 from resvar.data.cifar import DATASETS, default_folder, load
-from resvar.training.loop import Sets, Sums, Trainer, forward
+from resvar.data.sets import Sets
+from resvar.training.loop import Sums, Trainer, forward
 from resvar.training.machine import choose_device, choose_precision, describe, prepare
 from resvar.training.progress import Watch
 

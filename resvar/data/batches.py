@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -34,7 +33,7 @@ class Normalization:
     scale: Tensor
 
     @classmethod
-    def measure(cls, images: Pixels, kind: Literal["pixel-mean", "channel"]) -> Normalization:
+    def measure(cls, images: Pixels, kind: str) -> Normalization:
         """From the training images, uint8 [N, H, W, 3]: by pixel (the paper) or by channel."""
         pixel_mean = images.sum(axis=0, dtype=np.int64) / (255.0 * len(images))
         if kind == "pixel-mean":

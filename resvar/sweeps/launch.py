@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from rich.console import Console
 
+from resvar.config import Settings
 from resvar.console import console_for_output, duration
 from resvar.data.cifar import DATASETS, problems
 from resvar.errors import UserError
@@ -38,7 +42,7 @@ def run_here(
     if not todo:
         return
     for name in sorted({run.settings.dataset for run in todo}):
-        if found := problems(DATASETS[name], data):
+        if name in DATASETS and (found := problems(DATASETS[name], data)):
             raise UserError(found[0])
     where = f"{len(slots)} at a time ({slots[0].threads} thread{'s' * (slots[0].threads > 1)} each)"
     _say(console, f"{len(todo)} to do, {where}. Measuring how long that takes …")
@@ -54,32 +58,40 @@ def estimate(todo: Sequence[PlannedRun], slots: Sequence[Slot]) -> float:
     """Seconds that the runs will take, from a few real updates of each depth on made-up images.
 
     Assumes that slots do not slow each other down, and that a forward pass is a third of an update.
+    Measured in a process of its own, so that the sweep's stays small.
     """
+    settings = [run.settings for run in todo]
+    with ProcessPoolExecutor(
+        1,
+        multiprocessing.get_context("spawn"),
+        initializer=signal.signal,  # Ctrl-C is for this process to answer
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    ) as pool:
+        seconds: float = pool.submit(_seconds_one_by_one, settings, slots[0]).result()
+    return seconds / len(slots)
+
+
+def _seconds_one_by_one(todo: Sequence[Settings], slot: Slot) -> float:
+    """Seconds that the runs take one after the other in a slot like this."""
     import torch
 
     from resvar.training.loop import measure_throughput
     from resvar.training.machine import choose_device, choose_precision
 
-    threads = torch.get_num_threads()
-    device = choose_device(slots[0].device)
+    device = choose_device(slot.device)
+    torch.set_num_threads(slot.threads)
     speeds: dict[tuple[object, ...], float] = {}
     total = 0.0
-    torch.set_num_threads(slots[0].threads)
-    try:
-        for run in todo:
-            s = run.settings
-            precision = choose_precision(s.precision, device)
-            key = (s.architecture, s.batch_size, s.bn_batch_size, precision)
-            if key not in speeds:
-                speeds[key] = measure_throughput(
-                    s.model_copy(update={"precision": precision}), device
-                )
-            evaluations = -(-s.iterations // s.eval_every)
-            images = s.iterations * s.batch_size + evaluations * (TEST_IMAGES + s.holdout) / 3
-            total += images / speeds[key]
-    finally:
-        torch.set_num_threads(threads)
-    return total / len(slots)
+    for s in todo:
+        precision = choose_precision(s.precision, device)
+        key = (s.architecture, s.batch_size, s.bn_batch_size, precision)
+        if key not in speeds:
+            known = {"precision": precision, "num_classes": s.num_classes or 1000}
+            speeds[key] = measure_throughput(s.model_copy(update=known), device)
+        evaluations = -(-s.iterations // s.eval_every)
+        images = s.iterations * s.batch_size + evaluations * (TEST_IMAGES + s.holdout) / 3
+        total += images / speeds[key]
+    return total
 
 
 def _say(console: Console, text: str) -> None:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resvar.config import Settings
-from resvar.data.batches import EvaluationBatches, Normalization, TrainingBatches
-from resvar.data.cifar import DATASETS, Images
+from resvar.data.batches import Normalization, TrainingBatches
+from resvar.data.sets import Evaluated, Sets, Trained, classes
 from resvar.errors import RunError, Stopped
 from resvar.models.network import ResidualNetwork, build_model
 from resvar.training.checkpoint import State
@@ -63,46 +63,6 @@ class Sums:
         return cls(
             loss=torch.zeros((), dtype=torch.float64, device=device),
             wrong=torch.zeros((), dtype=torch.int64, device=device),
-        )
-
-
-@dataclass(frozen=True)
-class Sets:
-    """The images of a run: for training, the test set, and those held out (None: none)."""
-
-    training: TrainingBatches
-    test: EvaluationBatches
-    holdout: EvaluationBatches | None
-
-    @classmethod
-    def prepare(cls, images: Images, settings: Settings, device: torch.device) -> Sets:
-        """Move the images to the device; the last `holdout` training images are kept aside.
-
-        Raises:
-            RunError: no training image would be left.
-        """
-        kept = len(images.train_labels) - settings.holdout
-        if kept < 1:
-            raise RunError(
-                f"'holdout' {settings.holdout} leaves none of the {len(images.train_labels)} "
-                "training images."
-            )
-        normalization = Normalization.measure(images.train_images[:kept], settings.normalize)
-        training = TrainingBatches(
-            images.train_images[:kept],
-            images.train_labels[:kept],
-            normalization,
-            settings.batch_size,
-            settings.seed,
-            settings.crop_padding,
-            settings.flip,
-            device,
-        )
-        aside = images.train_images[kept:], images.train_labels[kept:]
-        return cls(
-            training=training,
-            test=EvaluationBatches(images.test_images, images.test_labels, normalization, device),
-            holdout=EvaluationBatches(*aside, normalization, device) if settings.holdout else None,
         )
 
 
@@ -274,7 +234,7 @@ class Trainer:
         self.last_test = test
         watcher.evaluated(row)
 
-    def _evaluate(self, batches: EvaluationBatches, watcher: Watcher, stop: object) -> Evaluation:
+    def _evaluate(self, batches: Evaluated, watcher: Watcher, stop: object) -> Evaluation:
         """Obeys a stop meanwhile: the evaluation is then done again when the run goes on."""
 
         def report(share: float) -> None:
@@ -302,7 +262,7 @@ def build_network(settings: Settings) -> ResidualNetwork:
         settings.ordering,
         settings.depth,
         settings.family,
-        DATASETS[settings.dataset].classes,
+        classes(settings),
         settings.cardinality,
         settings.base_width,
         settings.stem,
@@ -332,7 +292,7 @@ def build_optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optim
 def train_step(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: TrainingBatches,
+    batches: Trained,
     iteration: int,
     settings: Settings,
     sums: Sums,
@@ -359,7 +319,7 @@ def train_step(
 @torch.no_grad()
 def evaluate(
     network: nn.Module,
-    batches: EvaluationBatches,
+    batches: Evaluated,
     settings: Settings,
     report: Callable[[float], None] | None = None,
 ) -> Evaluation:
@@ -412,7 +372,8 @@ def measure_throughput(settings: Settings, device: torch.device, seconds: float 
     Two updates to warm up, then as many as fit in `seconds` (at least two).
     """
     count = settings.batch_size
-    pixels = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8).numpy()
+    side = settings.image_size if settings.dataset == "folder" else 32
+    pixels = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8).numpy()
     labels = torch.randint(0, 10, (count,)).numpy()
     normalization = Normalization.measure(pixels, settings.normalize)
     batches = TrainingBatches(pixels, labels, normalization, count, 0, device=device)

@@ -33,7 +33,7 @@ class Watch:
     """Writes a run's metrics, checkpoints and progress, and shows them. A context manager."""
 
     def __init__(self, folder: Path, trainer: Trainer, console: Console) -> None:
-        self.folder, self.console = folder, console
+        self.folder, self.trainer, self.console = folder, trainer, console
         self.total = trainer.settings.iterations
         self.begun_at = trainer.iteration
         self._warm: tuple[int, float] | None = None  # after the first iteration of this process
@@ -92,6 +92,7 @@ class Watch:
         self._bar.update(self._task, doing=f"evaluating {share:4.0%}")
 
     def evaluated(self, row: dict[str, float]) -> None:
+        write_metrics(self.folder / METRICS, self.trainer.rows)
         aside = f"  held-out error {row['holdout_error']:.2f} %" if "holdout_error" in row else ""
         self.console.print(
             f"iteration {row['iteration']:>6,.0f}  epoch {row['epoch']:6.2f}  lr {row['lr']:.4g}  "
@@ -103,7 +104,8 @@ class Watch:
         )
 
     def save(self, trainer: Trainer) -> None:
-        """Metrics first: a row that the checkpoint knows is never missing in the file."""
+        """Metrics first: a row that the checkpoint knows is never missing in the file, and a row
+        that it does not know goes, since the run will come to it again."""
         trainer.mean_loss()  # never replace a good checkpoint by a diverged one
         write_metrics(self.folder / METRICS, trainer.rows)
         save(self.folder, trainer.state())

@@ -124,7 +124,7 @@ def guard(folder: Path, wanted: Settings) -> Settings:
             f"{folder} holds a run with other settings ({'; '.join(differing)}): choose another "
             "--out, or start this one over with --fresh."
         )
-    return found if wanted.precision == "auto" else wanted
+    return found
 
 
 def read_json(path: Path) -> dict[str, Any]:

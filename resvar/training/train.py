@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from rich.console import Console
 
 from resvar.config import Settings
 from resvar.console import duration
-from resvar.data.cifar import DATASETS, Images, load
+from resvar.data.cifar import Images
+from resvar.data.folder import FolderImages
+from resvar.data.sets import Sets, open_images
 from resvar.errors import RunError, Stopped, UserError
 from resvar.files import replacing, write_json, write_text
 from resvar.training import run as files
 from resvar.training.checkpoint import load_newest
-from resvar.training.loop import DivergedError, Evaluation, Sets, Trainer, parameters
+from resvar.training.loop import DivergedError, Evaluation, Trainer, parameters
 from resvar.training.machine import (
     choose_device,
     choose_precision,
@@ -77,12 +79,15 @@ def train(
         files.guard(job.folder, settings)
         if (done := _finished(job)) is not None:
             return done
-    images = load(DATASETS[settings.dataset], data)
+    images = open_images(settings, data)
+    if isinstance(images, FolderImages):
+        found = {"num_classes": len(images.class_names)}
+        job = replace(job, settings=settings.model_copy(update=found))
     with files.locked(job.folder), _failures_noted(job):
         if fresh:
             for name in RUN_FILES:
                 (job.folder / name).unlink(missing_ok=True)
-        files.guard(job.folder, settings)
+        files.guard(job.folder, job.settings)
         return _finished(job) or _work(job, images)
 
 
@@ -99,7 +104,7 @@ def _finished(job: Job) -> dict[str, Any] | None:
     return result
 
 
-def _work(job: Job, images: Images) -> dict[str, Any]:
+def _work(job: Job, images: Images | FolderImages) -> dict[str, Any]:
     """Everything between the lock and the result."""
     settings = job.settings
     (job.folder / files.FAILURE).unlink(missing_ok=True)
@@ -131,7 +136,7 @@ def _announce(job: Job, trainer: Trainer) -> None:
     _say(job, f"On {describe(job.device)} in {s.precision}; everything goes to {job.folder}")
 
 
-def _note_environment(job: Job, images: Images, iteration: int) -> None:
+def _note_environment(job: Job, images: Images | FolderImages, iteration: int) -> None:
     """Where the run was begun; where it goes on elsewhere, that too, and a warning."""
     path = job.folder / files.ENVIRONMENT
     here = environment(job.device, images.checksum)

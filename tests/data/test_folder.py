@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from resvar.cli import run_command
+from resvar.config import resolve
+from resvar.data.folder import FolderEvaluationBatches, FolderTrainingBatches, open_folder
+from resvar.errors import UserError
+from resvar.training.run import load_run
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Three classes of coloured noise in pictures of different sizes; 24 to train, 9 to evaluate."""
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for part, count in (("train", 8), ("val", 3)):
+        for label, name in enumerate(("ant", "bee", "cat")):
+            place = folder / part / name
+            place.mkdir(parents=True)
+            for number in range(count):
+                height, width = random.integers(40, 70, 2)
+                pixels = random.integers(0, 120, (height, width, 3))
+                pixels[..., label] += 120
+                Image.fromarray(pixels.astype(np.uint8)).save(place / f"{number}.png")
+    return folder
+
+
+def training(photos, seed=0, workers=0, batch_size=5):
+    images = open_folder(photos).training
+    return FolderTrainingBatches(images, batch_size, seed, 32, True, CPU, workers)
+
+
+def test_every_image_comes_once_per_epoch(photos):
+    batches = training(photos, batch_size=7)
+    keys = iter(batches._loader(0).batch_sampler)
+    positions = [key for _ in range(24) for key in next(keys)]
+    assert [position for _, position in positions] == list(range(168))
+    for epoch in range(7):
+        part = [index for index, position in positions if position // 24 == epoch]
+        assert sorted(part) == list(range(24))
+
+
+def test_a_batch_is_a_function_of_seed_and_iteration(photos):
+    in_order = training(photos)
+    kept = [in_order.batch(i) for i in range(4)]
+    for i in (3, 0, 2):  # another order, and read by worker processes
+        images, labels = training(photos, workers=1 if i == 3 else 0).batch(i)
+        assert torch.equal(images, kept[i][0])
+        assert torch.equal(labels, kept[i][1])
+    assert not torch.equal(training(photos, seed=1).batch(0)[0], kept[0][0])
+    assert kept[0][0].shape == (5, 3, 32, 32)
+
+
+def test_drawing_a_batch_leaves_torchs_generator_alone(photos):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    training(photos).batch(0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_evaluation_is_the_usual_resize_and_crop(photos):
+    usual = transforms.Compose(
+        [
+            transforms.Resize(37),  # 32 × 256 / 224
+            transforms.CenterCrop(32),
+            transforms.ToTensor(),
+            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    expected = ImageFolder(str(photos / "val"), usual)
+    batches = FolderEvaluationBatches(open_folder(photos).evaluation, 32, CPU, 4, workers=0)
+    images = torch.cat([images for images, _ in batches])
+    torch.testing.assert_close(images, torch.stack([image for image, _ in expected]))
+    assert batches.labels.tolist() == expected.targets
+
+
+def test_wrong_folders_are_explained(tmp_path, photos):
+    with pytest.raises(UserError, match=r"train/<class>/ and val/<class>/"):
+        open_folder(tmp_path)
+    (tmp_path / "train").mkdir()
+    (tmp_path / "val").mkdir()
+    with pytest.raises(UserError, match="no images by class"):
+        open_folder(tmp_path)
+    for part, name in (("train", "ant"), ("val", "bee")):
+        (tmp_path / part / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / part / name / "0.png")
+    with pytest.raises(UserError, match="different classes, such as 'ant'"):
+        open_folder(tmp_path)
+
+
+def test_the_settings_must_agree_with_the_dataset():
+    options = {"variant": "original", "depth": 18, "family": "imagenet"}
+    with pytest.raises(UserError, match="--set normalize=imagenet"):
+        resolve(options={**options, "dataset": "folder", "protocol": "quick"})
+    with pytest.raises(UserError, match="normalize"):
+        resolve(options={**options, "dataset": "cifar10", "protocol": "imagenet"})
+    assert resolve(options={**options, "dataset": "folder", "protocol": "imagenet"}).flip
+
+
+def test_training_on_a_folder_of_images(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def train(out, *more):
+        few = ["iterations=4", "batch_size=6", "bn_batch_size=3", "eval_every=2", "image_size=32"]
+        return run_command(
+            [
+                *("train", "--variant", "full-preact", "--family", "imagenet", "--depth", "18"),
+                *("--stem", "cifar", "--dataset", "folder", "--protocol", "imagenet"),
+                *("--data", str(photos), "--out", out, "--device", "cpu"),
+                *(word for setting in few for word in ("--set", setting)),
+                *more,
+            ]
+        )
+
+    assert train("whole") == 0
+    run = load_run("whole")
+    assert run.config.num_classes == 3
+    assert run.config.dataset == "folder"
+    assert len(np.load("whole/predictions.npy")) == 9
+    assert list(run.metrics["iteration"]) == [2, 4]
+    assert train("whole") == 0  # finished already, and the settings agree
+    assert "already finished" in capsys.readouterr().out
