@@ -3,6 +3,7 @@
     import resvar
     model = resvar.build_model("full-preact", depth=164)
     run = resvar.load_run("runs/quick/full-preact-164/seed-0")
+    model = resvar.load_model("full-preact-164.safetensors")
 
 The names load on first use, so that `import resvar` and `resvar --help` do not wait for torch.
 """
@@ -13,16 +14,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from resvar.models.exchange import load_model as load_model
     from resvar.models.network import build_model as build_model
     from resvar.models.ordering import Ordering as Ordering
     from resvar.training.run import load_run as load_run
 
 __version__ = "0.1.0"
-__all__ = ["Ordering", "__version__", "build_model", "load_run"]
+__all__ = ["Ordering", "__version__", "build_model", "load_model", "load_run"]
 
 _HOMES = {
     "build_model": "resvar.models.network",
     "Ordering": "resvar.models.ordering",
+    "load_model": "resvar.models.exchange",
     "load_run": "resvar.training.run",
 }
 

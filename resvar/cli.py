@@ -61,6 +61,42 @@ class ExportFormat(enum.StrEnum):
     onnx = "onnx"
 
 
+class ShowFormat(enum.StrEnum):
+    """How `resvar show` writes."""
+
+    table = "table"
+    json = "json"
+    markdown = "markdown"
+
+
+class FamilyName(enum.StrEnum):
+    """The families of networks, and their stems."""
+
+    cifar = "cifar"
+    imagenet = "imagenet"
+
+
+class ShortcutName(enum.StrEnum):
+    """What a shortcut does where the shape changes: options A and B."""
+
+    pad = "pad"
+    project = "project"
+
+
+class UnitName(enum.StrEnum):
+    """The two units."""
+
+    basic = "basic"
+    bottleneck = "bottleneck"
+
+
+class StrideName(enum.StrEnum):
+    """Which convolution of a unit has the stride."""
+
+    first = "first"
+    middle = "3x3"
+
+
 class DatasetName(enum.StrEnum):
     """The datasets that `resvar data` knows."""
 
@@ -328,6 +364,78 @@ def export(
     from resvar.training.evaluation import export_source
 
     export_source(source, out, None if to is None else to.value, data, force)
+
+
+@app.command()
+def show(
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            metavar="V[,V2…]",
+            help="Orderings by name or YAML file, separated by commas. Default: full-preact.",
+        ),
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option(help="Layers. Default: 164; for imagenet 50.")
+    ] = None,
+    family: Annotated[FamilyName | None, typer.Option(help="Default: cifar.")] = None,
+    cardinality: Annotated[
+        int | None, typer.Option(help="Groups of the 3×3 convolution (ResNeXt). Default: 1.")
+    ] = None,
+    base_width: Annotated[
+        int | None, typer.Option(help="Channels per group in the first stage. Default: 64.")
+    ] = None,
+    stem: Annotated[
+        FamilyName | None,
+        typer.Option(help="3×3 (cifar), or 7×7 and pooling (imagenet). Default: the family's."),
+    ] = None,
+    shortcut: Annotated[
+        ShortcutName | None, typer.Option(help="Where the shape changes. Default: the paper's.")
+    ] = None,
+    unit: Annotated[
+        UnitName | None, typer.Option(help="Needed only for depths that fit both.")
+    ] = None,
+    stride_on: Annotated[
+        StrideName | None,
+        typer.Option(help="Convolution with the stride. Default: first; for imagenet 3x3."),
+    ] = None,
+    num_classes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Default: 10; with the imagenet stem 1000."),
+    ] = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="A B",
+            help="Two networks by name, such as resnet50 resnext50_32x4d, in their original "
+            "ordering unless --variant gives one, or one for each.",
+        ),
+    ] = None,
+    format: Annotated[ShowFormat, typer.Option(help="How to write it.")] = ShowFormat.table,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="Draw the unit there as well.")
+    ] = None,
+) -> None:
+    """Explain a network: the unit drawn, the stages, layers, parameters, multiply-adds.
+
+    Nothing is trained. Typed alone, it shows the default network and says how to read it.
+
+    Example:  resvar show --compare resnet50 resnet101
+    """
+    from resvar.models.show import show as run
+
+    options = {
+        "depth": depth,
+        "family": family,
+        "cardinality": cardinality,
+        "base_width": base_width,
+        "stem": stem,
+        "shortcut": shortcut,
+        "unit": unit,
+        "stride_on": stride_on,
+    }
+    plain = {key: getattr(value, "value", value) for key, value in options.items()}
+    run(variant, plain, compare, num_classes, format.value, out)
 
 
 @app.command()

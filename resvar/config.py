@@ -40,7 +40,7 @@ class Settings(pydantic.BaseModel):
     trail: list[str]
     after_add: list[str]
     unusual: bool = False
-    depth: int
+    depth: Annotated[int, Field(ge=1, le=10_000)]
     family: Literal["cifar", "imagenet"] = "cifar"
     unit: Literal["basic", "bottleneck"] | None = None
     stem: Literal["cifar", "imagenet"] | None = None
@@ -60,7 +60,7 @@ class Settings(pydantic.BaseModel):
 
     # The training.
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    protocol: str = "paper"
+    protocol: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "paper"
     iterations: Count
     batch_size: Annotated[int, Field(ge=1, le=50_000)]
     bn_batch_size: Annotated[int, Field(ge=1, le=50_000)]  # images that one BN sees at a time
@@ -348,5 +348,8 @@ def _one_sentence(error: pydantic.ValidationError, layers: Layers) -> str:
     if first["type"] == "missing":
         return f"the protocol '{layers.values.get('protocol')}' does not say '{key}'; add it."
     what = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    given = layers.values.get(key)
-    return f"{layers.sources.get(key, 'settings')}: '{key}' is {given!r}, but should be {what}."
+    try:
+        given = repr(layers.values.get(key))[:200]
+    except ValueError:  # Python refuses to write out integers of thousands of digits
+        given = "far too large"
+    return f"{layers.sources.get(key, 'settings')}: '{key}' is {given}, but should be {what}."

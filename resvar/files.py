@@ -44,6 +44,8 @@ class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ign
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # no name; the loader itself refuses it
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key '{key.value}' stands twice", key.start_mark
@@ -53,12 +55,17 @@ class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ign
         return mapping
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes whatever `_StrictLoader` would not read back as text."""
+
+
 # YAML 1.1, which PyYAML implements, wants a dot in every float; people write 1e-4.
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+for _either in (_StrictLoader, _Dumper):
+    _either.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )
 
 
 def parse_yaml(text: str, source: str) -> Any:
@@ -96,6 +103,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: the file is missing, too large, no UTF-8, no YAML or no mapping.
     """
     try:
+        if path.exists() and not path.is_file():  # a device or a pipe would be read for ever
+            raise UserError(f"{path}: this is no file.")
         if path.stat().st_size > LARGEST_YAML:
             raise UserError(f"{path}: over {LARGEST_YAML:,} bytes, so this is no configuration.")
         text = path.read_text(encoding="utf-8")
@@ -103,6 +112,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: this is not a text file in UTF-8.") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+    except ValueError as error:  # a NUL in the name
+        raise UserError(f"{str(path)!r}: this is no file name ({error}).") from error
     value = parse_yaml(text, str(path))
     if not isinstance(value, dict):
         raise UserError(f"{path}: a mapping of names to values is needed, such as 'depth: 110'.")
@@ -115,7 +126,7 @@ def to_yaml(values: Mapping[str, Any]) -> str:
     """A mapping as YAML in its own order, a line per key."""
 
     def one_line(value: Any) -> str:
-        text: str = yaml.safe_dump(value, default_flow_style=True, width=10_000)
+        text: str = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10_000)
         return text.removesuffix("...\n").strip()
 
     return "".join(f"{key}: {one_line(value)}\n" for key, value in values.items())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import Commands
+from tests.commands import Commands, WarmCommands
 from tests.tiny import make_cifar
 
 
@@ -13,7 +13,7 @@ from tests.tiny import make_cifar
 def tiny_data(tmp_path_factory) -> Path:
     """A folder with tiny datasets, and the MD5s by which child processes know them."""
     folder = tmp_path_factory.mktemp("tiny")
-    dataset = make_cifar(folder, train=260, test=100)
+    dataset = make_cifar(folder, train=260, test=60)
     (folder / "md5.json").write_text(json.dumps({dataset.name: dict(dataset.md5)}))
     return folder
 
@@ -22,3 +22,9 @@ def tiny_data(tmp_path_factory) -> Path:
 def resvar(tiny_data) -> Commands:
     """`resvar` as a process: `resvar.run("train", …, cwd=tmp_path)`."""
     return Commands(tiny_data)
+
+
+@pytest.fixture(scope="session")
+def warm(tiny_data) -> WarmCommands:
+    """The same, started faster."""
+    return WarmCommands(tiny_data)

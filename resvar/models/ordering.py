@@ -13,6 +13,7 @@ Everything else in the package reads these four lists. An ordering is a YAML fil
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ OPS = ("bn", "relu")
 PLACES = ("lead", "between", "trail", "after_add")
 PAPER_ORDER = ("original", "bn-after-add", "relu-before-add", "relu-only-preact", "full-preact")
 """The five published orderings as figure 4 of the paper lists them, (a) to (e)."""
+
+MAP_PLACES = ("lead", "trail", "after_add")
+"""The places of the 3 × 3 map: its rows are those of BN, its columns those of ReLU."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,11 @@ class Ordering:
     unusual: bool = False
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):  # it names a folder too
+            raise UserError(
+                "an ordering's 'name' must be made of letters, digits, '-', '_' and '.', and "
+                f"begin with a letter or digit; {self.name!r} is not."
+            )
         for place in PLACES:
             for op in getattr(self, place):
                 if op not in OPS:
@@ -78,21 +87,56 @@ class Ordering:
         """A projection shortcut is followed by BN exactly where the branch's `trail` begins so."""
         return self.trail[:1] == ("bn",)
 
+    @property
+    def position(self) -> tuple[str, str] | None:
+        """Where BN and ReLU stand on the 3 × 3 map, such as `("trail", "after_add")`.
+
+        None where the map has no such cell: for another `between`, for another number of ops, and
+        where ReLU comes before BN at one place.
+        """
+        at = {op: [place for place in MAP_PLACES if op in getattr(self, place)] for op in OPS}
+        held = [op for place in MAP_PLACES for op in getattr(self, place)]
+        if self.between != OPS or sorted(held) != sorted(OPS):
+            return None
+        (bn,), (relu,) = at["bn"], at["relu"]
+        return None if bn == relu and getattr(self, bn) != OPS else (bn, relu)
+
+
+def map_name(bn: str, relu: str) -> str:
+    """The name of a cell of the 3 × 3 map, such as `bn-trail-relu-after-add`."""
+    return f"bn-{bn}-relu-{relu}".replace("_", "-")
+
 
 def find_ordering(variant: str | Ordering) -> Ordering:
     """The ordering that a user means: an `Ordering`, a shipped name, or the path of a YAML file.
+
+    A shipped ordering is known by its place on the 3 × 3 map too: `bn-trail-relu-after-add` is
+    the one named `original`.
 
     Raises:
         UserError: there is no such variant (the nearest name is suggested), or the file is wrong.
     """
     if isinstance(variant, Ordering):
         return variant
-    if variant in (known := shipped("variants")):
-        return read_ordering(known[variant])
+    if (file := shipped_as(variant)) is not None:
+        return read_ordering(file)
     if variant.endswith((".yaml", ".yml")) or "/" in variant:
         return read_ordering(Path(variant))
-    hint = nearest(variant, known) or f"; known are {', '.join(known_variants())}, or a YAML file."
+    hint = nearest(variant, [*shipped("variants"), *_by_position()])
+    hint = hint or f"; known are {', '.join(known_variants())}, or a YAML file."
     raise UserError(f"there is no variant '{variant}'{hint}")
+
+
+def shipped_as(name: str) -> Path | None:
+    """The shipped file that a name means: by its own name, or by its place on the 3 × 3 map."""
+    own = shipped("variants").get(name)
+    return own if own is not None or not name.startswith("bn-") else _by_position().get(name)
+
+
+def _by_position() -> dict[str, Path]:
+    """`bn-<place>-relu-<place>` → file, for the shipped orderings that the 3 × 3 map holds."""
+    at = {path: read_ordering(path).position for path in shipped("variants").values()}
+    return {map_name(*position): path for path, position in at.items() if position is not None}
 
 
 def known_variants() -> list[str]:
@@ -124,17 +168,18 @@ def read_ordering(path: Path) -> Ordering:
             raise UserError(f"{path}: '{place}' must be a list of ops, such as [bn, relu] or [].")
         values[place] = tuple(value)
     name, unusual = values.get("name", path.stem), values.get("unusual", False)
-    if not isinstance(name, str) or not name or not all(c.isalnum() or c in "-_." for c in name):
-        raise UserError(f"{path}: 'name' must be made of letters, digits, '-', '_' and '.'.")
+    if not isinstance(name, str):
+        raise UserError(f"{path}: 'name' must be a text, not {name!r}; put it in quotes.")
     if not isinstance(unusual, bool):
         raise UserError(f"{path}: 'unusual' must be true or false.")
-    published = shipped("variants").get(name)
+    published = shipped_as(name)
     if published is not None and path.resolve() != published.resolve():
         taken = read_ordering(published)
         if any(values[place] != getattr(taken, place) for place in PLACES):
             raise UserError(
                 f"{path}: the name '{name}' belongs to a shipped ordering; choose another."
             )
+        name = taken.name
     try:
         return Ordering(name=name, unusual=unusual, **{place: values[place] for place in PLACES})
     except UserError as error:

@@ -8,14 +8,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from resvar.config import TRAINING_HALF, Settings, differences
 from resvar.errors import UserError
 from resvar.files import shipped
-from resvar.models.ordering import PAPER_ORDER, in_paper_order
+from resvar.models.ordering import (
+    MAP_PLACES,
+    PAPER_ORDER,
+    find_ordering,
+    in_paper_order,
+    known_variants,
+)
 from resvar.reports.published import Published, published
 from resvar.reports.records import (
     Record,
@@ -36,9 +41,6 @@ from resvar.reports.statistics import (
     summarise,
     verdict,
 )
-
-if TYPE_CHECKING:
-    pass
 
 V1, V2 = "original", "full-preact"
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
@@ -94,12 +96,42 @@ class Duel:
 
 
 @dataclass(frozen=True)
+class Placement:
+    """An ordering on the 3 × 3 map, with its results at one depth.
+
+    Attributes:
+        bn, relu: the places where they stand, such as `trail` and `after_add`.
+        best: nothing on the map has a lower median; False where there is nothing to compare with.
+    """
+
+    bn: str
+    relu: str
+    entry: Entry
+    best: bool
+
+
+@dataclass(frozen=True)
+class PlacementMap:
+    """The results at one depth by the places of BN and ReLU.
+
+    Attributes:
+        placements: row by row, BN's place first; at least one in each of the nine cells.
+        outside: variants with runs at this depth that have no cell on the map.
+    """
+
+    depth: int
+    placements: tuple[Placement, ...]
+    outside: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Group:
     """Runs that may be compared with one another: one label, one dataset.
 
     Attributes:
         like_paper: protocol and network are the paper's, so published figures are comparable.
         entries: (variant, depth) → cell, for every variant and depth of the group.
+        maps: of the depths with a run of all five published orderings, or of an unpublished cell.
         records: every run but the damaged ones.
         copies: folder of a run that another folder holds too → that folder. It is not counted.
         notes: what a reader must know before the tables.
@@ -114,6 +146,7 @@ class Group:
     entries: Mapping[tuple[str, int], Entry]
     contrasts: tuple[Contrast, ...]
     duels: tuple[Duel, ...]
+    maps: tuple[PlacementMap, ...]
     records: tuple[Record, ...]
     copies: Mapping[Path, Path]
     notes: tuple[str, ...]
@@ -172,6 +205,7 @@ def _group(records: list[Record], damaged: Sequence[Record]) -> Group:
         entries=entries,
         contrasts=contrasts,
         duels=tuple(_duels(entries, contrasts, depths)),
+        maps=tuple(_maps(dataset, entries, records)),
         records=tuple(records),
         copies=copies,
         notes=(*_group_notes(records, counted, copies), *_nothing_to_compare(entries.values())),
@@ -270,6 +304,44 @@ def _duels(
         if (V1, depth) in entries:
             v1, v2, comparison = entries[V1, depth], entries[V2, depth], comparisons.get(depth)
             yield Duel(depth, v1, v2, comparison, verdict(v1.summary, v2.summary, comparison))
+
+
+def _maps(
+    dataset: str, entries: Mapping[tuple[str, int], Entry], records: Sequence[Record]
+) -> Iterator[PlacementMap]:
+    """A map for every depth that has more on it than some of the published orderings.
+
+    Where BN and ReLU stand is read from the settings of the runs, whatever the variant's name.
+    """
+    positions = {name: find_ordering(name).position for name in known_variants()}
+    shipped_at = {at: name for name, at in positions.items()}
+    in_the_paper = {positions[name] for name in PAPER_ORDER}
+    positions |= {settings_of(r).variant: settings_of(r).ordering.position for r in records}
+    for depth in dict.fromkeys(depth for _, depth in entries):
+        here = [e for e in entries.values() if e.depth == depth and (e.summary or e.unfinished)]
+        taken = {positions[entry.variant] for entry in here} - {None}
+        if not (taken - in_the_paper or taken >= in_the_paper):
+            continue
+        cells: dict[tuple[str, str], list[Entry]] = {}
+        for at in product(MAP_PLACES, MAP_PLACES):
+            cells[at] = [entry for entry in here if positions[entry.variant] == at]
+            name, held = shipped_at[at], [entry.variant for entry in cells[at]]
+            figure = published(dataset, name, depth)
+            if name not in held and (figure or not held):
+                cells[at].insert(0, Entry(name, depth, None, figure, ()))
+        outside = tuple(e.variant for e in here if positions[e.variant] is None)
+        yield PlacementMap(depth, tuple(_placements(cells)), outside)
+
+
+def _placements(cells: Mapping[tuple[str, str], Sequence[Entry]]) -> Iterator[Placement]:
+    """The entries of the map's cells, those with the lowest median marked."""
+    entries = [entry for held in cells.values() for entry in held]
+    medians = {e.variant: round(e.summary.median, 6) for e in entries if e.summary}
+    lowest = min(medians.values()) if len(medians) > 1 else None
+    for (bn, relu), held in cells.items():
+        for entry in held:
+            best = lowest is not None and medians.get(entry.variant) == lowest
+            yield Placement(bn, relu, entry, best)
 
 
 def _heading(record: Record) -> str:

@@ -13,14 +13,24 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from resvar.config import Settings
 from resvar.errors import UserError, nearest
-from resvar.reports.findings import V1, Entry, Group, Report
+from resvar.reports.findings import V1, Entry, Group, PlacementMap, Report
 from resvar.reports.records import (
     Record,
     State,
     settings_of,
 )
-from resvar.reports.tables import Table, chunks, damaged_table, error_tables, plain, reason, tables
+from resvar.reports.tables import (
+    Cell,
+    Table,
+    chunks,
+    damaged_table,
+    error_tables,
+    plain,
+    reason,
+    tables,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,16 +73,21 @@ def markdown_table(table: Table) -> list[str]:
     """The lines of a table and of the notes below it."""
     rules = ("---:" if column.align == "right" else "---" for column in table.columns)
     return [
-        _markdown_row(column.name for column in table.columns),
-        "| " + " | ".join(rules) + " |",
-        *(_markdown_row(cell.text for cell in row) for row in table.rows),
+        _markdown_row(_markdown_text(column.name) for column in table.columns),
+        _markdown_row(rules),
+        *(_markdown_row(_markdown_cell(cell) for cell in row) for row in table.rows),
         "",
         *_markdown_notes(table.notes),
     ]
 
 
-def _markdown_row(texts: Iterator[str]) -> str:
-    return "| " + " | ".join(_markdown_text(text) for text in texts) + " |"
+def _markdown_row(cells: Iterator[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = "<br>".join(_markdown_text(line) for line in cell.lines)
+    return f"**{text}**" if cell.strong else text
 
 
 def _markdown_notes(notes: Sequence[str]) -> list[str]:
@@ -107,8 +122,9 @@ def _latex_table(table: Table) -> list[str]:
     columns = [table.columns[index] for index in kept]
     form = "".join(r"p{.45\linewidth}" if c.wrap else c.align[0] for c in columns)
 
-    def row(texts: Sequence[str]) -> str:
-        return " & ".join(_latex_text(texts[index]) for index in kept) + r" \\"
+    def row(cells: Sequence[Cell]) -> str:
+        text = " & ".join(_latex_cell(cells[index]) for index in kept) + r" \\"
+        return text + r" \addlinespace" if any(len(cell.lines) > 1 for cell in cells) else text
 
     return [
         r"\begin{table}[htbp]",
@@ -116,14 +132,22 @@ def _latex_table(table: Table) -> list[str]:
         rf"\caption{{{_latex_text(table.title)}}}",
         rf"\begin{{tabular}}{{{form}}}",
         r"\toprule",
-        row([column.name for column in table.columns]),
+        row([Cell(column.name) for column in table.columns]),
         r"\midrule",
-        *(row([cell.text for cell in cells]) for cells in table.rows),
+        *(row(cells) for cells in table.rows),
         r"\bottomrule",
         r"\end{tabular}",
         *(rf"\par\smallskip {_latex_text(note)}" for note in table.notes),
         r"\end{table}",
     ]
+
+
+def _latex_cell(cell: Cell) -> str:
+    lines = [_latex_text(line) for line in cell.lines]
+    if cell.strong:
+        lines = [rf"\textbf{{{line}}}" for line in lines]
+    stacked = r" \\ ".join(lines)
+    return rf"\shortstack[l]{{{stacked}}}" if len(lines) > 1 else stacked
 
 
 _LATEX = {
@@ -146,11 +170,16 @@ def _latex_text(text: str) -> str:
 
 RUN_FIELDS = (
     "label", "comparable_with_paper", "counted", "state", "variant", "depth", "seed", "protocol",
-    "dataset", "iterations", "iteration", "parameters", "test_error", "best_test_error",
-    "best_test_error_note", "train_loss", "train_error", "holdout_error", "seconds",
-    "images_per_second", "device", "precision", "config_hash", "commit", "message", "folder",
+    "dataset", "bn_place", "relu_place", "best_on_map", "iterations", "iteration", "parameters",
+    "test_error", "best_test_error", "best_test_error_note", "train_loss", "train_error",
+    "holdout_error", "seconds", "images_per_second", "device", "precision", "config_hash", "commit",
+    "message", "folder",
 )  # fmt: skip
-"""What CSV and JSON say about a run; `iteration` is how far it is, `iterations` how far it goes."""
+"""What CSV and JSON say about a run; `iteration` is how far it is, `iterations` how far it goes.
+
+`bn_place` and `relu_place` are its cell on the 3 × 3 map, `best_on_map` whether that is the best of
+its group and depth; None where there is no such cell or map.
+"""
 
 
 def _csv(report: Report) -> str:
@@ -180,6 +209,8 @@ def _run_data(record: Record, group: Group | None) -> dict[str, Any]:
     if settings is not None:
         names = ("variant", "depth", "seed", "protocol", "dataset", "iterations")
         data |= {name: getattr(settings, name) for name in names} | {"config_hash": settings.hash}
+        data["bn_place"], data["relu_place"] = settings.ordering.position or (None, None)
+        data["best_on_map"] = _is_best(settings, group)
     if progress is not None:
         data["iteration"] = progress.iteration
         data |= {key: getattr(progress, key) for key in ("seconds", "images_per_second")}
@@ -196,6 +227,15 @@ def _run_data(record: Record, group: Group | None) -> dict[str, Any]:
         "message": plain(reason(record)),
         "folder": plain(record.folder.as_posix()),
     }
+
+
+def _is_best(settings: Settings, group: Group | None) -> bool | None:
+    """Whether the run's cell is marked on the map of its depth."""
+    for found in group.maps if group is not None else ():
+        for placement in found.placements if found.depth == settings.depth else ():
+            if placement.entry.variant == settings.variant:
+                return placement.best
+    return None
 
 
 def _group_data(group: Group) -> dict[str, Any]:
@@ -232,7 +272,19 @@ def _group_data(group: Group) -> dict[str, Any]:
             }
             for duel in group.duels
         ],
+        "maps": [_map_data(found) for found in group.maps],
         "runs": [_run_data(record, group) for record in group.records],
+    }
+
+
+def _map_data(found: PlacementMap) -> dict[str, Any]:
+    return {
+        "depth": found.depth,
+        "cells": [
+            {"bn": at.bn, "relu": at.relu, "best": at.best, **_entry_data(at.entry)}
+            for at in found.placements
+        ],
+        "outside": list(found.outside),
     }
 
 
@@ -324,13 +376,18 @@ def _drawn(table: Table) -> RichTable:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    spaced = any(len(cell.lines) > 1 for row in table.rows for cell in row)
+    drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, leading=spaced)
     for column in table.columns:
         title = Text(column.title, style="bold")
         drawn.add_column(title, justify=column.align, overflow="fold", vertical="top")
     for row in table.rows:
-        drawn.add_row(*(Text(cell.text, style="dim" if cell.grey else "") for cell in row))
+        drawn.add_row(*(Text(cell.text, style=_style(cell)) for cell in row))
     return drawn
+
+
+def _style(cell: Cell) -> str:
+    return "bold" if cell.strong else "dim" if cell.grey else ""
 
 
 def _plain_text(report: Report) -> str:

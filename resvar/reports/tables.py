@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Literal, TypeVar
 
-from resvar.models.ordering import PAPER_ORDER
-from resvar.reports.findings import V1, V2, Entry, Group, Report
+from resvar.models.ordering import MAP_PLACES, PAPER_ORDER, map_name
+from resvar.reports.findings import V1, V2, Entry, Group, Placement, PlacementMap, Report
 from resvar.reports.published import Published
 from resvar.reports.records import (
     Record,
@@ -17,9 +17,6 @@ from resvar.reports.records import (
 from resvar.reports.statistics import (
     Comparison,
 )
-
-if TYPE_CHECKING:
-    pass
 
 T = TypeVar("T")
 
@@ -47,10 +44,20 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A text; grey where it stands for something that is not there, or not ours."""
+    """A text, perhaps of several lines.
+
+    Attributes:
+        grey: it stands for something that is not there, or not ours.
+        strong: it is the one to look at.
+    """
 
     text: str
     grey: bool = False
+    strong: bool = False
+
+    @property
+    def lines(self) -> list[str]:
+        return self.text.split("\n")
 
 
 @dataclass(frozen=True)
@@ -67,12 +74,13 @@ NOTHING = Cell("–", grey=True)
 
 
 def tables(group: Group, abreast: int = 2) -> list[Table]:
-    """The tables of a group: test errors, comparisons with original, V1 against V2, every run.
+    """The tables of a group: test errors, maps, comparisons with original, V1 and V2, every run.
 
     Args:
         abreast: depths whose test errors share a table.
     """
     made = error_tables(group, abreast)
+    made += [_map_table(found, group.like_paper) for found in group.maps]
     if group.contrasts:
         made.append(_contrast_table(group))
     if group.duels:
@@ -141,6 +149,54 @@ def _sources(group: Group, depths: Sequence[int]) -> Iterator[str]:
             "The published figures are for orientation only: these runs were not made as the "
             "paper's were."
         )
+
+
+def _map_table(found: PlacementMap, like_paper: bool) -> Table:
+    """BN's place from row to row, that of ReLU from column to column."""
+    columns = [Column("BN at", "left")]
+    columns += [Column(f"ReLU at\n{place}", "left") for place in MAP_PLACES]
+    rows = []
+    for bn in MAP_PLACES:
+        row = [Cell(bn)]
+        for relu in MAP_PLACES:
+            here = [p for p in found.placements if (p.bn, p.relu) == (bn, relu)]
+            row.append(_map_cell(here, like_paper))
+        rows.append(tuple(row))
+    notes = [
+        "Median test error in percent of the last iteration (n: seeds); *: the lowest, which alone "
+        "does not say that it is better.",
+        "lead: before the first convolution; trail: after the last; after_add: after the addition. "
+        "What is not published is named after its places, such as bn-lead-relu-after-add.",
+    ]
+    if found.outside:
+        names = ", ".join(found.outside)
+        notes.append(f"Not on this map, which has one BN and then one ReLU: {names}.")
+    title = f"Where BN and ReLU stand: test error (%), ResNet-{found.depth}"
+    return Table(title, tuple(columns), tuple(rows), tuple(notes))
+
+
+def _map_cell(placements: Sequence[Placement], like_paper: bool) -> Cell:
+    lines = [line for placement in placements for line in _placement_lines(placement, like_paper)]
+    return Cell(
+        "\n".join(lines),
+        grey=not any(placement.entry.summary for placement in placements),
+        strong=any(placement.best for placement in placements),
+    )
+
+
+def _placement_lines(placement: Placement, like_paper: bool) -> Iterator[str]:
+    """The ordering, its median with n, and the published figure where there is one."""
+    entry, others = placement.entry, _standing(placement.entry.unfinished)
+    own_name = entry.variant != map_name(placement.bn, placement.relu)
+    yield _row_name(entry.variant) if own_name else "not published"
+    if entry.summary is None:
+        yield others or "missing"
+    else:
+        n = f"{entry.summary.n}; {others}" if others else f"{entry.summary.n}"
+        yield f"{entry.summary.median:.2f} ({n})" + (" *" if placement.best else "")
+    if entry.published is not None:
+        warning = "" if like_paper else " (not comparable)"
+        yield f"paper {entry.published.test_error:.2f}{warning}"
 
 
 def _contrast_table(group: Group) -> Table:

@@ -66,10 +66,13 @@ def load(path: Path) -> State:
         state: State = content["state"]
         if content["digest"] != digest(state):
             raise DamagedError("its content does not match its digest")
-    except (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise DamagedError(f"it cannot be read ({str(error).splitlines()[0][:120]})") from error
+    except DamagedError:
+        raise
     except pickle.UnpicklingError as error:
         raise DamagedError("it holds more than numbers and text") from error
+    except Exception as error:  # flipped bits can make torch's reader raise nearly anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise DamagedError(f"it cannot be read ({reason})") from error
     return state
 
 
@@ -110,16 +113,16 @@ def digest(value: Any) -> str:
 
 def _update(sha: Any, value: Any) -> None:
     if isinstance(value, torch.Tensor):
-        sha.update(f"tensor {value.dtype} {tuple(value.shape)}".encode())
+        sha.update(f"tensor {value.dtype} {tuple(value.shape)};".encode())
         sha.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     elif isinstance(value, dict):
-        sha.update(f"dict {len(value)}".encode())
+        sha.update(f"dict {len(value)};".encode())
         for key, held in value.items():
-            sha.update(repr(key).encode())
+            _update(sha, key)
             _update(sha, held)
     elif isinstance(value, list | tuple):
-        sha.update(f"list {len(value)}".encode())
+        sha.update(f"list {len(value)};".encode())
         for held in value:
             _update(sha, held)
     else:
-        sha.update(repr(value).encode())
+        sha.update(f"{type(value).__name__} {value!r};".encode())

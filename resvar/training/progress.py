@@ -106,7 +106,7 @@ class Watch:
     def save(self, trainer: Trainer) -> None:
         """Metrics first: a row that the checkpoint knows is never missing in the file, and a row
         that it does not know goes, since the run will come to it again."""
-        trainer.mean_loss()  # never replace a good checkpoint by a diverged one
+        trainer.check()  # never replace a good checkpoint by a diverged one
         write_metrics(self.folder / METRICS, trainer.rows)
         save(self.folder, trainer.state())
         self._note(trainer, trainer.images_per_second())

@@ -196,11 +196,15 @@ def load_run(folder: str | Path) -> Run:
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder}: there is no run here ({CONFIG} is missing).")
     metrics = folder / METRICS
+    try:
+        frame = pandas.read_csv(metrics, float_precision="round_trip")
+    except FileNotFoundError:
+        frame = pandas.DataFrame(columns=list(METRIC_COLUMNS))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{metrics}: this is damaged ({str(error).splitlines()[0]}).") from error
     return Run(
         folder=folder,
         config=read_settings(folder),
-        metrics=pandas.read_csv(metrics)
-        if metrics.exists()
-        else pandas.DataFrame(columns=list(METRIC_COLUMNS)),
+        metrics=frame,
         result=read_json(folder / RESULT) if (folder / RESULT).exists() else None,
     )

@@ -1,0 +1,74 @@
+"""Networks by the names that people use: `resnet50`, `resnext50_32x4d`, `resnet110`.
+
+The names are those of torchvision and, for pre-activation, timm (`resnetv2_50`). A number that is
+an ImageNet depth (18, 34, 50, 101, 152) means that network; any other means the CIFAR family.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from resvar.errors import UserError, nearest
+from resvar.models.architecture import IMAGENET, Architecture, Family
+
+CLASSES: dict[Family, int] = {"cifar": 10, "imagenet": 1000}
+"""Classes of the dataset that a stem is made for."""
+
+INPUT_SIZE: dict[Family, int] = {"cifar": 32, "imagenet": 224}
+"""Pixels along a side of the images that a stem is made for."""
+
+WELL_KNOWN = (
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
+    "resnext50_32x4d", "resnext101_32x8d", "resnext29_8x64d",
+    "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet164", "resnet1001",
+    "resnet1202", "resnetv2_50", "resnetv2_164",
+)  # fmt: skip
+"""Names that an error may suggest; any other depth works as well."""
+
+_RESNET = re.compile(r"resnet(v2_)?([0-9]+)")
+_RESNEXT = re.compile(r"resnext([0-9]+)_([0-9]+)x([0-9]+)d")
+
+
+def named(name: str) -> dict[str, Any]:
+    """The arguments of `build_model` that a network's name stands for.
+
+    `build_model(**named("resnext50_32x4d"))` is the network that torchvision builds under this
+    name: the original ordering, 1000 classes. Capitals do not matter.
+
+    Raises:
+        UserError: it is no such name. Whether the depth exists is for `plan` to say.
+    """
+    lower = name.lower()
+    cardinality, base_width, variant = 1, 64, "original"
+    if found := _RESNET.fullmatch(lower):
+        variant = "full-preact" if found[1] else "original"
+        depth = int(found[2])
+    elif found := _RESNEXT.fullmatch(lower):
+        depth, cardinality, base_width = (int(number) for number in found.groups())
+    else:
+        hint = nearest(lower, WELL_KNOWN) or (
+            "; names look like resnet50, resnet110, resnetv2_50 or resnext50_32x4d."
+        )
+        raise UserError(f"there is no network named '{name}'{hint}")
+    family: Family = "imagenet" if depth in IMAGENET else "cifar"
+    return {
+        "variant": variant,
+        "depth": depth,
+        "family": family,
+        "num_classes": CLASSES[family],
+        "cardinality": cardinality,
+        "base_width": base_width,
+    }
+
+
+def title(architecture: Architecture) -> str:
+    """What a text calls a network: `ResNet-110`, `ResNeXt-50 (32×4d)`."""
+    groups = architecture.cardinality, architecture.base_width
+    name = (
+        f"ResNet-{architecture.depth}"
+        if groups == (1, 64)
+        else f"ResNeXt-{architecture.depth} ({groups[0]}×{groups[1]}d)"
+    )
+    other_stem = architecture.stem != architecture.family
+    return f"{name} with the {architecture.stem} stem" if other_stem else name

@@ -1,0 +1,179 @@
+"""What the tests change in the processes that they start; the package itself has no back door.
+
+Python imports a file of this name at start-up, and the tests put this folder on the PYTHONPATH of
+their child processes. It reads environment variables:
+
+    RESVAR_TEST_DATA=DIR          the tiny datasets in DIR count as the official ones (`md5.json`)
+    RESVAR_TEST_KILL=PLACE:N      SIGKILL at the N-th time that this process reaches a place
+    RESVAR_TEST_HANG=PLACE:N      there it hangs, answering signals only
+    RESVAR_TEST_FAIL=PLACE:N      there the disk is full
+    RESVAR_TEST_CRASH=PLACE:N     there an exception that nobody expects
+    RESVAR_TEST_TERM=PLACE:N      there SIGTERM arrives
+    RESVAR_TEST_INT=PLACE:N       there Ctrl-C arrives
+    RESVAR_TEST_SLOW=SECONDS      each training iteration takes so much longer
+    RESVAR_TEST_ONLY=TEXT         all but the data only for command lines that contain TEXT
+
+Places: `iteration`, `evaluation` (in the middle of one),
+`checkpoint-write` (half the bytes are written), and for each file that is replaced as a whole
+`before-NAME` and `after-NAME` its rename, such as `before-result.json`.
+"""
+
+import collections
+import dataclasses
+import errno
+import importlib.util
+import io
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+PASSED = collections.Counter()
+"""How often each place was reached."""
+
+
+# --- what happens there ---------------------------------------------------------------------------
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang():
+    print("HANGING", flush=True)
+    time.sleep(600)
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def fail():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "the disk of the test")
+
+
+def crash():
+    raise ZeroDivisionError("the test asked for it")
+
+
+ACTIONS = {
+    "RESVAR_TEST_KILL": kill,
+    "RESVAR_TEST_HANG": hang,
+    "RESVAR_TEST_FAIL": fail,
+    "RESVAR_TEST_CRASH": crash,
+    "RESVAR_TEST_TERM": terminate,
+    "RESVAR_TEST_INT": interrupt,
+}
+
+
+def concerned():
+    return os.environ.get("RESVAR_TEST_ONLY", "") in " ".join(sys.orig_argv)
+
+
+def reached(place):
+    """This process is at a place: do what the environment asks for."""
+    PASSED[place] += 1
+    for variable, action in ACTIONS.items():
+        if os.environ.get(variable) == f"{place}:{PASSED[place]}" and concerned():
+            action()
+
+
+# --- where the places are -------------------------------------------------------------------------
+
+
+def watch_renames():
+    replace = Path.replace
+
+    def watched(self, target):
+        name = Path(target).name
+        reached(f"before-{name}")
+        result = replace(self, target)
+        reached(f"after-{name}")
+        return result
+
+    Path.replace = watched
+
+
+def watch_loop(loop):
+    train_step, evaluate = loop.train_step, loop.evaluate
+
+    def slower_train_step(*arguments):
+        reached("iteration")
+        if concerned():
+            time.sleep(float(os.environ.get("RESVAR_TEST_SLOW", "0")))
+        train_step(*arguments)
+
+    def watched_evaluate(network, batches, settings, report=None):
+        def watched_report(share):
+            reached("evaluation")
+            if report is not None:
+                report(share)
+
+        return evaluate(network, batches, settings, watched_report)
+
+    loop.train_step, loop.evaluate = slower_train_step, watched_evaluate
+
+
+def watch_checkpoint(checkpoint):
+    """Write a checkpoint in two halves, with the place between them."""
+
+    class Torch:
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+        def save(self, value, file):
+            whole = io.BytesIO()
+            real.save(value, whole)
+            half = whole.tell() // 2
+            file.write(whole.getvalue()[:half])
+            file.flush()
+            reached("checkpoint-write")
+            file.write(whole.getvalue()[half:])
+
+    real = checkpoint.torch
+    checkpoint.torch = Torch()
+
+
+class AfterImport:
+    """Calls a function with a module as soon as somebody has imported it."""
+
+    def __init__(self, patches):
+        self.patches = patches
+
+    def find_spec(self, name, *_):
+        patch = self.patches.pop(name, None)
+        if patch is None:
+            return None
+        spec = importlib.util.find_spec(name)  # the name is popped: this is the ordinary way
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            patch(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+def use_tiny_data(folder):
+    from resvar.data.cifar import DATASETS
+
+    for name, md5 in json.loads((Path(folder) / "md5.json").read_text()).items():
+        DATASETS[name] = dataclasses.replace(DATASETS[name], md5=md5)
+
+
+if "RESVAR_TEST_DATA" in os.environ:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` would have it ignored
+    use_tiny_data(os.environ["RESVAR_TEST_DATA"])
+    watch_renames()
+    patches = {
+        "resvar.training.loop": watch_loop,
+        "resvar.training.checkpoint": watch_checkpoint,
+    }
+    sys.meta_path.insert(0, AfterImport(patches))

@@ -1,0 +1,44 @@
+"""What a finished run found, compared bit for bit with another."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import torch
+
+TIMINGS = {"images_per_second", "seconds"}
+
+
+def differing(out: Path, reference: Path) -> list[str]:
+    """In what a finished run differs from another, bit for bit."""
+    ours, theirs = outcome(out), outcome(reference)
+    found = [what for what in theirs if ours[what] != theirs[what]]
+    return found + [f"{path.name} is left over" for path in out.glob("*.tmp")]
+
+
+def outcome(folder: Path) -> dict[str, object]:
+    """What a finished run found, without timings and without the commit that it was made with."""
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)["state"]
+    momentum = {
+        number: held["momentum_buffer"] for number, held in state["optimizer"]["state"].items()
+    }
+    assert momentum
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    result = json.loads((folder / "result.json").read_text())
+    return {
+        "predictions": (folder / "predictions.npy").read_bytes(),
+        "weights": {name: bits(held) for name, held in state["model"].items()},
+        "momentum": {number: bits(held) for number, held in momentum.items()},
+        "iteration": state["iteration"],
+        "metrics": [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows],
+        "result": {k: v for k, v in result.items() if k not in {*TIMINGS, "commit"}},
+        "config": (folder / "config.yaml").read_text(),
+    }
+
+
+def bits(tensor: torch.Tensor) -> tuple[str, tuple[int, ...], bytes]:
+    data = tensor.contiguous().reshape(-1).view(torch.uint8)
+    return str(tensor.dtype), tuple(tensor.shape), data.numpy().tobytes()

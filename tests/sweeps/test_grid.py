@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resvar.config import deviations, resolve
+from resvar.errors import UserError
+from resvar.models.ordering import PAPER_ORDER
+from resvar.sweeps.grid import MOST_RUNS, _seeds, manifests, plan_sweep
+
+SMALL = {"variants": "original,full-preact", "depths": "8,14", "seeds": "2"}
+
+
+def plan(file=None, overrides=(), **given):
+    return plan_sweep(file, given or SMALL, overrides, Path("runs"))
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "mine.yaml"
+    file.write_text(text)
+    return file
+
+
+# --- the plan -------------------------------------------------------------------------------------
+
+
+def test_every_cell_comes_once_before_any_has_a_second_seed():
+    found = [(s.seed, s.depth, s.variant) for s in (run.settings for run in plan().runs)]
+    assert found == [
+        (seed, depth, variant)
+        for seed in (0, 1)
+        for depth in (8, 14)
+        for variant in ("original", "full-preact")
+    ]
+
+
+def test_a_run_says_where_it_goes_and_what_resvar_train_is_told():
+    run = plan(overrides=["lr=0.5"]).runs[1]
+    assert run.name == "paper/full-preact-8/seed-0"
+    assert run.folder == Path("runs/paper/full-preact-8/seed-0")
+    assert run.arguments == (
+        "--variant", "full-preact", "--depth", "8", "--protocol", "paper", "--seed", "0",
+        "--set", "lr=0.5",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("extra", "overrides"),
+    [("", []), ("set: {lr: 0.5, milestones: [10, 20], flip: false}\n", ["momentum=0.5"])],
+)
+def test_resvar_train_makes_the_same_settings_of_the_arguments(tmp_path, extra, overrides):
+    text = "variants: [original]\ndepths: [8]\nseeds: [3]\nprotocol: quick\n" + extra
+    (run,) = plan(write(tmp_path, text), overrides, seeds=None).runs
+    options, sets = {}, []
+    for name, value in zip(run.arguments[::2], run.arguments[1::2], strict=True):
+        if name == "--set":
+            sets.append(value)
+        else:
+            options[name.removeprefix("--")] = int(value) if value.isdigit() else value
+    assert resolve(None, options, sets) == run.settings
+
+
+def test_the_shipped_sweep_is_table_2_by_the_papers_protocol():
+    sweep = plan(Path("table2"), seeds=None)
+    assert len(sweep.runs) == 50
+    cells = Counter((run.settings.variant, run.settings.depth) for run in sweep.runs)
+    assert cells == {(name, depth): 5 for name in PAPER_ORDER for depth in (110, 164)}
+    assert {run.settings.seed for run in sweep.runs} == {0, 1, 2, 3, 4}
+    for run in sweep.runs:
+        assert run.settings.protocol == "paper"
+        assert not deviations(run.settings)
+    assert sweep.name == "table2-paper"
+
+
+def test_the_command_line_beats_the_file(tmp_path):
+    text = "variants: [original]\ndepths: [8, 14]\nseeds: 5\nprotocol: paper\nset: {lr: 0.3}\n"
+    sweep = plan(
+        write(tmp_path, text), ["lr=0.7"], variants="full-preact", depths="20", seeds="4,6",
+        protocol="quick",
+    )  # fmt: skip
+    found = [(s.variant, s.depth, s.seed, s.lr) for s in (run.settings for run in sweep.runs)]
+    assert found == [("full-preact", 20, 4, 0.7), ("full-preact", 20, 6, 0.7)]
+    assert sweep.name == "mine-quick"
+
+
+def test_a_variant_file_of_ones_own(tmp_path):
+    file = write(tmp_path, "lead: []\ntrail: [relu, bn]\nafter_add: []\n")
+    (run,) = plan(variants=str(file), depths="8").runs
+    assert run.name == "paper/mine-8/seed-0"
+    assert run.settings.trail == ["relu", "bn"]
+
+
+def test_spaces_between_commas_do_not_matter():
+    found = plan(variants=" original , full-preact", depths=" 8, 14 ", seeds=" 0, 1 ")
+    assert found == plan()
+
+
+def test_a_manifest_lists_the_runs(tmp_path):
+    sweep = plan_sweep(None, SMALL, [], tmp_path / "runs")
+    assert not (tmp_path / "runs").exists(), "planning writes nothing"
+    sweep.write_manifest()
+    assert manifests(tmp_path / "runs") == {"sweep-paper": [run.name for run in sweep.runs]}
+
+
+# --- what cannot be -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("variant: [original]\ndepths: [8]\n", ["'variant'", "did you mean 'variants'"]),
+        ("variants: [original]\ndepth: [8]\n", ["'depth'", "did you mean 'depths'"]),
+        ("lr: 3\n", ["unknown key 'lr'", "variants"]),
+        ("variants: [original]\n", ["'depths' is missing", "--depths"]),
+        ("depths: [8]\n", ["'variants' is missing", "--variants"]),
+        ("variants: []\ndepths: [8]\n", ["'variants' must be a list"]),
+        ("variants: [1]\ndepths: [8]\n", ["'variants' must be a list of names"]),
+        ("variants: [original]\ndepths: 8\n", ["'depths' must be a list of whole numbers"]),
+        ("variants: [original]\ndepths: ['8']\n", ["'depths' must be a list of whole numbers"]),
+        ("variants: [original]\ndepths: [true]\n", ["'depths' must be a list of whole numbers"]),
+        ("variants: [original]\ndepths: [8.0]\n", ["'depths' must be a list of whole numbers"]),
+        ("variants: [original]\ndepths: [8]\nseeds: 0\n", ["'seeds'", "not 0"]),
+        ("variants: [original]\ndepths: [8]\nseeds: -1\n", ["'seeds'", "not -1"]),
+        ("variants: [original]\ndepths: [8]\nseeds: [0, -1]\n", ["'seeds'", "[0, -1]"]),
+        ("variants: [original]\ndepths: [8]\nseeds: []\n", ["'seeds'"]),
+        ("variants: [original]\ndepths: [8]\nseeds: 1.5\n", ["'seeds'", "1.5"]),
+        ("variants: [original]\ndepths: [8]\nseeds: true\n", ["'seeds'"]),
+        ("variants: [original]\ndepths: [8]\nseeds: many\n", ["'seeds'", "many"]),
+        ("variants: [original]\ndepths: [8]\nset: [lr]\n", ["'set' must be a mapping"]),
+        ("variants: [original]\ndepths: [8]\nset: {rl: 1}\n", ["'rl'", "did you mean"]),
+        ("variants: [original]\ndepths: [8]\nset: {lr: fast}\n", ["'lr' is 'fast'"]),
+        ("variants: [original]\ndepths: [21]\n", ["21", "fits no residual unit"]),
+        ("variants: [orignal]\ndepths: [8]\n", ["did you mean 'original'"]),
+        ("variants: [original]\ndepths: [8]\nprotocol: papper\n", ["did you mean 'paper'"]),
+        ("variants: [original]\ndepths: [8]\nprotocol: 3\n", ["protocol"]),
+        ("variants: [original, original]\ndepths: [8]\n", ["two runs would share", "original-8"]),
+        ("variants: [original]\ndepths: [8, 8]\n", ["two runs would share", "original-8"]),
+        ("variants: [original]\ndepths: [8]\nseeds: [1, 1]\n", ["would share", "seed-1"]),
+        ("variants: [original]\ndepths: [8]\nset: {seed: 3}\nseeds: 2\n", ["would share"]),
+    ],
+)  # fmt: skip
+def test_wrong_sweeps(tmp_path, text, parts):
+    file = write(tmp_path, text)
+    with pytest.raises(UserError) as refused:
+        plan_sweep(file, {}, [], tmp_path)
+    said = str(refused.value)
+    for part in parts:
+        assert part in said
+    assert "\n" not in said
+
+
+def test_a_sweep_of_absurd_size_is_refused_before_it_is_planned():
+    with pytest.raises(UserError, match="split the sweep"):
+        plan(variants="original,full-preact", depths="8", seeds=str(MOST_RUNS))
+
+
+# --- seeds ----------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 500))
+def test_a_number_of_seeds_counts_from_zero(count):
+    assert _seeds(str(count), "x") == _seeds(count, "x") == list(range(count))
+
+
+@given(st.lists(st.integers(0, 2**62), min_size=2, max_size=9))
+def test_named_seeds_are_those(seeds):
+    assert _seeds(",".join(map(str, seeds)), "x") == seeds
+    assert _seeds(seeds, "x") == seeds
+
+
+@given(st.text(max_size=12) | st.text("0123456789,- []{}:.e'\"#&*!", max_size=12))
+def test_any_other_text_is_refused_in_one_sentence(text):
+    said, found = "seeds", [0]
+    try:
+        found = _seeds(text, "the sweep")
+    except UserError as error:
+        said = str(error)
+    assert "seeds" in said
+    assert found
+    assert all(type(seed) is int and seed >= 0 for seed in found)

@@ -1,0 +1,216 @@
+"""`resvar sweep` as a process, with the runs that it starts."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+from resvar.cli import run_command
+from tests.commands import TINY, contents, sets, wait_for
+from tests.outcome import differing
+
+FOLDERS = tuple(
+    Path("runs/paper") / f"{variant}-8" / f"seed-{seed}"
+    for seed in (0, 1)
+    for variant in ("original", "full-preact")
+)
+SWEEP = (
+    "sweep", "--variants", "original,full-preact", "--depths", "8", "--jobs", "2",
+    "--device", "cpu", *sets(*TINY, "precision=fp32"), "--seeds", "2",
+)  # fmt: skip
+ONE_SEED = (*SWEEP[:-1], "1")
+NEED_PROC = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(resvar, tmp_path_factory):
+    """The folder of a sweep that nobody disturbed, and what the sweep printed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = resvar.run(*SWEEP, cwd=folder)
+    assert done.code == 0, done
+    return folder, done.out
+
+
+def processes(mark: str) -> list[int]:
+    """The living `resvar train` that inherited a mark in their environment."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                marked = f"RESVAR_TEST_MARK={mark}".encode() in (folder / "environ").read_bytes()
+                if marked and b"\0train\0" in (folder / "cmdline").read_bytes():
+                    found.append(int(folder.name))
+            except OSError:  # gone meanwhile
+                pass
+    return found
+
+
+def finish(resvar, folder: Path, sweep=SWEEP) -> str:
+    done = resvar.run(*sweep, cwd=folder)
+    assert done.code == 0, done
+    return done.out
+
+
+def compare(folder: Path, undisturbed, runs=FOLDERS) -> None:
+    for run in runs:
+        assert not differing(folder / run, undisturbed[0] / run), run
+
+
+# --- undisturbed ----------------------------------------------------------------------------------
+
+
+def test_a_sweep_finishes_all_of_its_runs(undisturbed):
+    folder, out = undisturbed
+    for run in FOLDERS:
+        assert (folder / run / "result.json").exists()
+        assert "Finished" in (folder / run / "log.txt").read_text()
+    assert "4 to do, 2 at a time (1 thread each)" in out
+    assert out.count("finished: test error") == 4
+    assert "All 4 runs are finished. Next: resvar report runs" in out
+
+
+def test_typed_again_it_skips_all_and_starts_nothing(resvar, undisturbed):
+    folder, _ = undisturbed
+    before = contents(folder)
+    out = finish(resvar, folder)
+    assert "4 runs in runs, 4 of them finished already" in out
+    assert "started" not in out
+    assert contents(folder) == before
+
+
+def test_a_run_of_a_sweep_is_that_of_resvar_train(warm, undisturbed, tmp_path):
+    done = warm.run(
+        "train", "--variant", "original", "--depth", "8", "--seed", "1", "--device", "cpu",
+        *sets(*TINY, "precision=fp32"), cwd=tmp_path,
+    )  # fmt: skip
+    assert done.code == 0, done
+    run = Path("runs/paper/original-8/seed-1")
+    assert not differing(tmp_path / run, undisturbed[0] / run)
+
+
+def test_status_and_report_read_what_it_left(undisturbed, monkeypatch, capsys):
+    monkeypatch.chdir(undisturbed[0])
+    assert run_command(["status"]) == 0
+    assert "4 runs: 4 done" in capsys.readouterr().out
+    assert run_command(["report", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)
+    assert run_command(["report"]) == 0
+    assert "full-preact" in capsys.readouterr().out
+
+
+# --- accidents ------------------------------------------------------------------------------------
+
+
+def test_one_that_fails_is_reported_and_the_others_go_on(resvar, undisturbed, tmp_path):
+    bad = "--variant original --depth 8 --protocol paper --seed 0"
+    failed = resvar.run(*SWEEP, cwd=tmp_path, RESVAR_TEST_FAIL="iteration:5", RESVAR_TEST_ONLY=bad)
+    assert failed.code == 1
+    assert "Traceback" not in failed.err
+    assert "1 run failed" in failed.err
+    assert "the same command tries again" in failed.err
+    assert failed.err.startswith("resvar: error: ")
+    assert "runs/paper/original-8/seed-0 failed (exit 1):" in failed.out
+    assert "No space left on device" in failed.out, "the end of its log is shown"
+    finished = [(tmp_path / run / "result.json").exists() for run in FOLDERS]
+    assert finished == [False, True, True, True]
+    out = finish(resvar, tmp_path)
+    assert "4 runs in runs, 3 of them finished already" in out
+    assert out.count("started") == 1
+    compare(tmp_path, undisturbed)
+
+
+@NEED_PROC
+def test_stopped_then_killed_then_finished_with_the_same_bits(resvar, undisturbed, tmp_path):
+    mark = uuid.uuid4().hex
+    slow = {"RESVAR_TEST_SLOW": "0.5", "RESVAR_TEST_MARK": mark}
+    first = FOLDERS[:2]
+
+    with resvar.started(*ONE_SEED, cwd=tmp_path, **slow) as sweep:
+        assert wait_for(lambda: all((tmp_path / run / "config.yaml").exists() for run in first))
+        assert len(processes(mark)) == 2
+        sweep.send(signal.SIGINT)
+        stopped = sweep.end(30)
+    assert stopped.code == 130
+    assert "Stopping the runs" in stopped.err
+    assert "the same command goes on with it" in stopped.err
+    assert "FAILED" not in stopped.out
+    assert not processes(mark)
+    for run in first:
+        assert (tmp_path / run / "checkpoint.pt").exists()
+        assert "a checkpoint is saved" in (tmp_path / run / "log.txt").read_text()
+
+    logs = [(tmp_path / run / "log.txt") for run in first]
+    with resvar.started(*ONE_SEED, cwd=tmp_path, **slow) as sweep:
+        assert wait_for(lambda: all(log.read_text().count("goes to") > 1 for log in logs))
+        assert len(processes(mark)) == 2
+        sweep.send(signal.SIGKILL)
+        assert sweep.end(30).code == -signal.SIGKILL
+    assert wait_for(lambda: not processes(mark), 10), "they notice that the sweep is gone"
+    for run in first:
+        assert not (tmp_path / run / "result.json").exists()
+
+    finish(resvar, tmp_path, ONE_SEED)
+    compare(tmp_path, undisturbed, first)
+
+
+@NEED_PROC
+def test_ctrl_c_while_the_runs_still_load(resvar, tmp_path):
+    mark = uuid.uuid4().hex
+    with resvar.started(*SWEEP, cwd=tmp_path, RESVAR_TEST_MARK=mark) as sweep:
+        assert wait_for(lambda: (tmp_path / FOLDERS[1] / "log.txt").exists())
+        assert wait_for(lambda: len(processes(mark)) == 2, 5)
+        sweep.send(signal.SIGINT)
+        stopped = sweep.end(60)
+    assert stopped.code == 130
+    assert "FAILED" not in stopped.out
+    assert not processes(mark)
+
+
+# --- nothing is started ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch, tiny_data) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RESVAR_DATA", str(tiny_data))
+    return tmp_path
+
+
+def test_a_dry_run_says_what_it_would_do_and_writes_nothing(work, capsys):
+    assert run_command([*SWEEP, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "4 runs in runs, 0 of them finished already" in out
+    commands = [line for line in out.splitlines() if line.strip().startswith("resvar train ")]
+    assert len(commands) == 4
+    assert "--variant original --depth 8" in commands[0]
+    assert f"--out {FOLDERS[0]}" in commands[0]
+    assert not list(work.iterdir())
+
+
+def test_missing_data_are_noticed_before_anything_is_written(work, capsys):
+    assert run_command([*SWEEP, "--data", "nowhere"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("resvar: error: nowhere/cifar-10-batches-py")
+    assert len(err.splitlines()) == 1
+    assert "resvar data" in err, "the mend is named"
+    assert not list(work.iterdir())
+
+
+def test_a_folder_with_a_run_of_other_settings_is_noticed_first(work, capsys):
+    from resvar.config import resolve
+
+    folder = work / FOLDERS[3]
+    folder.mkdir(parents=True)
+    other = resolve(None, {"variant": "full-preact", "depth": 8, "seed": 1}, [*TINY, "lr=0.9"])
+    (folder / "config.yaml").write_text(other.to_yaml())
+    before = contents(work)
+    assert run_command([*SWEEP, "--data", "nowhere"]) == 2
+    err = capsys.readouterr().err
+    assert "lr: 0.9 → 0.05" in err
+    assert "full-preact-8/seed-1" in err
+    assert contents(work) == before

@@ -1,0 +1,66 @@
+"""The wheel holds what the program reads."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from resvar import __version__
+from tests.commands import ROOT
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The names of the files in a wheel built from this tree."""
+    if importlib.util.find_spec("hatchling") is None:
+        pytest.skip("hatchling is not installed")
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index"]
+    built = subprocess.run(
+        [*command, "--no-build-isolation", "--wheel-dir", folder, ROOT],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    if "No module named pip" in built.stderr:
+        pytest.skip("pip is not installed")
+    assert built.returncode == 0, built.stderr
+    (path,) = folder.glob(f"resvar-{__version__}-*.whl")
+    return zipfile.ZipFile(path)
+
+
+def test_every_configuration_is_inside_and_the_same(wheel):
+    configs = [path for path in (ROOT / "configs").rglob("*") if path.is_file()]
+    assert configs
+    for path in configs:
+        assert wheel.read(f"resvar/{path.relative_to(ROOT)}") == path.read_bytes()
+
+
+def test_all_of_the_package_is_inside_and_nothing_else(wheel):
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "resvar").rglob("*.py")}
+    names = set(wheel.namelist())
+    assert modules <= names
+    assert "resvar/py.typed" in names
+    assert not {name for name in names if not name.startswith(("resvar/", "resvar-"))}
+
+
+def test_the_command_is_declared(wheel):
+    (points,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
+    assert "resvar = resvar.cli:main" in wheel.read(points).decode()
+
+
+def test_the_wheel_works_alone(wheel, tmp_path):
+    """Unpacked and run without the checkout: the configurations are found inside."""
+    wheel.extractall(tmp_path / "unpacked")
+    program = (
+        "import resvar.files as f; print(f.configs()); "
+        "print(*f.shipped('variants'), *f.shipped('protocols'), *f.shipped('sweeps'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env={"PYTHONPATH": str(tmp_path / "unpacked")}, timeout=60,
+    )  # fmt: skip
+    assert str(tmp_path / "unpacked" / "resvar" / "configs") in done.stdout
+    assert {"full-preact", "paper", "table2"} <= set(done.stdout.split())

@@ -1,0 +1,365 @@
+"""A run that was killed at any moment and started again ends with the same bits.
+
+Black box: real processes, killed from outside or, at an exact place, by `tests/driver`. What they
+leave is compared with an undisturbed run, bit for bit: predictions, weights, momentum, metrics and
+result, timings aside. `pytest -s` shows what was survived.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from resvar.training.machine import choose_precision
+from tests.commands import Commands, contents, train
+from tests.outcome import differing
+
+BEGUN = "everything goes to"  # the last line before the first iteration
+AT_A_TIME = 2
+
+PLACES = (
+    "before-environment.json:1",
+    "iteration:5",
+    "evaluation:2",
+    "checkpoint-write:1",
+    "checkpoint-write:3",
+    "before-checkpoint.previous.pt:1",
+    "before-checkpoint.pt:2",  # between the two renames: there is no checkpoint.pt now
+    "before-metrics.csv:2",
+    "after-metrics.csv:2",
+    "before-predictions.npy:1",
+    "before-result.json:1",
+    "after-result.json:1",
+)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(warm, tmp_path_factory) -> Callable[[str], Path]:
+    """Precision → the folder of a run that nobody disturbed; each is made once."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+
+    def made(precision: str = "fp32") -> Path:
+        if not (folder / precision / "result.json").exists():
+            finish(warm, folder / precision, precision)
+        return folder / precision
+
+    return made
+
+
+# --- killed ---------------------------------------------------------------------------------------
+
+
+def test_a_run_killed_at_any_place_ends_with_the_same_bits(warm, undisturbed, tmp_path):
+    reference = undisturbed()
+
+    def survive(place: str) -> list[str]:
+        out = tmp_path / place
+        killed = run(warm, out, RESVAR_TEST_KILL=place)
+        if killed.code != -signal.SIGKILL:
+            return [f"was not killed, but left with {killed.code}: {killed.err}"]
+        assert (out / "result.json").exists() == (place == "after-result.json:1")
+        finish(warm, out)
+        return differing(out, reference)
+
+    report(survive, PLACES)
+
+
+def test_bf16_too_with_a_kill_at_each_place_in_turn(warm, undisturbed, tmp_path):
+    if choose_precision("auto", torch.device("cpu")) != "bf16":
+        pytest.skip("this processor does not compute bf16")
+    out, deaths = tmp_path / "run", 0
+    places = (
+        "iteration:5",
+        "checkpoint-write:1",
+        "evaluation:1",
+        "before-checkpoint.pt:2",
+        "after-metrics.csv:1",
+        "before-predictions.npy:1",
+        "before-result.json:1",
+    )
+    for place in places:
+        deaths += run(warm, out, "bf16", RESVAR_TEST_KILL=place).code == -signal.SIGKILL
+    finish(warm, out, "bf16")
+    print(f"\nbf16, one run: {deaths} kills survived ({', '.join(places)})")
+    assert deaths == len(places)
+    assert not differing(out, undisturbed("bf16"))
+
+
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(warm, undisturbed, tmp_path):
+    reference = undisturbed()
+
+    def survive(seed: str) -> list[str]:
+        out, chance, kills = tmp_path / seed, random.Random(seed), 0
+        for _ in range(4):
+            with started(warm, out, RESVAR_TEST_SLOW="0.05") as job:
+                job.read_until(BEGUN)
+                time.sleep(chance.uniform(0, 1))
+                job.send(signal.SIGKILL)
+                kills += job.end().code == -signal.SIGKILL
+        finish(warm, out)
+        return differing(out, reference) if kills else ["was never killed"]
+
+    report(survive, ("random moments 1", "random moments 2"))
+
+
+# --- asked to stop --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT"])
+def test_sigterm_and_ctrl_c_save_a_checkpoint_and_the_run_goes_on(
+    warm, undisturbed, tmp_path, name
+):
+    reference = undisturbed()
+
+    def survive(place: str) -> list[str]:
+        out = tmp_path / place
+        stopped = run(warm, out, **{f"RESVAR_TEST_{name}": place})
+        if stopped.code != 130 or "a checkpoint is saved" not in stopped.err:
+            return [f"left with {stopped.code}: {stopped.err}"]
+        assert "Traceback" not in stopped.err
+        held = torch.load(out / "checkpoint.pt", weights_only=True)["state"]
+        assert f"stopped after iteration {held['iteration']};" in stopped.err
+        finish(warm, out)
+        return differing(out, reference)
+
+    report(survive, ("iteration:5", "evaluation:2", "before-checkpoint.pt:2"), f"SIG{name} at ")
+
+
+def test_signals_at_random_moments(warm, undisturbed, tmp_path):
+    out, chance = tmp_path / "run", random.Random(7)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with started(warm, out, RESVAR_TEST_SLOW="0.1") as job:
+            job.read_until(BEGUN)
+            time.sleep(0.2 + chance.uniform(0, 0.5))
+            job.send(number)
+            stopped = job.end()
+        assert stopped.code == 130, stopped
+        assert "Stopping after this iteration" in stopped.err
+        assert "a checkpoint is saved" in stopped.err
+        assert (out / "checkpoint.pt").exists()
+    finish(warm, out)
+    assert not differing(out, undisturbed())
+
+
+def test_a_second_ctrl_c_leaves_at_once(warm, undisturbed, tmp_path):
+    out = tmp_path / "run"
+    with started(warm, out, RESVAR_TEST_HANG="iteration:5") as job:
+        job.read_until("HANGING")
+        job.send(signal.SIGINT)
+        time.sleep(0.5)
+        assert job.code() is None, "the first one waits for the iteration"
+        job.send(signal.SIGINT)
+        stopped = job.end(10)
+    assert stopped.code == 130
+    assert "once more stops at once" in stopped.err
+    finish(warm, out)
+    assert not differing(out, undisturbed())
+
+
+@pytest.mark.parametrize("place", ["before-config.yaml:1", "before-predictions.npy:1"])
+@pytest.mark.parametrize("name", ["TERM", "INT"])
+def test_a_signal_outside_the_loop_leaves_with_130_too(warm, undisturbed, tmp_path, name, place):
+    out = tmp_path / "run"
+    stopped = run(warm, out, **{f"RESVAR_TEST_{name}": place})
+    assert stopped.code == 130
+    assert "Traceback" not in stopped.err
+    assert stopped.err.startswith("resvar: ")
+    if place == "before-predictions.npy:1":  # the last checkpoint holds everything
+        assert "before there was anything to save" not in stopped.err
+    finish(warm, out)
+    assert not differing(out, undisturbed())
+
+
+# --- other accidents ------------------------------------------------------------------------------
+
+
+def test_damaged_and_missing_checkpoints(warm, undisturbed, tmp_path):
+    begun = tmp_path / "begun"
+    run(warm, begun, RESVAR_TEST_KILL="iteration:8")
+    newest, previous = "checkpoint.pt", "checkpoint.previous.pt"
+    assert {newest, previous} <= {path.name for path in begun.iterdir()}
+
+    def cut(path: Path) -> None:
+        os.truncate(path, path.stat().st_size // 2)
+
+    def flip(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+
+    accidents: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
+        "newest deleted": (Path.unlink, (newest,), "going on from iteration 3"),
+        "newest cut": (cut, (newest,), "going on from iteration 3"),
+        "newest with a flipped bit": (flip, (newest,), "going on from iteration 3"),
+        "previous cut": (cut, (previous,), "going on from iteration 6"),
+        "both deleted": (Path.unlink, (newest, previous), "14 iterations of 16 images"),
+    }
+
+    def survive(accident: str) -> list[str]:
+        out = tmp_path / accident
+        shutil.copytree(begun, out)
+        spoil, names, said = accidents[accident]
+        for name in names:
+            spoil(out / name)
+        printed = finish(warm, out)
+        spoilt = accident.startswith("newest") and "deleted" not in accident
+        if said not in printed or ("is damaged" in printed) != spoilt:
+            return [f"did not say '{said}', but: {printed}"]
+        return differing(out, undisturbed())
+
+    report(survive, accidents)
+    for name in (newest, previous):
+        cut(begun / name)
+    before = contents(begun)
+    stuck = run(warm, begun)
+    assert stuck.code == 1
+    assert "--fresh" in stuck.err
+    assert newest in stuck.err
+    assert previous in stuck.err
+    assert "Traceback" not in stuck.err
+    for name in (newest, previous):
+        assert contents(begun)[name] == before[name], "nothing is deleted"
+
+
+@pytest.mark.parametrize("place", ["before-checkpoint.pt:2", "before-result.json:1"])
+def test_a_full_disk(warm, undisturbed, tmp_path, place):
+    out = tmp_path / "run"
+    failed = run(warm, out, RESVAR_TEST_FAIL=place)
+    assert failed.code == 1
+    assert failed.err.startswith("resvar: error: ")
+    assert "No space left on device" in failed.err
+    assert "Traceback" not in failed.err
+    assert "No space left" in json.loads((out / "failure.json").read_text())["message"]
+    assert not list(out.glob("*.tmp"))
+    finish(warm, out)
+    assert not (out / "failure.json").exists()
+    assert not differing(out, undisturbed())
+
+
+def test_a_diverging_run_says_so_and_keeps_its_last_good_checkpoint(warm, tmp_path):
+    out = tmp_path / "run"
+    failed = run(warm, out, "fp32", "--set", "lr=1e30")
+    assert failed.code == 1
+    assert "diverged" in failed.err
+    assert len(failed.err.splitlines()) == 1
+    assert json.loads((out / "failure.json").read_text())["diverged"] is True
+    assert not (out / "result.json").exists()
+    if (out / "checkpoint.pt").exists():
+        model = torch.load(out / "checkpoint.pt", weights_only=True)["state"]["model"]
+        assert all(torch.isfinite(held).all() for held in model.values())
+
+
+def test_a_second_process_is_kept_out(warm, tmp_path):
+    out = tmp_path / "run"
+    with started(warm, out, RESVAR_TEST_HANG="iteration:5") as job:
+        job.read_until("HANGING")
+        before = contents(out)
+        refused = run(warm, out)
+        assert refused.code == 1
+        assert str(job.pid) in refused.err
+        assert len(refused.err.splitlines()) == 1
+        assert run(warm, out, "fp32", "--fresh").code == 1
+        assert contents(out) == before
+
+
+# --- undisturbed ----------------------------------------------------------------------------------
+
+
+def test_the_same_command_gives_the_same_bits_and_another_seed_others(warm, undisturbed, tmp_path):
+    reference = undisturbed()
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        again, other = tmp_path / "again", tmp_path / "other"
+        waiting = pool.submit(warm.run, *train("--out", str(other), seed=1), cwd=tmp_path)
+        finish(warm, again)
+        assert waiting.result().code == 0
+    assert not differing(again, reference)
+    assert set(differing(other, reference)) >= {"weights", "momentum", "metrics", "result"}
+
+
+def test_a_finished_run_says_so_and_stays_as_it_is(warm, undisturbed):
+    out = undisturbed()
+    before = contents(out)
+    again = run(warm, out)
+    assert again.code == 0
+    assert again.err == ""
+    assert "already finished" in again.out
+    assert contents(out) == before
+
+
+def test_a_run_is_repeated_from_its_config_alone(warm, undisturbed, tmp_path):
+    out = tmp_path / "run"
+    arguments = ["train", "--config", undisturbed() / "config.yaml", "--out", out]
+    assert warm.run(*arguments, cwd=tmp_path).code == 0
+    assert not differing(out, undisturbed())
+
+
+def test_fresh_starts_over_and_touches_nothing_else(warm, undisturbed, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed(), out)
+    (out / "notes.txt").write_text("mine")
+    before = contents(out)
+    done = run(warm, out, "fp32", "--fresh")
+    assert done.code == 0
+    assert "going on" not in done.out
+    assert (out / "notes.txt").read_text() == "mine"
+    assert contents(out)["result.json"] != before["result.json"]
+    assert not differing(out, undisturbed())
+
+
+def test_what_a_finished_run_leaves(undisturbed):
+    out = undisturbed()
+    assert sorted(path.name for path in out.iterdir()) == [
+        "checkpoint.pt", "config.yaml", "environment.json", "metrics.csv", "predictions.npy",
+        "progress.json", "result.json", "run.lock",
+    ]  # fmt: skip
+    with (out / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["iteration"] for row in rows] == ["4", "8", "12", "14"]
+    result = json.loads((out / "result.json").read_text())
+    assert result["test_error"] == float(rows[-1]["test_error"])
+    assert result["best_test_error"] == min(float(row["test_error"]) for row in rows)
+    assert result["parameters"] == 75_290
+
+
+# --- helpers --------------------------------------------------------------------------------------
+
+
+def run(warm: Commands, out: Path, precision: str = "fp32", *more: str, **variables: str):
+    """One process of the tiny run, disturbed as the environment variables say."""
+    arguments = train("--out", str(out), *more, precision=precision)
+    return warm.run(*arguments, cwd=out.parent, **variables)
+
+
+def started(warm: Commands, out: Path, **variables: str):
+    return warm.started(*train("--out", str(out)), cwd=out.parent, **variables)
+
+
+def finish(warm: Commands, out: Path, precision: str = "fp32") -> str:
+    """Start the run, or go on with it, up to its end; returns what it printed."""
+    done = run(warm, out, precision)
+    assert done.code == 0, done
+    assert done.err == ""
+    return done.out
+
+
+def report(survive: Callable[[str], list[str]], cases: Iterable[str], what: str = "") -> None:
+    """Try each case, two at a time; print and judge what came of it."""
+    cases = list(cases)
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        found = dict(zip(cases, pool.map(survive, cases), strict=True))
+    lost = {case: problems for case, problems in found.items() if problems}
+    print(f"\n{len(found) - len(lost)} of {len(found)} survived with the same bits:")
+    for case in cases:
+        print(f"  {what}{case} → {'NOT: ' + '; '.join(lost[case]) if case in lost else 'survived'}")
+    assert not lost

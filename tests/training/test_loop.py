@@ -1,0 +1,470 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+from torch.nn import functional as F
+
+from resvar.config import resolve
+from resvar.data.batches import EvaluationBatches, Normalization, TrainingBatches
+from resvar.data.cifar import Images
+from resvar.data.sets import Sets
+from resvar.errors import RunError, Stopped, UserError
+from resvar.training import machine
+from resvar.training.checkpoint import load_newest
+from resvar.training.loop import (
+    DivergedError,
+    Sums,
+    Trainer,
+    build_network,
+    build_optimizer,
+    evaluate,
+    forward,
+    place,
+    train_step,
+)
+from resvar.training.train import train
+from tests.tiny import install, make_cifar
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make_settings(*overrides, variant="original"):
+    return resolve(
+        options={"variant": variant, "depth": 8},
+        overrides=[
+            "precision=fp32", "iterations=6", "batch_size=8", "bn_batch_size=4", "eval_every=3",
+            "milestones=[4]", "warmup_iterations=0", "checkpoint_every=100", *overrides,
+        ],
+    )  # fmt: skip
+
+
+def make_images(train=20, test=13, side=8, seed=0):
+    random = np.random.default_rng(seed)
+
+    def part(count):
+        return (
+            random.integers(0, 256, (count, side, side, 3), dtype=np.uint8),
+            random.integers(0, 10, count),
+        )
+
+    return Images(*part(train), *part(test), tuple("abcdefghij"), "none")
+
+
+class Recorder:
+    """Stands for an optimizer: keeps the gradients and changes nothing."""
+
+    def __init__(self, network):
+        self.network, self.param_groups, self.gradients = network, [{}], []
+
+    def step(self):
+        self.gradients.append([p.grad.clone() for p in self.network.parameters()])
+
+    def zero_grad(self, set_to_none=True):
+        self.network.zero_grad(set_to_none)
+
+
+class Note:
+    """A watcher that remembers."""
+
+    def __init__(self):
+        self.done, self.rows, self.saved = [], [], []
+
+    def iteration(self, done, trainer):
+        del trainer
+        self.done.append(done)
+
+    def evaluating(self, share):
+        assert 0 <= share < 1
+
+    def evaluated(self, row):
+        self.rows.append(row)
+
+    def save(self, trainer):
+        self.saved.append(trainer.iteration)
+
+
+# --- micro-batches --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("micro", [1, 2, 4, 8])
+def test_in_evaluation_mode_micro_batches_sum_up_to_the_whole_batchs_gradient(micro):
+    settings = make_settings(f"bn_batch_size={micro}")
+    sets = Sets.prepare(make_images(), settings, CPU)
+    network = build_network(settings).eval()
+    network.train = lambda *_: network  # train_step asks for it; BN stays in evaluation mode
+    recorder, sums = Recorder(network), Sums.zero(CPU)
+    train_step(network, recorder, sets.training, 3, settings, sums)
+
+    images, labels = sets.training.batch(3)
+    logits = network(images.contiguous())
+    loss = F.cross_entropy(logits, labels)
+    expected = torch.autograd.grad(loss, list(network.parameters()))
+    for got, wanted in zip(recorder.gradients[0], expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
+    assert float(sums.loss) == pytest.approx(8 * loss.item(), rel=1e-5)
+    assert int(sums.wrong) == int((logits.argmax(1) != labels).sum())
+
+
+@pytest.mark.parametrize("variant", ["original", "full-preact"])
+def test_in_training_mode_each_micro_batch_has_a_bn_of_its_own(variant):
+    settings = make_settings(variant=variant)
+    sets = Sets.prepare(make_images(), settings, CPU)
+    network = build_network(settings)
+    twin = copy.deepcopy(network)
+    recorder = Recorder(network)
+    train_step(network, recorder, sets.training, 0, settings, Sums.zero(CPU))
+
+    twin.train()
+    images, labels = sets.training.batch(0)
+    for half in (slice(0, 4), slice(4, 8)):
+        logits = twin(images[half].contiguous())
+        losses = [F.cross_entropy(logits[i : i + 1], labels[half][i : i + 1]) for i in range(4)]
+        (sum(losses) / 8).backward()
+    for got, parameter in zip(recorder.gradients[0], twin.parameters(), strict=True):
+        torch.testing.assert_close(got, parameter.grad, rtol=1e-4, atol=1e-6)
+    for (name, got), wanted in zip(network.named_buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(got, wanted, msg=name)
+    counts = {int(b) for name, b in network.named_buffers() if name.endswith("batches_tracked")}
+    assert counts == {2}
+
+
+# --- the optimizer --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on", ["weights", "all"])
+def test_weight_decay_shrinks_only_what_it_should(on):
+    """One step with gradients of zero moves a parameter by lr times its decay, and nothing else."""
+    settings = make_settings("weight_decay=0.5", f"weight_decay_on={on}", "lr=0.1")
+    network = build_network(settings)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.add_(1)
+            p.grad = torch.zeros_like(p)
+    before = {name: p.clone() for name, p in network.named_parameters()}
+    build_optimizer(network, settings).step()
+    decayed = set()
+    for part_name, part in network.named_modules():
+        for name, p in part.named_parameters(part_name, recurse=False):
+            weight = isinstance(part, nn.Conv2d | nn.Linear) and name.endswith(".weight")
+            factor = 0.95 if weight or on == "all" else 1.0
+            torch.testing.assert_close(p, before[name] * factor, rtol=1e-6, atol=0)
+            decayed |= {name} if factor < 1 else set()
+    assert len(decayed) == (len(before) if on == "all" else 1 + 6 + 1)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("momentum", [0.9, 0.5])
+def test_sgd_is_momentum_worked_out_by_hand(momentum, nesterov):
+    settings = make_settings(
+        f"momentum={momentum}", f"nesterov={str(nesterov).lower()}", "weight_decay=0.01"
+    )
+    network = nn.Linear(3, 2).double()
+    optimizer = build_optimizer(network, settings)
+    values = [p.detach().numpy().copy() for p in network.parameters()]
+    speeds = [np.zeros_like(v) for v in values]
+    random = np.random.default_rng(0)
+    for step, lr in enumerate((0.01, 0.1, 0.1, 0.02)):
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        for index, (parameter, decay) in enumerate(
+            zip(network.parameters(), (0.01, 0.0), strict=True)
+        ):
+            gradient = random.normal(size=parameter.shape)
+            parameter.grad = torch.from_numpy(gradient.copy())
+            full = gradient + decay * values[index]
+            speeds[index] = full if step == 0 else momentum * speeds[index] + full
+            move = full + momentum * speeds[index] if nesterov else speeds[index]
+            values[index] = values[index] - lr * move
+        optimizer.step()
+        for parameter, value in zip(network.parameters(), values, strict=True):
+            np.testing.assert_allclose(parameter.detach().numpy(), value, rtol=1e-12)
+
+
+def test_every_update_takes_the_rate_of_its_iteration():
+    settings = make_settings("lr=0.2", "warmup_iterations=2", "warmup_lr=0.05", "iterations=6")
+    trainer = Trainer.start(settings, Sets.prepare(make_images(), settings, CPU), CPU)
+    rates = []
+    trainer.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: rates.append([group["lr"] for group in optimizer.param_groups])
+    )
+    trainer.run(Note(), stop=False)
+    assert rates == [[rate] * 2 for rate in (0.05, 0.05, 0.2, 0.2, 0.2 * 0.1, 0.2 * 0.1)]
+
+
+# --- precision and memory -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "channels_last"),
+    [("fp32", torch.float32, False), ("bf16", torch.bfloat16, True)],
+)
+def test_precision_decides_what_convolutions_compute_in_and_how_they_lie(
+    precision, dtype, channels_last
+):
+    settings = make_settings(f"precision={precision}")
+    network = place(build_network(settings), settings, CPU).eval()
+    seen = {}
+
+    def look(part, inputs, output):
+        del part
+        seen["format"] = inputs[0].is_contiguous(memory_format=torch.channels_last)
+        seen["dtype"] = output.dtype
+
+    network.stages[0][0].branch[0].register_forward_hook(look)
+    images = torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)
+    logits = forward(network, images, settings)
+    assert logits.dtype == torch.float32
+    assert seen == {"dtype": dtype, "format": channels_last}
+    for p in network.parameters():
+        assert p.dtype == torch.float32  # the weights themselves stay exact
+        if p.ndim == 4 and p.shape[2] > 1:
+            assert p.is_contiguous(memory_format=torch.channels_last) is channels_last
+
+
+def test_auto_precision_is_bf16_where_the_processor_has_it():
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        pytest.skip("no /proc/cpuinfo here")
+    flags = info.read_text()
+    has = "avx512_bf16" in flags or "amx_bf16" in flags
+    assert machine.choose_precision("auto", CPU) == ("bf16" if has else "fp32")
+    assert machine.choose_precision("fp32", CPU) == "fp32"
+    assert machine.choose_precision("bf16", CPU) == "bf16"
+
+
+# --- evaluation -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [4, 13, 500])
+def test_evaluation_is_a_plain_loop(batch_size):
+    settings = make_settings()
+    images = make_images()
+    network = build_network(settings)
+    with torch.no_grad():
+        network.stem[1].running_mean.add_(0.1)
+    normalization = Normalization.measure(images.train_images, "pixel-mean")
+    batches = EvaluationBatches(
+        images.test_images, images.test_labels, normalization, batch_size=batch_size
+    )
+    network.train()
+    shares = []
+    got = evaluate(network, batches, settings, shares.append)
+
+    network.eval()
+    mean = (images.train_images / 255).mean(axis=0)
+    losses, predicted = [], []
+    for pixels, label in zip(images.test_images, images.test_labels, strict=True):
+        x = torch.from_numpy((pixels / 255 - mean).transpose(2, 0, 1)[None]).float()
+        with torch.no_grad():
+            logits = network(x)[0].double().numpy()
+        losses.append(np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[label])
+        predicted.append(int(logits.argmax()))
+    assert got.loss == pytest.approx(np.mean(losses), rel=1e-5)
+    wrong = sum(p != label for p, label in zip(predicted, images.test_labels, strict=True))
+    assert got.error == pytest.approx(100 * wrong / 13)
+    assert got.predictions.tolist() == predicted
+    assert got.predictions.dtype == torch.int64
+    assert shares == [i * batch_size / 13 for i in range(math.ceil(13 / batch_size))]
+
+
+def test_evaluation_leaves_the_network_as_it_was():
+    settings = make_settings()
+    network = build_network(settings)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    evaluate(network, Sets.prepare(make_images(), settings, CPU).test, settings)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+# --- held-out images ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("holdout", [1, 7, 19])
+def test_the_last_images_are_held_out_and_never_trained_on(holdout):
+    settings = make_settings(f"holdout={holdout}")
+    images = make_images()
+    sets = Sets.prepare(images, settings, CPU)
+    seen = {number for i in range(40) for number in sets.training.draws(i)[0].tolist()}
+    assert seen == set(range(20 - holdout))
+    labels = torch.cat([labels for _, labels in sets.holdout]).tolist()
+    assert labels == images.train_labels[20 - holdout :].tolist()
+    # Not even their pixels are looked at: other ones change nothing.
+    changed = images.train_images.copy()
+    changed[20 - holdout :] = 0
+    twin = Sets.prepare(dataclasses.replace(images, train_images=changed), settings, CPU)
+    assert torch.equal(sets.training.batch(3)[0], twin.training.batch(3)[0])
+
+
+def test_holding_all_images_out_is_refused():
+    settings = make_settings("holdout=20")
+    with pytest.raises(UserError, match="'holdout' 20 leaves none of the 20"):
+        Sets.prepare(make_images(), settings, CPU)
+
+
+@pytest.mark.parametrize("holdout", [0, 5])
+def test_held_out_images_add_two_columns(holdout):
+    settings = make_settings(f"holdout={holdout}")
+    sets = Sets.prepare(make_images(), settings, CPU)
+    trainer, note = Trainer.start(settings, sets, CPU), Note()
+    trainer.run(note, stop=False)
+    extra = {"holdout_loss", "holdout_error"}
+    assert set(note.rows[-1]) & extra == (extra if holdout else set())
+    if holdout:
+        again = evaluate(trainer.network, sets.holdout, settings)
+        assert (note.rows[-1]["holdout_loss"], note.rows[-1]["holdout_error"]) == (
+            again.loss, again.error,
+        )  # fmt: skip
+
+
+# --- the loop -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("iterations", "every", "expected"),
+    [(6, 3, [3, 6]), (7, 3, [3, 6, 7]), (2, 5, [2]), (3, 1, [1, 2, 3]), (1, 1, [1])],
+)
+def test_evaluations_are_at_multiples_and_at_the_end(iterations, every, expected):
+    settings = make_settings(f"iterations={iterations}", f"eval_every={every}")
+    sets = Sets.prepare(make_images(), settings, CPU)
+    trainer, note = Trainer.start(settings, sets, CPU), Note()
+    last = trainer.run(note, stop=False)
+    assert [row["iteration"] for row in note.rows] == expected
+    assert note.rows == trainer.rows
+    assert note.done == list(range(1, iterations + 1))
+    assert (last.loss, last.error) == (note.rows[-1]["test_loss"], note.rows[-1]["test_error"])
+    for row in note.rows:
+        assert row["epoch"] == row["iteration"] * 8 / 20
+        assert all(math.isfinite(value) for value in row.values())
+        assert 0 <= row["train_error"] <= 100
+
+
+def test_checkpoints_are_at_multiples_and_at_the_end():
+    settings = make_settings("iterations=7", "checkpoint_every=3", "eval_every=100")
+    note = Note()
+    sets = Sets.prepare(make_images(), settings, CPU)
+    Trainer.start(settings, sets, CPU).run(note, stop=False)
+    assert note.saved == [3, 6, 7]
+
+
+def test_the_training_columns_are_those_of_the_iterations_since_the_last_row():
+    settings = make_settings("iterations=5", "eval_every=2")
+    images = make_images()
+    trainer, note = Trainer.start(settings, Sets.prepare(images, settings, CPU), CPU), Note()
+    trainer.run(note, stop=False)
+
+    network = build_network(settings)
+    optimizer = build_optimizer(network, settings)
+    batches = TrainingBatches(
+        images.train_images, images.train_labels,
+        Normalization.measure(images.train_images, "pixel-mean"), 8, settings.seed,
+    )  # fmt: skip
+    sums = []
+    for i in range(5):
+        one = Sums.zero(CPU)
+        train_step(network, optimizer, batches, i, settings, one)
+        sums.append((float(one.loss), int(one.wrong)))
+    for row, members in zip(note.rows, ([0, 1], [2, 3], [4]), strict=True):
+        count = 8 * len(members)
+        assert row["train_loss"] == pytest.approx(sum(sums[i][0] for i in members) / count)
+        assert row["train_error"] == 100 * sum(sums[i][1] for i in members) / count
+
+
+class StopAt:
+    """Becomes true the `number`th time that it is asked."""
+
+    def __init__(self, number):
+        self.left = number
+
+    def __bool__(self):
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize("variant", ["original", "full-preact"])
+@pytest.mark.parametrize("asked", range(0, 11, 2))
+def test_a_stopped_run_goes_on_to_the_same_bits(variant, asked):
+    """Stopped before any iteration, or in the middle of an evaluation."""
+    settings = make_settings("iterations=5", "eval_every=2", "holdout=3", variant=variant)
+    sets = Sets.prepare(make_images(), settings, CPU)
+
+    class Keep(Note):
+        def save(self, trainer):
+            self.state = copy.deepcopy(trainer.state())
+
+    whole = Trainer.start(settings, sets, CPU)
+    expected = whole.run(Keep(), stop=False)
+
+    first, keep = Trainer.start(settings, sets, CPU), Keep()
+    with pytest.raises(Stopped):
+        first.run(keep, StopAt(asked))
+    second = Trainer.start(settings, Sets.prepare(make_images(), settings, CPU), CPU)
+    second.restore(keep.state)
+    got = second.run(Keep(), stop=False)
+    assert torch.equal(got.predictions, expected.predictions)
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(second.network.state_dict()[name], value), name
+    timings = {"seconds", "images_per_second"}
+    for a, b in zip(whole.rows, second.rows, strict=True):
+        assert {k: v for k, v in a.items() if k not in timings} == {
+            k: v for k, v in b.items() if k not in timings
+        }
+
+
+def test_a_state_of_other_settings_is_refused():
+    settings = make_settings()
+    sets = Sets.prepare(make_images(), settings, CPU)
+    state = Trainer.start(settings, sets, CPU).state()
+    other = Trainer.start(make_settings("lr=0.3"), sets, CPU)
+    with pytest.raises(RunError, match=r"other settings.*--fresh"):
+        other.restore(state)
+
+
+# --- divergence -----------------------------------------------------------------------------------
+
+
+def test_a_diverged_run_says_so_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+    install(make_cifar(tmp_path / "data", train=20, test=10), monkeypatch)
+    settings = make_settings(
+        "iterations=30", "lr=1e30", "warmup_iterations=4", "warmup_lr=0.01", "checkpoint_every=4",
+        "eval_every=100",
+    )  # fmt: skip
+    out = tmp_path / "run"
+    with pytest.raises(DivergedError, match=r"diverged.*checkpoint is kept"):
+        train(settings, tmp_path / "data", Console(file=io.StringIO()), out, "cpu")
+    failure = json.loads((out / "failure.json").read_text())
+    assert failure["diverged"] is True
+    assert "diverged" in failure["message"]
+    assert not (out / "result.json").exists()
+    state = load_newest(out)
+    assert state["iteration"] == 4
+    assert all(value.isfinite().all() for value in state["model"].values())
+    assert max(float(value.abs().max()) for value in state["model"].values()) < 1e3
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_ends_the_run_at_the_next_look(loss):
+    settings = make_settings()
+    trainer = Trainer.start(settings, Sets.prepare(make_images(), settings, CPU), CPU)
+    trainer.sums.loss.fill_(loss)
+    note = Note()
+    with pytest.raises(DivergedError, match="loss became"):
+        trainer.run(note, stop=False)
+    assert (note.rows, note.saved) == ([], [])

@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+import resvar
+from resvar.config import resolve
+from resvar.data.cifar import load
+from resvar.errors import RunError, UserError
+from resvar.training.checkpoint import load_newest
+from resvar.training.run import guard, is_locked, load_run, locked, read_settings, write_metrics
+from resvar.training.train import train
+from tests.tiny import install, make_cifar
+
+COLUMNS = "iteration,epoch,lr,train_loss,train_error,test_loss,test_error,images_per_second,seconds"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make_settings(*overrides, **options):
+    return resolve(
+        options={"variant": "full-preact", "depth": 8, "protocol": "quick"} | options,
+        overrides=[
+            "precision=fp32", "iterations=3", "batch_size=8", "bn_batch_size=8", "eval_every=2",
+            *overrides,
+        ],
+    )  # fmt: skip
+
+
+def make_row(**values):
+    return dict.fromkeys(COLUMNS.split(","), 0.5) | {"iteration": 1} | values
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of three iterations on tiny data: its folder, its data, its result."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        dataset = make_cifar(folder / "data", train=20, test=30)
+        install(dataset, patch)
+        result = train(
+            make_settings("holdout=4"), folder / "data", Console(file=io.StringIO()),
+            folder / "run", "cpu",
+        )  # fmt: skip
+        images = load(dataset, folder / "data")
+    return folder / "run", images, result
+
+
+# --- the lock -------------------------------------------------------------------------------------
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from resvar.training.run import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone_however_it_ended(tmp_path):
+    folder = tmp_path / "run"
+    assert not is_locked(folder)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True
+    ) as other:
+        try:
+            assert other.stdout.readline() == "held\n"
+            assert is_locked(folder)
+            with pytest.raises(RunError) as caught, locked(folder):
+                pytest.fail("two processes hold the lock")
+            assert f"process {other.pid} on {socket.gethostname()} is working" in str(caught.value)
+            assert is_locked(folder)
+        finally:
+            other.send_signal(signal.SIGKILL)
+            other.wait()
+    assert not is_locked(folder)
+    with locked(folder):
+        assert is_locked(folder)
+        holder = (folder / "run.lock").read_text()
+        assert holder == f"process {os.getpid()} on {socket.gethostname()}"
+    assert not is_locked(folder)
+
+
+def test_an_error_frees_the_lock(tmp_path):
+    with pytest.raises(KeyError), locked(tmp_path):
+        raise KeyError
+    assert not is_locked(tmp_path)
+    with locked(tmp_path):
+        pass
+
+
+# --- the guard ------------------------------------------------------------------------------------
+
+
+def test_the_guard_lets_a_new_folder_and_the_same_settings_pass(tmp_path):
+    wanted = make_settings()
+    assert guard(tmp_path, wanted) == wanted
+    (tmp_path / "config.yaml").write_text(wanted.to_yaml())
+    assert guard(tmp_path, wanted) == wanted == read_settings(tmp_path)
+
+
+def test_the_guard_names_what_differs(tmp_path):
+    (tmp_path / "config.yaml").write_text(make_settings().to_yaml())
+    with pytest.raises(UserError) as caught:
+        guard(tmp_path, make_settings("lr=0.2", seed=3))
+    sentence = str(caught.value)
+    assert sentence.startswith(f"{tmp_path} holds a run with other settings (")
+    assert "seed: 0 → 3" in sentence
+    assert "lr: 0.1 → 0.2" in sentence
+    assert "depth" not in sentence
+    assert "--fresh" in sentence
+
+
+def test_the_guard_keeps_the_precision_of_a_run_where_it_is_left_open(tmp_path):
+    (tmp_path / "config.yaml").write_text(make_settings("precision=bf16").to_yaml())
+    assert guard(tmp_path, make_settings("precision=auto")).precision == "bf16"
+    with pytest.raises(UserError, match="precision: bf16 → fp32"):
+        guard(tmp_path, make_settings("precision=fp32"))
+
+
+def test_a_damaged_config_is_named(tmp_path):
+    (tmp_path / "config.yaml").write_text("variant: [")
+    with pytest.raises(UserError, match=r"config\.yaml"):
+        guard(tmp_path, make_settings())
+
+
+# --- metrics --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_metrics_have_the_columns_of_the_design(tmp_path, count):
+    write_metrics(tmp_path / "metrics.csv", [make_row()] * count)
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert lines[0] == COLUMNS
+    assert len(lines) == 1 + count
+
+
+def test_held_out_images_add_two_columns_behind(tmp_path):
+    row = make_row(holdout_loss=0.25, holdout_error=12.5)
+    write_metrics(tmp_path / "metrics.csv", [row])
+    header, line = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert header == COLUMNS + ",holdout_loss,holdout_error"
+    assert line.endswith(",0.25,12.5")
+    assert line.startswith("1,")
+
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.tuples(st.integers(1, 10**9), numbers, numbers), min_size=1, max_size=5))
+def test_the_text_of_the_metrics_holds_every_bit(tmp_path_factory, rows):
+    path = tmp_path_factory.getbasetemp() / "metrics.csv"
+    write_metrics(path, [make_row(iteration=i, test_loss=loss, seconds=s) for i, loss, s in rows])
+    header, *lines = path.read_text().splitlines()
+    at = {name: place for place, name in enumerate(header.split(","))}
+    for line, (iteration, loss, seconds) in zip(lines, rows, strict=True):
+        cells = line.split(",")
+        assert cells[at["iteration"]] == str(iteration)
+        assert float(cells[at["test_loss"]]).hex() == loss.hex()
+        assert float(cells[at["seconds"]]).hex() == seconds.hex()
+
+
+def test_load_run_reads_every_bit_of_the_metrics(tmp_path):
+    (tmp_path / "config.yaml").write_text(make_settings().to_yaml())
+    random = np.random.default_rng(0)
+    losses = [*random.uniform(0, 3, 500).tolist(), 1 / 3, 0.1 + 0.2, 1e-300]
+    rows = [make_row(iteration=i, test_loss=loss) for i, loss in enumerate(losses)]
+    write_metrics(tmp_path / "metrics.csv", rows)
+    assert load_run(tmp_path).metrics["test_loss"].tolist() == losses
+
+
+# --- a run read back ------------------------------------------------------------------------------
+
+
+def test_a_finished_run_has_the_files_of_the_design(finished):
+    folder, _, result = finished
+    names = {path.name for path in folder.iterdir()}
+    assert {
+        "config.yaml", "environment.json", "metrics.csv", "checkpoint.pt", "result.json",
+        "predictions.npy",
+    } <= names  # fmt: skip
+    assert not any(name.endswith(".tmp") for name in names)
+    assert "failure.json" not in names
+    assert {
+        "variant", "depth", "seed", "protocol", "dataset", "iterations", "parameters", "test_error",
+        "best_test_error", "train_loss", "train_error", "seconds", "images_per_second", "device",
+        "precision", "config_hash", "commit",
+    } <= set(result)  # fmt: skip
+    assert json.loads((folder / "result.json").read_text()) == result
+
+
+def test_load_run_gives_config_metrics_and_result(finished):
+    folder, _, result = finished
+    run = resvar.load_run(folder)
+    assert run.config == make_settings("holdout=4")
+    assert run.result == result
+    assert run.metrics.columns.tolist() == [*COLUMNS.split(","), "holdout_loss", "holdout_error"]
+    assert run.metrics["iteration"].tolist() == [2, 3]
+    assert run.metrics["test_error"].iloc[-1] == result["test_error"]
+    rows = load_newest(folder)["rows"]
+    assert [row["test_error"] for row in rows] == run.metrics["test_error"].tolist()
+    assert result["best_test_error"] == run.metrics["test_error"].min()
+    assert (result["variant"], result["depth"], result["iterations"]) == ("full-preact", 8, 3)
+
+
+def test_the_model_of_a_run_predicts_what_predictions_npy_holds(finished):
+    """With pixels prepared by plain NumPy; the held-out images have no part in the mean."""
+    folder, images, result = finished
+    predictions = np.load(folder / "predictions.npy")
+    assert (predictions.dtype, predictions.shape) == (np.int64, (30,))
+    model = resvar.load_run(str(folder)).model
+    assert not model.training
+    mean = (images.train_images[:16] / 255).mean(axis=0)
+    x = torch.from_numpy((images.test_images / 255 - mean).transpose(0, 3, 1, 2)).float()
+    with torch.no_grad():
+        predicted = model(x).argmax(dim=1).numpy()
+    np.testing.assert_array_equal(predicted, predictions)
+    error = 100 * (predictions != images.test_labels).mean()
+    assert result["test_error"] == pytest.approx(error)
+    assert result["parameters"] == sum(p.numel() for p in model.parameters())
+
+
+def test_an_unfinished_run_can_be_read(tmp_path):
+    (tmp_path / "config.yaml").write_text(make_settings().to_yaml())
+    run = load_run(tmp_path)
+    assert run.result is None
+    assert run.metrics.columns.tolist() == COLUMNS.split(",")
+    assert len(run.metrics) == 0
+    with pytest.raises(UserError, match="no checkpoint"):
+        _ = run.model
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(UserError, match="there is no run here"):
+            load_run(folder)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "nonsense", '{"a": ' * 100_000])
+def test_a_damaged_result_is_refused_in_words(tmp_path, content):
+    (tmp_path / "config.yaml").write_text(make_settings().to_yaml())
+    (tmp_path / "result.json").write_text(content)
+    with pytest.raises(UserError, match=r"result\.json: this is damaged"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe\x00", b"a,b\n1,2,3\n4\n5,6,7,8\n", b'iteration\n"1\n']
+)
+def test_damaged_metrics_are_refused_in_words(tmp_path, content):
+    (tmp_path / "config.yaml").write_text(make_settings().to_yaml())
+    (tmp_path / "metrics.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"metrics\.csv"):
+        load_run(tmp_path)
+
+
+def test_a_model_whose_checkpoints_are_damaged_is_refused_in_words(tmp_path):
+    (tmp_path / "config.yaml").write_text(make_settings().to_yaml())
+    (tmp_path / "checkpoint.pt").write_bytes(b"x" * 100)
+    with pytest.raises((UserError, RunError), match=r"checkpoint\.pt is damaged"):
+        _ = load_run(tmp_path).model
