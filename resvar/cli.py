@@ -7,8 +7,11 @@ Exit codes: 0 done; 2 the input is wrong (one sentence on stderr); 1 anything el
 from __future__ import annotations
 
 import enum
+import signal
 import sys
+import threading
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -23,7 +26,6 @@ app = typer.Typer(
     "and sets the test errors beside the published ones.\n\n"
     "Begin with:  resvar data  ·  resvar train --variant full-preact --depth 20 --protocol quick  "
     "·  resvar report",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode=None,
@@ -124,15 +126,28 @@ Sets = Annotated[
 ]
 
 
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.")
-    ] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"resvar {__version__}")
         raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and leave.",
+            callback=_print_version,
+            is_eager=True,
+        ),
+    ] = False,
+) -> None:
+    del version
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command()
@@ -483,10 +498,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run_command(arguments: list[str] | None = None) -> int:
     """The exit code of a command line (default: this process's own)."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         code: Any = typer.main.get_command(app).main(
             arguments, prog_name="resvar", standalone_mode=False
         )
+        if code == Stopped.exit_code:  # Typer's answer to KeyboardInterrupt
+            return _complain(STOPPED, code)
         return code if isinstance(code, int) else 0
     except (UserError, RunError) as error:
         return _complain(str(error), error.exit_code)
@@ -494,7 +513,7 @@ def run_command(arguments: list[str] | None = None) -> int:
         print(f"resvar: {stopped}", file=sys.stderr)
         return stopped.exit_code
     except KeyboardInterrupt:
-        return _complain("stopped before there was anything to save.", 130)
+        return _complain(STOPPED, Stopped.exit_code)
     except BrokenPipeError:
         return 0
     except OSError as error:
@@ -502,10 +521,19 @@ def run_command(arguments: list[str] | None = None) -> int:
         return _complain(f"{error.strerror or error}{where}.", 1)
     except Exception as error:
         if hasattr(error, "format_message"):  # click's own: an unknown option, a missing value
-            return _complain(f"{error.format_message()} Try --help.", 2)
+            return _complain(f"{error.format_message().rstrip('.')}. Try --help.", 2)
         if type(error).__name__ == "Abort":
-            return _complain("stopped.", 130)
+            return _complain(STOPPED, Stopped.exit_code)
         raise
+
+
+STOPPED = "stopped; the same command goes on from what is saved."
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """SIGTERM outside the training loop, which listens for itself: the same as Ctrl-C."""
+    del signum, frame
+    raise KeyboardInterrupt
 
 
 def _complain(sentence: str, code: int) -> int:

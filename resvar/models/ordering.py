@@ -169,7 +169,7 @@ def read_ordering(path: Path) -> Ordering:
         values[place] = tuple(value)
     name, unusual = values.get("name", path.stem), values.get("unusual", False)
     if not isinstance(name, str):
-        raise UserError(f"{path}: 'name' must be a text, not {name!r}; put it in quotes.")
+        raise UserError(f"{path}: 'name' must be made of letters, and in quotes, not {name!r}.")
     if not isinstance(unusual, bool):
         raise UserError(f"{path}: 'unusual' must be true or false.")
     published = shipped_as(name)

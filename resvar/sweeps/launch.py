@@ -33,7 +33,7 @@ def run_here(
     console = console_for_output()
     todo = [run for run in sweep.runs if not is_finished(run)]
     done = len(sweep.runs) - len(todo)
-    slots = make_slots(jobs, per_gpu, device, max(1, len(todo)))
+    slots = make_slots(jobs, per_gpu, device, len(sweep.runs))
     _say(console, f"{len(sweep.runs)} runs in {sweep.root}, {done} of them finished already.")
     if dry_run:
         for run in todo:
@@ -43,7 +43,10 @@ def run_here(
         return
     for name in sorted({run.settings.dataset for run in todo}):
         if name in DATASETS and (found := problems(DATASETS[name], data)):
-            raise UserError(found[0])
+            raise UserError(
+                f"{found[0].rstrip('.')}; get the data with `resvar data --dir {data}` or name its "
+                "folder with --data DIR or RESVAR_DATA."
+            )
     where = f"{len(slots)} at a time ({slots[0].threads} thread{'s' * (slots[0].threads > 1)} each)"
     _say(console, f"{len(todo)} to do, {where}. Measuring how long that takes …")
     _say(

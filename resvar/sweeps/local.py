@@ -274,8 +274,8 @@ def _book(process: Process, outcome: Outcome, stop: StopRequest, view: View) -> 
         with suppress(UserError, KeyError):
             error = read_json(process.run.folder / RESULT)["test_error"]
             view.ended(process, f"finished: test error {error:.2f} %")
-    elif code == Stopped.exit_code and stop:
-        view.ended(process, "stopped, with a checkpoint")
+    elif stop and code in (Stopped.exit_code, -signal.SIGTERM):
+        view.ended(process, "stopped")
     else:
         outcome.failed.append((process.run, code))
         view.ended(process, f"FAILED (exit {code})")

@@ -19,7 +19,7 @@ from resvar.errors import RunError
 from resvar.files import flush_folder
 from resvar.training.run import CHECKPOINT, PREVIOUS_CHECKPOINT
 
-FORMAT = 1
+FORMAT = 2
 
 State = dict[str, Any]
 """What a run needs to go on: tensors, numbers, strings, and dicts and lists of them."""

@@ -197,7 +197,7 @@ def load_run(folder: str | Path) -> Run:
         raise UserError(f"{folder}: there is no run here ({CONFIG} is missing).")
     metrics = folder / METRICS
     try:
-        frame = pandas.read_csv(metrics, float_precision="round_trip")
+        frame = pandas.read_csv(metrics)
     except FileNotFoundError:
         frame = pandas.DataFrame(columns=list(METRIC_COLUMNS))
     except (ValueError, OSError) as error:

@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Three classes of coloured noise in pictures of different sizes; 24 to train, 9 to evaluate."""
+    """Three classes of coloured noise, of different sizes; 24 to train, 9 to evaluate."""
     folder = tmp_path_factory.mktemp("photos")
     random = np.random.default_rng(0)
     for part, count in (("train", 8), ("val", 3)):
@@ -82,7 +82,7 @@ def test_evaluation_is_the_usual_resize_and_crop(photos):
     assert batches.labels.tolist() == expected.targets
 
 
-def test_wrong_folders_are_explained(tmp_path, photos):
+def test_wrong_folders_are_explained(tmp_path):
     with pytest.raises(UserError, match=r"train/<class>/ and val/<class>/"):
         open_folder(tmp_path)
     (tmp_path / "train").mkdir()
