@@ -103,7 +103,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: the file is missing, too large, no UTF-8, no YAML or no mapping.
     """
     try:
-        if path.exists() and not path.is_file():  # a device or a pipe would be read for ever
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe never ends
             raise UserError(f"{path}: this is no file.")
         if path.stat().st_size > LARGEST_YAML:
             raise UserError(f"{path}: over {LARGEST_YAML:,} bytes, so this is no configuration.")
