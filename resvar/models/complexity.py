@@ -9,26 +9,20 @@ Rows and counts follow table 1 of the ResNet paper (arXiv:1512.03385):
   ResNet-50 has the 4.09 G and ResNeXt-50 the 4.23 G that torchvision publishes; without
   projections they would have 3.73 G and 3.87 G.
 
-Nothing is computed: what goes through the network is a batch of no images, which has a shape and no
-numbers. The tests hold the counts against FlopCounterMode; here it would cost more than a second,
-since it loads torch's compiler (and so does the meta device).
+All of it is arithmetic on the numbers of an `Architecture` and the ops of an `Ordering`: no layer
+is built, and torch, whose loading alone takes seconds, is not needed. The tests hold every count
+against networks that are really built, and against FlopCounterMode.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-
-from resvar.models.architecture import Architecture
+from resvar.models.architecture import KERNELS, Architecture, Stage
 from resvar.models.names import CLASSES, INPUT_SIZE
-from resvar.models.network import ResidualNetwork
 from resvar.models.ordering import PLACES, Ordering
-from resvar.models.unit import ResidualUnit
 
 
 @dataclass(frozen=True)
@@ -109,7 +103,7 @@ class Complexity:
 def describe(
     ordering: Ordering, architecture: Architecture, num_classes: int | None = None
 ) -> Complexity:
-    """The stage table of a network and its exact counts; any depth takes a moment.
+    """The stage table of a network and its exact counts.
 
     Args:
         num_classes: default 1000 for the `imagenet` stem, 10 for the `cifar` stem. The stem also
@@ -117,93 +111,100 @@ def describe(
     """
     classes = CLASSES[architecture.stem] if num_classes is None else num_classes
     size = INPUT_SIZE[architecture.stem]
-    # All units of a stage but its first are alike, so two of them say everything about a thousand.
-    short = tuple(replace(stage, units=min(stage.units, 2)) for stage in architecture.stages)
-    with _NothingDrawn():
-        network = ResidualNetwork(ordering, replace(architecture, stages=short), classes).eval()
-    with torch.no_grad():
-        rows = tuple(_rows(network, architecture, torch.empty(0, 3, size, size)))
+    rows = tuple(_rows(ordering, architecture, classes, size))
     return Complexity(ordering, architecture, classes, (3, size, size), rows)
 
 
+# --- the counting ---------------------------------------------------------------------------------
+
+
+class Cost(NamedTuple):
+    """Parameters and multiply-adds of a part of a network."""
+
+    parameters: int
+    multiply_adds: int = 0
+
+    def plus(self, *others: Cost) -> Cost:
+        return Cost(*(sum(counts) for counts in zip(self, *others, strict=True)))
+
+
+def _conv(conv: Convolution, into: int, size: int) -> Cost:
+    """A convolution without a bias: each of its weights works once per pixel that it puts out."""
+    weights = conv.kernel**2 * into // conv.groups * conv.channels
+    return Cost(weights, weights * size**2)
+
+
+def _ops(ops: Sequence[str], channels: int) -> Cost:
+    """BN has a scale and a shift per channel; ReLU has nothing."""
+    return Cost(2 * channels * ops.count("bn"))
+
+
+def _halved(size: int, stride: int) -> int:
+    """The side of what a padded convolution with this stride puts out."""
+    return (size - 1) // stride + 1
+
+
 def _rows(
-    network: ResidualNetwork, architecture: Architecture, images: Tensor
+    ordering: Ordering, architecture: Architecture, classes: int, size: int
 ) -> Iterator[StageRow]:
-    """Stem, stages and head of the shortened `network`, each measured on what the last put out."""
-    stem = nn.Sequential(network.stem, network.first_lead)
-    pools = isinstance(network.pool, nn.MaxPool2d)
-    signal, cost = _run(stem, images)
-    yield StageRow(
-        "conv1", signal.shape[-1], signal.shape[1], 0, _convolutions(network.stem),
-        "stride 2" if pools else "", 1, _parameters(stem), cost,
-    )  # fmt: skip
-    signal = network.pool(signal)
-    for number, (stage, units) in enumerate(zip(architecture.stages, network.stages, strict=True)):
-        parameters = multiply_adds = 0
-        convolutions: tuple[Convolution, ...] = ()
-        for index, unit in enumerate(units.children()):
-            assert isinstance(unit, ResidualUnit)
-            convolutions = _convolutions(unit.branch)
-            signal, cost = _run(unit, signal)
-            alike = stage.units - 1 if index else 1
-            parameters += alike * _parameters(unit)
-            multiply_adds += alike * cost
-        yield StageRow(
-            f"conv{number + 2}_x", signal.shape[-1], signal.shape[1], stage.units, convolutions,
-            "3×3 max pool, stride 2" if pools and number == 0 else "",
-            stage.units * len(convolutions), parameters, multiply_adds,
-        )  # fmt: skip
-    head = nn.Sequential(network.head_lead, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    head.append(network.classifier)
-    logits, cost = _run(head, signal)
-    classes = logits.shape[1]
+    """Stem, stages and head, in the order in which the signal meets them."""
+    pools = architecture.stem == "imagenet"
+    width = architecture.stem_width
+    first = Convolution(7 if pools else 3, width)
+    size = _halved(size, 2 if pools else 1)
+    cost = _conv(first, 3, size).plus(_ops(ordering.stem, width), _ops(ordering.lead, width))
+    yield StageRow("conv1", size, width, 0, (first,), "stride 2" if pools else "", 1, *cost)
+    size = _halved(size, 2 if pools else 1)
+    for number, stage in enumerate(architecture.stages):
+        convolutions = _convolutions(architecture, stage)
+        cost = _unit(ordering, architecture, convolutions, width, size, stage.stride)
+        if number == 0:  # this lead stands before the pooling, and was counted there
+            cost = cost.plus(Cost(-_ops(ordering.lead, width).parameters))
+        size, width = _halved(size, stage.stride), stage.out
+        other = _unit(ordering, architecture, convolutions, width, size, stride=1)
+        cost = Cost(
+            *(one + (stage.units - 1) * more for one, more in zip(cost, other, strict=True))
+        )
+        about = "3×3 max pool, stride 2" if pools and number == 0 else ""
+        layers = stage.units * len(convolutions)
+        name = f"conv{number + 2}_x"
+        yield StageRow(name, size, width, stage.units, convolutions, about, layers, *cost)
+    linear = Cost(width * classes + classes, width * classes)
     about = f"average pool, {classes}-d linear"
-    yield StageRow("head", 1, classes, 0, (), about, 1, _parameters(head), cost)
+    yield StageRow("head", 1, classes, 0, (), about, 1, *linear.plus(_ops(ordering.lead, width)))
 
 
-def _run(part: nn.Module, signal: Tensor) -> tuple[Tensor, int]:
-    """What a part puts out, and its multiply-adds."""
-    costs: list[int] = []
-
-    def count(layer: nn.Module, _inputs: Any, output: Tensor) -> None:
-        # Each number put out is a sum over one row of the weights: in/groups × kernel², or in.
-        assert isinstance(layer, nn.Conv2d | nn.Linear)
-        costs.append(output.shape[1:].numel() * layer.weight[0].numel())
-
-    layers = [layer for layer in part.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    output: Tensor = part(signal)
-    for hook in hooks:
-        hook.remove()
-    return output, sum(costs)
+def _convolutions(architecture: Architecture, stage: Stage) -> tuple[Convolution, ...]:
+    """The convolutions of a unit's branch; groups are for the 3×3 of a bottleneck."""
+    kernels = KERNELS[architecture.unit]
+    inner = stage.inner if architecture.unit == "bottleneck" else stage.out
+    channels = [*[inner] * (len(kernels) - 1), stage.out]
+    groups = [architecture.cardinality if kernel == 3 else 1 for kernel in kernels]
+    return tuple(map(Convolution, kernels, channels, groups))
 
 
-def _parameters(part: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in part.parameters())
-
-
-def _convolutions(branch: nn.Sequential) -> tuple[Convolution, ...]:
-    """The convolutions that stand in a branch, or in the stem."""
-    return tuple(
-        Convolution(part.kernel_size[0], part.out_channels, part.groups)
-        for part in branch
-        if isinstance(part, nn.Conv2d)
-    )
-
-
-class _NothingDrawn(TorchFunctionMode):
-    """Leaves weights as the memory holds them: who only asks for shapes need not wait for them."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func in (Tensor.normal_, Tensor.uniform_):
-            return args[0]
-        return func(*args, **(kwargs or {}))
+def _unit(
+    ordering: Ordering,
+    architecture: Architecture,
+    convolutions: Sequence[Convolution],
+    into: int,
+    size: int,
+    stride: int,
+) -> Cost:
+    """A residual unit that takes `into` channels of `size`×`size` pixels, its lead included."""
+    kernels = [conv.kernel for conv in convolutions]
+    strided = kernels.index(3) if architecture.stride_on == "3x3" else 0
+    out, smaller = convolutions[-1].channels, _halved(size, stride)
+    parts = [_ops(ordering.trail, out), _ops(ordering.after_add, out)]
+    channels = into
+    for index, conv in enumerate(convolutions):
+        parts.append(_ops(ordering.between if index else ordering.lead, channels))
+        parts.append(_conv(conv, channels, smaller if index >= strided else size))
+        channels = conv.channels
+    if architecture.shortcut == "project" and (into, stride) != (out, 1):
+        bn = ["bn"] if ordering.projection_has_bn else []
+        parts += [_conv(Convolution(1, out), into, smaller), _ops(bn, out)]
+    return Cost(0).plus(*parts)
 
 
 # --- two networks ---------------------------------------------------------------------------------

@@ -46,6 +46,8 @@ def named(name: str) -> dict[str, Any]:
         depth = int(found[2])
     elif found := _RESNEXT.fullmatch(lower):
         depth, cardinality, base_width = (int(number) for number in found.groups())
+    elif lower.startswith("resnext"):
+        raise UserError(f"'{name}' does not say its groups; write it as resnext50_32x4d.")
     else:
         hint = nearest(lower, WELL_KNOWN) or (
             "; names look like resnet50, resnet110, resnetv2_50 or resnext50_32x4d."

@@ -154,13 +154,7 @@ def _described(
     except UserError as error:
         # Settings of a run are given with --set, those of this command by options of their own.
         raise UserError(str(error).replace("(--set unit=…)", "(--unit …)")) from error
-    try:
-        return describe(ordering, architecture, num_classes)
-    except (RuntimeError, TypeError) as error:  # torch's words for too large a tensor
-        raise UserError(
-            f"{title(architecture)} is wider than this machine can hold: choose a smaller "
-            "--cardinality, --base-width or --num-classes."
-        ) from error
+    return describe(ordering, architecture, num_classes)
 
 
 # --- the unit -------------------------------------------------------------------------------------
