@@ -1,4 +1,6 @@
-"""What the training loop costs beyond the mathematics: `make loop-overhead`.
+"""What the training loop costs beyond the mathematics.
+
+    python scripts/loop_overhead.py --depth 110 --blocks 10 --iterations 5
 
 Measures two ways to do the same updates, in turn in one process (A B A B …): the bare forward,
 backward and optimizer step on one fixed batch, and resvar's own iteration with its data,
@@ -46,12 +48,13 @@ def main() -> None:
         console = Console(force_terminal=True, file=(Path(folder) / "screen").open("w"))
         trainer, plain = (Trainer.start(settings, sets, device) for _ in range(2))
         with Watch(Path(folder), trainer, console) as watch:
-            compare(
+            pairs = measure(
                 options,
                 device,
                 bare=bare_update(plain, settings),
                 ours=lambda: trainer.step(watch),
             )
+    show(options, device, pairs)  # outside: the progress bar takes what is printed
 
 
 def bare_update(trainer: Trainer, settings: Settings) -> Callable[[], None]:
@@ -72,13 +75,13 @@ def bare_update(trainer: Trainer, settings: Settings) -> Callable[[], None]:
     return update
 
 
-def compare(
+def measure(
     options: argparse.Namespace,
     device: torch.device,
     bare: Callable[[], None],
     ours: Callable[[], None],
-) -> None:
-    """Time blocks of each in turn and print what they say."""
+) -> list[tuple[float, float]]:
+    """Seconds an iteration takes in blocks of each in turn: (bare, ours) for each pair."""
 
     def block(update: Callable[[], None]) -> float:
         begun = time.perf_counter()
@@ -88,7 +91,13 @@ def compare(
         return (time.perf_counter() - begun) / int(options.iterations)
 
     block(bare), block(ours)
-    pairs = [(block(bare), block(ours)) for _ in range(options.blocks)]
+    return [(block(bare), block(ours)) for _ in range(options.blocks)]
+
+
+def show(
+    options: argparse.Namespace, device: torch.device, pairs: list[tuple[float, float]]
+) -> None:
+    """Medians, ranges, and the ratio pair by pair."""
     ratios = [b / a for a, b in pairs]
     print(f"{options.variant}-{options.depth}, protocol {options.protocol}, {describe(device)}")
     for name, times in zip(("bare", "resvar"), zip(*pairs, strict=True), strict=True):
