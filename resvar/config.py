@@ -20,7 +20,7 @@ from pydantic import Field
 
 from resvar.errors import UserError, nearest
 from resvar.files import parse_yaml, read_yaml, shipped, to_yaml
-from resvar.models.architecture import Architecture, plan
+from resvar.models.architecture import PLAN, Architecture, plan
 from resvar.models.ordering import PLACES, Ordering, find_ordering, shipped_as
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
@@ -106,20 +106,23 @@ class Settings(pydantic.BaseModel):
 
     @property
     def ordering(self) -> Ordering:
-        places = {place: tuple(getattr(self, place)) for place in PLACES}
-        return Ordering(name=self.variant, unusual=self.unusual, **places)
+        return Ordering.of(self)
 
     @property
     def architecture(self) -> Architecture:
-        return plan(
-            self.depth, self.family, self.unit, self.stem,
-            self.cardinality, self.base_width, self.shortcut, self.stride_on,
-        )  # fmt: skip
+        return plan(**{name: getattr(self, name) for name in PLAN})
 
     @property
     def directory(self) -> Path:
         """The default run directory, below the folder of all runs."""
         return Path(self.protocol) / f"{self.variant}-{self.depth}" / f"seed-{self.seed}"
+
+    @property
+    def work(self) -> float:
+        """What a run costs, in training images, for estimates: a forward pass is about a third of
+        an update, so each of the 10,000 test images counts as a third whenever it is evaluated."""
+        evaluations = -(-self.iterations // self.eval_every)
+        return self.iterations * self.batch_size + evaluations * (10_000 + self.holdout) / 3
 
     @property
     def hash(self) -> str:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+
+from resvar.errors import UserError
+from resvar.files import write_text
 
 
 def duration(seconds: float | None) -> str:
@@ -25,3 +29,19 @@ def duration(seconds: float | None) -> str:
 def console_for_output(**options: Any) -> Console:
     """A console on stdout; wide where stdout is no terminal, so that a log's lines stay whole."""
     return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, **options)
+
+
+def deliver(text: str, out: Path | None) -> None:
+    """Write a command's text to `out`, as a whole or not at all, or to the screen.
+
+    Raises:
+        UserError: `out` cannot be written.
+    """
+    if out is None:
+        sys.stdout.write(text)
+        return
+    try:
+        write_text(out, text)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror}).") from error
+    print(f"Wrote {out}")

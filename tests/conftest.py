@@ -28,3 +28,14 @@ def resvar(tiny_data) -> Commands:
 def warm(tiny_data) -> WarmCommands:
     """The same, started faster."""
     return WarmCommands(tiny_data)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """One thread adds in one order, and small convolutions gain nothing from a second one."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

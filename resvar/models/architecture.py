@@ -36,6 +36,11 @@ IMAGENET: dict[int, tuple[UnitKind, tuple[int, ...]]] = {
     152: ("bottleneck", (3, 8, 36, 3)),
 }
 
+PLAN = (
+    "depth", "family", "unit", "stem", "cardinality", "base_width", "shortcut", "stride_on",
+)  # fmt: skip
+"""The settings that name an architecture: the arguments of `plan`."""
+
 DEEPEST = 10_000
 """Beyond this a depth is surely a slip of the hand."""
 
@@ -154,7 +159,7 @@ def _cifar_units(depth: int, unit: str | None) -> tuple[UnitKind, tuple[int, ...
     elif fitting:
         raise UserError(
             f"depth {depth} fits basic units (6n+2) and bottlenecks (9n+2): say which with "
-            "'unit: basic' or 'unit: bottleneck' (--set unit=…)."
+            "'unit: basic' or 'unit: bottleneck'."
         )
     else:
         raise UserError(

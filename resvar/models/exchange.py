@@ -44,7 +44,7 @@ from resvar.config import Settings
 from resvar.data.batches import Normalization
 from resvar.errors import UserError
 from resvar.files import replacing
-from resvar.models.architecture import Architecture, plan
+from resvar.models.architecture import PLAN, Architecture, plan
 from resvar.models.network import ResidualNetwork
 from resvar.models.ordering import PLACES, Ordering, find_ordering
 
@@ -128,15 +128,11 @@ class NetworkPart(Part):
 
     @property
     def ordering(self) -> Ordering:
-        places = {place: tuple(getattr(self, place)) for place in PLACES}
-        return Ordering(name=self.variant, unusual=self.unusual, **places)
+        return Ordering.of(self)
 
     @property
     def architecture(self) -> Architecture:
-        return plan(
-            self.depth, self.family, self.unit, self.stem,
-            self.cardinality, self.base_width, self.shortcut, self.stride_on,
-        )  # fmt: skip
+        return plan(**{name: getattr(self, name) for name in PLAN})
 
 
 class NormalizationPart(Part):

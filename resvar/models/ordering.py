@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from resvar.errors import UserError, nearest
 from resvar.files import read_yaml, shipped
@@ -29,6 +29,15 @@ PAPER_ORDER = ("original", "bn-after-add", "relu-before-add", "relu-only-preact"
 
 MAP_PLACES = ("lead", "trail", "after_add")
 """The places of the 3 × 3 map: its rows are those of BN, its columns those of ReLU."""
+
+
+class Described(Protocol):
+    """Whatever names an ordering and writes out its four lists, such as a run's settings."""
+
+    @property
+    def variant(self) -> str: ...
+    @property
+    def unusual(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,12 @@ class Ordering:
                     f"ordering '{self.name}': {op} {where}; it must stand once in lead, trail or "
                     "after_add. For another number say 'unusual: true'."
                 )
+
+    @classmethod
+    def of(cls, settings: Described) -> Ordering:
+        """The ordering that settings write out."""
+        places = {place: tuple(getattr(settings, place)) for place in PLACES}
+        return cls(name=settings.variant, unusual=settings.unusual, **places)
 
     @property
     def stem(self) -> tuple[str, ...]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resvar.console import console_for_output
-from resvar.errors import UserError
-from resvar.files import write_text
+from resvar.console import console_for_output, deliver
 from resvar.reports.findings import build
 from resvar.reports.records import read_records
 from resvar.reports.render import print_report, render
@@ -28,12 +25,4 @@ def write_report(folders: Sequence[Path], format: str, out: Path | None) -> None
     if out is None and format == "table":
         print_report(report, console_for_output())
         return
-    text = render(report, format)
-    if out is None:
-        sys.stdout.write(text)
-        return
-    try:
-        write_text(out, text)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror}).") from error
-    print(f"Wrote {out}")
+    deliver(render(report, format), out)

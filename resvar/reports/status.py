@@ -10,13 +10,10 @@ from statistics import fmean
 
 from rich.table import Table
 
-from resvar.config import Settings
 from resvar.console import console_for_output, duration
 from resvar.errors import UserError
 from resvar.reports.records import Record, State, read_records
 from resvar.sweeps.grid import manifests
-
-TEST_IMAGES = 10_000
 
 
 def print_status(folder: Path) -> None:
@@ -75,13 +72,7 @@ def _length(record: Record) -> float | None:
     progress, settings = record.progress, record.settings
     if progress is None or settings is None or not progress.images_per_second:
         return None
-    return _images(settings) / progress.images_per_second
-
-
-def _images(settings: Settings) -> float:
-    """Training images of a run, and its evaluations as a third of that work each image."""
-    evaluations = -(-settings.iterations // settings.eval_every)
-    return settings.iterations * settings.batch_size + evaluations * TEST_IMAGES / 3
+    return settings.work / progress.images_per_second
 
 
 def _table(records: Sequence[Record], folder: Path) -> Table:

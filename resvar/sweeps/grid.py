@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ def plan_sweep(
         for variant in variants
     )
     folders = [run.folder for run in runs]
-    if twice := {str(folder) for folder in folders if folders.count(folder) > 1}:
+    if twice := [str(folder) for folder, count in Counter(folders).items() if count > 1]:
         raise UserError(f"{source}: two runs would share {min(twice)}; name each cell once.")
     name = f"{file.stem if file is not None else 'sweep'}-{Path(str(protocol)).stem}"
     return Sweep(name, root, runs)

@@ -17,8 +17,6 @@ from resvar.errors import UserError
 from resvar.sweeps.grid import PlannedRun, Sweep
 from resvar.sweeps.local import Slot, is_finished, launch, make_slots, report_failures
 
-TEST_IMAGES = 10_000
-
 
 def run_here(
     sweep: Sweep, data: Path, device: str, jobs: int | None, per_gpu: int, dry_run: bool
@@ -91,9 +89,7 @@ def _seconds_one_by_one(todo: Sequence[Settings], slot: Slot) -> float:
         if key not in speeds:
             known = {"precision": precision, "num_classes": s.num_classes or 1000}
             speeds[key] = measure_throughput(s.model_copy(update=known), device)
-        evaluations = -(-s.iterations // s.eval_every)
-        images = s.iterations * s.batch_size + evaluations * (TEST_IMAGES + s.holdout) / 3
-        total += images / speeds[key]
+        total += s.work / speeds[key]
     return total
 
 

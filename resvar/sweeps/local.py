@@ -22,11 +22,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from resvar.config import differences
 from resvar.console import duration
 from resvar.errors import RunError, Stopped, UserError
 from resvar.sweeps.grid import PlannedRun, Sweep
-from resvar.training.run import CONFIG, LOG, PROGRESS, RESULT, read_json, read_settings
+from resvar.training.run import LOG, PROGRESS, RESULT, guard, read_json
 from resvar.training.stop import PARENT, StopRequest, stop_request
 
 POLL = 0.5
@@ -54,6 +53,7 @@ class Process:
     slot: Slot
     handle: subprocess.Popen[bytes]
     begun: float = field(default_factory=time.monotonic)
+    asked: bool = False  # to stop
 
 
 @dataclass
@@ -134,13 +134,7 @@ def is_finished(run: PlannedRun) -> bool:
     Raises:
         UserError: its folder holds a run with other settings.
     """
-    if not (run.folder / CONFIG).exists():
-        return False
-    if differing := differences(run.settings, read_settings(run.folder)):
-        raise UserError(
-            f"{run.folder} holds a run with other settings ({'; '.join(differing)}): choose "
-            "another --out, or move that run away."
-        )
+    guard(run.folder, run.settings)
     return (run.folder / RESULT).exists()
 
 
@@ -284,8 +278,8 @@ def _book(process: Process, outcome: Outcome, stop: StopRequest, view: View) -> 
 def _end(working: Sequence[Process], number: int) -> None:
     """Ask each process once."""
     for process in working:
-        if process.handle.poll() is None and not getattr(process.handle, "asked", False):
-            process.handle.asked = True  # type: ignore[attr-defined]
+        if process.handle.poll() is None and not process.asked:
+            process.asked = True
             with suppress(ProcessLookupError):
                 process.handle.send_signal(number)
 

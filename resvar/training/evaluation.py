@@ -29,13 +29,12 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from resvar.config import Settings
-from resvar.console import console_for_output
+from resvar.console import console_for_output, deliver
 from resvar.data.batches import Normalization
 from resvar.data.cifar import DATASETS, Images, default_folder
 from resvar.data.folder import MEAN, STD, FolderImages
 from resvar.data.sets import Evaluated, Sets, open_images
 from resvar.errors import RunError, UserError
-from resvar.files import write_text
 from resvar.models.exchange import (
     Origin,
     choose_format,
@@ -85,14 +84,7 @@ def evaluate_source(source: Path, data: Path, device: str, format: str, out: Pat
         page = io.StringIO()
         _print(findings, Console(file=page, width=100))
         text = page.getvalue()
-    if out is None:
-        sys.stdout.write(text)
-        return
-    try:
-        write_text(out, text)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror}).") from error
-    print(f"Wrote {out}")
+    deliver(text, out)
 
 
 def export_source(source: Path, out: Path, to: str | None, data: Path | None, force: bool) -> None:

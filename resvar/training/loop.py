@@ -154,19 +154,20 @@ class Trainer:
             )
         return loss
 
-    def check(self) -> None:
-        """Refuse to go on with, or to keep, what has exploded. Waits for the device.
+    def check(self) -> float:
+        """The mean loss; refuses to keep what has exploded. Waits for the device.
 
         Raises:
             DivergedError: the loss or a weight is not finite.
         """
-        self.mean_loss()
+        loss = self.mean_loss()
         finite = torch.stack([weights.isfinite().all() for weights in self.network.parameters()])
         if not finite.all():
             raise DivergedError(
                 f"weights are no longer finite at iteration {self.iteration}: the run has "
                 "diverged. The last good checkpoint is kept; a smaller lr may help."
             )
+        return loss
 
     def total_seconds(self) -> float:
         """Spent on this run in all its processes."""
@@ -223,8 +224,7 @@ class Trainer:
     def _record(self, watcher: Watcher, stop: object) -> None:
         """Evaluate, and add a row to the metrics."""
         begun = time.monotonic()
-        loss = self.mean_loss()  # waits for the device, and so belongs to the training time
-        self.check()
+        loss = self.check()  # waits for the device, and so belongs to the training time
         error = 100.0 * int(self.sums.wrong) / self.sums.images
         seconds = self.sums.seconds + time.monotonic() - begun
         test = self._evaluate(self.sets.test, watcher, stop)

@@ -110,21 +110,19 @@ def read_settings(folder: Path) -> Settings:
     return resolve(config=folder / CONFIG)
 
 
-def guard(folder: Path, wanted: Settings) -> Settings:
-    """The settings to go on with in `folder`: those of the run that is there, or `wanted`.
+def guard(folder: Path, wanted: Settings) -> None:
+    """Refuse to work in `folder` for a run that is not the one there.
 
     Raises:
         UserError: the folder holds a run with other settings, and which differ.
     """
     if not (folder / CONFIG).exists():
-        return wanted
-    found = read_settings(folder)
-    if differing := differences(wanted, found):
+        return
+    if differing := differences(wanted, read_settings(folder)):
         raise UserError(
             f"{folder} holds a run with other settings ({'; '.join(differing)}): choose another "
-            "--out, or start this one over with --fresh."
+            "--out, or start that run over with `resvar train … --fresh`."
         )
-    return found
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -24,13 +24,7 @@ ORDERINGS = known_variants()
 CLASSES = 7
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """One thread adds in one order; small convolutions gain nothing from a second one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- two networks, one set of weights -------------------------------------------------------------
