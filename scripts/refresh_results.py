@@ -69,7 +69,8 @@ def machine(group: Group) -> str:
     hours = sum(r["seconds"] for r in results) / 3600
     return (
         f"{len(results)} runs, {hours:.1f} hours of run time in all, each on {devices}. Every run, "
-        "with its settings, metrics and predictions, is in [results/](results/report.md)."
+        "with its settings, metrics and predictions, is in [results/](results/README.md), with the "
+        "command that made it."
     )
 
 
