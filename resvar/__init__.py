@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resvar.models.exchange import load_model as load_model
+    from resvar.exchange import load_model as load_model
     from resvar.models.network import build_model as build_model
     from resvar.models.ordering import Ordering as Ordering
     from resvar.training.run import load_run as load_run
@@ -25,7 +25,7 @@ __all__ = ["Ordering", "__version__", "build_model", "load_model", "load_run"]
 _HOMES = {
     "build_model": "resvar.models.network",
     "Ordering": "resvar.models.ordering",
-    "load_model": "resvar.models.exchange",
+    "load_model": "resvar.exchange",
     "load_run": "resvar.training.run",
 }
 

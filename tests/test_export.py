@@ -212,7 +212,7 @@ def test_wrong_input_is_refused_in_a_sentence(runs, capsys):
 
 @pytest.mark.usefixtures("runs")
 def test_weights_without_a_run_cannot_be_evaluated_but_exported(capsys):
-    from resvar.models.exchange import save_safetensors
+    from resvar.exchange import save_safetensors
 
     save_safetensors(resvar.build_model("original", 8), "x.safetensors")
     refused(capsys, "settings of a run", "evaluate", "x.safetensors")

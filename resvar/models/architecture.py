@@ -159,7 +159,7 @@ def _cifar_units(depth: int, unit: str | None) -> tuple[UnitKind, tuple[int, ...
     elif fitting:
         raise UserError(
             f"depth {depth} fits basic units (6n+2) and bottlenecks (9n+2): say which with "
-            "'unit: basic' or 'unit: bottleneck'."
+            "'unit: basic' or 'unit: bottleneck' (--set unit=…)."
         )
     else:
         raise UserError(

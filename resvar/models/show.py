@@ -153,7 +153,7 @@ def _described(
         architecture = plan(**arguments)
     except UserError as error:
         # Settings of a run are given with --set, those of this command by options of their own.
-        raise UserError(str(error)) from error
+        raise UserError(str(error).replace("(--set unit=…)", "(--unit …)")) from error
     return describe(ordering, architecture, num_classes)
 
 

@@ -35,7 +35,7 @@ from resvar.data.cifar import DATASETS, Images, default_folder
 from resvar.data.folder import MEAN, STD, FolderImages
 from resvar.data.sets import Evaluated, Sets, open_images
 from resvar.errors import RunError, UserError
-from resvar.models.exchange import (
+from resvar.exchange import (
     Origin,
     choose_format,
     export,

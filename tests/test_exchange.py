@@ -14,11 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import resvar
+from resvar import exchange
 from resvar.config import resolve
 from resvar.data.batches import Normalization
 from resvar.errors import UserError
-from resvar.models import exchange
-from resvar.models.exchange import (
+from resvar.exchange import (
     LoadedModel,
     Origin,
     choose_format,
