@@ -35,7 +35,9 @@ def main() -> None:
         print(f"{made} made-up runs of protocol paper, 164 evaluations each")
         for name in arguments.formats.split(","):
             seconds, peak, size = timed(runs, name, Path(folder) / f"report.{name}")
-            print(f"{name:9} {seconds:6.2f} s  {peak / 2**20:6.0f} MiB  {size / 1e6:6.2f} MB written")
+            print(
+                f"{name:9} {seconds:6.2f} s  {peak / 2**20:6.0f} MiB  {size / 1e6:6.2f} MB written"
+            )
 
 
 def make_runs(root: Path, wanted: int, protocol: str = "paper") -> int:
