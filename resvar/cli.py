@@ -332,7 +332,7 @@ def report(
     ] = None,
     watch: Annotated[
         bool,
-        typer.Option("--watch", help="html: renew FILE until every run is finished or failed."),
+        typer.Option("--watch", help="html: renew FILE until no run can change."),
     ] = False,
     interval: Interval = None,
 ) -> None:

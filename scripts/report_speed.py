@@ -126,7 +126,7 @@ def environment(settings: Settings) -> dict[str, object]:
 
 
 def timed(runs: Path, format: str, out: Path) -> tuple[float, int, int]:
-    """Seconds, peak of resident memory in bytes, bytes written, of one report in its own process."""
+    """Seconds, peak of resident memory and bytes written, of one report in its own process."""
     command = [sys.executable, "-m", "resvar", "report", str(runs), "--format", format]
     begun = time.monotonic()
     with subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL) as process:

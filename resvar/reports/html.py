@@ -11,8 +11,8 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from resvar import __version__
 from resvar.reports.charts import Chart, charts, points_per_curve
 from resvar.reports.findings import DATASETS, Duel, Group, Report
 from resvar.reports.provenance import FACTS, Environments, cells_text, commands, environments
-from resvar.reports.records import Record, State
+from resvar.reports.records import Record, State, settings_of
 from resvar.reports.tables import Cell, Column, Table, damaged_table, plain, reason, tables
 from resvar.training.run import CONFIG
 
@@ -290,16 +290,22 @@ def _repeat(report: Report, page: Page) -> dict[str, Any]:
     return {
         "data": "\n".join(data),
         "groups": [
-            (plain(_short_name(group)), "\n".join(map(plain, _run_commands(group))))
-            for group in report.groups
+            (plain(_short_name(group)), "\n".join(map(plain, lines)))
+            for group, lines in _run_commands(report)
         ],
         "one": plain(shlex.join(["resvar", "train", "--config", config, "--out", "again"])),
         "report": plain(again),
     }
 
 
-def _run_commands(group: Group) -> list[str]:
-    return commands([r for r in group.records if r.folder not in group.copies])
+def _run_commands(report: Report) -> Iterator[tuple[Group, list[str]]]:
+    """The commands of each group; two groups never write to the same run directories."""
+    taken: set[Path] = set()
+    for index, group in enumerate(report.groups):
+        own = [record for record in group.records if record.folder not in group.copies]
+        folders = {settings_of(record).directory for record in own}
+        yield group, commands(own, f"runs-{index + 1}" if folders & taken else "runs")
+        taken |= folders
 
 
 def _linker(out: Path | None) -> Any:

@@ -187,8 +187,8 @@ def _grids(
 ) -> Iterable[tuple[list[str], list[int], list[int]]]:
     """The cells as full grids of variants × depths × seeds, as few as is simple."""
     by_seeds: dict[tuple[int, ...], set[tuple[str, int]]] = {}
-    for cell, seeds in cells.items():
-        by_seeds.setdefault(tuple(sorted(seeds)), set()).add(cell)
+    for cell, held in cells.items():
+        by_seeds.setdefault(tuple(sorted(held)), set()).add(cell)
     for seeds, members in by_seeds.items():
         by_depths: dict[tuple[int, ...], list[str]] = {}
         for variant in in_paper_order({variant for variant, _ in members}):
