@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from resvar.config import Settings, resolve
+from resvar.config import BESIDE, Settings, resolve
 from resvar.errors import UserError
 from resvar.files import shipped
 from resvar.models.ordering import in_paper_order, shipped_as
@@ -221,6 +221,7 @@ def _overrides(settings: Settings) -> tuple[str, ...] | None:
 
     None where no command line leads there.
     """
+    settings = settings.model_copy(update=dict.fromkeys(BESIDE, False))
     if shipped_as(settings.variant) is None or settings.protocol not in shipped("protocols"):
         return None
     options = {key: getattr(settings, key) for key in ("variant", "depth", "protocol", "seed")}
