@@ -132,7 +132,9 @@ class Settings(pydantic.BaseModel):
         Settings at their default do not count, so that a run keeps its hash when a later version
         adds a setting. For the same reason a default never changes.
         """
-        canonical = json.dumps(self.model_dump(exclude_defaults=True, exclude=set(BESIDE)), sort_keys=True)
+        canonical = json.dumps(
+            self.model_dump(exclude_defaults=True, exclude=set(BESIDE)), sort_keys=True
+        )
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:

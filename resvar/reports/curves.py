@@ -40,7 +40,9 @@ def read_curve(path: Path) -> Curve | None:
     """
     if not path.is_symlink() and not path.exists():
         return None
-    lines = csv.reader(read_text(path, LARGEST_METRICS, "table of metrics").splitlines(), strict=True)
+    lines = csv.reader(
+        read_text(path, LARGEST_METRICS, "table of metrics").splitlines(), strict=True
+    )
     try:
         header = next(lines, [])
         if missing := [name for name in COLUMNS if name not in header]:

@@ -64,22 +64,22 @@ class Events:
 
         remove_events(folder)
         self._begun = time.time() - seconds
-        self._writer = SummaryWriter(str(folder), filename_suffix=SUFFIX)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder), filename_suffix=SUFFIX)
         for row in rows:
             self._add(row)
-        self._writer.flush()  # type: ignore[no-untyped-call]
+        self._writer.flush()
 
     def add(self, row: Mapping[str, float]) -> None:
         """One evaluation; it is in the file when this returns."""
         self._add(row)
-        self._writer.flush()  # type: ignore[no-untyped-call]
+        self._writer.flush()
 
     def close(self) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
     def _add(self, row: Mapping[str, float]) -> None:
         for column, tag in TAGS.items():
             if column in row:
-                self._writer.add_scalar(  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(
                     tag, row[column], int(row["iteration"]), walltime=self._begun + row["seconds"]
                 )

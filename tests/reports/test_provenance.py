@@ -71,7 +71,8 @@ def test_ones_own_ordering_is_repeated_from_its_config(tmp_path):
     folder = write_run(tmp_path / "my runs", str(tmp_path / "mine.yaml"))
     (line,) = commands(read_records([tmp_path / "my runs"]))
     assert shlex.split(line) == [
-        "resvar", "train", "--config", f"{folder}/config.yaml", "--out", "runs/quick/mine-110/seed-0"
+        "resvar", "train", "--config", f"{folder}/config.yaml",
+        "--out", "runs/quick/mine-110/seed-0",
     ]  # fmt: skip
 
 

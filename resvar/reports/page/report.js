@@ -3,15 +3,18 @@
 (() => {
   document.documentElement.classList.add("js");
 
-  // What a reader has hidden or sorted outlives the reloads of a page that is being watched.
+  // What a reader has hidden or sorted outlives the reloads of a page that is being watched, and
+  // the last of them, after which it is not.
   const watched = document.querySelector('meta[http-equiv="refresh"]') !== null;
+  const reloaded = performance.getEntriesByType("navigation")[0]?.type === "reload";
+  const own = (key) => location.pathname + " " + key;
   const remember = (key, value) => {
     if (!watched) return;
-    try { sessionStorage.setItem(key, JSON.stringify(value)); } catch { /* not allowed here */ }
+    try { sessionStorage.setItem(own(key), JSON.stringify(value)); } catch { /* not allowed here */ }
   };
   const recall = (key) => {
-    if (!watched) return null;
-    try { return JSON.parse(sessionStorage.getItem(key)); } catch { return null; }
+    if (!reloaded) return null;
+    try { return JSON.parse(sessionStorage.getItem(own(key))); } catch { return null; }
   };
 
   // --- tables ---
@@ -189,9 +192,7 @@
 
   // --- a page that loads itself again stays where it was ---
 
-  if (watched) {
-    const before = recall("scroll");
-    if (before) document.documentElement.scrollTo({ top: before, behavior: "instant" });
-    addEventListener("pagehide", () => remember("scroll", scrollY));
-  }
+  const before = recall("scroll");
+  if (before) document.documentElement.scrollTo({ top: before, behavior: "instant" });
+  addEventListener("pagehide", () => remember("scroll", scrollY));
 })();
