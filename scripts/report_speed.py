@@ -3,7 +3,7 @@ as training would have left them, and each format is timed in a process of its o
 
     python scripts/report_speed.py --runs 1000
 
-Prints a line per format: seconds by the clock, the peak of resident memory, the size of the output.
+Prints a line per format.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,9 +35,10 @@ def main() -> None:
         made = make_runs(runs, arguments.runs)
         print(f"{made} made-up runs of protocol paper, 164 evaluations each")
         for name in arguments.formats.split(","):
-            seconds, peak, size = timed(runs, name, Path(folder) / f"report.{name}")
+            cost = measure(runs, name, Path(folder) / f"report.{name}")
             print(
-                f"{name:9} {seconds:6.2f} s  {peak / 2**20:6.0f} MiB  {size / 1e6:6.2f} MB written"
+                f"{name:9} {cost.seconds:6.2f} s, {cost.processor:5.2f} s of processor time, "
+                f"{cost.peak / 2**20:5.0f} MiB, {cost.size / 1e6:5.2f} MB written"
             )
 
 
@@ -125,8 +127,18 @@ def environment(settings: Settings) -> dict[str, object]:
     }  # fmt: skip
 
 
-def timed(runs: Path, format: str, out: Path) -> tuple[float, int, int]:
-    """Seconds, peak of resident memory and bytes written, of one report in its own process."""
+@dataclass(frozen=True)
+class Cost:
+    """Seconds by the clock and of the processor, peak of resident memory and output in bytes."""
+
+    seconds: float
+    processor: float
+    peak: int
+    size: int
+
+
+def measure(runs: Path, format: str, out: Path) -> Cost:
+    """What one report costs, in a process of its own."""
     command = [sys.executable, "-m", "resvar", "report", str(runs), "--format", format]
     begun = time.monotonic()
     with subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL) as process:
@@ -134,8 +146,13 @@ def timed(runs: Path, format: str, out: Path) -> tuple[float, int, int]:
         seconds, process.returncode = time.monotonic() - begun, os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    kilobyte = 1 if sys.platform == "darwin" else 1024
-    return seconds, usage.ru_maxrss * kilobyte, out.stat().st_size
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Cost(
+        seconds=seconds,
+        processor=usage.ru_utime + usage.ru_stime,
+        peak=usage.ru_maxrss * unit,
+        size=out.stat().st_size,
+    )
 
 
 def parse() -> argparse.Namespace:
