@@ -219,7 +219,8 @@ def train(
     """Train one network, or go on with a run that was stopped.
 
     Typed again, the same command goes on where it stopped, bit for bit; a finished run says so.
-    Ctrl-C saves a checkpoint first.
+    Ctrl-C saves a checkpoint first. --set tensorboard=true writes TensorBoard event files too
+    (pip install 'resvar[tensorboard]').
 
     Example:  resvar train --variant full-preact --depth 164 --protocol quick
     """
