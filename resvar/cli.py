@@ -46,6 +46,7 @@ class Format(enum.StrEnum):
     csv = "csv"
     latex = "latex"
     json = "json"
+    html = "html"
 
 
 class Findings(enum.StrEnum):
@@ -123,6 +124,11 @@ Sets = Annotated[
         metavar="KEY=VALUE",
         help="Change any setting, e.g. --set lr=0.05. Repeat it for more.",
     ),
+]
+
+
+Interval = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="With --watch: between two looks.")
 ]
 
 
@@ -213,7 +219,8 @@ def train(
     """Train one network, or go on with a run that was stopped.
 
     Typed again, the same command goes on where it stopped, bit for bit; a finished run says so.
-    Ctrl-C saves a checkpoint first.
+    Ctrl-C saves a checkpoint first. --set tensorboard=true writes TensorBoard event files too
+    (pip install 'resvar[tensorboard]').
 
     Example:  resvar train --variant full-preact --depth 164 --protocol quick
     """
@@ -295,10 +302,22 @@ def status(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="The folder of all runs.")] = Path(
         "runs"
     ),
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Keep looking until every run is finished or failed.")
+    ] = False,
+    interval: Interval = None,
 ) -> None:
-    """What is done, running, waiting or failed, and when it should end."""
-    from resvar.reports.status import print_status
+    """What is done, running, waiting or failed, and when it should end.
 
+    With --watch the picture is renewed, every 2 seconds unless --interval says otherwise. It ends
+    by itself; Ctrl-C leaves earlier with exit code 130, and the runs go on.
+    """
+    from resvar.reports.status import print_status, watch_status
+
+    if watch:
+        watch_status(folder, interval)
+        return
+    _only_when_watching(interval)
     print_status(folder)
 
 
@@ -312,14 +331,33 @@ def report(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write it there instead of on the screen.")
     ] = None,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="html: renew FILE until no run can change."),
+    ] = False,
+    interval: Interval = None,
 ) -> None:
     """Collect the test errors of runs into tables, beside the published ones.
 
-    Example:  resvar report runs --format markdown --out report.md
-    """
-    from resvar.reports.report import write_report
+    html is one page with tables, curves, environment and the commands that repeat it; it needs no
+    network. With --watch it is renewed every 5 seconds, and an open browser follows; Ctrl-C leaves
+    with exit code 130.
 
-    write_report(folders or [Path("runs")], format.value, out)
+    Example:  resvar report runs --format html --out report.html
+    """
+    from resvar.reports.report import watch_report, write_report
+
+    where = folders or [Path("runs")]
+    if watch:
+        watch_report(where, format.value, out, interval)
+        return
+    _only_when_watching(interval)
+    write_report(where, format.value, out)
+
+
+def _only_when_watching(interval: float | None) -> None:
+    if interval is not None:
+        raise UserError("--interval says how often --watch looks; give that too.")
 
 
 @app.command()

@@ -83,6 +83,7 @@ class Settings(pydantic.BaseModel):
     deterministic: bool = False  # on a GPU: slower kernels that repeat bit for bit
     eval_every: Count = 391
     checkpoint_every: Count = 391
+    tensorboard: bool = False  # event files beside metrics.csv; the run stays the same run
 
     @pydantic.model_validator(mode="after")
     def _agree(self) -> Settings:
@@ -126,12 +127,14 @@ class Settings(pydantic.BaseModel):
 
     @property
     def hash(self) -> str:
-        """16 hexadecimal digits that change with any setting.
+        """16 hexadecimal digits that change with any setting but `BESIDE`.
 
         Settings at their default do not count, so that a run keeps its hash when a later version
         adds a setting. For the same reason a default never changes.
         """
-        canonical = json.dumps(self.model_dump(exclude_defaults=True), sort_keys=True)
+        canonical = json.dumps(
+            self.model_dump(exclude_defaults=True, exclude=set(BESIDE)), sort_keys=True
+        )
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:
@@ -144,6 +147,9 @@ TRAINING_HALF = (
     "momentum", "nesterov", "weight_decay", "weight_decay_on",
 )  # fmt: skip
 """The settings that make two runs comparable. A protocol file may also hold how to carry it out."""
+
+BESIDE = ("tensorboard",)
+"""Settings that leave every number of a run as it is, and may change while it is under way."""
 
 PROTOCOL_KEYS = (*TRAINING_HALF, "precision", "deterministic", "eval_every", "checkpoint_every")
 
@@ -260,7 +266,8 @@ def differences(wanted: Settings, found: Settings) -> list[str]:
     for name, still_open in (("precision", "auto"), ("num_classes", None)):
         if now[name] == still_open:
             now[name] = there[name]
-    return [f"{key}: {there[key]} → {now[key]}" for key in now if there[key] != now[key]]
+    changed = [key for key in now if there[key] != now[key] and key not in BESIDE]
+    return [f"{key}: {there[key]} → {now[key]}" for key in changed]
 
 
 def _with_protocol(layers: Layers) -> Layers:

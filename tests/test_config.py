@@ -8,6 +8,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from resvar.config import (
+    BESIDE,
     PROTOCOL_KEYS,
     TRAINING_HALF,
     Settings,
@@ -434,7 +435,8 @@ OTHER = {
 
 def test_the_hash_changes_with_any_setting_and_differences_name_it():
     base = settings()
-    assert set(OTHER) == set(Settings.model_fields)
+    assert set(OTHER) | set(BESIDE) == set(Settings.model_fields)
+    assert base.model_copy(update={"tensorboard": True}).hash == base.hash
     hashes = {base.hash}
     for name, value in OTHER.items():
         changed = base.model_copy(update={name: value})

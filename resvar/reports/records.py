@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,11 @@ from resvar.errors import UserError
 from resvar.files import read_yaml, shipped
 from resvar.models.architecture import plan
 from resvar.models.ordering import in_paper_order
+from resvar.reports.curves import Curve, read_curve
 from resvar.training.run import (
     CONFIG,
     FAILURE,
+    METRICS,
     PROGRESS,
     RESULT,
     is_locked,
@@ -72,6 +74,7 @@ class Record:
         message: why the run failed, or what is damaged; else empty.
         label: what makes runs comparable; see `label_of`. Empty where there are no settings.
         diverged: the run failed because its loss was no number any more.
+        curve: what `metrics.csv` holds; None where there is none yet.
     """
 
     folder: Path
@@ -82,6 +85,7 @@ class Record:
     message: str = ""
     label: str = ""
     diverged: bool = False
+    curve: Curve | None = field(default=None, repr=False)
 
 
 def read_records(folders: Sequence[Path]) -> list[Record]:
@@ -112,24 +116,25 @@ def read_record(folder: Path) -> Record:
     """The record of one run directory; what cannot be read makes it a damaged one."""
     try:
         settings = read_settings(folder)
+        label = label_of(settings)
     except UserError as error:
         return Record(folder, None, State.DAMAGED, message=str(error))
-    label = label_of(settings)
-    if (folder / RESULT).exists():
-        try:
+    try:
+        curve = read_curve(folder / METRICS)
+        # A link to nowhere is no missing result but a damaged one.
+        if os.path.lexists(folder / RESULT):
             result = _checked(read_json(folder / RESULT), settings, folder)
-        except UserError as error:
-            return Record(folder, settings, State.DAMAGED, message=str(error), label=label)
-        return Record(folder, settings, State.DONE, result=result, label=label)
-    progress = _read_progress(folder / PROGRESS)
+            return Record(folder, settings, State.DONE, result=result, label=label, curve=curve)
+    except UserError as error:
+        return Record(folder, settings, State.DAMAGED, message=str(error), label=label)
+    state, message, diverged = State.STOPPED, "", False
     if is_locked(folder):
-        return Record(folder, settings, State.RUNNING, progress=progress, label=label)
-    if (folder / FAILURE).exists():
+        state = State.RUNNING
+    elif (folder / FAILURE).exists():
+        state = State.FAILED
         message, diverged = _read_failure(folder / FAILURE)
-        return Record(
-            folder, settings, State.FAILED, None, progress, message, label, diverged=diverged
-        )
-    return Record(folder, settings, State.STOPPED, progress=progress, label=label)
+    progress = _read_progress(folder / PROGRESS)
+    return Record(folder, settings, state, None, progress, message, label, diverged, curve)
 
 
 def settings_of(record: Record) -> Settings:
@@ -235,10 +240,18 @@ def _runs(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
             if CONFIG in inside or RESULT in inside:
                 yield here
                 continue
-            below = [name for name, entry in inside.items() if entry.is_dir() and name[0] != "."]
+            below = [name for name, entry in inside.items() if name[0] != "." and _is_folder(entry)]
         except OSError:  # gone meanwhile, or not ours to read
             continue
         waiting.extend(here / name for name in sorted(below, reverse=True))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """False for a link that leads to itself, too."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 # --- reading one run ------------------------------------------------------------------------------
@@ -275,6 +288,8 @@ def _checked(result: dict[str, Any], settings: Settings, folder: Path) -> dict[s
             raise UserError(f"{path}: '{key}' is {value!r}, which is of the wrong type.")
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{path}: '{key}' is {value}, which is no finite number.")
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise UserError(f"{path}: '{key}' is far too large a number.")
         if key in _PERCENT and not 0 <= value <= 100:
             raise UserError(f"{path}: '{key}' is {value}, which is no percentage.")
     for key in _AS_CONFIGURED:

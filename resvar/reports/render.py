@@ -1,4 +1,4 @@
-"""A report as Markdown, LaTeX, CSV, JSON, or on the terminal.
+"""A report as Markdown, LaTeX, CSV, JSON, or on the terminal; `html.py` makes the page.
 
 The first two and the terminal write neutral tables; CSV and JSON are written from the data itself.
 """
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def render(report: Report, format: str) -> str:
-    """The report as `table` (plain text), `markdown`, `csv`, `latex` or `json`.
+    """The report as `table` (plain text), `markdown`, `csv`, `latex`, `json` or `html`.
 
     Raises:
         UserError: there is no such format.
@@ -398,11 +398,18 @@ def _plain_text(report: Report) -> str:
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).rstrip() + "\n"
 
 
+def _html(report: Report) -> str:
+    from resvar.reports.html import render_html  # Jinja is for this format alone
+
+    return render_html(report)
+
+
 RENDERERS: dict[str, Callable[[Report], str]] = {
     "table": _plain_text,
     "markdown": _markdown,
     "csv": _csv,
     "latex": _latex,
     "json": _json,
+    "html": _html,
 }
 """Format → renderer. A further one needs a line here; `_sections` gives it headings and tables."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from resvar.models.ordering import MAP_PLACES, PAPER_ORDER, map_name
@@ -49,11 +50,13 @@ class Cell:
     Attributes:
         grey: it stands for something that is not there, or not ours.
         strong: it is the one to look at.
+        folder: a run directory that the text names, for those who can follow a link.
     """
 
     text: str
     grey: bool = False
     strong: bool = False
+    folder: Path | None = None
 
     @property
     def lines(self) -> list[str]:
@@ -62,12 +65,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table that any renderer can write; notes stand below it."""
+    """A table that any renderer can write; notes stand below it.
+
+    Attributes:
+        kind: what it is about, for those who choose where it stands.
+    """
 
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
+    kind: Literal["errors", "map", "verdict", "runs", "other"] = "other"
 
 
 NOTHING = Cell("–", grey=True)
@@ -93,7 +101,7 @@ def damaged_table(report: Report) -> Table:
     return Table(
         "Not counted: files that cannot be read, or contradict one another",
         (Column("folder", "left", wrap=True), Column("reason", "left", wrap=True)),
-        tuple((_text(r.folder.as_posix()), _text(reason(r))) for r in report.damaged),
+        tuple((_folder(r), _text(reason(r))) for r in report.damaged),
     )
 
 
@@ -116,7 +124,7 @@ def _error_table(group: Group, depths: Sequence[int]) -> Table:
     names = " and ".join(f"ResNet-{depth}" for depth in depths)
     notes = ["Test error in percent of the last iteration; sd: standard deviation; n: seeds."]
     notes += _sources(group, depths)
-    return Table(f"Test error (%), {names}", tuple(columns), tuple(rows), tuple(notes))
+    return Table(f"Test error (%), {names}", tuple(columns), tuple(rows), tuple(notes), "errors")
 
 
 def _error_cells(entry: Entry, like_paper: bool) -> list[Cell]:
@@ -172,7 +180,7 @@ def _map_table(found: PlacementMap, like_paper: bool) -> Table:
         names = ", ".join(found.outside)
         notes.append(f"Not on this map, which has one BN and then one ReLU: {names}.")
     title = f"Where BN and ReLU stand: test error (%), ResNet-{found.depth}"
-    return Table(title, tuple(columns), tuple(rows), tuple(notes))
+    return Table(title, tuple(columns), tuple(rows), tuple(notes), "map")
 
 
 def _map_cell(placements: Sequence[Placement], like_paper: bool) -> Cell:
@@ -289,7 +297,7 @@ def _duel_table(group: Group) -> Table:
     if not group.like_paper:
         notes.append(f"These verdicts are about runs of protocol {group.label} alone.")
     title = "V1 (original) against V2 (full-preact)"
-    return Table(title, columns, tuple(rows), tuple(plain(note) for note in notes))
+    return Table(title, columns, tuple(rows), tuple(plain(note) for note in notes), "verdict")
 
 
 def _run_table(group: Group) -> Table:
@@ -317,7 +325,7 @@ def _run_table(group: Group) -> Table:
         if record.state is State.FAILED:
             notes.append(f"{record.folder.as_posix()} {_standing([record])}: {reason(record)}")
     rows = tuple(_run_cells(record, group) for record in group.records)
-    return Table("Every run", columns, rows, tuple(plain(note) for note in notes))
+    return Table("Every run", columns, rows, tuple(plain(note) for note in notes), "runs")
 
 
 def _run_cells(record: Record, group: Group) -> tuple[Cell, ...]:
@@ -327,7 +335,7 @@ def _run_cells(record: Record, group: Group) -> tuple[Cell, ...]:
     speed = result.get("images_per_second", progress.images_per_second if progress else None)
     state = "copy, not counted" if record.folder in group.copies else _standing([record])
     return (
-        Cell(settings.variant),
+        Cell(settings.variant, folder=record.folder),
         Cell(f"{settings.depth}"),
         Cell(f"{settings.seed}"),
         _number(result.get("test_error"), ".2f"),
@@ -340,7 +348,7 @@ def _run_cells(record: Record, group: Group) -> tuple[Cell, ...]:
         _text(result.get("precision") or ""),
         _text((result.get("commit") or "")[:7]),
         Cell(state),
-        _text(record.folder.as_posix()),
+        _folder(record),
     )
 
 
@@ -396,6 +404,10 @@ def _number(value: float | None, form: str) -> Cell:
 
 def _text(value: str) -> Cell:
     return Cell(plain(value)) if value else NOTHING
+
+
+def _folder(record: Record) -> Cell:
+    return Cell(plain(record.folder.as_posix()), folder=record.folder)
 
 
 def _duration(seconds: float) -> str:

@@ -16,6 +16,7 @@ from resvar.data.cifar import DATASETS, problems
 from resvar.errors import UserError
 from resvar.sweeps.grid import PlannedRun, Sweep
 from resvar.sweeps.local import Slot, is_finished, launch, make_slots, report_failures
+from resvar.training.events import require_tensorboard
 
 
 def run_here(
@@ -39,6 +40,8 @@ def run_here(
         return
     if not todo:
         return
+    for run in todo:
+        require_tensorboard(run.settings)
     for name in sorted({run.settings.dataset for run in todo}):
         if name in DATASETS and (found := problems(DATASETS[name], data)):
             raise UserError(

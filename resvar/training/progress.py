@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from resvar.console import duration
 from resvar.files import write_json
 from resvar.training.checkpoint import save
+from resvar.training.events import Events
 from resvar.training.loop import Trainer
 from resvar.training.run import METRICS, PROGRESS, write_metrics
 from resvar.training.schedule import learning_rate
@@ -41,6 +42,7 @@ class Watch:
         self._estimated = False
         self._evaluations: list[float] = []  # seconds that each took
         self._evaluating_since: float | None = None
+        self._events: Events | None = None
         self._bar = Progress(
             TextColumn("[bold]{task.fields[doing]}"),
             BarColumn(),
@@ -56,6 +58,8 @@ class Watch:
 
     def __enter__(self) -> Watch:
         self._bar.start()
+        if self.trainer.settings.tensorboard:
+            self._events = Events(self.folder, self.trainer.rows, self.trainer.total_seconds())
         return self
 
     def __exit__(
@@ -65,6 +69,8 @@ class Watch:
         trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
+        if self._events is not None:
+            self._events.close()
 
     # --- told by the loop -----------------------------------------------------------------------
 
@@ -100,6 +106,8 @@ class Watch:
             self._evaluations.append(time.monotonic() - self._evaluating_since)
             self._evaluating_since = None
         write_metrics(self.folder / METRICS, self.trainer.rows)
+        if self._events is not None:
+            self._events.add(row)
         aside = f"  held-out error {row['holdout_error']:.2f} %" if "holdout_error" in row else ""
         self.console.print(
             f"iteration {row['iteration']:>6,.0f}  epoch {row['epoch']:6.2f}  lr {row['lr']:.4g}  "

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from resvar.config import Settings, differences, resolve
 from resvar.errors import RunError, UserError
-from resvar.files import write_text
+from resvar.files import read_text, write_text
 
 if TYPE_CHECKING:
     import pandas
@@ -37,6 +37,9 @@ PROGRESS = "progress.json"  # how far a run is, renewed every few seconds while 
 FAILURE = "failure.json"  # why the last attempt ended without a result; gone when the next starts
 LOCK = "run.lock"
 LOG = "log.txt"  # what a run started by a sweep printed
+
+LARGEST_JSON = 20_000_000
+"""Bytes; the list of a sweep with 100,000 runs takes five million."""
 
 METRIC_COLUMNS = (
     "iteration", "epoch", "lr", "train_loss", "train_error", "test_loss", "test_error",
@@ -131,10 +134,9 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read or holds something else.
     """
+    text = read_text(path, LARGEST_JSON, "record of a run")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: this is damaged or no JSON ({error}).") from error
     if not isinstance(value, dict):

@@ -21,6 +21,7 @@ from resvar.errors import RunError, Stopped, UserError
 from resvar.files import replacing, write_json, write_text
 from resvar.training import run as files
 from resvar.training.checkpoint import load_newest
+from resvar.training.events import remove_events, require_tensorboard
 from resvar.training.loop import DivergedError, Evaluation, Trainer, parameters
 from resvar.training.machine import (
     choose_device,
@@ -37,7 +38,7 @@ RUN_FILES = (
     files.RESULT, files.CONFIG, files.ENVIRONMENT, files.METRICS, files.PREDICTIONS, files.PROGRESS,
     files.FAILURE, files.CHECKPOINT, files.PREVIOUS_CHECKPOINT,
 )  # fmt: skip
-"""What `--fresh` removes; nothing else in a folder is touched."""
+"""What `--fresh` removes, with the event files; nothing else in a folder is touched."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def train(
         RunError: the run cannot be finished; what it has is kept.
         Stopped: asked to stop; a checkpoint was saved.
     """
+    require_tensorboard(settings)
     chosen = choose_device(device)
     precision = choose_precision(settings.precision, chosen)
     settings = settings.model_copy(update={"precision": precision})
@@ -87,6 +89,7 @@ def train(
         if fresh:
             for name in RUN_FILES:
                 (job.folder / name).unlink(missing_ok=True)
+            remove_events(job.folder)
         files.guard(job.folder, job.settings)
         return _finished(job) or _work(job, images)
 
