@@ -79,7 +79,8 @@ class Line:
 
     @property
     def marker(self) -> str:
-        return MARKERS[self.style % len(MARKERS)]
+        """Another one for the second nine variants, so that colour and shape together differ."""
+        return MARKERS[(self.style + self.style // len(MARKERS)) % len(MARKERS)]
 
 
 @dataclass(frozen=True)

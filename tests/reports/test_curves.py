@@ -156,3 +156,12 @@ def test_a_page_has_so_many_points_however_many_cells(tmp_path):
     report = build(read_records([tmp_path]))
     most = points_per_curve(report.groups)
     assert most == ALL_POINTS // 200
+
+
+def test_many_variants_differ_in_colour_or_shape(tmp_path):
+    for name in (f"mine-{number:02d}" for number in range(20)):
+        (tmp_path / f"{name}.yaml").write_text("lead: [relu, bn]\ntrail: []\nafter_add: []\n")
+        write_curved(tmp_path / "runs", str(tmp_path / f"{name}.yaml"))
+    (group,) = build(read_records([tmp_path / "runs"])).groups
+    (chart,) = charts(group, 100)
+    assert len({(line.style % 9, line.marker) for line in chart.lines}) == len(chart.lines) == 20
