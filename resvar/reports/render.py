@@ -267,12 +267,15 @@ def _group_data(group: Group) -> dict[str, Any]:
                 "difference": duel.comparison.difference if duel.comparison else None,
                 "interval": duel.comparison.interval if duel.comparison else None,
                 "published_difference": duel.published_difference,
+                "sd": duel.sd,
+                "seeds_needed": duel.seeds_needed,
                 "word": duel.verdict.word,
                 "sentence": duel.verdict.sentence,
             }
             for duel in group.duels
         ],
         "maps": [_map_data(found) for found in group.maps],
+        "agreements": [asdict(found) for found in group.agreements],
         "runs": [_run_data(record, group) for record in group.records],
     }
 
