@@ -195,12 +195,28 @@ class Trainer:
         """Go on from a `state`.
 
         Raises:
-            RunError: it belongs to a run with other settings.
+            RunError: it belongs to a run with other settings, or is no state of a run.
         """
-        if state["config_hash"] != self.settings.hash:
-            raise RunError("the checkpoint belongs to a run with other settings; use --fresh.")
+        try:
+            if state["config_hash"] != self.settings.hash:
+                raise RunError("the checkpoint belongs to a run with other settings; use --fresh.")
+            self._take(state)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [""])[0][:120]
+            raise RunError(
+                "the checkpoint is whole, but does not hold the state of this run "
+                f"({type(error).__name__}: {reason}); use --fresh."
+            ) from error
+
+    def _take(self, state: State) -> None:
+        if not 0 <= state["iteration"] <= self.settings.iterations:
+            raise ValueError(f"iteration {state['iteration']}")
         self.network.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for weights, held in self.optimizer.state.items():
+            momentum = held.get("momentum_buffer")  # none where momentum is 0
+            if momentum is not None and momentum.shape != weights.shape:
+                raise ValueError("a momentum of another shape than its weights")
         self.iteration, self.rows = state["iteration"], [dict(row) for row in state["rows"]]
         loss, wrong, self.sums.images, self.sums.seconds = state["sums"]
         self.sums.loss.fill_(loss)

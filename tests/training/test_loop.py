@@ -432,6 +432,30 @@ def test_a_state_of_other_settings_is_refused():
         other.restore(state)
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda state: state.pop("model"),
+        lambda state: state["model"].popitem(),
+        lambda state: state.update(model=[1, 2]),
+        lambda state: state.update(optimizer={}),
+        lambda state: state["optimizer"]["state"].update({0: {"momentum_buffer": torch.ones(2)}}),
+        lambda state: state.update(sums=[1.0]),
+        lambda state: state.update(rows=3),
+        lambda state: state.update(iteration=10**6),
+        lambda state: state.update(iteration="5"),
+    ],
+)
+def test_a_state_that_is_none_is_refused_in_words(spoil):
+    """Whole by its digest, as a file can be that somebody made on purpose."""
+    settings = make_settings()
+    sets = Sets.prepare(make_images(), settings, CPU)
+    state = copy.deepcopy(Trainer.start(settings, sets, CPU).state())
+    spoil(state)
+    with pytest.raises(RunError, match=r"does not hold the state.*--fresh"):
+        Trainer.start(settings, sets, CPU).restore(state)
+
+
 # --- divergence -----------------------------------------------------------------------------------
 
 
