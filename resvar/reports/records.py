@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from resvar.training.run import (
     PROGRESS,
     RESULT,
     is_locked,
+    read_divergence,
     read_json,
     read_settings,
 )
@@ -71,7 +72,7 @@ class Record:
         progress: None where nothing is known, such as before the first iteration.
         message: why the run failed, or what is damaged; else empty.
         label: what makes runs comparable; see `label_of`. Empty where there are no settings.
-        diverged: the run failed because its loss was no number any more.
+        diverged: the state is failed, and that because the loss was no number any more.
     """
 
     folder: Path
@@ -124,6 +125,15 @@ def read_record(folder: Path) -> Record:
     progress = _read_progress(folder / PROGRESS)
     if is_locked(folder):
         return Record(folder, settings, State.RUNNING, progress=progress, label=label)
+    try:
+        if (ended := read_divergence(folder)) is not None:
+            at = Progress(ended.iteration, settings.iterations, 0.0, 0.0)
+            progress = replace(progress or at, iteration=ended.iteration)
+            return Record(
+                folder, settings, State.FAILED, None, progress, ended.message, label, diverged=True
+            )
+    except UserError as error:
+        return Record(folder, settings, State.DAMAGED, message=str(error), label=label)
     if (folder / FAILURE).exists():
         message, diverged = _read_failure(folder / FAILURE)
         return Record(

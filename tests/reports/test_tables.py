@@ -160,7 +160,7 @@ def test_unfinished_cells_say_how_they_stand(tmp_path):
         "bn-after-add": ({"failure": {"message": "no space"}}, "failed"),
         "relu-before-add": (
             {"failure": {"message": "NaN", "diverged": True}, "progress": how_far(37)},
-            "diverged at 37 of 400",
+            "diverged at iteration 37",
         ),
         "full-preact": ({"changes": {"test_error": math.nan}, "test_error": 50.0}, "damaged"),
     }
