@@ -191,6 +191,20 @@ def wait_for(condition: Callable[[], object], seconds: float = 60, every: float 
     return bool(condition())
 
 
+def everyone(mark: str) -> dict[int, list[str]]:
+    """The living processes that inherited RESVAR_TEST_MARK=mark: pid → command line (Linux)."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                if f"RESVAR_TEST_MARK={mark}".encode() in (folder / "environ").read_bytes():
+                    words = (folder / "cmdline").read_bytes().decode(errors="replace")
+                    found[int(folder.name)] = words.split("\0")
+            except OSError:  # gone meanwhile
+                pass
+    return found
+
+
 def contents(folder: Path) -> dict[str, str]:
     """Every file below a folder with a digest of its bytes and its time of change."""
     return {

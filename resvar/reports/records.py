@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from resvar.training.run import (
     PROGRESS,
     RESULT,
     is_locked,
+    read_divergence,
     read_json,
     read_settings,
 )
@@ -73,7 +74,7 @@ class Record:
         progress: None where nothing is known, such as before the first iteration.
         message: why the run failed, or what is damaged; else empty.
         label: what makes runs comparable; see `label_of`. Empty where there are no settings.
-        diverged: the run failed because its loss was no number any more.
+        diverged: the state is failed, and that because the loss was no number any more.
         curve: what `metrics.csv` holds; None where there is none yet.
     """
 
@@ -127,13 +128,21 @@ def read_record(folder: Path) -> Record:
             return Record(folder, settings, State.DONE, result=result, label=label, curve=curve)
     except UserError as error:
         return Record(folder, settings, State.DAMAGED, message=str(error), label=label)
+    progress = _read_progress(folder / PROGRESS)
     state, message, diverged = State.STOPPED, "", False
+    try:
+        ended = read_divergence(folder)
+    except UserError as error:
+        return Record(folder, settings, State.DAMAGED, message=str(error), label=label)
     if is_locked(folder):
         state = State.RUNNING
+    elif ended is not None:
+        state, message, diverged = State.FAILED, ended.message, True
+        at = Progress(ended.iteration, settings.iterations, 0.0, 0.0)
+        progress = replace(progress or at, iteration=ended.iteration)
     elif (folder / FAILURE).exists():
         state = State.FAILED
         message, diverged = _read_failure(folder / FAILURE)
-    progress = _read_progress(folder / PROGRESS)
     return Record(folder, settings, state, None, progress, message, label, diverged, curve)
 
 

@@ -139,6 +139,8 @@ def seconds_left(records: Sequence[Record]) -> float | None:
         return None
     left = 0.0
     for record in records:
+        if record.diverged:
+            continue  # that is how it ended
         if record.state in (State.RUNNING, State.STOPPED, State.FAILED, State.WAITING):
             length = _length(record) or fmean(lengths)
             share = record.progress.share if record.progress is not None else 0.0
@@ -165,7 +167,7 @@ def _table(records: Sequence[Record], folder: Path) -> Table:
         running = record.state is State.RUNNING
         table.add_row(
             str(record.folder.relative_to(folder)),
-            record.state.value,
+            _word(record),
             f"{progress.iteration:,} / {progress.iterations:,}" if progress else "",
             f"{progress.images_per_second:,.0f}" if progress and running else "",
             duration(length * (1 - progress.share)) if progress and length and running else "",
@@ -178,13 +180,24 @@ def _table(records: Sequence[Record], folder: Path) -> Table:
 
 def _summary(records: Sequence[Record]) -> str:
     counts = Counter(record.state for record in records)
-    words = ", ".join(f"{counts[state]} {state.value}" for state in State if counts[state])
+    words = ", ".join(f"{count} {word}" for word, count in _counted(records))
     text = f"{len(records)} runs: {words}."
     left = seconds_left(records)
     if counts[State.RUNNING] and left is not None:
         end = time.strftime("%a %H:%M", time.localtime(time.time() + left))
         return f"{text} It should end in {duration(left)}, {end}."
-    if counts[State.DONE] == len(records):
+    if counts[State.DONE] + sum(record.diverged for record in records) == len(records):
         return text
     work = f" About {duration(left)} of work is left." if left is not None else ""
     return f"{text} Nothing is running; type the same command again to go on.{work}"
+
+
+def _word(record: Record) -> str:
+    return "diverged" if record.diverged else record.state.value
+
+
+def _counted(records: Sequence[Record]) -> list[tuple[str, int]]:
+    """How many records a word is true of, in the order of the states; diverged ones behind."""
+    counts = Counter(_word(record) for record in records)
+    words = [state.value for state in State] + ["diverged"]
+    return [(word, counts[word]) for word in words if counts[word]]

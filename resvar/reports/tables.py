@@ -449,7 +449,7 @@ def _figure(variant: str) -> str:
 
 
 def _standing(records: Sequence[Record]) -> str:
-    """How runs stand: `running 43 %`, `stopped at 12 of 400`, `diverged`, `2 failed, waiting`."""
+    """How runs stand: `running 43 %`, `stopped at 12 of 400`, `diverged at iteration 12`, …"""
     kinds: dict[str, list[Record]] = {}
     for record in records:
         kinds.setdefault("diverged" if record.diverged else str(record.state), []).append(record)
@@ -465,6 +465,8 @@ def _how_far(record: Record) -> str:
         return ""
     if record.state is State.RUNNING:
         return f" {100 * progress.share:.0f} %"
+    if record.diverged:
+        return f" at iteration {progress.iteration}"
     return f" at {progress.iteration} of {progress.iterations}"
 
 

@@ -42,8 +42,12 @@ class Sweep:
     def write_manifest(self) -> None:
         """Leave the list of runs in the folder, so that `resvar status` knows what is waiting."""
         self.root.mkdir(parents=True, exist_ok=True)
-        runs = [run.name for run in self.runs]
-        write_json(self.root / f"{self.name}{MANIFEST}", {"format": 1, "runs": runs})
+        path = self.root / f"{self.name}{MANIFEST}"
+        try:
+            write_json(path, {"format": 1, "runs": [run.name for run in self.runs]})
+        except FileNotFoundError:
+            if not path.exists():  # else the same sweep, started twice at once, was quicker
+                raise
 
 
 def manifests(folder: Path) -> dict[str, list[str]]:

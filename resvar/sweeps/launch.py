@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import wait
 from pathlib import Path
 
 from rich.console import Console
@@ -15,7 +18,14 @@ from resvar.console import console_for_output, duration
 from resvar.data.cifar import DATASETS, problems
 from resvar.errors import UserError
 from resvar.sweeps.grid import PlannedRun, Sweep
-from resvar.sweeps.local import Slot, is_finished, launch, make_slots, report_failures
+from resvar.sweeps.local import (
+    Slot,
+    has_diverged,
+    is_finished,
+    launch,
+    make_slots,
+    report_failures,
+)
 from resvar.training.events import require_tensorboard
 
 
@@ -30,10 +40,12 @@ def run_here(
         Stopped: asked to stop.
     """
     console = console_for_output()
-    todo = [run for run in sweep.runs if not is_finished(run)]
-    done = len(sweep.runs) - len(todo)
+    open_runs = [run for run in sweep.runs if not is_finished(run)]
+    todo = [run for run in open_runs if not has_diverged(run)]
+    done, hopeless = len(sweep.runs) - len(open_runs), len(open_runs) - len(todo)
     slots = make_slots(jobs, per_gpu, device, len(sweep.runs))
-    _say(console, f"{len(sweep.runs)} runs in {sweep.root}, {done} of them finished already.")
+    also = f", {hopeless} diverged" if hopeless else ""
+    _say(console, f"{len(sweep.runs)} runs in {sweep.root}, {done} of them finished already{also}.")
     if dry_run:
         for run in todo:
             _say(console, f"  resvar train {' '.join(run.arguments)} --out {run.folder}")
@@ -54,8 +66,12 @@ def run_here(
         console,
         f"About {duration(estimate(todo, slots))} in all. Ctrl-C stops; typed again it goes on.",
     )
-    report_failures(launch(sweep, slots, data, console), console)
-    _say(console, f"All {len(sweep.runs)} runs are finished. Next: resvar report {sweep.root}")
+    outcome = launch(sweep, slots, data, console)
+    report_failures(outcome, console)
+    also = f"; {len(outcome.diverged)} of them diverged" if outcome.diverged else ""
+    _say(
+        console, f"All {len(sweep.runs)} runs are finished{also}. Next: resvar report {sweep.root}"
+    )
 
 
 def estimate(todo: Sequence[PlannedRun], slots: Sequence[Slot]) -> float:
@@ -68,11 +84,26 @@ def estimate(todo: Sequence[PlannedRun], slots: Sequence[Slot]) -> float:
     with ProcessPoolExecutor(
         1,
         multiprocessing.get_context("spawn"),
-        initializer=signal.signal,  # Ctrl-C is for this process to answer
-        initargs=(signal.SIGINT, signal.SIG_IGN),
+        initializer=_belong_to_parent,
     ) as pool:
         seconds: float = pool.submit(_seconds_one_by_one, settings, slots[0]).result()
     return seconds / len(slots)
+
+
+def _belong_to_parent() -> None:
+    """In the measuring process: leave Ctrl-C to the sweep, and end when the sweep does.
+
+    A pool's process would else wait for ever for work from a parent that was killed.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _seconds_one_by_one(todo: Sequence[Settings], slot: Slot) -> float:

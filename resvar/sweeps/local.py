@@ -2,6 +2,9 @@
 
 A slot is a share of the processor's cores, or a GPU (or a part of one). Finished runs are skipped,
 others go on where they stopped; one that fails is reported at the end while the rest goes on.
+
+Several sweeps may work through the same folder: a run belongs to whoever holds its lock, and the
+others come back to it when they have nothing else to do.
 """
 
 from __future__ import annotations
@@ -25,7 +28,17 @@ from rich.text import Text
 from resvar.console import duration
 from resvar.errors import RunError, Stopped, UserError
 from resvar.sweeps.grid import PlannedRun, Sweep
-from resvar.training.run import LOG, PROGRESS, RESULT, guard, read_json
+from resvar.training.run import (
+    DIVERGED,
+    LOG,
+    PROGRESS,
+    RESULT,
+    guard,
+    is_locked,
+    read_divergence,
+    read_json,
+    read_result,
+)
 from resvar.training.stop import PARENT, StopRequest, stop_request
 
 POLL = 0.5
@@ -62,7 +75,15 @@ class Outcome:
 
     skipped: list[PlannedRun] = field(default_factory=list)
     done: list[PlannedRun] = field(default_factory=list)
+    elsewhere: list[PlannedRun] = field(default_factory=list)  # finished by another process
+    diverged: list[PlannedRun] = field(default_factory=list)
     failed: list[tuple[PlannedRun, int]] = field(default_factory=list)
+
+    @property
+    def settled(self) -> int:
+        """How many runs there is nothing left to do for."""
+        runs = len(self.skipped) + len(self.done) + len(self.elsewhere) + len(self.diverged)
+        return runs + len(self.failed)
 
 
 def make_slots(jobs: int | None, per_gpu: int, device: str, runs: int) -> list[Slot]:
@@ -101,8 +122,9 @@ def launch(sweep: Sweep, slots: Sequence[Slot], data: Path, console: Console) ->
     """
     outcome = Outcome()
     waiting: list[PlannedRun] = []
-    for run in sweep.runs:
-        (outcome.skipped if is_finished(run) else waiting).append(run)
+    for planned in sweep.runs:
+        done, hopeless = is_finished(planned), has_diverged(planned)
+        (outcome.skipped if done else outcome.diverged if hopeless else waiting).append(planned)
     sweep.write_manifest()
     view = View(sweep, slots, outcome, console)
     working: list[Process] = []
@@ -110,14 +132,15 @@ def launch(sweep: Sweep, slots: Sequence[Slot], data: Path, console: Console) ->
         try:
             while (waiting and not stop) or working:
                 free = [slot for slot in slots if slot not in [process.slot for process in working]]
-                while waiting and free and not stop:
-                    working.append(start(waiting.pop(0), free.pop(0), data))
+                while free and not stop and (run := _next(waiting, outcome, view)):
+                    working.append(start(run, free.pop(0), data))
                     view.started(working[-1])
                 if stop:
                     _end(working, signal.SIGTERM)
                 for process in [p for p in working if p.handle.poll() is not None]:
                     working.remove(process)
-                    _book(process, outcome, stop, view)
+                    if _book(process, outcome, stop, view):
+                        waiting.append(process.run)
                 view.update(working, waiting)
                 time.sleep(POLL)
         except BaseException:
@@ -136,6 +159,11 @@ def is_finished(run: PlannedRun) -> bool:
     """
     guard(run.folder, run.settings)
     return (run.folder / RESULT).exists()
+
+
+def has_diverged(run: PlannedRun) -> bool:
+    """Whether the run ended with a loss that is no number: it would do so again."""
+    return (run.folder / DIVERGED).exists()
 
 
 def start(run: PlannedRun, slot: Slot, data: Path) -> Process:
@@ -196,6 +224,10 @@ class View:
         if self._live is None:
             self._line(f"started {process.run.name} on {process.slot.name}")
 
+    def elsewhere(self, run: PlannedRun, text: str) -> None:
+        """Another process did, or does, what this sweep would."""
+        self._line(f"{run.name} {text} by another process")
+
     def ended(self, process: Process, text: str) -> None:
         seconds = duration(time.monotonic() - process.begun)
         self._line(f"{process.run.name} {text} ({seconds} in this process)")
@@ -208,10 +240,9 @@ class View:
             )
 
     def _line(self, text: str) -> None:
-        count = len(self.outcome.skipped) + len(self.outcome.done) + len(self.outcome.failed)
         clock = time.strftime("%H:%M:%S")
         self.console.print(
-            f"{clock} [{count}/{len(self.sweep.runs)}] {text}",
+            f"{clock} [{self.outcome.settled}/{len(self.sweep.runs)}] {text}",
             markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip
 
@@ -232,20 +263,29 @@ class View:
         self, progress: dict[str, dict[str, float]], waiting: Sequence[PlannedRun]
     ) -> Text:
         o = self.outcome
-        failed = f", {len(o.failed)} failed" if o.failed else ""
+        failed = f", {len(o.diverged)} diverged" if o.diverged else ""
+        failed += f", {len(o.failed)} failed" if o.failed else ""
         so_far = duration(time.monotonic() - self.begun)
         return Text(
-            f"{len(o.skipped) + len(o.done)} of {len(self.sweep.runs)} done, {len(progress)} at "
-            f"work, {len(waiting)} waiting{failed}; {so_far} so far"
+            f"{o.settled - len(o.diverged) - len(o.failed)} of {len(self.sweep.runs)} done, "
+            f"{len(progress)} at work, {len(waiting)} waiting{failed}; {so_far} so far"
         )
 
 
 def report_failures(outcome: Outcome, console: Console) -> None:
-    """Each failed run with the last lines of its log.
+    """Each failed run with the last lines of its log; those that diverged, which is a result.
 
     Raises:
-        RunError: there are any.
+        RunError: some failed.
     """
+    for run in outcome.diverged:
+        with suppress(UserError):
+            found = read_divergence(run.folder)
+            where = f" at iteration {found.iteration}" if found is not None else ""
+            console.print(
+                f"{run.folder} diverged{where}; it would again, so it is not tried again.",
+                markup=False, highlight=False, soft_wrap=True,
+            )  # fmt: skip
     for run, code in outcome.failed:
         console.print(f"{run.folder} failed (exit {code}):", markup=False, soft_wrap=True)
         for line in last_lines(run.folder):
@@ -261,18 +301,46 @@ def report_failures(outcome: Outcome, console: Console) -> None:
 # --- inside ---------------------------------------------------------------------------------------
 
 
-def _book(process: Process, outcome: Outcome, stop: StopRequest, view: View) -> None:
+def _next(waiting: list[PlannedRun], outcome: Outcome, view: View) -> PlannedRun | None:
+    """Take the first run out of `waiting` that nobody works on; None where there is none.
+
+    What another process has finished meanwhile is taken out too.
+    """
+    for run in list(waiting):
+        if (run.folder / RESULT).exists():
+            waiting.remove(run)
+            outcome.elsewhere.append(run)
+            view.elsewhere(run, "was finished")
+        elif has_diverged(run):
+            waiting.remove(run)
+            outcome.diverged.append(run)
+        elif not is_locked(run.folder):
+            waiting.remove(run)
+            return run
+    return None
+
+
+def _book(process: Process, outcome: Outcome, stop: StopRequest, view: View) -> bool:
+    """Note how a process ended; whether its run is to be taken up again later."""
     code = process.handle.returncode
     if code == 0:
         outcome.done.append(process.run)
-        with suppress(UserError, KeyError):
-            error = read_json(process.run.folder / RESULT)["test_error"]
+        with suppress(UserError):
+            error = read_result(process.run.folder)["test_error"]
             view.ended(process, f"finished: test error {error:.2f} %")
     elif stop and code in (Stopped.exit_code, -signal.SIGTERM):
         view.ended(process, "stopped")
+    elif has_diverged(process.run):
+        outcome.diverged.append(process.run)
+        view.ended(process, "diverged")
+    elif is_locked(process.run.folder) or (process.run.folder / RESULT).exists():
+        # It came second: another process was quicker.
+        view.elsewhere(process.run, "is being trained")
+        return True
     else:
         outcome.failed.append((process.run, code))
         view.ended(process, f"FAILED (exit {code})")
+    return False
 
 
 def _end(working: Sequence[Process], number: int) -> None:

@@ -20,6 +20,7 @@ from resvar.files import flush_folder
 from resvar.training.run import CHECKPOINT, PREVIOUS_CHECKPOINT
 
 FORMAT = 2
+"""Of the file. A later version of resvar that changes it goes on reading this one."""
 
 State = dict[str, Any]
 """What a run needs to go on: tensors, numbers, strings, and dicts and lists of them."""
@@ -29,22 +30,29 @@ class DamagedError(Exception):
     """A checkpoint file that is not what was written."""
 
 
+class NewerError(RunError):
+    """A checkpoint file of a later version of resvar: nothing is wrong with it."""
+
+
 def save(folder: Path, state: State) -> None:
     """Make `state` the newest checkpoint of a run directory.
 
     Raises:
         OSError: the disk is full or read-only; the checkpoints that were there are untouched.
-        DamagedError: what was written does not read back.
+        RunError: what was written does not read back; the others are untouched here too.
     """
     newest, previous = folder / CHECKPOINT, folder / PREVIOUS_CHECKPOINT
     temporary = folder / f"{CHECKPOINT}.tmp"
     try:
-        with temporary.open("wb") as file:
-            torch.save({"format": FORMAT, "digest": digest(state), "state": state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        load(temporary)
-        if newest.exists():
+        _write(temporary, {"format": FORMAT, "digest": digest(state), "state": state})
+        try:
+            load(temporary)
+        except DamagedError as error:
+            raise RunError(
+                f"{newest}: what was written there does not read back ({error}), so look after "
+                "that disk; the checkpoint before it is kept, and the same command goes on from it."
+            ) from error
+        if newest.exists() and _is_whole(newest):  # a damaged one must not push out a good one
             newest.replace(previous)
         temporary.replace(newest)
         flush_folder(folder)
@@ -58,15 +66,22 @@ def load(path: Path) -> State:
 
     Raises:
         DamagedError: the file was cut, changed, or is no checkpoint of resvar.
+        NewerError: it was written by a later version of resvar.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        if content["format"] != FORMAT:
-            raise DamagedError(f"its format {content['format']} is not known to this version")
+        written = content["format"]
+        if type(written) is int and written > FORMAT:
+            raise NewerError(
+                f"{path}: its format is {written} and this version of resvar reads {FORMAT}; "
+                "update resvar to go on."
+            )
+        if written != FORMAT:
+            raise DamagedError(f"its format {written!r} is not known")
         state: State = content["state"]
         if content["digest"] != digest(state):
             raise DamagedError("its content does not match its digest")
-    except DamagedError:
+    except (DamagedError, NewerError):
         raise
     except pickle.UnpicklingError as error:
         raise DamagedError("it holds more than numbers and text") from error
@@ -83,7 +98,8 @@ def load_newest(folder: Path, warn: Any = None) -> State | None:
         warn: called with a sentence when a damaged file is passed over.
 
     Raises:
-        RunError: there are checkpoints and all are damaged. Nothing is deleted.
+        RunError: there are checkpoints and all are damaged, or one is of a later version of
+            resvar. Nothing is deleted.
     """
     problems = []
     for name in (CHECKPOINT, PREVIOUS_CHECKPOINT):
@@ -102,6 +118,32 @@ def load_newest(folder: Path, warn: Any = None) -> State | None:
     if problems:
         raise RunError(f"{'; '.join(problems)}. Start the run over with --fresh.")
     return None
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        load(path)
+    except DamagedError:
+        return False
+    return True
+
+
+def _write(path: Path, content: Any) -> None:
+    """Write and flush a file.
+
+    Raises:
+        OSError: of the disk; torch's own writer would hide it behind an error of its own.
+    """
+    with path.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            hidden = error.__context__
+            while hidden is not None and not isinstance(hidden, OSError):
+                hidden = hidden.__context__
+            raise hidden or error from None
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def digest(value: Any) -> str:

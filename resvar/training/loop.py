@@ -28,7 +28,19 @@ from resvar.training.schedule import learning_rate
 
 
 class DivergedError(RunError):
-    """The loss is no longer a finite number."""
+    """A loss, or what the network computes it from, is no longer a finite number.
+
+    Attributes:
+        iteration: the first whose loss was not finite, or after which a weight was not.
+        loss: the mean training loss there, or the loss on the test set.
+    """
+
+    def __init__(self, what: str, iteration: int, loss: float) -> None:
+        super().__init__(
+            f"{what} at iteration {iteration}: the run has diverged. The last good checkpoint is "
+            "kept; a smaller lr may help."
+        )
+        self.iteration, self.loss = iteration, loss
 
 
 class Watcher(Protocol):
@@ -51,10 +63,15 @@ class Evaluation:
 
 @dataclass
 class Sums:
-    """Over the training images since the last evaluation; loss and wrong stay on the device."""
+    """Over the training images since the last evaluation; the tensors stay on the device.
+
+    `finite` counts the iterations whose loss left the sum finite: so the first that did not is
+    known exactly, though nobody waits for the device to look at each.
+    """
 
     loss: Tensor
     wrong: Tensor
+    finite: Tensor
     images: int = 0
     seconds: float = 0.0
 
@@ -63,6 +80,7 @@ class Sums:
         return cls(
             loss=torch.zeros((), dtype=torch.float64, device=device),
             wrong=torch.zeros((), dtype=torch.int64, device=device),
+            finite=torch.zeros((), dtype=torch.int64, device=device),
         )
 
 
@@ -148,25 +166,23 @@ class Trainer:
         """
         loss = float(self.sums.loss) / max(1, self.sums.images)
         if not math.isfinite(loss):
-            raise DivergedError(
-                f"the training loss became {loss} by iteration {self.iteration}: the run has "
-                "diverged. The last good checkpoint is kept; a smaller lr may help."
-            )
+            summed = self.sums.images // self.settings.batch_size
+            first = self.iteration - summed + int(self.sums.finite) + 1
+            raise DivergedError(f"the training loss became {loss}", first, loss)
         return loss
 
     def check(self) -> float:
         """The mean loss; refuses to keep what has exploded. Waits for the device.
 
         Raises:
-            DivergedError: the loss or a weight is not finite.
+            DivergedError: the loss, a weight, a momentum or a BN statistic is not finite.
         """
         loss = self.mean_loss()
-        finite = torch.stack([weights.isfinite().all() for weights in self.network.parameters()])
-        if not finite.all():
-            raise DivergedError(
-                f"weights are no longer finite at iteration {self.iteration}: the run has "
-                "diverged. The last good checkpoint is kept; a smaller lr may help."
-            )
+        held = [*self.network.state_dict().values()]
+        for momenta in self.optimizer.state.values():
+            held += [value for value in momenta.values() if isinstance(value, Tensor)]
+        if not torch.stack([value.isfinite().all() for value in held]).all():
+            raise DivergedError("weights are no longer finite", self.iteration, loss)
         return loss
 
     def total_seconds(self) -> float:
@@ -195,16 +211,33 @@ class Trainer:
         """Go on from a `state`.
 
         Raises:
-            RunError: it belongs to a run with other settings.
+            RunError: it belongs to a run with other settings, or is no state of a run.
         """
-        if state["config_hash"] != self.settings.hash:
-            raise RunError("the checkpoint belongs to a run with other settings; use --fresh.")
+        try:
+            if state["config_hash"] != self.settings.hash:
+                raise RunError("the checkpoint belongs to a run with other settings; use --fresh.")
+            self._take(state)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [""])[0][:120]
+            raise RunError(
+                "the checkpoint is whole, but does not hold the state of this run "
+                f"({type(error).__name__}: {reason}); use --fresh."
+            ) from error
+
+    def _take(self, state: State) -> None:
+        if not 0 <= state["iteration"] <= self.settings.iterations:
+            raise ValueError(f"iteration {state['iteration']}")
         self.network.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for weights, held in self.optimizer.state.items():
+            momentum = held.get("momentum_buffer")  # none where momentum is 0
+            if momentum is not None and momentum.shape != weights.shape:
+                raise ValueError("a momentum of another shape than its weights")
         self.iteration, self.rows = state["iteration"], [dict(row) for row in state["rows"]]
         loss, wrong, self.sums.images, self.sums.seconds = state["sums"]
         self.sums.loss.fill_(loss)
         self.sums.wrong.fill_(wrong)
+        self.sums.finite.fill_(self.sums.images // self.settings.batch_size)
         self.seconds, self.train_seconds = state["seconds"], state["train_seconds"]
         self.saved_at = self.iteration
 
@@ -227,7 +260,7 @@ class Trainer:
         loss = self.check()  # waits for the device, and so belongs to the training time
         error = 100.0 * int(self.sums.wrong) / self.sums.images
         seconds = self.sums.seconds + time.monotonic() - begun
-        test = self._evaluate(self.sets.test, watcher, stop)
+        test = self._measured(self.sets.test, "test", watcher, stop)
         row = {
             "iteration": self.iteration,
             "epoch": self.iteration * self.settings.batch_size / len(self.sets.training.labels),
@@ -240,7 +273,7 @@ class Trainer:
             "seconds": 0.0,
         }
         if self.sets.holdout is not None:
-            aside = self._evaluate(self.sets.holdout, watcher, stop)
+            aside = self._measured(self.sets.holdout, "held-out", watcher, stop)
             row |= {"holdout_loss": aside.loss, "holdout_error": aside.error}
         row["seconds"] = self.total_seconds()
         self.train_seconds += seconds
@@ -248,6 +281,14 @@ class Trainer:
         self.rows.append(row)
         self.last_test = test
         watcher.evaluated(row)
+
+    def _measured(
+        self, batches: Evaluated, which: str, watcher: Watcher, stop: object
+    ) -> Evaluation:
+        found = self._evaluate(batches, watcher, stop)
+        if not math.isfinite(found.loss):
+            raise DivergedError(f"the {which} loss became {found.loss}", self.iteration, found.loss)
+        return found
 
     def _evaluate(self, batches: Evaluated, watcher: Watcher, stop: object) -> Evaluation:
         """Obeys a stop meanwhile: the evaluation is then done again when the run goes on."""
@@ -325,6 +366,7 @@ def train_step(
         (loss / settings.batch_size).backward()  # type: ignore[no-untyped-call]
         sums.loss += loss.detach()
         sums.wrong += (logits.detach().argmax(dim=1) != labels[micro]).sum()
+    sums.finite += sums.loss.isfinite()
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(iteration, settings)
     optimizer.step()

@@ -164,6 +164,7 @@ class Watch:
 
     def _note(self, trainer: Trainer, speed: float) -> None:
         note = {
+            "format": 1,
             "iteration": trainer.iteration,
             "iterations": self.total,
             "seconds": trainer.total_seconds(),

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +35,7 @@ PREVIOUS_CHECKPOINT = "checkpoint.previous.pt"
 RESULT = "result.json"
 PREDICTIONS = "predictions.npy"
 PROGRESS = "progress.json"  # how far a run is, renewed every few seconds while it works
+DIVERGED = "diverged.json"  # the loss became NaN or infinite: how the run ended, and it stays so
 FAILURE = "failure.json"  # why the last attempt ended without a result; gone when the next starts
 LOCK = "run.lock"
 LOG = "log.txt"  # what a run started by a sweep printed
@@ -48,6 +50,18 @@ METRIC_COLUMNS = (
 HOLDOUT_COLUMNS = ("holdout_loss", "holdout_error")
 """Two more columns, behind the others, where a run keeps training images aside."""
 
+CONFIG_FORMAT = 1
+CONFIG_HEAD = "# The settings of a run of resvar; format {}\n"
+"""The first line of `config.yaml`: a comment, since every name in that file is a setting."""
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """How a run ended whose loss became NaN or infinite."""
+
+    iteration: int
+    message: str
+
 
 # --- who works here -------------------------------------------------------------------------------
 
@@ -57,11 +71,19 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the run directory's lock; it dies with the process, however that ends.
 
     Raises:
-        RunError: another process holds it; its pid and host are named.
+        RunError: another process holds it; its pid and host are named. Or the file system has no
+            locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+") as file:
-        if not _lock_soon(file.fileno()):
+        try:
+            free = _lock_soon(file.fileno())
+        except OSError as error:
+            raise RunError(
+                f"{folder}: this file system cannot lock files ({error.strerror}), so nothing "
+                "would keep a second process out; choose a folder on another one with --out."
+            ) from error
+        if not free:
             file.seek(0)
             owner = file.read().strip() or "another process"
             raise RunError(f"{folder}: {owner} is working here; wait for it or stop it.")
@@ -108,9 +130,27 @@ def read_settings(folder: Path) -> Settings:
     """The settings that a run was started with.
 
     Raises:
-        UserError: `config.yaml` is missing or wrong.
+        UserError: `config.yaml` is missing or wrong, or of a later version of resvar.
     """
-    return resolve(config=folder / CONFIG)
+    path = folder / CONFIG
+    head = re.match(CONFIG_HEAD.format("([0-9]{1,9})").encode(), _first_line(path))
+    if head is not None and int(head[1]) > CONFIG_FORMAT:
+        raise UserError(
+            f"{path}: its format is {int(head[1])} and this version of resvar reads "
+            f"{CONFIG_FORMAT}; update resvar."
+        )
+    return resolve(config=path)
+
+
+def _first_line(path: Path) -> bytes:
+    """Of an ordinary file; empty otherwise: what is wrong with it `resolve` says."""
+    try:
+        if not path.is_file():  # opening a pipe would wait for ever
+            return b""
+        with path.open("rb") as file:
+            return file.readline(200)
+    except OSError:
+        return b""
 
 
 def guard(folder: Path, wanted: Settings) -> None:
@@ -126,6 +166,38 @@ def guard(folder: Path, wanted: Settings) -> None:
             f"{folder} holds a run with other settings ({'; '.join(differing)}): choose another "
             "--out, or start that run over with `resvar train … --fresh`."
         )
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The result of a finished run, with a test error in it.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    result = read_json(folder / RESULT)
+    error = result.get("test_error")
+    if isinstance(error, bool) or not isinstance(error, int | float) or not 0 <= error <= 100:
+        raise UserError(
+            f"{folder / RESULT}: this is damaged: 'test_error' is {error!r:.100}, no percentage; "
+            "start the run over with --fresh."
+        )
+    return result
+
+
+def read_divergence(folder: Path) -> Divergence | None:
+    """How the run diverged; None where it did not.
+
+    Raises:
+        UserError: `diverged.json` is damaged.
+    """
+    path = folder / DIVERGED
+    if not path.exists():
+        return None
+    note = read_json(path)
+    iteration, message = note.get("iteration"), note.get("message")
+    if type(iteration) is not int or not isinstance(message, str):
+        raise UserError(f"{path}: this is damaged; start the run over with --fresh.")
+    return Divergence(iteration, message)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -36,7 +37,7 @@ from resvar.training.stop import stop_request
 
 RUN_FILES = (
     files.RESULT, files.CONFIG, files.ENVIRONMENT, files.METRICS, files.PREDICTIONS, files.PROGRESS,
-    files.FAILURE, files.CHECKPOINT, files.PREVIOUS_CHECKPOINT,
+    files.FAILURE, files.DIVERGED, files.CHECKPOINT, files.PREVIOUS_CHECKPOINT,
 )  # fmt: skip
 """What `--fresh` removes, with the event files; nothing else in a folder is touched."""
 
@@ -85,19 +86,32 @@ def train(
     if isinstance(images, FolderImages):
         found = {"num_classes": len(images.class_names)}
         job = replace(job, settings=settings.model_copy(update=found))
-    with files.locked(job.folder), _failures_noted(job):
+    with files.locked(job.folder):
         if fresh:
             for name in RUN_FILES:
                 (job.folder / name).unlink(missing_ok=True)
             remove_events(job.folder)
         files.guard(job.folder, job.settings)
-        return _finished(job) or _work(job, images)
+        if (done := _finished(job)) is not None:
+            return done
+        with _failures_noted(job):
+            return _work(job, images)
 
 
 def _finished(job: Job) -> dict[str, Any] | None:
+    """The result of a run that has it.
+
+    Raises:
+        RunError: the run has diverged, and would do so again.
+    """
     if not (job.folder / files.RESULT).exists():
+        if (found := files.read_divergence(job.folder)) is not None:
+            raise RunError(
+                f"{job.folder}: this run diverged at iteration {found.iteration}, and the same "
+                "settings would do so again; change one, such as lr, or start over with --fresh."
+            )
         return None
-    result = files.read_json(job.folder / files.RESULT)
+    result = files.read_result(job.folder)
     job.console.print(
         f"{job.folder}: already finished, test error {result['test_error']:.2f} %. "
         "Start it over with --fresh.",
@@ -117,7 +131,8 @@ def _work(job: Job, images: Images | FolderImages) -> dict[str, Any]:
     state = load_newest(job.folder, warn=lambda problem: _say(job, f"Warning: {problem}"))
     if state is not None:
         trainer.restore(state)
-    write_text(job.folder / files.CONFIG, settings.to_yaml())
+    head = files.CONFIG_HEAD.format(files.CONFIG_FORMAT)
+    write_text(job.folder / files.CONFIG, head + settings.to_yaml())
     _note_environment(job, images, trainer.iteration)
     _announce(job, trainer)
     with stop_request() as stop, Watch(job.folder, trainer, job.console) as watch:
@@ -207,22 +222,25 @@ def _failures_noted(job: Job) -> Iterator[None]:
     """Leave word in the run directory when the work fails; not when it is stopped or refused."""
     try:
         yield
+    except DivergedError as error:
+        loss = error.loss if math.isfinite(error.loss) else str(error.loss)  # JSON has no NaN
+        note = {"format": 1, "iteration": error.iteration, "loss": loss, "message": str(error)}
+        write_json(job.folder / files.DIVERGED, note)
+        raise
     except OSError as error:
         reason = f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
         message = f"{job.folder}: {reason}; what was saved is kept, and the same command goes on."
-        _note(job, message, diverged=False)
+        _note_failure(job, message)
         raise RunError(message) from error
     except Exception as error:
         if not isinstance(error, UserError | Stopped):
-            _note(
-                job, str(error) or type(error).__name__, diverged=isinstance(error, DivergedError)
-            )
+            _note_failure(job, str(error) or type(error).__name__)
         raise
 
 
-def _note(job: Job, message: str, diverged: bool) -> None:
+def _note_failure(job: Job, message: str) -> None:
     with suppress(OSError):  # the disk that failed may be the one to write to
-        write_json(job.folder / files.FAILURE, {"message": message, "diverged": diverged})
+        write_json(job.folder / files.FAILURE, {"format": 1, "message": message})
 
 
 def _say(job: Job, text: str) -> None:

@@ -11,6 +11,7 @@ their child processes. It reads environment variables:
     RESVAR_TEST_TERM=PLACE:N      there SIGTERM arrives
     RESVAR_TEST_INT=PLACE:N       there Ctrl-C arrives
     RESVAR_TEST_SLOW=SECONDS      each training iteration takes so much longer
+    RESVAR_TEST_UNMEASURED=1      a sweep does not measure how long its runs will take
     RESVAR_TEST_ONLY=TEXT         all but the data only for command lines that contain TEXT
 
 Places: `iteration`, `evaluation` (in the middle of one),
@@ -140,6 +141,11 @@ def watch_checkpoint(checkpoint):
     checkpoint.torch = Torch()
 
 
+def watch_sweep(launch):
+    if "RESVAR_TEST_UNMEASURED" in os.environ:
+        launch.estimate = lambda *_: 0.0
+
+
 class AfterImport:
     """Calls a function with a module as soon as somebody has imported it."""
 
@@ -175,5 +181,6 @@ if "RESVAR_TEST_DATA" in os.environ:
     patches = {
         "resvar.training.loop": watch_loop,
         "resvar.training.checkpoint": watch_checkpoint,
+        "resvar.sweeps.launch": watch_sweep,
     }
     sys.meta_path.insert(0, AfterImport(patches))

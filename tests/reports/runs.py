@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from resvar.config import Settings, resolve
-from resvar.training.run import CONFIG, FAILURE, PROGRESS, RESULT
+from resvar.training.run import CONFIG, DIVERGED, FAILURE, PROGRESS, RESULT
 
 
 def make_settings(
@@ -35,6 +35,7 @@ def write_run(
     changes: Mapping[str, Any] | None = None,
     progress: Mapping[str, Any] | None = None,
     failure: Mapping[str, Any] | None = None,
+    diverged: Mapping[str, Any] | None = None,
 ) -> Path:
     """A run directory below `root`; unfinished where `test_error` is None.
 
@@ -54,6 +55,8 @@ def write_run(
         (folder / PROGRESS).write_text(json.dumps(progress))
     if failure is not None:
         (folder / FAILURE).write_text(json.dumps(failure))
+    if diverged is not None:
+        (folder / DIVERGED).write_text(json.dumps(diverged))
     return folder
 
 

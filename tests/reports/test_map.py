@@ -113,7 +113,7 @@ def test_missing_diverged_and_unfinished_cells_say_so(tmp_path):
     (write_run(tmp_path, "full-preact") / RESULT).write_text("{")
     cells = cells_of(render(report_on(tmp_path), "markdown"))
     assert cells["lead", "trail"] == ["not published", "missing"]
-    assert cells["trail", "after_add"][:2] == ["original (V1)", "diverged at 37 of 400"]
+    assert cells["trail", "after_add"][:2] == ["original (V1)", "diverged at iteration 37"]
     assert cells["after_add", "after_add"][1] == "stopped at 12 of 400"
     assert cells["after_add", "lead"][1] == "52.00 (1; diverged)"
     assert cells["lead", "lead"][1] == "damaged"

@@ -20,6 +20,7 @@ from resvar.reports.records import (
     read_record,
     read_records,
 )
+from resvar.reports.status import print_status, seconds_left, standing
 from resvar.training.run import CONFIG, LOCK, PROGRESS, RESULT
 from tests.reports.runs import how_far, make_settings, write_run
 
@@ -107,6 +108,37 @@ def test_failed_and_diverged(tmp_path):
     assert not record.diverged
     note["diverged"] = True
     assert read_record(write_run(tmp_path, test_error=None, failure=note)).diverged
+
+
+DIVERGED_AT_37 = {"format": 1, "iteration": 37, "loss": "nan", "message": "the loss became nan"}
+
+
+def test_a_diverged_run_has_the_iteration_of_its_own_note(tmp_path):
+    run = write_run(tmp_path, test_error=None, diverged=DIVERGED_AT_37, progress=how_far(36))
+    record = read_record(run)
+    assert (record.state, record.diverged) == (State.FAILED, True)
+    assert record.message == "the loss became nan"
+    assert record.progress.iteration == 37
+    early = write_run(tmp_path, seed=1, test_error=None, diverged=DIVERGED_AT_37)
+    assert read_record(early).progress.iteration == 37
+    (early / "diverged.json").write_text('{"iteration": "soon"}')
+    assert read_record(early).state is State.DAMAGED
+
+
+def test_status_counts_a_diverged_run_as_ended(tmp_path, capsys):
+    write_run(tmp_path, seed=0)
+    write_run(tmp_path, seed=1, test_error=None, diverged=DIVERGED_AT_37)
+    print_status(tmp_path)
+    out = capsys.readouterr().out
+    assert "2 runs: 1 done, 1 diverged." in out
+    assert "the loss became nan" in out
+    assert "again to go on" not in out
+    write_run(tmp_path, seed=2, test_error=None, progress=how_far(200))
+    assert seconds_left(standing(tmp_path)) > 0
+    print_status(tmp_path)
+    out = capsys.readouterr().out
+    assert "3 runs: 1 done, 1 stopped, 1 diverged." in out
+    assert "again to go on" in out
 
 
 def test_a_useless_progress_file_does_no_harm(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from resvar.cli import run_command
-from tests.commands import TINY, contents, sets, wait_for
+from tests.commands import TINY, contents, everyone, sets, wait_for
 from tests.outcome import differing
 
 FOLDERS = tuple(
@@ -24,6 +25,7 @@ SWEEP = (
     "--device", "cpu", *sets(*TINY, "precision=fp32"), "--seeds", "2",
 )  # fmt: skip
 ONE_SEED = (*SWEEP[:-1], "1")
+UNMEASURED = {"RESVAR_TEST_UNMEASURED": "1"}
 NEED_PROC = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 
 
@@ -37,17 +39,14 @@ def undisturbed(resvar, tmp_path_factory):
 
 
 def processes(mark: str) -> list[int]:
-    """The living `resvar train` that inherited a mark in their environment."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                marked = f"RESVAR_TEST_MARK={mark}".encode() in (folder / "environ").read_bytes()
-                if marked and b"\0train\0" in (folder / "cmdline").read_bytes():
-                    found.append(int(folder.name))
-            except OSError:  # gone meanwhile
-                pass
-    return found
+    """The living `resvar train` among them; not a short-lived git."""
+    return [pid for pid, command in everyone(mark).items() if "train" in command]
+
+
+def has_loaded_torch(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return "libtorch_cpu" in Path(f"/proc/{pid}/maps").read_text()
+    return False
 
 
 def finish(resvar, folder: Path, sweep=SWEEP) -> str:
@@ -169,6 +168,54 @@ def test_ctrl_c_while_the_runs_still_load(resvar, tmp_path):
     assert stopped.code == 130
     assert "FAILED" not in stopped.out
     assert not processes(mark)
+
+
+@NEED_PROC
+def test_a_sweep_killed_while_it_measures_leaves_no_process(resvar, tmp_path):
+    mark = uuid.uuid4().hex
+    with resvar.started(*SWEEP, cwd=tmp_path, RESVAR_TEST_MARK=mark) as sweep:
+        assert wait_for(lambda: "Measuring" in sweep.out)
+        assert wait_for(lambda: any(map(has_loaded_torch, set(everyone(mark)) - {sweep.pid})))
+        sweep.send(signal.SIGKILL)
+        sweep.end(30)
+    assert wait_for(lambda: not everyone(mark), 10)
+
+
+def test_one_that_diverges_is_a_result_and_is_not_tried_again(resvar, tmp_path):
+    sweep = ("sweep", "--variants", "original", "--depths", "8", "--device", "cpu",
+             *sets(*TINY, "precision=fp32", "lr=1e30"))  # fmt: skip
+    run = tmp_path / FOLDERS[0]
+    done = resvar.run(*sweep, cwd=tmp_path, **UNMEASURED)
+    assert done.code == 0, done
+    assert "seed-0 diverged at iteration" in done.out
+    assert "All 1 runs are finished; 1 of them diverged" in done.out
+    assert not (run / "result.json").exists()
+    iteration = json.loads((run / "diverged.json").read_text())["iteration"]
+    before = contents(run)
+    again = resvar.run(*sweep, cwd=tmp_path, **UNMEASURED)
+    assert again.code == 0
+    assert "0 of them finished already, 1 diverged" in again.out
+    assert "started" not in again.out
+    assert contents(run) == before
+    report = resvar.run("report", cwd=tmp_path)
+    assert f"diverged at iteration {iteration}" in report.out
+
+
+def test_two_sweeps_share_the_work_and_do_no_run_twice(resvar, undisturbed, tmp_path):
+    with (
+        resvar.started(*ONE_SEED, cwd=tmp_path, **UNMEASURED) as one,
+        resvar.started(*ONE_SEED, cwd=tmp_path, **UNMEASURED) as two,
+    ):
+        ends = [one.end(), two.end()]
+    for end in ends:
+        assert end.code == 0, end
+        assert "All 2 runs are finished" in end.out
+        assert "FAILED" not in end.out
+    for run in FOLDERS[:2]:
+        log = (tmp_path / run / "log.txt").read_text()
+        assert log.count("Finished") == 1, log
+        assert "going on" not in log
+    compare(tmp_path, undisturbed, FOLDERS[:2])
 
 
 # --- nothing is started ---------------------------------------------------------------------------

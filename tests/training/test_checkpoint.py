@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pickle
 import random
 import struct
+import sys
 import zipfile
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 import torch
 
 from resvar.errors import RunError
-from resvar.training.checkpoint import DamagedError, digest, load, load_newest, save
+from resvar.training.checkpoint import FORMAT, DamagedError, digest, load, load_newest, save
 
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
@@ -211,13 +214,24 @@ def test_a_pickle_bomb_never_runs(tmp_path, zipped):
     assert marker.exists()  # the bomb was live
 
 
+def test_a_checkpoint_of_a_later_version_is_not_called_damaged(tmp_path):
+    save(tmp_path, make_state(1))
+    content = torch.load(tmp_path / NEWEST, weights_only=True)
+    save(tmp_path, make_state(2))
+    torch.save({**content, "format": FORMAT + 1}, tmp_path / NEWEST)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(RunError, match=r"update resvar") as caught:
+        load_newest(tmp_path)
+    assert "damaged" not in str(caught.value)
+    assert "--fresh" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 # --- interrupted writes ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("where", ["os.fsync", "torch.save", "resvar.training.checkpoint.load"])
-@pytest.mark.parametrize(
-    "error", [OSError(28, "No space left on device"), KeyboardInterrupt(), DamagedError("bad disk")]
-)
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_an_interrupted_write_leaves_what_was_there(tmp_path, monkeypatch, where, error):
     for iteration in (1, 2):
         save(tmp_path, make_state(iteration))
@@ -232,6 +246,75 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path, monkeypatch, where
             save(tmp_path, make_state(3))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert load_newest(tmp_path)["iteration"] == 2
+
+
+def test_what_does_not_read_back_is_one_sentence_and_changes_nothing(tmp_path, monkeypatch):
+    """As from memory or a controller that flips bits: the write itself seems to succeed."""
+    for iteration in (1, 2):
+        save(tmp_path, make_state(iteration))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    write, weights = torch.save, make_state(3)["model"]["weight"].numpy().tobytes()
+
+    def flip(content, file):
+        whole = io.BytesIO()
+        write(content, whole)
+        flipped = bytearray(whole.getvalue())
+        flipped[flipped.index(weights) + 5] ^= 1
+        file.write(flipped)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", flip)
+        with pytest.raises(RunError, match="does not read back"):
+            save(tmp_path, make_state(3))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits are POSIX's")
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.6, 0.98, 0.999])
+def test_a_file_that_may_not_grow_is_an_error_of_the_disk(tmp_path, share):
+    """torch's writer turns what the disk says into an error of its own; `save` says the disk's."""
+    import resource
+
+    for iteration in (1, 2):
+        save(tmp_path, make_state(iteration))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    most = int(share * len(before[NEWEST]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            save(tmp_path, make_state(3))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    save(tmp_path, make_state(3))
+    assert load_newest(tmp_path)["iteration"] == 3
+
+
+def test_a_damaged_newest_never_pushes_out_the_good_one_before_it(tmp_path, monkeypatch):
+    """Killed between the renames of the next save, there would be no whole checkpoint left."""
+    for iteration in (1, 2):
+        save(tmp_path, make_state(iteration))
+    (tmp_path / NEWEST).write_bytes(b"")
+
+    def killed(_self, _target):
+        raise KeyboardInterrupt
+
+    replace, calls = Path.replace, []
+    for at in (1, 2):
+        calls.clear()
+
+        def at_rename(self, target, at=at):
+            calls.append(target)
+            return killed(self, target) if len(calls) == at else replace(self, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", at_rename)
+            with contextlib.suppress(KeyboardInterrupt):
+                save(tmp_path, make_state(3))
+        assert load_newest(tmp_path)["iteration"] in (1, 3)
+        assert load(tmp_path / PREVIOUS)["iteration"] == 1
+        (tmp_path / NEWEST).write_bytes(b"")
 
 
 @pytest.mark.parametrize("rename", [1, 2])

@@ -19,7 +19,7 @@ from resvar.data.batches import EvaluationBatches, Normalization, TrainingBatche
 from resvar.data.cifar import Images
 from resvar.data.sets import Sets
 from resvar.errors import RunError, Stopped, UserError
-from resvar.training import machine
+from resvar.training import loop, machine
 from resvar.training.checkpoint import load_newest
 from resvar.training.loop import (
     DivergedError,
@@ -32,7 +32,9 @@ from resvar.training.loop import (
     place,
     train_step,
 )
+from resvar.training.progress import Watch
 from resvar.training.train import train
+from tests.commands import contents
 from tests.tiny import install, make_cifar
 
 CPU = torch.device("cpu")
@@ -432,6 +434,30 @@ def test_a_state_of_other_settings_is_refused():
         other.restore(state)
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda state: state.pop("model"),
+        lambda state: state["model"].popitem(),
+        lambda state: state.update(model=[1, 2]),
+        lambda state: state.update(optimizer={}),
+        lambda state: state["optimizer"]["state"].update({0: {"momentum_buffer": torch.ones(2)}}),
+        lambda state: state.update(sums=[1.0]),
+        lambda state: state.update(rows=3),
+        lambda state: state.update(iteration=10**6),
+        lambda state: state.update(iteration="5"),
+    ],
+)
+def test_a_state_that_is_none_is_refused_in_words(spoil):
+    """Whole by its digest, as a file can be that somebody made on purpose."""
+    settings = make_settings()
+    sets = Sets.prepare(make_images(), settings, CPU)
+    state = copy.deepcopy(Trainer.start(settings, sets, CPU).state())
+    spoil(state)
+    with pytest.raises(RunError, match=r"does not hold the state.*--fresh"):
+        Trainer.start(settings, sets, CPU).restore(state)
+
+
 # --- divergence -----------------------------------------------------------------------------------
 
 
@@ -444,14 +470,86 @@ def test_a_diverged_run_says_so_and_keeps_the_last_good_checkpoint(tmp_path, mon
     out = tmp_path / "run"
     with pytest.raises(DivergedError, match=r"diverged.*checkpoint is kept"):
         train(settings, tmp_path / "data", Console(file=io.StringIO()), out, "cpu")
-    failure = json.loads((out / "failure.json").read_text())
-    assert failure["diverged"] is True
-    assert "diverged" in failure["message"]
+    note = json.loads((out / "diverged.json").read_text())
+    assert note["format"] == 1
+    assert note["loss"] in ("nan", "inf")
+    assert "diverged" in note["message"]
     assert not (out / "result.json").exists()
+    assert not (out / "failure.json").exists()
     state = load_newest(out)
     assert state["iteration"] == 4
     assert all(value.isfinite().all() for value in state["model"].values())
     assert max(float(value.abs().max()) for value in state["model"].values()) < 1e3
+    before = contents(out)
+    with pytest.raises(RunError, match=f"diverged at iteration {note['iteration']}.*--fresh"):
+        train(settings, tmp_path / "data", Console(file=io.StringIO()), out, "cpu")
+    assert contents(out) == before, "nothing is tried again"
+    with pytest.raises(DivergedError):
+        train(settings, tmp_path / "data", Console(file=io.StringIO()), out, "cpu", fresh=True)
+    assert json.loads((out / "diverged.json").read_text()) == note
+
+
+@pytest.mark.parametrize("looks", ["each", "none"])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_the_iteration_of_a_divergence_is_the_first_whose_loss_is_not_finite(looks, resumed):
+    """However late somebody looks, since none waits for the device at each iteration."""
+    settings = make_settings("iterations=30", "lr=1e30", "warmup_iterations=4", "warmup_lr=0.01",
+        "eval_every=3", "checkpoint_every=100",
+    )  # fmt: skip
+    sets = Sets.prepare(make_images(), settings, CPU)
+
+    class Look(Note):
+        def iteration(self, _done, trainer):
+            if looks == "each":
+                trainer.mean_loss()
+
+    trainer, first = Trainer.start(settings, sets, CPU), 0
+    while math.isfinite(float(trainer.sums.loss)):
+        trainer.step(Note())
+        first += 1
+    trainer = Trainer.start(settings, sets, CPU)
+    if resumed:
+        for _ in range(2):
+            trainer.step(Note())
+        state = copy.deepcopy(trainer.state())
+        trainer = Trainer.start(settings, sets, CPU)
+        trainer.restore(state)
+    with pytest.raises(DivergedError) as caught:
+        trainer.run(Look(), stop=False)
+    assert caught.value.iteration == first
+    assert not math.isfinite(caught.value.loss)
+
+
+@pytest.mark.parametrize("where", ["weight", "running_var", "momentum_buffer"])
+def test_nothing_that_is_not_finite_is_kept(where, tmp_path):
+    settings = make_settings()
+    trainer = Trainer.start(settings, Sets.prepare(make_images(), settings, CPU), CPU)
+    trainer.step(Note())
+    trainer.check()
+    held = [value for name, value in trainer.network.state_dict().items() if name.endswith(where)]
+    held += [m[where] for m in trainer.optimizer.state.values() if where in m]
+    held[-1].view(-1)[0] = float("inf")
+    with pytest.raises(DivergedError, match="weights are no longer finite at iteration 1"):
+        Watch(tmp_path, trainer, Console(file=io.StringIO())).save(trainer)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("which", ["test", "holdout"])
+def test_an_evaluation_whose_loss_is_not_finite_is_a_divergence_too(which, monkeypatch):
+    settings = make_settings("holdout=3", "eval_every=2")
+    sets = Sets.prepare(make_images(), settings, CPU)
+    trainer = Trainer.start(settings, sets, CPU)
+
+    def overflowing(network, batches, settings, report=None):
+        found = evaluate(network, batches, settings, report)
+        spoilt = batches is getattr(sets, which)
+        return dataclasses.replace(found, loss=math.inf) if spoilt else found
+
+    monkeypatch.setattr(loop, "evaluate", overflowing)
+    note = Note()
+    with pytest.raises(DivergedError, match=r"loss became inf at iteration 2"):
+        trainer.run(note, stop=False)
+    assert note.rows == []
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
