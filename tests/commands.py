@@ -88,10 +88,16 @@ class Job:
 
 
 class Commands:
-    """Starts `resvar` with the tiny data in the place of the official one."""
+    """Starts `resvar` with the tiny data in the place of the official one.
 
-    def __init__(self, data: Path) -> None:
+    Args:
+        data: the folder with the dataset.
+        md5: the folder with the `md5.json` of those that are not the official ones; default `data`.
+    """
+
+    def __init__(self, data: Path, md5: Path | None = None) -> None:
         self.data = data
+        self.md5 = md5 or data
 
     def environment(self, **more: str) -> dict[str, str]:
         """That of the child processes; `more` are further variables."""
@@ -99,7 +105,7 @@ class Commands:
         return {
             **{k: v for k, v in os.environ.items() if not k.startswith(ours)},
             "PYTHONPATH": os.pathsep.join([str(DRIVER), str(ROOT)]),
-            "RESVAR_TEST_DATA": str(self.data),
+            "RESVAR_TEST_DATA": str(self.md5),
             "RESVAR_DATA": str(self.data),
             "OMP_NUM_THREADS": "1",
             **more,
@@ -141,8 +147,8 @@ class WarmCommands(Commands):
     A process like any other: it can be killed at any moment and leaves nothing but its files.
     """
 
-    def __init__(self, data: Path) -> None:
-        super().__init__(data)
+    def __init__(self, data: Path, md5: Path | None = None) -> None:
+        super().__init__(data, md5)
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(
             ["torch", "torch._dynamo", "numpy", "pydantic", "typer", "rich.progress"]

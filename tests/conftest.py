@@ -1,20 +1,18 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from tests.commands import Commands, WarmCommands
-from tests.tiny import make_cifar
+from tests.tiny import make_marked_cifar
 
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
     """A folder with tiny datasets, and the MD5s by which child processes know them."""
     folder = tmp_path_factory.mktemp("tiny")
-    dataset = make_cifar(folder, train=260, test=60)
-    (folder / "md5.json").write_text(json.dumps({dataset.name: dict(dataset.md5)}))
+    make_marked_cifar(folder)
     return folder
 
 

@@ -7,7 +7,6 @@ result, timings aside. `pytest -s` shows what was survived.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
@@ -25,24 +24,9 @@ import torch
 from resvar.training.machine import choose_precision
 from tests.commands import Commands, contents, train
 from tests.outcome import differing
+from tests.torture import AT_A_TIME, PLACES, Victim, torture_runs
 
 BEGUN = "everything goes to"  # the last line before the first iteration
-AT_A_TIME = 2
-
-PLACES = (
-    "before-environment.json:1",
-    "iteration:5",
-    "evaluation:2",
-    "checkpoint-write:1",
-    "checkpoint-write:3",
-    "before-checkpoint.previous.pt:1",
-    "before-checkpoint.pt:2",  # between the two renames: there is no checkpoint.pt now
-    "before-metrics.csv:2",
-    "after-metrics.csv:2",
-    "before-predictions.npy:1",
-    "before-result.json:1",
-    "after-result.json:1",
-)
 
 
 @pytest.fixture(scope="module")
@@ -97,25 +81,13 @@ def test_bf16_too_with_a_kill_at_each_place_in_turn(warm, undisturbed, tmp_path)
     assert not differing(out, undisturbed("bf16"))
 
 
-def test_a_run_killed_at_random_moments_ends_with_the_same_bits(warm, undisturbed, tmp_path):
-    reference = undisturbed()
-
-    def survive(seed: str) -> list[str]:
-        out, chance, kills = tmp_path / seed, random.Random(seed), 0
-        for _ in range(4):
-            with started(warm, out, RESVAR_TEST_SLOW="0.05") as job:
-                job.read_until(BEGUN)
-                time.sleep(chance.uniform(0, 1))
-                with contextlib.suppress(ProcessLookupError):  # a quick machine was done already
-                    job.send(signal.SIGKILL)
-                killed = job.end().code == -signal.SIGKILL
-            kills += killed
-            if not killed:
-                break
-        finish(warm, out)
-        return differing(out, reference) if kills else ["was never killed"]
-
-    report(survive, ("random moments 1", "random moments 2"))
+def test_runs_killed_again_and_again_end_with_the_same_bits(warm, tmp_path):
+    """`scripts/torture.py` does this at length."""
+    victim = Victim.undisturbed(warm, train(), tmp_path)
+    tally = torture_runs(victim, tmp_path, kills=12, seed=1)
+    print(f"\n{tally.table()}\n{tally.verdict}")
+    assert len(tally.kills) == 12
+    assert not tally.problems
 
 
 # --- asked to stop --------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import json
 import pickle
 from pathlib import Path
 from typing import Any, ClassVar
@@ -50,6 +51,12 @@ def make_cifar(
     names = [f"class{number}".encode() for number in range(official.classes)]
     write(official.meta, {official.names_key: names})
     return dataclasses.replace(official, md5=md5)
+
+
+def make_marked_cifar(folder: Path, train: int = 260, test: int = 60) -> None:
+    """A tiny CIFAR-10 with `md5.json`, by which processes under `tests/driver` know its files."""
+    dataset = make_cifar(folder, train, test)
+    (folder / "md5.json").write_text(json.dumps({dataset.name: dict(dataset.md5)}))
 
 
 def install(dataset: Dataset, monkeypatch: pytest.MonkeyPatch | None = None) -> None:

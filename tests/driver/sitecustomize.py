@@ -10,6 +10,7 @@ their child processes. It reads environment variables:
     RESVAR_TEST_CRASH=PLACE:N     there an exception that nobody expects
     RESVAR_TEST_TERM=PLACE:N      there SIGTERM arrives
     RESVAR_TEST_INT=PLACE:N       there Ctrl-C arrives
+    RESVAR_TEST_PHASES=DIR        what this process is doing stands in DIR/<pid>, whenever it dies
     RESVAR_TEST_SLOW=SECONDS      each training iteration takes so much longer
     RESVAR_TEST_UNMEASURED=1      a sweep does not measure how long its runs will take
     RESVAR_TEST_ONLY=TEXT         all but the data only for command lines that contain TEXT
@@ -85,6 +86,44 @@ def reached(place):
             action()
 
 
+class Phase:
+    """What this process is doing, in a file that survives it. It is `loading` until it says more.
+
+    A context manager; after it comes what was before. A write to a file is kept by the system even
+    if the process is killed right after it.
+    """
+
+    now = "loading"
+    file = None
+
+    def __init__(self, name):
+        self.name = name
+
+    def __enter__(self):
+        self.before = "elsewhere" if Phase.now == "loading" else Phase.now
+        self.note(self.name)
+
+    def __exit__(self, *_):
+        self.note(self.before)
+
+    @staticmethod
+    def note(name):
+        Phase.now = name
+        if "RESVAR_TEST_PHASES" in os.environ:
+            if Phase.file is None:
+                path = Path(os.environ["RESVAR_TEST_PHASES"]) / str(os.getpid())
+                Phase.file = os.open(path, os.O_WRONLY | os.O_CREAT)
+            os.pwrite(Phase.file, name.ljust(40).encode(), 0)
+
+
+def during(name, function):
+    def noted(*arguments, **options):
+        with Phase(name):
+            return function(*arguments, **options)
+
+    return noted
+
+
 # --- where the places are -------------------------------------------------------------------------
 
 
@@ -104,11 +143,12 @@ def watch_renames():
 def watch_loop(loop):
     train_step, evaluate = loop.train_step, loop.evaluate
 
-    def slower_train_step(*arguments):
-        reached("iteration")
-        if concerned():
-            time.sleep(float(os.environ.get("RESVAR_TEST_SLOW", "0")))
-        train_step(*arguments)
+    def slower_train_step(network, optimizer, batches, iteration, *others):
+        with Phase("other iterations" if iteration else "first iteration"):
+            reached("iteration")
+            if concerned():
+                time.sleep(float(os.environ.get("RESVAR_TEST_SLOW", "0")))
+            train_step(network, optimizer, batches, iteration, *others)
 
     def watched_evaluate(network, batches, settings, report=None):
         def watched_report(share):
@@ -116,7 +156,8 @@ def watch_loop(loop):
             if report is not None:
                 report(share)
 
-        return evaluate(network, batches, settings, watched_report)
+        with Phase("evaluation"):
+            return evaluate(network, batches, settings, watched_report)
 
     loop.train_step, loop.evaluate = slower_train_step, watched_evaluate
 
@@ -139,6 +180,11 @@ def watch_checkpoint(checkpoint):
 
     real = checkpoint.torch
     checkpoint.torch = Torch()
+    checkpoint.save = during("checkpoint write", checkpoint.save)
+
+
+def watch_train(train):
+    train._finish = during("final result.json", train._finish)
 
 
 def watch_sweep(launch):
@@ -181,6 +227,7 @@ if "RESVAR_TEST_DATA" in os.environ:
     patches = {
         "resvar.training.loop": watch_loop,
         "resvar.training.checkpoint": watch_checkpoint,
+        "resvar.training.train": watch_train,
         "resvar.sweeps.launch": watch_sweep,
     }
     sys.meta_path.insert(0, AfterImport(patches))

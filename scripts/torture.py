@@ -1,0 +1,101 @@
+"""Kill trainings again and again, and compare what they come to with an undisturbed one.
+
+    python scripts/torture.py --kills 200
+    python scripts/torture.py --kills 20 --data /folder/with/cifar
+    python scripts/torture.py --kills 30 --sweep
+
+A tiny run (ResNet-8, 14 iterations) is killed by SIGKILL and SIGTERM and started again, until it
+ends; then weights, momentum, predictions, metrics and result must be those of an undisturbed run,
+bit for bit. A third of the kills is steered to named places in the code, a third falls anywhere in
+a process's life, a third anywhere after it has begun to work. With --sweep a sweep of four runs
+with two jobs is killed instead: each time nothing that it started may live on, and at its end every
+run must be there exactly once. Leaves with 1 where anything differs. Needs a checkout (it shares
+the harness of the tests) and Linux or macOS; --sweep looks into /proc and so needs Linux.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from tests.commands import TINY, Commands, WarmCommands, sets, train
+from tests.tiny import make_marked_cifar
+from tests.torture import Tally, Victim, torture_runs, torture_sweep
+
+VARIANTS = ("original", "full-preact")
+SEEDS = 2
+REAL = sets("eval_every=7")
+"""On the real data an evaluation takes seconds: fewer of them."""
+
+
+def main() -> int:
+    """Torture as asked; 0 if all was survived."""
+    asked = parse()
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="torture-") as name:
+        folder = Path(name)
+        make_marked_cifar(folder / "data")
+        if asked.data is not None:
+            (folder / "data" / "md5.json").write_text("{}")  # the official files count
+        data, md5 = asked.data or folder / "data", folder / "data"
+        what = "real CIFAR-10" if asked.data else "made-up images in the official format"
+        print(f"{asked.kills} kills, seed {asked.seed}, on {what}", flush=True)
+        tally = torture(asked, folder, data, md5)
+    print(tally.table())
+    things = "sweeps" if asked.sweep else "runs"
+    minutes = (time.monotonic() - begun) / 60
+    print(f"{tally.verdict}; {tally.ends} {things} brought to their end, {minutes:.1f} minutes")
+    for problem in tally.problems:
+        print(f"PROBLEM: {problem}")
+    return 1 if tally.problems else 0
+
+
+def torture(asked: argparse.Namespace, folder: Path, data: Path, md5: Path) -> Tally:
+    more = REAL if asked.data is not None else []
+    if not asked.sweep:
+        victim = Victim.undisturbed(WarmCommands(data, md5), train(*more), folder)
+        print(
+            f"an undisturbed run takes {victim.life:.1f} s, {victim.work:.1f} s of them at work",
+            flush=True,
+        )
+        return torture_runs(victim, folder, asked.kills, asked.seed)
+    sweep = [
+        "sweep", "--variants", ",".join(VARIANTS), "--depths", "8", "--seeds", str(SEEDS),
+        "--jobs", "2", "--device", "cpu", *sets(*TINY, "precision=fp32"), *more,
+    ]  # fmt: skip
+    runs = [
+        Path("paper") / f"{variant}-8" / f"seed-{seed}"
+        for variant in VARIANTS
+        for seed in range(SEEDS)
+    ]
+    return torture_sweep(Commands(data, md5), sweep, runs, folder, asked.kills, asked.seed)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=200, help="how many; default: 200")
+    parser.add_argument(
+        "--seed", type=int, default=None, help="of the random moments; default: another each time"
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="a folder with CIFAR-10; default: made-up images"
+    )
+    parser.add_argument("--sweep", action="store_true", help="kill a sweep instead of single runs")
+    asked = parser.parse_args()
+    if asked.kills < 1:
+        parser.error("--kills must be at least 1")
+    if asked.seed is None:
+        asked.seed = random.SystemRandom().randrange(10**6)
+    return asked
+
+
+if __name__ == "__main__":
+    sys.exit(main())
