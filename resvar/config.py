@@ -83,6 +83,7 @@ class Settings(pydantic.BaseModel):
     deterministic: bool = False  # on a GPU: slower kernels that repeat bit for bit
     eval_every: Count = 391
     checkpoint_every: Count = 391
+    probe_at: list[Annotated[int, Field(ge=0, le=10**9)]] = []  # iterations to keep weights of
 
     @pydantic.model_validator(mode="after")
     def _agree(self) -> Settings:
@@ -93,6 +94,12 @@ class Settings(pydantic.BaseModel):
             )
         if self.milestones != sorted(set(self.milestones)):
             raise ValueError(f"'milestones' {self.milestones} must grow from each to the next")
+        if self.probe_at != sorted(set(self.probe_at)):
+            raise ValueError(f"'probe_at' {self.probe_at} must grow from each to the next")
+        if self.probe_at and self.probe_at[-1] > self.iterations:
+            raise ValueError(
+                f"'probe_at' {self.probe_at[-1]} lies beyond the last iteration, {self.iterations}"
+            )
         if (self.dataset == "folder") != (self.normalize == "imagenet"):
             raise ValueError(
                 f"'normalize' {self.normalize} does not go with 'dataset' {self.dataset}: a folder "
@@ -126,12 +133,13 @@ class Settings(pydantic.BaseModel):
 
     @property
     def hash(self) -> str:
-        """16 hexadecimal digits that change with any setting.
+        """16 hexadecimal digits that change with any setting but those of `ONLOOKERS`.
 
         Settings at their default do not count, so that a run keeps its hash when a later version
         adds a setting. For the same reason a default never changes.
         """
-        canonical = json.dumps(self.model_dump(exclude_defaults=True), sort_keys=True)
+        decisive = self.model_dump(exclude_defaults=True, exclude=set(ONLOOKERS))
+        canonical = json.dumps(decisive, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:
@@ -144,6 +152,10 @@ TRAINING_HALF = (
     "momentum", "nesterov", "weight_decay", "weight_decay_on",
 )  # fmt: skip
 """The settings that make two runs comparable. A protocol file may also hold how to carry it out."""
+
+ONLOOKERS = ("probe_at",)
+"""Settings that only watch: with and without them a run computes the same bits, so its hash, by
+which reports know one run from another, leaves them out."""
 
 PROTOCOL_KEYS = (*TRAINING_HALF, "precision", "deterministic", "eval_every", "checkpoint_every")
 

@@ -35,9 +35,9 @@ from resvar.training.stop import stop_request
 
 RUN_FILES = (
     files.RESULT, files.CONFIG, files.ENVIRONMENT, files.METRICS, files.PREDICTIONS, files.PROGRESS,
-    files.FAILURE, files.CHECKPOINT, files.PREVIOUS_CHECKPOINT,
+    files.FAILURE, files.CHECKPOINT, files.PREVIOUS_CHECKPOINT, files.PROBE,
 )  # fmt: skip
-"""What `--fresh` removes; nothing else in a folder is touched."""
+"""What `--fresh` removes, and the snapshots; nothing else in a folder is touched."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ def train(
         job = replace(job, settings=settings.model_copy(update=found))
     with files.locked(job.folder), _failures_noted(job):
         if fresh:
-            for name in RUN_FILES:
-                (job.folder / name).unlink(missing_ok=True)
+            for path in [*map(job.folder.joinpath, RUN_FILES), *files.snapshots(job.folder).values()]:
+                path.unlink(missing_ok=True)
         files.guard(job.folder, job.settings)
         return _finished(job) or _work(job, images)
 
