@@ -85,7 +85,8 @@ def train(
         job = replace(job, settings=settings.model_copy(update=found))
     with files.locked(job.folder), _failures_noted(job):
         if fresh:
-            for path in [*map(job.folder.joinpath, RUN_FILES), *files.snapshots(job.folder).values()]:
+            kept = files.snapshots(job.folder).values()
+            for path in [*map(job.folder.joinpath, RUN_FILES), *kept]:
                 path.unlink(missing_ok=True)
         files.guard(job.folder, job.settings)
         return _finished(job) or _work(job, images)
