@@ -55,6 +55,14 @@ class Findings(enum.StrEnum):
     json = "json"
 
 
+class ProbeFormat(enum.StrEnum):
+    """How a probe is written."""
+
+    table = "table"
+    json = "json"
+    markdown = "markdown"
+
+
 class ExportFormat(enum.StrEnum):
     """What a network is exported to."""
 
@@ -347,6 +355,63 @@ def evaluate(
     from resvar.training.evaluation import evaluate_source
 
     evaluate_source(source, _data(data), device, format.value, out)
+
+
+@app.command()
+def probe(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RUN]…", help="Run directories, or folders with runs."),
+    ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            metavar="V[,V2…]",
+            help="Without RUN: orderings at initialisation. Default: the paper's five.",
+        ),
+    ] = None,
+    depth: Annotated[int | None, typer.Option(help="Without RUN: layers, such as 20 or 110.")] = (
+        None
+    ),
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Without RUN: of the weights. Default: 0.")
+    ] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MOMENT",
+            help="init, end, or an iteration that --set probe_at=[…] kept. Repeat it for more. "
+            "Default: all there are.",
+        ),
+    ] = None,
+    images: Annotated[
+        int, typer.Option(min=1, help="The first so many test images, in the official order.")
+    ] = 512,
+    data: DataDir = None,
+    device: Device = "auto",
+    format: Annotated[ProbeFormat, typer.Option(help="How to write it.")] = ProbeFormat.table,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it there instead of on the screen.")
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw figures there, as SVG and PNG.")
+    ] = None,
+) -> None:
+    """See the signal: what each unit does to it and to the gradient, and what the paper claims.
+
+    Six claims of the paper are asked of each network: monotone-signal, scaled-shortcut,
+    identity-forward and identity-backward of one network, slow-start and regularisation of runs of
+    two orderings with two seeds or more. The answer is: holds, does not hold, or cannot be said
+    from this data. The output says the threshold of each, and docs/why.md what they mean.
+
+    What was measured on a RUN is saved there as probe.json, for `resvar report`.
+
+    Example:  resvar probe --depth 20 --figures figures
+    """
+    from resvar.probes.probe import ask, run
+
+    question = ask(images, at, _data(data), device)
+    run(runs or [], variant, depth, seed, question, format.value, out, figures)
 
 
 @app.command()

@@ -43,9 +43,11 @@ def delete_units(
     wrong_whole = 0
     network = place(network, settings, images.device)
     with mode(network, training=False), autocast(images.device, settings):
-        for some, theirs in zip(images.split(AT_A_TIME), labels.split(AT_A_TIME), strict=True):
+        for some, theirs in zip(
+            torch.split(images, AT_A_TIME), torch.split(labels, AT_A_TIME), strict=True
+        ):
             inputs: list[Tensor] = []
-            with looking(at_inputs={unit: inputs.append for unit in parts}):
+            with looking(at_inputs=dict.fromkeys(parts, inputs.append)):
                 logits = network(some.contiguous(memory_format=memory_format(settings)))
             wrong_whole += _wrong(logits, theirs)
             for index, signal in enumerate(inputs):

@@ -23,7 +23,9 @@ def units(network: ResidualNetwork) -> list[tuple[str, int, ResidualUnit]]:
     """Name, stage and module of each residual unit, in the order in which the signal meets them."""
     found = []
     for stage, held in enumerate(network.stages):
-        for index, unit in enumerate(held):  # type: ignore[arg-type]
+        assert isinstance(held, nn.Sequential)
+        for index, unit in enumerate(held):
+            assert isinstance(unit, ResidualUnit)
             found.append((f"stages.{stage}.{index}", stage, unit))
     return found
 

@@ -63,9 +63,13 @@ def measure_signals(
 
 
 def _pass(
-    network: ResidualNetwork, watched: Sequence[_Watched], images: Tensor, labels: Tensor, total: int
+    network: ResidualNetwork,
+    watched: Sequence[_Watched],
+    images: Tensor,
+    labels: Tensor,
+    total: int,
 ) -> tuple[float, float]:
-    """One micro-batch; its share of the loss, and of the squared norm of the gradient at the end."""
+    """One micro-batch: its share of the loss, and of the gradient's squared norm at the end."""
     inputs: list[Tensor] = []
     at_inputs: dict[nn.Module, Look] = {}
     at_outputs: dict[nn.Module, Look] = {}
