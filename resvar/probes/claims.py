@@ -94,10 +94,13 @@ def scaled_shortcut(moment: Moment) -> Answer:
     for unit in moment.units:
         product *= unit.gain
     gains = [unit.gain for unit in moment.units]
+    least = min(moment.units, key=lambda unit: unit.passed)
     evidence = (
         f"BN after the addition multiplies by {min(gains):.3g} to {max(gains):.3g} a unit, and by "
         f"{product:.3g} over all {len(gains)}"
     )
+    if least.passed < 1:
+        evidence += f"; ReLU there lets as little as {least.passed:.1%} pass ({least.name})"
     scaled = product >= HALF_OR_DOUBLE or product <= 1 / HALF_OR_DOUBLE
     return Answer(HOLDS if scaled else FAILS, evidence)
 

@@ -150,17 +150,16 @@ def _signal(depth: int, iteration: int, probes: Sequence[Probe]) -> Picture:
         for moment in probe.moments
         if moment.iteration == iteration
     ]
-    rows: tuple[tuple[str, Series, Series, str], ...] = (
-        ("deviation", SHORTCUT_STD, BRANCH_STD, "log"),
-        ("mean", SHORTCUT_MEAN, BRANCH_MEAN, "linear"),
-        ("negative, %", SHORTCUT_NEGATIVE, BRANCH_NEGATIVE, "linear"),
+    rows = (
+        ("deviation", SHORTCUT_STD, BRANCH_STD),
+        ("mean", SHORTCUT_MEAN, BRANCH_MEAN),
+        ("negative, %", SHORTCUT_NEGATIVE, BRANCH_NEGATIVE),
     )
     figure, axes = _panels(len(rows), len(shown))
     for column, (probe, moment) in enumerate(shown):
         axes[0][column].set_title(_label(probe, probes))
-        for row, (name, shortcut, branch, scale) in enumerate(rows):
+        for row, (name, shortcut, branch) in enumerate(rows):
             panel = axes[row][column]
-            panel.set_yscale(scale)
             _line(panel, shortcut.of(moment), "#000000", "-", "", "shortcut signal")
             _line(panel, branch.of(moment), "#D55E00", "--", "", "branch")
             _stages(panel, moment)
@@ -204,6 +203,8 @@ def _along_depth(
                 if moment.iteration != iteration:
                     continue
                 for row, (_, series, _) in enumerate(rows):
+                    if not series.shown(probe.network):
+                        continue
                     _line(axes[row][column], series.of(moment), *_style(probe.network.variant),
                           _label(probe, probes))  # fmt: skip
                     _stages(axes[row][column], moment)
@@ -211,7 +212,7 @@ def _along_depth(
     for row, (name, _, scale) in enumerate(rows):
         axes[row][0].set_ylabel(name)
         axes[row][0].set_yscale(scale)
-    _legend(figure, axes[0][0])
+    _legend(figure, axes[-1][0])
     figure.suptitle(title)
     return figure
 
@@ -227,9 +228,8 @@ def _deletion(depth: int, probes: Sequence[Probe]) -> Picture:
     figure, axes = _panels(1, len(shown), tall=1.5)
     for column, (probe, moment, found) in enumerate(shown):
         panel = axes[0][column]
-        colour, _, marker = _style(probe.network.variant)
         panel.axhline(found.error, color="#777777", linestyle=":", label="whole network")
-        _line(panel, list(found.errors), colour, "-", marker, "without this unit")
+        _line(panel, list(found.errors), "#0072B2", "-", ".", "without this unit", every=1)
         _stages(panel, moment)
         panel.set_title(f"{_label(probe, probes)}\n{when(moment.iteration)}")
         panel.set_xlabel("unit")
@@ -279,15 +279,23 @@ def _panels(
     return figure, [list(row) for row in axes]
 
 
-def _line(panel: Axes, values: Values, colour: str, line: Any, marker: str, label: str) -> None:
-    """Markers thinned out, so that a deep network's line stays one."""
+def _line(
+    panel: Axes,
+    values: Values,
+    colour: str,
+    line: Any,
+    marker: str,
+    label: str,
+    every: int | None = None,
+) -> None:
+    """Values over units; markers thinned out, unless `every` says, so that a line stays one."""
     panel.plot(
         range(1, len(values) + 1),
         [float("nan") if value is None else value for value in values],
         color=colour,
         linestyle=line,
         marker=marker or None,
-        markevery=max(1, len(values) // 9),
+        markevery=every or max(1, len(values) // 9),
         label=label,
     )
 
@@ -301,6 +309,8 @@ def _stages(panel: Axes, moment: Moment) -> None:
 
 def _legend(figure: Figure, panel: Axes) -> None:
     handles, labels = panel.get_legend_handles_labels()
+    if not handles:
+        return
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
 
 

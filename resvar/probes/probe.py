@@ -236,7 +236,7 @@ class _Tests:
 
 def _first(test: Evaluated, count: int) -> tuple[Tensor, Tensor]:
     if count > len(test.labels):
-        raise UserError(f"--images {count}: the test set has {len(test.labels):,}.")
+        raise UserError(f"--images {count}: the test set has {len(test.labels):,} images only.")
     images: list[Tensor] = []
     labels: list[Tensor] = []
     for some, theirs in test:

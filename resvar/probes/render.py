@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from rich.console import Console
 
@@ -134,32 +134,39 @@ def _notes(probe: Probe, moment: Moment) -> Iterator[str]:
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
-    """Claim by claim; in bold what holds."""
+    """Claim by claim; in bold what holds. Moments with the same answer share a row."""
     columns = (
         Column("claim", align="left"),
         Column("of", align="left"),
-        Column("iteration"),
+        Column("iterations", align="left"),
         Column("verdict", align="left"),
         Column("the paper\nsays it", align="left"),
         Column("evidence", align="left", wrap=True),
     )
     order = {claim.name: at for at, claim in enumerate(CLAIMS)}
-    rows = [
-        (
-            Cell(verdict.claim),
-            Cell(f"{verdict.of}, {verdict.group}"),
-            NOTHING if verdict.iteration is None else Cell(f"{verdict.iteration:,}"),
-            Cell(verdict.word, strong=verdict.word == HOLDS),
-            Cell("yes") if verdict.paper else Cell("no", grey=True),
-            Cell(verdict.evidence),
-        )
-        for verdict in sorted(verdicts, key=lambda verdict: order[verdict.claim])
-    ]
+    by_claim = sorted(verdicts, key=lambda verdict: order[verdict.claim])
+    alike = groupby(by_claim, lambda v: (v.claim, v.of, v.group, v.word))
+    rows = [_verdict_row(list(same)) for _, same in alike]
     notes = tuple(
         f"{claim.name}: {claim.says} Holds where {claim.threshold} ({claim.source})."
         for claim in CLAIMS
     )
     return Table("Claims of the paper, asked of these networks", columns, tuple(rows), notes)
+
+
+def _verdict_row(same: Sequence[Verdict]) -> tuple[Cell, ...]:
+    """Of verdicts that agree; the evidence is that of the last."""
+    last = same[-1]
+    iterations = [f"{verdict.iteration:,}" for verdict in same if verdict.iteration is not None]
+    at = f"after {iterations[-1]}: " if len(iterations) > 1 else ""
+    return (
+        Cell(last.claim),
+        Cell(f"{last.of}, {last.group}"),
+        Cell(", ".join(iterations)) if iterations else NOTHING,
+        Cell(last.word, strong=last.word == HOLDS),
+        Cell("yes") if last.paper else Cell("no", grey=True),
+        Cell(at + last.evidence),
+    )
 
 
 # --- numbers and lines ----------------------------------------------------------------------------
