@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from resvar import __version__
 from resvar.errors import RunError, Stopped, UserError
@@ -357,7 +358,18 @@ def evaluate(
     evaluate_source(source, _data(data), device, format.value, out)
 
 
-@app.command()
+class _WithClaims(typer.core.TyperCommand):
+    """Its help ends with the claims and their thresholds, from where they are defined."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        del ctx
+        from resvar.probes.claims import in_words
+
+        with formatter.section("Claims"):
+            formatter.write_dl(in_words())
+
+
+@app.command(cls=_WithClaims)
 def probe(
     runs: Annotated[
         list[Path] | None,
@@ -399,10 +411,9 @@ def probe(
 ) -> None:
     """See the signal: what each unit does to it and to the gradient, and what the paper claims.
 
-    Six claims of the paper are asked of each network: monotone-signal, scaled-shortcut,
-    identity-forward and identity-backward of one network, slow-start and regularisation of runs of
-    two orderings with two seeds or more. The answer is: holds, does not hold, or cannot be said
-    from this data. The output says the threshold of each, and docs/why.md what they mean.
+    Six claims of the paper are asked of what was measured: four of each network, two of runs of two
+    orderings with two seeds or more. The answer is: holds, does not hold, or cannot be said from
+    this data. They stand below, and docs/why.md says what they mean.
 
     What was measured on a RUN is saved there as probe.json, for `resvar report`.
 

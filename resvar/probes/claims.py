@@ -14,11 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from resvar.models.ordering import Ordering
-from resvar.probes.findings import Moment
 from resvar.reports.statistics import Comparison, compare
+
+if TYPE_CHECKING:
+    from resvar.models.ordering import Ordering
+    from resvar.probes.findings import Moment
 
 HALF_OR_DOUBLE = 2.0
 """scaled-shortcut: the factor by which the product of gains must leave 1, up or down."""
@@ -305,8 +307,6 @@ def reference(claim: Claim, ordering: Ordering) -> str:
     return "full-preact"
 
 
-def in_words() -> str:
-    """Every claim and when it holds, for the help."""
-    return "\n\n".join(
-        f"{claim.name}: {claim.says} Holds where {claim.threshold}." for claim in CLAIMS
-    )
+def in_words() -> list[tuple[str, str]]:
+    """Every claim by name, and in a sentence what it says and when it holds."""
+    return [(claim.name, f"{claim.says} Holds where {claim.threshold}.") for claim in CLAIMS]

@@ -11,7 +11,7 @@ from itertools import groupby, pairwise
 
 from rich.console import Console
 
-from resvar.probes.claims import CLAIMS, HOLDS
+from resvar.probes.claims import CLAIMS, HOLDS, in_words
 from resvar.probes.findings import FORMAT, Moment, Probe
 from resvar.probes.outcome import ALL, Outcome, Series, Values, when
 from resvar.probes.verdicts import Verdict
@@ -148,8 +148,8 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     alike = groupby(by_claim, lambda v: (v.claim, v.of, v.group, v.word))
     rows = [_verdict_row(list(same)) for _, same in alike]
     notes = tuple(
-        f"{claim.name}: {claim.says} Holds where {claim.threshold} ({claim.source})."
-        for claim in CLAIMS
+        f"{name}: {words} ({claim.source})"
+        for (name, words), claim in zip(in_words(), CLAIMS, strict=True)
     )
     return Table("Claims of the paper, asked of these networks", columns, tuple(rows), notes)
 

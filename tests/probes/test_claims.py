@@ -218,7 +218,7 @@ def test_runs_are_compared_with_those_that_the_paper_compares_them_with():
 
 
 def test_every_threshold_is_said_in_words():
-    text = in_words()
+    text = " ".join(f"{name} {words}" for name, words in in_words())
     for threshold in ("at least 2 or at most 0.5", "0.0001 in fp32", "1e-12 in fp64",
                       "0.05 nats", "above 5 %"):  # fmt: skip
         assert threshold in text

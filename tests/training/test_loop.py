@@ -80,7 +80,7 @@ class Note:
     """A watcher that remembers."""
 
     def __init__(self):
-        self.done, self.rows, self.saved = [], [], []
+        self.done, self.rows, self.saved, self.kept = [], [], [], []
 
     def iteration(self, done, trainer):
         del trainer
@@ -94,6 +94,9 @@ class Note:
 
     def save(self, trainer):
         self.saved.append(trainer.iteration)
+
+    def snapshot(self, trainer):
+        self.kept.append(trainer.iteration)
 
 
 # --- micro-batches --------------------------------------------------------------------------------
