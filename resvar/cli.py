@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from resvar import __version__
 from resvar.errors import RunError, Stopped, UserError
@@ -54,6 +55,14 @@ class Findings(enum.StrEnum):
 
     table = "table"
     json = "json"
+
+
+class ProbeFormat(enum.StrEnum):
+    """How a probe is written."""
+
+    table = "table"
+    json = "json"
+    markdown = "markdown"
 
 
 class ExportFormat(enum.StrEnum):
@@ -385,6 +394,73 @@ def evaluate(
     from resvar.training.evaluation import evaluate_source
 
     evaluate_source(source, _data(data), device, format.value, out)
+
+
+class _WithClaims(typer.core.TyperCommand):
+    """Its help ends with the claims and their thresholds, from where they are defined."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        del ctx
+        from resvar.probes.claims import in_words
+
+        with formatter.section("Claims"):
+            formatter.write_dl(in_words())
+
+
+@app.command(cls=_WithClaims)
+def probe(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RUN]…", help="Run directories, or folders with runs."),
+    ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            metavar="V[,V2…]",
+            help="Without RUN: orderings at initialisation. Default: the paper's five.",
+        ),
+    ] = None,
+    depth: Annotated[int | None, typer.Option(help="Without RUN: layers, such as 20 or 110.")] = (
+        None
+    ),
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Without RUN: of the weights. Default: 0.")
+    ] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MOMENT",
+            help="init, end, or an iteration that --set probe_at=[…] kept. Repeat it for more. "
+            "Default: all there are.",
+        ),
+    ] = None,
+    images: Annotated[
+        int, typer.Option(min=1, help="The first so many test images, in the official order.")
+    ] = 512,
+    data: DataDir = None,
+    device: Device = "auto",
+    format: Annotated[ProbeFormat, typer.Option(help="How to write it.")] = ProbeFormat.table,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it there instead of on the screen.")
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw figures there, as SVG and PNG.")
+    ] = None,
+) -> None:
+    """See the signal: what each unit does to it and to the gradient, and what the paper claims.
+
+    Six claims of the paper are asked of what was measured: four of each network, two of runs of two
+    orderings with two seeds or more. The answer is: holds, does not hold, or cannot be said from
+    this data. The claims and their thresholds stand below.
+
+    What was measured on a RUN is saved there as probe.json, for `resvar report`.
+
+    Example:  resvar probe --depth 20 --figures figures
+    """
+    from resvar.probes.probe import ask, run
+
+    question = ask(images, at, _data(data), device)
+    run(runs or [], variant, depth, seed, question, format.value, out, figures)
 
 
 @app.command()

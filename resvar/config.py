@@ -84,6 +84,7 @@ class Settings(pydantic.BaseModel):
     eval_every: Count = 391
     checkpoint_every: Count = 391
     tensorboard: bool = False  # event files beside metrics.csv; the run stays the same run
+    probe_at: list[Annotated[int, Field(ge=0, le=10**9)]] = []  # iterations to keep weights of
 
     @pydantic.model_validator(mode="after")
     def _agree(self) -> Settings:
@@ -94,6 +95,12 @@ class Settings(pydantic.BaseModel):
             )
         if self.milestones != sorted(set(self.milestones)):
             raise ValueError(f"'milestones' {self.milestones} must grow from each to the next")
+        if self.probe_at != sorted(set(self.probe_at)):
+            raise ValueError(f"'probe_at' {self.probe_at} must grow from each to the next")
+        if self.probe_at and self.probe_at[-1] > self.iterations:
+            raise ValueError(
+                f"'probe_at' {self.probe_at[-1]} lies beyond the last iteration, {self.iterations}"
+            )
         if (self.dataset == "folder") != (self.normalize == "imagenet"):
             raise ValueError(
                 f"'normalize' {self.normalize} does not go with 'dataset' {self.dataset}: a folder "
@@ -148,8 +155,9 @@ TRAINING_HALF = (
 )  # fmt: skip
 """The settings that make two runs comparable. A protocol file may also hold how to carry it out."""
 
-BESIDE = ("tensorboard",)
-"""Settings that leave every number of a run as it is, and may change while it is under way."""
+BESIDE = ("tensorboard", "probe_at")
+"""Settings that only watch: with and without them a run computes the same bits. Its hash, by which
+reports know one run from another, leaves them out, and they may change while it is under way."""
 
 PROTOCOL_KEYS = (*TRAINING_HALF, "precision", "deterministic", "eval_every", "checkpoint_every")
 

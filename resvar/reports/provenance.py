@@ -221,7 +221,8 @@ def _overrides(settings: Settings) -> tuple[str, ...] | None:
 
     None where no command line leads there.
     """
-    settings = settings.model_copy(update=dict.fromkeys(BESIDE, False))
+    at_rest = {name: Settings.model_fields[name].default for name in BESIDE}
+    settings = settings.model_copy(update=at_rest)
     if shipped_as(settings.variant) is None or settings.protocol not in shipped("protocols"):
         return None
     options = {key: getattr(settings, key) for key in ("variant", "depth", "protocol", "seed")}

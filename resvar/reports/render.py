@@ -329,14 +329,19 @@ def print_report(report: Report, console: Console) -> None:
             _print_notes(notes, console)
             for table in made:
                 console.print()
-                _print_text(table.title, console)
-                drawn, dropped = _fitted(table, console)
-                console.print(drawn)
-                left_out = (f"Left out for width: {', '.join(dropped)}.",) if dropped else ()
-                _print_notes(table.notes + left_out, console)
+                print_table(table, console)
             console.print()
     finally:
         console.width = before
+
+
+def print_table(table: Table, console: Console) -> None:
+    """A table with its title and notes; columns for which there is no room are left out."""
+    _print_text(table.title, console)
+    drawn, dropped = _fitted(table, console)
+    console.print(drawn)
+    left_out = (f"Left out for width: {', '.join(dropped)}.",) if dropped else ()
+    _print_notes(table.notes + left_out, console)
 
 
 def _print_text(title: str, console: Console) -> None:

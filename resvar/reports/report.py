@@ -82,7 +82,15 @@ def _page(
 
     records = read_records(folders)
     waiting = _waiting(folders, records)
-    page = Page(out=out, folders=tuple(folders), waiting=len(waiting), refresh=refresh)
+    from resvar.probes.section import sections
+
+    page = Page(
+        out=out,
+        folders=tuple(folders),
+        waiting=len(waiting),
+        sections=sections(records),
+        refresh=refresh,
+    )
     return render_html(build(records), page), unsettled([*records, *waiting])
 
 

@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from resvar.console import duration
-from resvar.files import write_json
+from resvar.exchange import Origin, to_safetensors
+from resvar.files import replacing, write_json
 from resvar.training.checkpoint import save
 from resvar.training.events import Events
 from resvar.training.loop import Trainer
-from resvar.training.run import METRICS, PROGRESS, write_metrics
+from resvar.training.run import METRICS, PROGRESS, snapshot_path, write_metrics
 from resvar.training.schedule import learning_rate
 
 REFRESH = 0.3
@@ -125,6 +126,14 @@ class Watch:
         write_metrics(self.folder / METRICS, trainer.rows)
         save(self.folder, trainer.state())
         self._note(trainer, trainer.images_per_second())
+
+    def snapshot(self, trainer: Trainer) -> None:
+        """The weights and BN's buffers alone, as `resvar.load_model` reads them."""
+        path = snapshot_path(self.folder, trainer.iteration)
+        path.parent.mkdir(exist_ok=True)
+        origin = Origin(trainer.settings, trainer.iteration)
+        with replacing(path) as file:
+            file.write(to_safetensors(trainer.network, origin))
 
     # --- figures --------------------------------------------------------------------------------
 

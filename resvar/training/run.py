@@ -38,6 +38,8 @@ PROGRESS = "progress.json"  # how far a run is, renewed every few seconds while 
 DIVERGED = "diverged.json"  # the loss became NaN or infinite: how the run ended, and it stays so
 FAILURE = "failure.json"  # why the last attempt ended without a result; gone when the next starts
 LOCK = "run.lock"
+SNAPSHOTS = "snapshots"  # a folder: the weights at each iteration of 'probe_at'
+PROBE = "probe.json"  # what `resvar probe` measured last
 LOG = "log.txt"  # what a run started by a sweep printed
 
 LARGEST_JSON = 20_000_000
@@ -224,6 +226,21 @@ def write_metrics(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     writer.writeheader()
     writer.writerows({key: repr(row[key]) for key in columns} for row in rows)
     write_text(path, text.getvalue())
+
+
+def snapshot_path(folder: Path, iteration: int) -> Path:
+    """Where a run keeps its weights after so many updates."""
+    return folder / SNAPSHOTS / f"iteration-{iteration:06d}.safetensors"
+
+
+def snapshots(folder: Path) -> dict[int, Path]:
+    """Iteration → file of the weights that a run has kept (`probe_at`), in the run's order."""
+    found = {}
+    for path in (folder / SNAPSHOTS).glob("iteration-*.safetensors"):
+        number = path.stem.removeprefix("iteration-")
+        if number.isdecimal():
+            found[int(number)] = path
+    return dict(sorted(found.items()))
 
 
 # --- for Python -----------------------------------------------------------------------------------

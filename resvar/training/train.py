@@ -37,9 +37,9 @@ from resvar.training.stop import stop_request
 
 RUN_FILES = (
     files.RESULT, files.CONFIG, files.ENVIRONMENT, files.METRICS, files.PREDICTIONS, files.PROGRESS,
-    files.FAILURE, files.DIVERGED, files.CHECKPOINT, files.PREVIOUS_CHECKPOINT,
+    files.FAILURE, files.DIVERGED, files.CHECKPOINT, files.PREVIOUS_CHECKPOINT, files.PROBE,
 )  # fmt: skip
-"""What `--fresh` removes, with the event files; nothing else in a folder is touched."""
+"""What `--fresh` removes, with event files and snapshots; nothing else in a folder is touched."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,9 @@ def train(
         job = replace(job, settings=settings.model_copy(update=found))
     with files.locked(job.folder):
         if fresh:
-            for name in RUN_FILES:
-                (job.folder / name).unlink(missing_ok=True)
+            kept = files.snapshots(job.folder).values()
+            for path in [*map(job.folder.joinpath, RUN_FILES), *kept]:
+                path.unlink(missing_ok=True)
             remove_events(job.folder)
         files.guard(job.folder, job.settings)
         if (done := _finished(job)) is not None:
