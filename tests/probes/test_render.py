@@ -46,7 +46,7 @@ def test_sparklines_worked_out_by_hand():
 
 def test_the_table_has_a_line_per_quantity_and_a_verdict_per_claim():
     text = render(make_outcome("original", "full-preact"), "table")
-    for quantity in ("shortcut signal, deviation", "branch, negative", "ReLU after addition, passed",
+    for quantity in ("shortcut signal, mean", "branch, negative", "ReLU after addition, passed",
                      "gradient by that at the end", "test error without the unit"):  # fmt: skip
         assert quantity in text
     assert text.count("ReLU after addition, passed") == 2  # original's, at two moments
