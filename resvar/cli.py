@@ -451,7 +451,7 @@ def probe(
 
     Six claims of the paper are asked of what was measured: four of each network, two of runs of two
     orderings with two seeds or more. The answer is: holds, does not hold, or cannot be said from
-    this data. The claims and their thresholds stand below.
+    this data. They stand below, and docs/why.md says what they mean.
 
     What was measured on a RUN is saved there as probe.json, for `resvar report`.
 

@@ -62,6 +62,9 @@ SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
 }
 
+LOG_ABOVE = 30.0
+"""Where deviations differ by a larger factor their axis is logarithmic, or one hides the rest."""
+
 PANEL = (1.9, 1.55)
 """Inches of one small panel."""
 
@@ -166,6 +169,15 @@ def _signal(depth: int, iteration: int, probes: Sequence[Probe]) -> Picture:
             if column == 0:
                 panel.set_ylabel(name)
         axes[-1][column].set_xlabel("unit")
+    deviations = [
+        value
+        for _, moment in shown
+        for series in (SHORTCUT_STD, BRANCH_STD)
+        for value in series.of(moment)
+        if value
+    ]
+    if deviations and max(deviations) > LOG_ABOVE * min(deviations):
+        axes[0][0].set_yscale("log")
     _legend(figure, axes[0][0])
     title = f"What enters the addition, ResNet-{depth}, {when(iteration)}"
     figure.suptitle(title)
