@@ -23,7 +23,13 @@ from resvar.bench.plain import PlainTraining
 from resvar.bench.profile import shares
 from resvar.config import Settings
 from resvar.data.batches import Normalization, TrainingBatches
-from resvar.training.loop import Sums, build_network, build_optimizer, place, train_step
+from resvar.training.loop import (
+    Sums,
+    build_network,
+    build_optimizer,
+    train_step,
+    trainable,
+)
 from resvar.training.machine import choose_device, choose_precision, prepare
 
 IMAGES = 10_000
@@ -60,7 +66,7 @@ class Training:
                 s.crop_padding, s.flip, device,
             )
         )  # fmt: skip
-        network = place(build_network(s), s, device)
+        network = trainable(s, device)
         optimizer, sums = build_optimizer(network, s), Sums.zero(device)
         iterations = iter(range(10**9))
 
