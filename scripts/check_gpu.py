@@ -2,8 +2,8 @@
 
     python scripts/check_gpu.py [--depth 20] [--device cuda]
 
-Each claim is checked in a process of its own, since torch's switches belong to a process. Leaves with
-0 where all hold, 1 where one does not, 2 where there is no GPU. No dataset is needed.
+Each claim is checked in a process of its own, since torch's switches belong to a process. Leaves
+with 0 where all hold, 1 where one does not, 2 where there is no GPU. No dataset is needed.
 """
 
 from __future__ import annotations
@@ -97,10 +97,7 @@ def equals_cpu(depth: int, device: torch.device) -> Verdict:
 def repeats(depth: int, device: torch.device) -> Verdict:
     """With deterministic=true two runs have the same bits."""
     return _same(
-        [
-            run_to(start(settings_of(depth, "deterministic=true"), device), 12)
-            for _ in range(2)
-        ]
+        [run_to(start(settings_of(depth, "deterministic=true"), device), 12) for _ in range(2)]
     )
 
 
@@ -235,11 +232,11 @@ def losses(trainer: Trainer, updates: int) -> list[float]:
 
 @contextlib.contextmanager
 def no_waiting() -> Iterator[None]:
-    torch.cuda.set_sync_debug_mode("error")  # type: ignore[no-untyped-call]
+    torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:
-        torch.cuda.set_sync_debug_mode("default")  # type: ignore[no-untyped-call]
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def _same(trainers: list[Trainer]) -> Verdict:

@@ -4,8 +4,9 @@
 
 Lets one sweep do so many runs of ResNet-20 one after the other, and compares with the `seconds` of
 their results, which count from the moment a run's network is there. What is left is starting
-processes, loading torch and the dataset, and the sweep's own estimate: so many seconds a run, however
-long the run is. Prints them, and how long a run must be for them to stay below 2 %. Needs CIFAR-10.
+processes, loading torch and the dataset, and the sweep's own estimate: so many seconds a run,
+however long the run is. Prints them, and how long a run must be for them to stay below 2 %. Needs
+CIFAR-10.
 """
 
 from __future__ import annotations

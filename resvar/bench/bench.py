@@ -48,9 +48,7 @@ def bench(asked: Asked, depths: Sequence[int], how: How) -> None:
     records = []
     for depth, group in zip(depths, planned, strict=True):
         say(f"{asked.variant}-{depth}: {', '.join(one.name for one in group)}; starting …")
-        found, ceilings = measure(
-            group, how.device, asked.threads, how.rounds, how.seconds, say
-        )
+        found, ceilings = measure(group, how.device, asked.threads, how.rounds, how.seconds, say)
         records.append(record(found, ceilings))
         if not how.as_json:
             show(records[-1], console_for_output())
@@ -231,7 +229,8 @@ def bench_sweep(asked: Asked, depths: Sequence[int], how: How) -> None:
     if how.device not in ("auto", "cpu"):
         raise UserError("--sweep shares out the cores of the processor; leave --device out.")
     cores = available_cores()
-    say, records = _teller(), []
+    say = _teller()
+    records: list[dict[str, Any]] = []
     plans = [(depth, contenders(asked, depth)[0].settings) for depth in depths]
     for depth, settings in plans:
         shares = splits(cores)

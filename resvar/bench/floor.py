@@ -25,17 +25,17 @@ PASSES = {
   writes once; backward reads input and gradient twice and writes once. ReLU reads and writes;
   backward reads the gradient and its output and writes. An addition reads two tensors and writes
   one; backward the gradients of its two paths are added the same way.
-* `fused`: BN and a ReLU after it in one operator, which recomputes the mask; the shortcut's gradient
-  is read in BN's last pass.
-* `least`: every tensor once. Statistics are taken while the tensor is in the cache, a lone ReLU and
-  the addition happen where the tensor is being written anyway, so that an addition reads one more
-  tensor. No implementation does this; it is the bound.
+* `fused`: BN and a ReLU after it in one operator, which recomputes the mask; the shortcut's
+  gradient is read in BN's last pass.
+* `least`: every tensor once. Statistics are taken while the tensor is in the cache, a lone ReLU
+  and the addition happen where the tensor is being written anyway, so that an addition reads one
+  more tensor. No implementation does this; it is the bound.
 """
 
 
 @dataclass(frozen=True)
 class Part:
-    """An operator on a tensor: `bn`, `relu`, `bn relu` or `addition`, and its elements per image."""
+    """An operator (`bn`, `relu`, `bn relu`, `addition`) and the elements it works on, per image."""
 
     kind: str
     elements: int
@@ -43,7 +43,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Floor:
-    """Of one iteration: floating-point operations, bytes moved by way of doing it, and its batch."""
+    """Of one iteration: floating-point operations, and bytes moved by way of doing it."""
 
     batch_size: int
     flop: float

@@ -1,7 +1,8 @@
 """Where an iteration's time goes: the profiler's events sorted into seven headings, and one more.
 
 Each event's own time (without what it calls) goes to the heading of the innermost operator around
-it that has one; what happens while a batch is made or the optimizer steps goes there whatever it is.
+it that has one; what happens while a batch is made or the optimizer steps goes there whatever it
+is.
 """
 
 from __future__ import annotations

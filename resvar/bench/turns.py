@@ -162,7 +162,9 @@ def measure(
         top.answer()
         say("Warming up …")
         turns = [max(1, round(seconds / _warm_up(worker))) for worker in workers]
-        first = [worker.ask(do="run", iterations=n) for worker, n in zip(workers, turns, strict=True)]
+        first = [
+            worker.ask(do="run", iterations=n) for worker, n in zip(workers, turns, strict=True)
+        ]
         each = sum(one["seconds"] for one in first)
         ceilings.turns.append(top.ask(do="run")["ceiling"])
         more = sum(4 * one["seconds"] / n for one, n in zip(first, turns, strict=True))

@@ -1,8 +1,8 @@
 """One contender at work: a process that waits for its turn.
 
-Started by `resvar.bench.turns` as `python -m resvar.bench.worker`. The first line on stdin says what
-to train, each further one is a command; each is answered by one line of JSON on stdout. It ends when
-stdin does. A process of its own keeps its threads, its settings of torch and its memory clean.
+Started by `resvar.bench.turns` as `python -m resvar.bench.worker`. The first line on stdin says
+what to train, each further one is a command; each is answered by one line of JSON on stdout. It
+ends when stdin does. A process of its own keeps its threads, torch's switches and its memory clean.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,8 @@ class Training:
             return {"peak": most, "own": most}
         forget_peak()
         self.run(2)
-        most, held = memory("VmHWM"), self.held
-        return {"peak": most, "own": most - held if most and held else None}
+        top, held = memory("VmHWM"), self.held
+        return {"peak": top, "own": top - held if top and held else None}
 
     def profile(self) -> dict[str, float]:
         """Where the time of two updates goes."""
@@ -175,8 +176,9 @@ def memory(field: str) -> int | None:
 
 
 def forget_peak() -> None:
-    """Let VmHWM begin anew at what the process holds now."""
-    Path("/proc/self/clear_refs").write_text("5")
+    """Let VmHWM begin anew at what the process holds now, where Linux lets us."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def main() -> None:

@@ -59,12 +59,12 @@ def compile_units(
 def begin_micro_batch(settings: Settings) -> None:
     """Say that what captured graphs have put out is no longer needed."""
     if settings.compile != "none":
-        torch.compiler.cudagraph_mark_step_begin()
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
 
 
 def uncompiled(settings: Settings) -> AbstractContextManager[Any]:
     """Inside, compiled units compute as they are written: evaluation is not worth compiling."""
     if settings.compile == "none" or not hasattr(torch.compiler, "set_stance"):
         return nullcontext()
-    return torch.compiler.set_stance("force_eager")
-
+    eager: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return eager

@@ -19,8 +19,9 @@ def test_elements_are_those_that_a_real_network_works_on(variant, depth):
     found = {"bn": 0, "relu": 0, "addition": 0}
 
     def note(kind):
-        def hook(module, inputs, output):
+        def hook(_module, _inputs, output):
             found[kind] += output.numel()
+
         return hook
 
     for module in network.modules():

@@ -73,7 +73,7 @@ def test_compiled_units_train_as_plain_ones_do():
 
 def test_the_mode_is_that_of_graphs_on_a_gpu(monkeypatch):
     asked = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: asked.append(how))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda _self, **how: asked.append(how))
     network = build_network(make())
     compiling.compile_units(network, make("compile=unit"), torch.device("cuda"))
     assert asked == [{"dynamic": False, "mode": "reduce-overhead"}] * 3
@@ -83,6 +83,6 @@ def test_the_mode_is_that_of_graphs_on_a_gpu(monkeypatch):
 
 
 def test_without_a_compiler_it_is_refused(monkeypatch):
-    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
     with pytest.raises(UserError, match="no C\\+\\+ compiler"):
         compiling.compile_units(build_network(make()), make("compile=unit"), CPU)
