@@ -1,4 +1,4 @@
-"""scripts/check_gpu.py without a GPU: it says so; and its checks, on the processor, as far as they go."""
+"""scripts/check_gpu.py without a GPU: it says so, and its checks work on the processor too."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_run_that_resumes_wrongly_is_seen(small, monkeypatch, capsys):
 
 
 def test_a_check_that_breaks_is_a_claim_that_does_not_hold(small, monkeypatch, capsys):
-    def broken(depth, device):
+    def broken(_depth, _device):
         raise RuntimeError("no\nsuch kernel")
 
     monkeypatch.setitem(small.CLAIMS, "training works", broken)
