@@ -464,6 +464,71 @@ def probe(
 
 
 @app.command()
+def bench(
+    variant: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="The ordering.")
+    ] = "full-preact",
+    depth: Annotated[
+        list[int] | None, typer.Option(help="Layers. Repeat it for more. Default: 110.")
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="Whose batch and micro-batch: paper, short, …")
+    ] = "paper",
+    sets: Sets = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE[,…]",
+            help="One more contender, with these settings changed, e.g. precision=fp32 or "
+            "bn_batch_size=128,threads=1. Repeat it for more.",
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of every contender. Default: torch's own choice.")
+    ] = None,
+    baseline: Annotated[
+        bool, typer.Option(help="Measure plain PyTorch too, and the ratio to it.")
+    ] = True,
+    floor: Annotated[
+        bool, typer.Option("--floor", help="Print the least time of an iteration instead.")
+    ] = False,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="One run on all cores against several on fewer.")
+    ] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each contender.")] = 7,
+    seconds: Annotated[
+        float, typer.Option(min=0.0, help="About how long a turn takes; one iteration at least.")
+    ] = 2.0,
+    device: Device = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Write the figures as JSON.")] = False,
+) -> None:
+    """Measure what training costs here: speed, memory, and where the time goes.
+
+    The contenders take turns (A B A B …), each in a process of its own: the settings as they are,
+    one more for each --compare, and plain PyTorch as people write it (fp32, contiguous, a
+    DataLoader with torchvision's transforms, the whole batch at once). Images are made up.
+
+    images/s is the median of the turns, with the slowest and the fastest. ratio is against plain
+    PyTorch, turn by turn. "of ceiling" is what the network counts in FLOP (forward and backward:
+    three times forward) against a large matrix product measured in the same run. memory is what an
+    iteration adds to the process at most.
+
+    Example:  resvar bench --depth 20 --compare precision=fp32 --compare bn_batch_size=128
+    """
+    from resvar.bench import bench as benches
+    from resvar.bench.contenders import Asked
+
+    if floor and sweep:
+        raise UserError("--floor and --sweep are two questions; ask one at a time.")
+    asked = Asked(
+        variant, protocol, tuple(sets or ()), tuple(compare or ()), threads, baseline=baseline
+    )
+    how = benches.How(device, rounds, seconds, as_json)
+    work = benches.bench_floor if floor else benches.bench_sweep if sweep else benches.bench
+    work(asked, depth or [110], how)
+
+
+@app.command()
 def export(
     source: Annotated[
         Path,

@@ -80,6 +80,8 @@ class Settings(pydantic.BaseModel):
 
     # How it is carried out.
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"  # auto: by precision
+    compile: Literal["none", "unit"] = "none"  # unit: torch.compile, each residual unit by itself
     deterministic: bool = False  # on a GPU: slower kernels that repeat bit for bit
     eval_every: Count = 391
     checkpoint_every: Count = 391
@@ -159,7 +161,10 @@ BESIDE = ("tensorboard", "probe_at")
 """Settings that only watch: with and without them a run computes the same bits. Its hash, by which
 reports know one run from another, leaves them out, and they may change while it is under way."""
 
-PROTOCOL_KEYS = (*TRAINING_HALF, "precision", "deterministic", "eval_every", "checkpoint_every")
+PROTOCOL_KEYS = (
+    *TRAINING_HALF, "precision", "memory_format", "compile", "deterministic", "eval_every",
+    "checkpoint_every",
+)  # fmt: skip
 
 
 # --- from files and the command line to settings --------------------------------------------------

@@ -24,6 +24,7 @@ from resvar.data.sets import Evaluated, Sets, Trained, classes
 from resvar.errors import RunError, Stopped
 from resvar.models.network import ResidualNetwork, build_model
 from resvar.training.checkpoint import State
+from resvar.training.compiling import begin_micro_batch, compile_units, uncompiled
 from resvar.training.schedule import learning_rate
 
 
@@ -116,7 +117,7 @@ class Trainer:
     @classmethod
     def start(cls, settings: Settings, sets: Sets, device: torch.device) -> Trainer:
         """A run at iteration 0; the weights are drawn from the seed, on the host."""
-        network = place(build_network(settings), settings, device)
+        network = trainable(settings, device)
         return cls(settings, sets, device, network, build_optimizer(network, settings))
 
     def run(self, watcher: Watcher, stop: object) -> Evaluation:
@@ -334,6 +335,11 @@ def build_network(settings: Settings) -> ResidualNetwork:
     )
 
 
+def trainable(settings: Settings, device: torch.device) -> ResidualNetwork:
+    """The network of a run where it will be trained, compiled where that is asked for."""
+    return compile_units(place(build_network(settings), settings, device), settings, device)
+
+
 def build_optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     """SGD with momentum; weight decay on what `weight_decay_on` says.
 
@@ -366,6 +372,7 @@ def train_step(
     network.train()
     for first in range(0, settings.batch_size, settings.bn_batch_size):
         micro = slice(first, first + settings.bn_batch_size)
+        begin_micro_batch(settings)
         logits = forward(network, images[micro], settings)
         loss = F.cross_entropy(logits, labels[micro], reduction="sum")
         (loss / settings.batch_size).backward()  # type: ignore[no-untyped-call]
@@ -375,7 +382,8 @@ def train_step(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(iteration, settings)
     optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    # A captured graph adds to the gradients where they lie.
+    optimizer.zero_grad(set_to_none=settings.compile == "none")
 
 
 @torch.no_grad()
@@ -396,7 +404,8 @@ def evaluate(
     for index, (images, labels) in enumerate(batches):
         if report is not None:
             report(index * batches.batch_size / len(batches.labels))
-        logits = forward(network, images, settings)
+        with uncompiled(settings):
+            logits = forward(network, images, settings)
         loss += F.cross_entropy(logits, labels, reduction="sum")
         predictions.append(logits.argmax(dim=1))
     predicted = torch.cat(predictions)
@@ -418,13 +427,16 @@ def autocast(device: torch.device, settings: Settings) -> AbstractContextManager
 
 
 def place(network: ResidualNetwork, settings: Settings, device: torch.device) -> ResidualNetwork:
-    """The network on the device, in the memory format of its precision."""
+    """The network on the device, in the settings' memory format."""
     moved: ResidualNetwork = network.to(device).to(memory_format=memory_format(settings))
     return moved
 
 
 def memory_format(settings: Settings) -> torch.memory_format:
     """channels_last is what bf16 convolutions are fast in; in fp32 it gains nothing on a CPU."""
+    if settings.memory_format != "auto":
+        named = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+        return named[settings.memory_format]
     return torch.channels_last if settings.precision == "bf16" else torch.contiguous_format
 
 
@@ -439,7 +451,7 @@ def measure_throughput(settings: Settings, device: torch.device, seconds: float 
     labels = torch.randint(0, 10, (count,)).numpy()
     normalization = Normalization.measure(pixels, settings.normalize)
     batches = TrainingBatches(pixels, labels, normalization, count, 0, device=device)
-    network = place(build_network(settings), settings, device)
+    network = trainable(settings, device)
     optimizer, sums = build_optimizer(network, settings), Sums.zero(device)
     times: list[float] = []
     while len(times) < 4 or sum(times[2:]) < seconds:

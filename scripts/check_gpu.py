@@ -1,0 +1,256 @@
+"""Check on a GPU what the tests cannot check without one, and print a verdict per claim.
+
+    python scripts/check_gpu.py [--depth 20] [--device cuda]
+
+Each claim is checked in a process of its own, since torch's switches belong to a process. Leaves
+with 0 where all hold, 1 where one does not, 2 where there is no GPU. No dataset is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from statistics import median
+
+import numpy as np
+import torch
+
+from resvar.bench.contenders import Asked, Contender, contenders
+from resvar.bench.turns import at_work, measure, together
+from resvar.config import Settings, resolve
+from resvar.data.batches import EvaluationBatches, Normalization, TrainingBatches
+from resvar.data.sets import Sets
+from resvar.training.checkpoint import digest
+from resvar.training.loop import Trainer, forward, train_step
+from resvar.training.machine import choose_precision, describe, prepare
+
+IMAGES = 1024
+"""Made up: of ten flat colours with noise, so that there is something to learn."""
+
+
+def main() -> int:
+    """Check what was asked for; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--depth", type=int, default=20)
+    parser.add_argument("--device", default="cuda", help="default: cuda")
+    parser.add_argument("--claim", choices=CLAIMS, help="only this one, in this process")
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("There is no GPU that torch can use here, so nothing was checked.", file=sys.stderr)
+        return 2
+    if options.claim:
+        return _here(options.claim, options.depth, torch.device(options.device))
+    print(f"ResNet-{options.depth} on {describe(torch.device(options.device))}", flush=True)
+    command = [sys.executable, __file__, "--depth", str(options.depth), "--device", options.device]
+    environment = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    codes = [
+        subprocess.run([*command, "--claim", claim], env=environment, check=False).returncode
+        for claim in CLAIMS
+    ]
+    failed = sum(code != 0 for code in codes)
+    print(f"{len(codes) - failed} of {len(codes)} claims hold")
+    return 1 if failed else 0
+
+
+def _here(claim: str, depth: int, device: torch.device) -> int:
+    check = CLAIMS[claim]
+    try:
+        holds, evidence = check(depth, device)
+    except Exception as error:  # a claim whose check breaks does not hold, and the others go on
+        holds, evidence = False, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+    print(f"{'holds' if holds else 'FAILS':6} {claim}: {evidence}", flush=True)
+    return 0 if holds else 1
+
+
+# --- the claims -----------------------------------------------------------------------------------
+
+Verdict = tuple[bool, str]
+
+
+def trains(depth: int, device: torch.device) -> Verdict:
+    """The loss on ten colours falls to less than half."""
+    trainer = start(settings_of(depth), device)
+    first, last = losses(trainer, 60)[:5], losses(trainer, 5)
+    return median(last) < median(first) / 2, f"loss {median(first):.3f} → {median(last):.3f}"
+
+
+def equals_cpu(depth: int, device: torch.device) -> Verdict:
+    """Logits at the start and losses of three updates, in fp32, are those of the processor."""
+    settings = settings_of(depth, "precision=fp32", "deterministic=true", "lr=0.01")
+    there, here = start(settings, device), start(settings, torch.device("cpu"))
+    found = []
+    for trainer in (there, here):
+        images, _ = trainer.sets.training.batch(0)
+        trainer.network.train()
+        with torch.no_grad():
+            found.append(forward(trainer.network, images[:64], settings).cpu())
+    logits = float((found[0] - found[1]).abs().max() / found[1].abs().max())
+    pairs = zip(losses(there, 3), losses(here, 3), strict=True)
+    loss = max(abs(a - b) / b for a, b in pairs)
+    return logits < 1e-3 and loss < 1e-3, f"relative: logits {logits:.1e}, losses {loss:.1e}"
+
+
+def repeats(depth: int, device: torch.device) -> Verdict:
+    """With deterministic=true two runs have the same bits."""
+    return _same(
+        [run_to(start(settings_of(depth, "deterministic=true"), device), 12) for _ in range(2)]
+    )
+
+
+def resumes(depth: int, device: torch.device) -> Verdict:
+    """A run that goes on from a checkpoint of iteration 5 ends with the same bits."""
+    settings = settings_of(depth, "deterministic=true")
+    whole = run_to(start(settings, device), 12)
+    begun = start(settings, device)
+    run_to(begun, 5)
+    state = begun.state()
+    gone_on = start(settings, device)
+    gone_on.restore(state)
+    return _same([whole, run_to(gone_on, 12)])
+
+
+def repeats_compiled(depth: int, device: torch.device) -> Verdict:
+    """The same bits twice with compile=unit too."""
+    settings = settings_of(depth, "deterministic=true", "compile=unit")
+    return _same([run_to(start(settings, device), 12) for _ in range(2)])
+
+
+def queues_only(depth: int, device: torch.device) -> Verdict:
+    """Inside an epoch an update waits for nothing: torch raises where one would."""
+    trainer = start(settings_of(depth), device)
+    run_to(trainer, 3)
+    with no_waiting():
+        run_to(trainer, 7)  # of the eight batches of the first epoch
+    return True, "four updates under torch.cuda.set_sync_debug_mode('error')"
+
+
+def queues_only_compiled(depth: int, device: torch.device) -> Verdict:
+    """The same with compile=unit, once the graphs are captured."""
+    trainer = start(settings_of(depth, "compile=unit"), device)
+    run_to(trainer, 4)
+    with no_waiting():
+        run_to(trainer, 7)
+    return True, "three updates under torch.cuda.set_sync_debug_mode('error')"
+
+
+def compiling_pays(depth: int, device: torch.device) -> Verdict:
+    """compile=unit is at least a tenth faster, in turns."""
+    asked = Asked("full-preact", "paper", (), ("compile=unit",), baseline=False)
+    group = contenders(asked, depth)
+    (plain, compiled), _ = measure(group, str(device), None, 7, 2.0, _quiet, details=False)
+    ratio = compiled.ratio(plain)
+    return ratio > 1.1, (
+        f"{plain.speed:,.0f} → {compiled.speed:,.0f} images/s, {ratio:.2f} × (median of 7 turns)"
+    )
+
+
+def packing_pays(depth: int, device: torch.device) -> Verdict:
+    """Two runs that share the GPU do more together than one alone (`--per-gpu 2`)."""
+    settings = settings_of(depth)
+    crowd: list[Contender | None] = [Contender(f"run {n}", settings) for n in range(2)]
+    with at_work(crowd, str(device), None) as workers:
+        for worker in workers:
+            worker.answer()
+        together(workers, 10)
+        alone, both = [], []
+        for _ in range(5):
+            alone.append(50 * settings.batch_size / together(workers[:1], 50))
+            both.append(100 * settings.batch_size / together(workers, 50))
+    ratio = median(both) / median(alone)
+    return ratio > 1, f"{median(alone):,.0f} → {median(both):,.0f} images/s in all, {ratio:.2f} ×"
+
+
+CLAIMS: dict[str, Callable[[int, torch.device], Verdict]] = {
+    "training works": trains,
+    "equals the processor": equals_cpu,
+    "repeats bit for bit": repeats,
+    "resumes bit for bit": resumes,
+    "waits for nothing": queues_only,
+    "repeats bit for bit, compiled": repeats_compiled,
+    "waits for nothing, compiled": queues_only_compiled,
+    "compile=unit is faster": compiling_pays,
+    "two runs on a GPU do more than one": packing_pays,
+}
+
+
+# --- with what ------------------------------------------------------------------------------------
+
+
+def settings_of(depth: int, *overrides: str) -> Settings:
+    return resolve(
+        options={"variant": "full-preact", "depth": depth},
+        overrides=["warmup_iterations=0", "lr=0.05", *overrides],
+    )
+
+
+def start(settings: Settings, device: torch.device) -> Trainer:
+    """A run on images of ten colours, in memory."""
+    precision = choose_precision(settings.precision, device)
+    settings = settings.model_copy(update={"precision": precision})
+    prepare(settings, device)
+    random = np.random.default_rng(0)
+    labels = np.arange(IMAGES) % 10
+    colours = random.integers(40, 216, (10, 1, 1, 3))
+    noise = random.normal(0, 20, (IMAGES, 32, 32, 3))
+    pixels = (colours[labels] + noise).clip(0, 255).astype(np.uint8)
+    normalization = Normalization.measure(pixels, settings.normalize)
+    batches = TrainingBatches(
+        pixels, labels, normalization, settings.batch_size, settings.seed, device=device
+    )
+    test = EvaluationBatches(pixels[:100], labels[:100], normalization, device)
+    return Trainer.start(settings, Sets(batches, test, None), device)
+
+
+def update(trainer: Trainer) -> None:
+    train_step(
+        trainer.network, trainer.optimizer, trainer.sets.training, trainer.iteration,
+        trainer.settings, trainer.sums,
+    )  # fmt: skip
+    trainer.iteration += 1
+
+
+def run_to(trainer: Trainer, iteration: int) -> Trainer:
+    while trainer.iteration < iteration:
+        update(trainer)
+    return trainer
+
+
+def losses(trainer: Trainer, updates: int) -> list[float]:
+    """The mean loss of each of the next so many batches."""
+    found, before = [], float(trainer.sums.loss)
+    for _ in range(updates):
+        update(trainer)
+        after = float(trainer.sums.loss)
+        found.append((after - before) / trainer.settings.batch_size)
+        before = after
+    return found
+
+
+@contextlib.contextmanager
+def no_waiting() -> Iterator[None]:
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def _same(trainers: list[Trainer]) -> Verdict:
+    digests = [
+        digest({"model": t.network.state_dict(), "optimizer": t.optimizer.state_dict()})
+        for t in trainers
+    ]
+    same = digests[0] == digests[1]
+    return same, f"weights and momenta after {trainers[0].iteration} updates, SHA-256"
+
+
+def _quiet(text: str) -> None:
+    del text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

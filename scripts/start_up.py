@@ -1,0 +1,69 @@
+"""How long it takes to start: the help, and a run to its first iteration with the data there.
+
+    python scripts/start_up.py --repeats 5
+
+Prints the median of so many starts, with the quickest and the slowest. Needs CIFAR-10 (see
+`resvar data`). Linux, macOS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from statistics import median
+
+FIRST_ITERATION = """
+import sys, time
+from resvar.cli import main
+from resvar.training import loop
+step = loop.train_step
+def first(*arguments, **named):
+    step(*arguments, **named)
+    print("FIRST", time.time(), flush=True)
+    sys.exit()
+loop.train_step = first
+main(sys.argv[1:])
+"""
+"""`resvar train` that ends after one update and says when that was."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--depth", default="20")
+    options = parser.parse_args()
+    helps, firsts = [], []
+    for _ in range(options.repeats):
+        begun = time.time()
+        subprocess.run(
+            [sys.executable, "-m", "resvar", "--help"], check=True, stdout=subprocess.DEVNULL
+        )
+        helps.append(time.time() - begun)
+        firsts.append(first_iteration(options.depth))
+    for what, seconds in (("resvar --help", helps), ("resvar train, first iteration", firsts)):
+        print(
+            f"{what}: {median(seconds):.2f} s, the median of {len(seconds)} "
+            f"({min(seconds):.2f} to {max(seconds):.2f})"
+        )
+
+
+def first_iteration(depth: str) -> float:
+    """Seconds from typing the command to the end of its first update."""
+    with tempfile.TemporaryDirectory() as folder:
+        train = ["train", "--variant", "full-preact", "--depth", depth, "--out", f"{folder}/run"]
+        begun = time.time()
+        done = subprocess.run(
+            [sys.executable, "-c", FIRST_ITERATION, *train],
+            stdout=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    for line in done.stdout.splitlines():
+        if line.startswith("FIRST "):
+            return float(line.split()[1]) - begun
+    raise SystemExit("resvar train did not come to its first iteration")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from resvar.bench.bench import fit, record, splits
+from resvar.bench.contenders import Asked, contenders
+from resvar.bench.turns import Ceilings, Measured
+from resvar.cli import run_command
+
+
+def measured(index, seconds, **more):
+    group = contenders(Asked("original", "paper"), 20)
+    return Measured(group[index], threads=2, precision="fp32", seconds=seconds, **more)
+
+
+CEILINGS = Ceilings([{"bf16": 4e9, "fp32": 1e9, "copy": 5e9}] * 3)
+
+
+def test_medians_ratios_and_shares_by_hand():
+    """Batch 128: 128, 64 and 256 images/s; the baseline 32, 64 and 64: ratios 4, 1 and 4."""
+    ours = measured(0, [1.0, 2.0, 0.5], peak=3000, own=2000, shares={"BN": 1.0})
+    plain = measured(1, [4.0, 2.0, 2.0])
+    found = record([ours, plain], CEILINGS)
+    one, other = found["contenders"]
+    assert (one["images_per_second"], one["slowest"], one["fastest"]) == (128, 64, 256)
+    assert (one["ratio"], other["ratio"]) == (4, 1)
+    assert one["seconds_per_iteration"] == 1.0
+    multiply_adds = 40_551_040  # `resvar show --variant original --depth 20`
+    assert found["flop_per_image"] == 6 * multiply_adds
+    assert one["share_of_ceiling"] == pytest.approx(128 * 6 * multiply_adds / 4e9)
+    assert (one["peak_bytes"], one["own_bytes"], one["time"]) == (3000, 2000, {"BN": 1.0})
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_the_ceiling_is_the_faster_product():
+    assert CEILINGS.flops == ("bf16", 4e9)
+    assert Ceilings([{"bf16": 1.0, "fp32": 3.0, "copy": 1.0}]).flops == ("fp32", 3.0)
+
+
+def test_a_line_through_three_depths_and_none_through_two():
+    def at(depth, seconds):
+        one = {"name": "resvar", "seconds_per_iteration": seconds}
+        return {"depth": depth, "unit": "basic", "contenders": [one]}
+
+    (line,) = fit([at(20, 0.045), at(56, 0.117), at(110, 0.225)])  # 5 ms + 2 ms a layer
+    assert line["ms_per_layer"] == pytest.approx(2)
+    assert line["ms_at_zero"] == pytest.approx(5)
+    assert line["r_squared"] == pytest.approx(1)
+    assert fit([at(20, 0.045), at(56, 0.117)]) == []
+
+
+@pytest.mark.parametrize(
+    ("cores", "found"),
+    [(1, [(1, 1)]), (2, [(1, 2), (2, 1)]), (6, [(1, 6), (2, 3), (4, 1), (6, 1)])],
+)
+def test_splits_of_the_cores(cores, found):
+    assert splits(cores) == found
+
+
+# --- as its users type it -------------------------------------------------------------------------
+
+QUICK = ("--depth", "8", "--rounds", "2", "--seconds", "0.01", "--device", "cpu", "--threads", "1",
+         "--set", "batch_size=8", "--set", "bn_batch_size=4")  # fmt: skip
+
+
+def test_bench_measures_contenders_in_turn(resvar, tmp_path):
+    done = resvar.run(
+        "bench", *QUICK, "--compare", "precision=fp32,batch_size=4", "--json", cwd=tmp_path
+    )
+    assert done.code == 0, done.err
+    (found,) = json.loads(done.out)["benchmarks"]
+    ours, fp32, plain = found["contenders"]
+    assert [one["threads"] for one in (ours, fp32, plain)] == [1, 1, 1]
+    assert (fp32["precision"], plain["precision"]) == ("fp32", "fp32")
+    assert (fp32["batch_size"], plain["bn_batch_size"]) == (4, 8)
+    for one in (ours, fp32, plain):
+        assert len(one["turns"]) == 2
+        assert 0 < one["slowest"] <= one["images_per_second"] <= one["fastest"]
+        assert one["own_bytes"] is None or 0 < one["own_bytes"] < one["peak_bytes"]
+        assert sum(one["time"].values()) == pytest.approx(1)
+        assert {"convolution", "BN", "data", "optimizer"} <= set(one["time"])
+    assert plain["ratio"] == 1
+    assert "about" in done.err
+    assert "round 2 of 2" in done.err
+    assert not list(tmp_path.iterdir()), "a benchmark leaves no file"
+
+
+def test_bench_says_it_in_tables(resvar, tmp_path):
+    done = resvar.run("bench", *QUICK, "--no-baseline", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "full-preact-8" in done.out
+    assert "GFLOP/s in bf16" in done.out
+    assert "plain PyTorch" not in done.out
+
+
+def test_floor_and_sweep(resvar, tmp_path):
+    done = resvar.run("bench", *QUICK, "--floor", "--json", cwd=tmp_path)
+    assert done.code == 0, done.err
+    (row,) = json.loads(done.out)["floors"]
+    assert row["seconds"]["plain"] > row["seconds"]["fused"] > row["seconds"]["least"] > 0
+    done = resvar.run("bench", *QUICK, "--sweep", "--json", cwd=tmp_path)
+    assert done.code == 0, done.err
+    (row,) = json.loads(done.out)["sweeps"]
+    best = max(row["splits"], key=lambda split: split["images_per_second"])
+    assert (row["jobs"], row["threads"]) == (best["jobs"], best["threads"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--depth", "21"], "fits no residual unit"),
+        (["--variant", "orignal"], "did you mean 'original'"),
+        (["--compare", "fp32"], "KEY=VALUE"),
+        (["--device", "gpu"], "write auto, cpu, cuda"),
+        (["--floor", "--sweep"], "one at a time"),
+        (["--sweep", "--device", "cuda"], "leave --device out"),
+        (["--rounds", "0"], "rounds"),
+    ],
+)
+def test_wrong_input_is_refused_before_any_work(arguments, part, capsys):
+    assert run_command(["bench", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert part in err
+    assert len(err.splitlines()) == 1
