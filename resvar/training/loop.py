@@ -43,6 +43,12 @@ class DivergedError(RunError):
         self.iteration, self.loss = iteration, loss
 
 
+NO_STATE = (
+    LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError,
+)  # fmt: skip
+"""What taking up a state raises that somebody made up."""
+
+
 class Watcher(Protocol):
     """What the loop tells the outside world; see `resvar.training.progress`."""
 
@@ -217,14 +223,7 @@ class Trainer:
             if state["config_hash"] != self.settings.hash:
                 raise RunError("the checkpoint belongs to a run with other settings; use --fresh.")
             self._take(state)
-        except (
-            KeyError,
-            TypeError,
-            ValueError,
-            AttributeError,
-            RuntimeError,
-            ArithmeticError,
-        ) as error:
+        except NO_STATE as error:
             reason = (str(error).splitlines() or [""])[0][:120]
             raise RunError(
                 "the checkpoint is whole, but does not hold the state of this run "
