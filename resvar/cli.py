@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from resvar import __version__
 from resvar.errors import RunError, Stopped, UserError
@@ -46,6 +47,7 @@ class Format(enum.StrEnum):
     csv = "csv"
     latex = "latex"
     json = "json"
+    html = "html"
 
 
 class Findings(enum.StrEnum):
@@ -53,6 +55,14 @@ class Findings(enum.StrEnum):
 
     table = "table"
     json = "json"
+
+
+class ProbeFormat(enum.StrEnum):
+    """How a probe is written."""
+
+    table = "table"
+    json = "json"
+    markdown = "markdown"
 
 
 class ExportFormat(enum.StrEnum):
@@ -123,6 +133,11 @@ Sets = Annotated[
         metavar="KEY=VALUE",
         help="Change any setting, e.g. --set lr=0.05. Repeat it for more.",
     ),
+]
+
+
+Interval = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="With --watch: between two looks.")
 ]
 
 
@@ -213,7 +228,8 @@ def train(
     """Train one network, or go on with a run that was stopped.
 
     Typed again, the same command goes on where it stopped, bit for bit; a finished run says so.
-    Ctrl-C saves a checkpoint first.
+    Ctrl-C saves a checkpoint first. --set tensorboard=true writes TensorBoard event files too
+    (pip install 'resvar[tensorboard]').
 
     Example:  resvar train --variant full-preact --depth 164 --protocol quick
     """
@@ -295,10 +311,22 @@ def status(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="The folder of all runs.")] = Path(
         "runs"
     ),
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Keep looking until every run is finished or failed.")
+    ] = False,
+    interval: Interval = None,
 ) -> None:
-    """What is done, running, waiting or failed, and when it should end."""
-    from resvar.reports.status import print_status
+    """What is done, running, waiting or failed, and when it should end.
 
+    With --watch the picture is renewed, every 2 seconds unless --interval says otherwise. It ends
+    by itself; Ctrl-C leaves earlier with exit code 130, and the runs go on.
+    """
+    from resvar.reports.status import print_status, watch_status
+
+    if watch:
+        watch_status(folder, interval)
+        return
+    _only_when_watching(interval)
     print_status(folder)
 
 
@@ -312,14 +340,33 @@ def report(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write it there instead of on the screen.")
     ] = None,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="html: renew FILE until no run can change."),
+    ] = False,
+    interval: Interval = None,
 ) -> None:
     """Collect the test errors of runs into tables, beside the published ones.
 
-    Example:  resvar report runs --format markdown --out report.md
-    """
-    from resvar.reports.report import write_report
+    html is one page with tables, curves, environment and the commands that repeat it; it needs no
+    network. With --watch it is renewed every 5 seconds, and an open browser follows; Ctrl-C leaves
+    with exit code 130.
 
-    write_report(folders or [Path("runs")], format.value, out)
+    Example:  resvar report runs --format html --out report.html
+    """
+    from resvar.reports.report import watch_report, write_report
+
+    where = folders or [Path("runs")]
+    if watch:
+        watch_report(where, format.value, out, interval)
+        return
+    _only_when_watching(interval)
+    write_report(where, format.value, out)
+
+
+def _only_when_watching(interval: float | None) -> None:
+    if interval is not None:
+        raise UserError("--interval says how often --watch looks; give that too.")
 
 
 @app.command()
@@ -347,6 +394,73 @@ def evaluate(
     from resvar.training.evaluation import evaluate_source
 
     evaluate_source(source, _data(data), device, format.value, out)
+
+
+class _WithClaims(typer.core.TyperCommand):
+    """Its help ends with the claims and their thresholds, from where they are defined."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        del ctx
+        from resvar.probes.claims import in_words
+
+        with formatter.section("Claims"):
+            formatter.write_dl(in_words())
+
+
+@app.command(cls=_WithClaims)
+def probe(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RUN]…", help="Run directories, or folders with runs."),
+    ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            metavar="V[,V2…]",
+            help="Without RUN: orderings at initialisation. Default: the paper's five.",
+        ),
+    ] = None,
+    depth: Annotated[int | None, typer.Option(help="Without RUN: layers, such as 20 or 110.")] = (
+        None
+    ),
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Without RUN: of the weights. Default: 0.")
+    ] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MOMENT",
+            help="init, end, or an iteration that --set probe_at=[…] kept. Repeat it for more. "
+            "Default: all there are.",
+        ),
+    ] = None,
+    images: Annotated[
+        int, typer.Option(min=1, help="The first so many test images, in the official order.")
+    ] = 512,
+    data: DataDir = None,
+    device: Device = "auto",
+    format: Annotated[ProbeFormat, typer.Option(help="How to write it.")] = ProbeFormat.table,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it there instead of on the screen.")
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw figures there, as SVG and PNG.")
+    ] = None,
+) -> None:
+    """See the signal: what each unit does to it and to the gradient, and what the paper claims.
+
+    Six claims of the paper are asked of what was measured: four of each network, two of runs of two
+    orderings with two seeds or more. The answer is: holds, does not hold, or cannot be said from
+    this data. They stand below, and docs/why.md says what they mean.
+
+    What was measured on a RUN is saved there as probe.json, for `resvar report`.
+
+    Example:  resvar probe --depth 20 --figures figures
+    """
+    from resvar.probes.probe import ask, run
+
+    question = ask(images, at, _data(data), device)
+    run(runs or [], variant, depth, seed, question, format.value, out, figures)
 
 
 @app.command()

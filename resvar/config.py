@@ -83,6 +83,8 @@ class Settings(pydantic.BaseModel):
     deterministic: bool = False  # on a GPU: slower kernels that repeat bit for bit
     eval_every: Count = 391
     checkpoint_every: Count = 391
+    tensorboard: bool = False  # event files beside metrics.csv; the run stays the same run
+    probe_at: list[Annotated[int, Field(ge=0, le=10**9)]] = []  # iterations to keep weights of
 
     @pydantic.model_validator(mode="after")
     def _agree(self) -> Settings:
@@ -93,6 +95,12 @@ class Settings(pydantic.BaseModel):
             )
         if self.milestones != sorted(set(self.milestones)):
             raise ValueError(f"'milestones' {self.milestones} must grow from each to the next")
+        if self.probe_at != sorted(set(self.probe_at)):
+            raise ValueError(f"'probe_at' {self.probe_at} must grow from each to the next")
+        if self.probe_at and self.probe_at[-1] > self.iterations:
+            raise ValueError(
+                f"'probe_at' {self.probe_at[-1]} lies beyond the last iteration, {self.iterations}"
+            )
         if (self.dataset == "folder") != (self.normalize == "imagenet"):
             raise ValueError(
                 f"'normalize' {self.normalize} does not go with 'dataset' {self.dataset}: a folder "
@@ -126,12 +134,14 @@ class Settings(pydantic.BaseModel):
 
     @property
     def hash(self) -> str:
-        """16 hexadecimal digits that change with any setting.
+        """16 hexadecimal digits that change with any setting but `BESIDE`.
 
         Settings at their default do not count, so that a run keeps its hash when a later version
         adds a setting. For the same reason a default never changes.
         """
-        canonical = json.dumps(self.model_dump(exclude_defaults=True), sort_keys=True)
+        canonical = json.dumps(
+            self.model_dump(exclude_defaults=True, exclude=set(BESIDE)), sort_keys=True
+        )
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:
@@ -144,6 +154,10 @@ TRAINING_HALF = (
     "momentum", "nesterov", "weight_decay", "weight_decay_on",
 )  # fmt: skip
 """The settings that make two runs comparable. A protocol file may also hold how to carry it out."""
+
+BESIDE = ("tensorboard", "probe_at")
+"""Settings that only watch: with and without them a run computes the same bits. Its hash, by which
+reports know one run from another, leaves them out, and they may change while it is under way."""
 
 PROTOCOL_KEYS = (*TRAINING_HALF, "precision", "deterministic", "eval_every", "checkpoint_every")
 
@@ -260,7 +274,8 @@ def differences(wanted: Settings, found: Settings) -> list[str]:
     for name, still_open in (("precision", "auto"), ("num_classes", None)):
         if now[name] == still_open:
             now[name] = there[name]
-    return [f"{key}: {there[key]} → {now[key]}" for key in now if there[key] != now[key]]
+    changed = [key for key in now if there[key] != now[key] and key not in BESIDE]
+    return [f"{key}: {there[key]} → {now[key]}" for key in changed]
 
 
 def _with_protocol(layers: Layers) -> Layers:

@@ -31,8 +31,11 @@ def console_for_output(**options: Any) -> Console:
     return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, **options)
 
 
-def deliver(text: str, out: Path | None) -> None:
+def deliver(text: str, out: Path | None, quiet: bool = False) -> None:
     """Write a command's text to `out`, as a whole or not at all, or to the screen.
+
+    Args:
+        quiet: do not say that `out` was written.
 
     Raises:
         UserError: `out` cannot be written.
@@ -44,4 +47,5 @@ def deliver(text: str, out: Path | None) -> None:
         write_text(out, text)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror}).") from error
-    print(f"Wrote {out}")
+    if not quiet:
+        print(f"Wrote {out}")

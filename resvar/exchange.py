@@ -235,13 +235,22 @@ def save_safetensors(
     Raises:
         UserError: the file cannot be written, or the weights are not fp32.
     """
+    write(Path(path), to_safetensors(network, origin))
+
+
+def to_safetensors(network: ResidualNetwork, origin: Origin = UNKNOWN) -> bytes:
+    """What `save_safetensors` writes.
+
+    Raises:
+        UserError: the weights are not fp32.
+    """
     from safetensors.torch import save
 
     if odd := {p.dtype for p in network.parameters()} - {torch.float32}:
         raise UserError(f"only fp32 weights are written, not {odd.pop()}: call .float() first.")
     about = describe(network, origin)
     # One key only: safetensors writes several in a random order, and so in other bytes each time.
-    write(Path(path), save(_on_host(network.state_dict()), {KEY: about.model_dump_json()}))
+    return save(_on_host(network.state_dict()), {KEY: about.model_dump_json()})
 
 
 def load_model(path: str | Path) -> LoadedModel:

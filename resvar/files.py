@@ -6,10 +6,12 @@ A leaf of the package: it imports nothing of resvar but the errors.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -74,6 +76,12 @@ def parse_yaml(text: str, source: str) -> Any:
     Raises:
         UserError: it is no YAML, or holds tags, aliases or a key twice.
     """
+    return copy.deepcopy(_parsed(text, source))
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str, source: str) -> Any:
+    """Remembered, since a report over many runs reads the same protocol and variants for each."""
     depth = 0
     try:
         for event in yaml.parse(text, Loader=_StrictLoader):
@@ -102,24 +110,36 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, too large, no UTF-8, no YAML or no mapping.
     """
-    try:
-        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe never ends
-            raise UserError(f"{path}: this is no file.")
-        if path.stat().st_size > LARGEST_YAML:
-            raise UserError(f"{path}: over {LARGEST_YAML:,} bytes, so this is no configuration.")
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: this is not a text file in UTF-8.") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
-    except ValueError as error:  # a NUL in the name
-        raise UserError(f"{str(path)!r}: this is no file name ({error}).") from error
+    text = read_text(path, LARGEST_YAML, "configuration")
     value = parse_yaml(text, str(path))
     if not isinstance(value, dict):
         raise UserError(f"{path}: a mapping of names to values is needed, such as 'depth: 110'.")
     if strange := [key for key in value if not isinstance(key, str)]:
         raise UserError(f"{path}: the key {strange[0]!r} is no name; put it in quotes.")
     return value
+
+
+def read_text(path: Path, largest: int, what: str) -> str:
+    """The text of a file that is at most `largest` bytes long.
+
+    Args:
+        what: the file ought to be, for the error.
+
+    Raises:
+        UserError: the file is missing, no ordinary one, too large, or no UTF-8.
+    """
+    try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe never ends
+            raise UserError(f"{path}: this is no file.")
+        if path.stat().st_size > largest:
+            raise UserError(f"{path}: over {largest:,} bytes, so this is no {what}.")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: this is not a text file in UTF-8.") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+    except ValueError as error:  # a NUL in the name
+        raise UserError(f"{str(path)!r}: this is no file name ({error}).") from error
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:

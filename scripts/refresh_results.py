@@ -53,11 +53,12 @@ def copy_records(folder: Path) -> None:
 
 
 def readme_block(report: Report) -> str:
-    """For each group its heading, the test errors, and V1 against V2; without the list of runs."""
+    """For each group its heading, the test errors, and V1 against V2; `report.md` has the rest."""
     lines = []
     for group in report.groups:
         lines += [f"**{group.heading}**", "", machine(group), ""]
-        for table in tables(group)[:-1]:
+        chosen = [table for table in tables(group) if table.kind in ("errors", "verdict")]
+        for table in chosen:
             lines += [f"*{table.title}*", "", *markdown_table(table), ""]
     return "\n".join(lines)
 
@@ -70,7 +71,8 @@ def machine(group: Group) -> str:
     return (
         f"{len(results)} runs, {hours:.1f} hours of run time in all, each on {devices}. Every run, "
         "with its settings, metrics and predictions, is in [results/](results/README.md), with the "
-        "command that made it."
+        "command that made it; the map, the comparisons and the agreement of predictions are in "
+        "the [report](results/report.md)."
     )
 
 

@@ -42,6 +42,7 @@ def main() -> int:
         ["data", *archive],
         ["sweep", str(table), "--protocol", protocol, "--seeds", seeds, "--out", str(runs), *jobs],
         ["report", str(report), "--format", "markdown", "--out", str(report / "report.md")],
+        ["report", str(report), "--format", "html", "--out", str(report / "report.html")],
         ["report", str(report)],
     ]
     for step in steps:

@@ -39,7 +39,10 @@ def test_every_configuration_is_inside_and_the_same(wheel):
 
 
 def test_all_of_the_package_is_inside_and_nothing_else(wheel):
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "resvar").rglob("*.py")}
+    kinds = ("*.py", "page/*.j2", "page/*.css", "page/*.js")
+    found = [path for kind in kinds for path in (ROOT / "resvar").rglob(kind)]
+    modules = {str(path.relative_to(ROOT)) for path in found}
+    assert len({path.suffix for path in found}) == len(kinds)
     names = set(wheel.namelist())
     assert modules <= names
     assert "resvar/py.typed" in names

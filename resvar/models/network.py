@@ -56,8 +56,12 @@ class ResidualNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         signal = self.pool(self.first_lead(self.stem(images)))
-        signal = self.head_lead(self.stages(signal))
-        return self.classifier(signal.mean(dim=(2, 3)))  # type: ignore[no-any-return]
+        return self.read_out(self.stages(signal))
+
+    def read_out(self, signal: Tensor) -> Tensor:
+        """What follows the last unit: float [N, C, H, W] → logits [N, classes]."""
+        activated = self.head_lead(signal)
+        return self.classifier(activated.mean(dim=(2, 3)))  # type: ignore[no-any-return]
 
     @property
     def layers(self) -> int:

@@ -21,6 +21,7 @@ from resvar.models.ordering import (
     in_paper_order,
     known_variants,
 )
+from resvar.reports.agreement import Agreement, Guesses, agreement, read_guesses
 from resvar.reports.published import Published, published
 from resvar.reports.records import (
     Record,
@@ -38,6 +39,8 @@ from resvar.reports.statistics import (
     Verdict,
     compare,
     holm,
+    pooled_sd,
+    seeds_needed,
     summarise,
     verdict,
 )
@@ -88,6 +91,20 @@ class Duel:
     verdict: Verdict
 
     @property
+    def sd(self) -> float | None:
+        """The measured spread between seeds, pooled over both; None where one has no spread."""
+        if self.v1.summary is None or self.v2.summary is None:
+            return None
+        return pooled_sd(self.v1.summary, self.v2.summary)
+
+    @property
+    def seeds_needed(self) -> int | None:
+        """Of each, to see the paper's difference at the measured spread; see `statistics`."""
+        if self.sd is None or self.published_difference is None:
+            return None
+        return seeds_needed(self.published_difference, self.sd)
+
+    @property
     def published_difference(self) -> float | None:
         """V2 - V1 in the paper, rounded to its two decimals."""
         if self.v1.published is None or self.v2.published is None:
@@ -132,6 +149,7 @@ class Group:
         like_paper: protocol and network are the paper's, so published figures are comparable.
         entries: (variant, depth) → cell, for every variant and depth of the group.
         maps: of the depths with a run of all five published orderings, or of an unpublished cell.
+        agreements: of the predictions, for every cell that has some.
         records: every run but the damaged ones.
         copies: folder of a run that another folder holds too → that folder. It is not counted.
         notes: what a reader must know before the tables.
@@ -147,6 +165,7 @@ class Group:
     contrasts: tuple[Contrast, ...]
     duels: tuple[Duel, ...]
     maps: tuple[PlacementMap, ...]
+    agreements: tuple[Agreement, ...]
     records: tuple[Record, ...]
     copies: Mapping[Path, Path]
     notes: tuple[str, ...]
@@ -195,6 +214,7 @@ def _group(records: list[Record], damaged: Sequence[Record]) -> Group:
         for depth in depths
     }
     contrasts = tuple(c for depth in depths for c in _contrasts(entries, variants, depth))
+    guesses, unread = _guesses(counted)
     return Group(
         label=label,
         dataset=dataset,
@@ -206,9 +226,14 @@ def _group(records: list[Record], damaged: Sequence[Record]) -> Group:
         contrasts=contrasts,
         duels=tuple(_duels(entries, contrasts, depths)),
         maps=tuple(_maps(dataset, entries, records)),
+        agreements=tuple(_agreements(guesses, variants, depths)),
         records=tuple(records),
         copies=copies,
-        notes=(*_group_notes(records, counted, copies), *_nothing_to_compare(entries.values())),
+        notes=(
+            *_group_notes(records, counted, copies),
+            *_nothing_to_compare(entries.values()),
+            *unread,
+        ),
     )
 
 
@@ -304,6 +329,44 @@ def _duels(
         if (V1, depth) in entries:
             v1, v2, comparison = entries[V1, depth], entries[V2, depth], comparisons.get(depth)
             yield Duel(depth, v1, v2, comparison, verdict(v1.summary, v2.summary, comparison))
+
+
+def _guesses(
+    counted: Mapping[tuple[str, int, int], Record],
+) -> tuple[dict[tuple[str, int], list[Guesses]], list[str]]:
+    """The predictions of the counted runs by cell, and sentences about those that do not count."""
+    found: dict[tuple[str, int], list[Guesses]] = {}
+    unread: dict[str, list[str]] = {}
+    for (variant, depth, seed), record in counted.items():
+        error = result_of(record)["test_error"]
+        guesses = read_guesses(record.folder, seed, settings_of(record).dataset, error)
+        if isinstance(guesses, str):
+            unread.setdefault(guesses, []).append(record.folder.as_posix())
+        else:
+            found.setdefault((variant, depth), []).append(guesses)
+    notes = []
+    for why, folders in unread.items() if found or set(unread) != {"missing"} else ():
+        more = f" and {len(folders) - 1} more" if len(folders) > 1 else ""
+        notes.append(
+            f"Agreement of predictions leaves out {folders[0]}{more}: predictions.npy is {why}."
+        )
+    return found, notes
+
+
+def _agreements(
+    guesses: Mapping[tuple[str, int], Sequence[Guesses]],
+    variants: Sequence[str],
+    depths: Sequence[int],
+) -> Iterator[Agreement]:
+    """Cell by cell; a cell whose runs predict another number of images than others has none."""
+    for depth in depths:
+        baseline = guesses.get((V1, depth), ())
+        for variant in variants:
+            runs = guesses.get((variant, depth), ())
+            against = None if variant == V1 else baseline
+            sizes = {len(run.predictions) for run in (*runs, *(against or ()))}
+            if runs and len(sizes) == 1:
+                yield agreement(variant, depth, runs, against)
 
 
 def _maps(

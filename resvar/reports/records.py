@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,11 @@ from resvar.errors import UserError
 from resvar.files import read_yaml, shipped
 from resvar.models.architecture import plan
 from resvar.models.ordering import in_paper_order
+from resvar.reports.curves import Curve, read_curve
 from resvar.training.run import (
     CONFIG,
     FAILURE,
+    METRICS,
     PROGRESS,
     RESULT,
     is_locked,
@@ -73,6 +75,7 @@ class Record:
         message: why the run failed, or what is damaged; else empty.
         label: what makes runs comparable; see `label_of`. Empty where there are no settings.
         diverged: the state is failed, and that because the loss was no number any more.
+        curve: what `metrics.csv` holds; None where there is none yet.
     """
 
     folder: Path
@@ -83,6 +86,7 @@ class Record:
     message: str = ""
     label: str = ""
     diverged: bool = False
+    curve: Curve | None = field(default=None, repr=False)
 
 
 def read_records(folders: Sequence[Path]) -> list[Record]:
@@ -113,33 +117,33 @@ def read_record(folder: Path) -> Record:
     """The record of one run directory; what cannot be read makes it a damaged one."""
     try:
         settings = read_settings(folder)
+        label = label_of(settings)
     except UserError as error:
         return Record(folder, None, State.DAMAGED, message=str(error))
-    label = label_of(settings)
-    if (folder / RESULT).exists():
-        try:
-            result = _checked(read_json(folder / RESULT), settings, folder)
-        except UserError as error:
-            return Record(folder, settings, State.DAMAGED, message=str(error), label=label)
-        return Record(folder, settings, State.DONE, result=result, label=label)
-    progress = _read_progress(folder / PROGRESS)
-    if is_locked(folder):
-        return Record(folder, settings, State.RUNNING, progress=progress, label=label)
     try:
-        if (ended := read_divergence(folder)) is not None:
-            at = Progress(ended.iteration, settings.iterations, 0.0, 0.0)
-            progress = replace(progress or at, iteration=ended.iteration)
-            return Record(
-                folder, settings, State.FAILED, None, progress, ended.message, label, diverged=True
-            )
+        curve = read_curve(folder / METRICS)
+        # A link to nowhere is no missing result but a damaged one.
+        if os.path.lexists(folder / RESULT):
+            result = _checked(read_json(folder / RESULT), settings, folder)
+            return Record(folder, settings, State.DONE, result=result, label=label, curve=curve)
     except UserError as error:
         return Record(folder, settings, State.DAMAGED, message=str(error), label=label)
-    if (folder / FAILURE).exists():
+    progress = _read_progress(folder / PROGRESS)
+    state, message, diverged = State.STOPPED, "", False
+    try:
+        ended = read_divergence(folder)
+    except UserError as error:
+        return Record(folder, settings, State.DAMAGED, message=str(error), label=label)
+    if is_locked(folder):
+        state = State.RUNNING
+    elif ended is not None:
+        state, message, diverged = State.FAILED, ended.message, True
+        at = Progress(ended.iteration, settings.iterations, 0.0, 0.0)
+        progress = replace(progress or at, iteration=ended.iteration)
+    elif (folder / FAILURE).exists():
+        state = State.FAILED
         message, diverged = _read_failure(folder / FAILURE)
-        return Record(
-            folder, settings, State.FAILED, None, progress, message, label, diverged=diverged
-        )
-    return Record(folder, settings, State.STOPPED, progress=progress, label=label)
+    return Record(folder, settings, state, None, progress, message, label, diverged, curve)
 
 
 def settings_of(record: Record) -> Settings:
@@ -245,10 +249,18 @@ def _runs(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
             if CONFIG in inside or RESULT in inside:
                 yield here
                 continue
-            below = [name for name, entry in inside.items() if entry.is_dir() and name[0] != "."]
+            below = [name for name, entry in inside.items() if name[0] != "." and _is_folder(entry)]
         except OSError:  # gone meanwhile, or not ours to read
             continue
         waiting.extend(here / name for name in sorted(below, reverse=True))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """False for a link that leads to itself, too."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 # --- reading one run ------------------------------------------------------------------------------
@@ -285,6 +297,8 @@ def _checked(result: dict[str, Any], settings: Settings, folder: Path) -> dict[s
             raise UserError(f"{path}: '{key}' is {value!r}, which is of the wrong type.")
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{path}: '{key}' is {value}, which is no finite number.")
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise UserError(f"{path}: '{key}' is far too large a number.")
         if key in _PERCENT and not 0 <= value <= 100:
             raise UserError(f"{path}: '{key}' is {value}, which is no percentage.")
     for key in _AS_CONFIGURED:

@@ -1,4 +1,4 @@
-"""A report as Markdown, LaTeX, CSV, JSON, or on the terminal.
+"""A report as Markdown, LaTeX, CSV, JSON, or on the terminal; `html.py` makes the page.
 
 The first two and the terminal write neutral tables; CSV and JSON are written from the data itself.
 """
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def render(report: Report, format: str) -> str:
-    """The report as `table` (plain text), `markdown`, `csv`, `latex` or `json`.
+    """The report as `table` (plain text), `markdown`, `csv`, `latex`, `json` or `html`.
 
     Raises:
         UserError: there is no such format.
@@ -267,12 +267,15 @@ def _group_data(group: Group) -> dict[str, Any]:
                 "difference": duel.comparison.difference if duel.comparison else None,
                 "interval": duel.comparison.interval if duel.comparison else None,
                 "published_difference": duel.published_difference,
+                "sd": duel.sd,
+                "seeds_needed": duel.seeds_needed,
                 "word": duel.verdict.word,
                 "sentence": duel.verdict.sentence,
             }
             for duel in group.duels
         ],
         "maps": [_map_data(found) for found in group.maps],
+        "agreements": [asdict(found) for found in group.agreements],
         "runs": [_run_data(record, group) for record in group.records],
     }
 
@@ -326,14 +329,19 @@ def print_report(report: Report, console: Console) -> None:
             _print_notes(notes, console)
             for table in made:
                 console.print()
-                _print_text(table.title, console)
-                drawn, dropped = _fitted(table, console)
-                console.print(drawn)
-                left_out = (f"Left out for width: {', '.join(dropped)}.",) if dropped else ()
-                _print_notes(table.notes + left_out, console)
+                print_table(table, console)
             console.print()
     finally:
         console.width = before
+
+
+def print_table(table: Table, console: Console) -> None:
+    """A table with its title and notes; columns for which there is no room are left out."""
+    _print_text(table.title, console)
+    drawn, dropped = _fitted(table, console)
+    console.print(drawn)
+    left_out = (f"Left out for width: {', '.join(dropped)}.",) if dropped else ()
+    _print_notes(table.notes + left_out, console)
 
 
 def _print_text(title: str, console: Console) -> None:
@@ -398,11 +406,18 @@ def _plain_text(report: Report) -> str:
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).rstrip() + "\n"
 
 
+def _html(report: Report) -> str:
+    from resvar.reports.html import render_html  # Jinja is for this format alone
+
+    return render_html(report)
+
+
 RENDERERS: dict[str, Callable[[Report], str]] = {
     "table": _plain_text,
     "markdown": _markdown,
     "csv": _csv,
     "latex": _latex,
     "json": _json,
+    "html": _html,
 }
 """Format → renderer. A further one needs a line here; `_sections` gives it headings and tables."""

@@ -167,6 +167,54 @@ def verdict(v1: Summary | None, v2: Summary | None, comparison: Comparison | Non
     return Verdict(word, f"{word}: V2's mean is {size:.2f} points {side} that of V1 ({span}, {n}).")
 
 
+MOST_SEEDS = 1_000_000
+POWER = 0.8
+
+
+def seeds_needed(difference: float, sd: float) -> int | None:
+    """Seeds of each of two variants with which a difference would be seen four times in five.
+
+    Seen: a two-sided t-test of two samples of n runs with this standard deviation gives p < 0.05.
+    Its power is that of the noncentral t distribution with 2n - 2 degrees of freedom and
+    noncentrality `difference` / `sd` · √(n / 2).
+
+    Args:
+        difference: of the means, in percentage points.
+        sd: of the runs of one variant, in percentage points.
+
+    Returns:
+        The smallest n with a power of at least 80 %; None without a difference, or where more than
+        a million would be needed. At least 2, since one seed has no spread.
+    """
+    if difference == 0 or power(difference, sd, MOST_SEEDS) < POWER:
+        return None
+    few, enough = 1, MOST_SEEDS
+    while enough - few > 1:  # power grows with n
+        middle = (few + enough) // 2
+        few, enough = (few, middle) if power(difference, sd, middle) >= POWER else (middle, enough)
+    return enough
+
+
+def power(difference: float, sd: float, n: int) -> float:
+    """How often `n` seeds of each variant show a true difference at the 5 % level; see above."""
+    if sd == 0:
+        return 1.0
+    stats, freedom = _scipy_stats(), 2 * n - 2
+    shift = abs(difference) / sd * math.sqrt(n / 2)
+    critical = float(stats.t.isf(0.025, freedom))
+    if shift - critical > 30:  # beyond it SciPy's series loses its digits, and the power is 1
+        return 1.0
+    tails = stats.nct.sf(critical, freedom, shift), stats.nct.cdf(-critical, freedom, shift)
+    return float(sum(tail for tail in tails if math.isfinite(tail)))
+
+
+def pooled_sd(v1: Summary, v2: Summary) -> float | None:
+    """The root of the mean variance of two cells; None where one of them has a single run."""
+    if v1.sd is None or v2.sd is None:
+        return None
+    return math.sqrt((v1.sd**2 + v2.sd**2) / 2)
+
+
 def _cannot(reason: str) -> Verdict:
     return Verdict("cannot be said", f"cannot be said: {reason}.")
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
+from rich.console import Console, Group
+from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from resvar.console import console_for_output, duration
-from resvar.errors import UserError
+from resvar.errors import Stopped, UserError
 from resvar.reports.records import Record, State, read_records
 from resvar.sweeps.grid import manifests
 
@@ -22,12 +26,78 @@ def print_status(folder: Path) -> None:
     Raises:
         UserError: the folder does not exist, or neither a run nor a sweep was ever started there.
     """
-    records = standing(folder)
+    _print(standing(folder), folder, console_for_output())
+
+
+def watch_status(folder: Path, interval: float | None) -> None:
+    """Show the standing and renew it until no run is running, stopped or waiting.
+
+    In a terminal one picture is renewed; elsewhere it is printed again when a run's state changes.
+
+    Args:
+        interval: seconds between two looks; None: 2.
+
+    Raises:
+        UserError: nothing was ever started there, or the interval is not above 0.
+        Stopped: Ctrl-C or SIGTERM.
+    """
     console = console_for_output()
+    if not console.is_terminal:
+        _watch_in_lines(folder, 2.0 if interval is None else interval, console)
+        return
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+
+        def look() -> bool:
+            records = standing(folder)
+            open_runs = [record for record in records if record.state is not State.DONE]
+            live.update(Group(_table(open_runs, folder), Text(_summary(records))), refresh=True)
+            return unsettled(records)
+
+        watch(look, 2.0 if interval is None else interval)
+    print_status(folder)
+
+
+def _watch_in_lines(folder: Path, interval: float, console: Console) -> None:
+    known: Counter[State] = Counter()
+
+    def look() -> bool:
+        records = standing(folder)
+        counts = Counter(record.state for record in records)
+        if counts != known:
+            known.clear()
+            known.update(counts)
+            _print(records, folder, console)
+        return unsettled(records)
+
+    watch(look, interval)
+
+
+def _print(records: Sequence[Record], folder: Path, console: Console) -> None:
     open_runs = [record for record in records if record.state is not State.DONE]
     if open_runs:
         console.print(_table(open_runs, folder))
     console.print(_summary(records), highlight=False, soft_wrap=True)
+
+
+def watch(look: Callable[[], bool], interval: float) -> None:
+    """Call `look` every `interval` seconds for as long as it answers that there is more to see.
+
+    Raises:
+        UserError: the interval is not above 0.
+        Stopped: Ctrl-C or SIGTERM.
+    """
+    if not 0 < interval < math.inf:
+        raise UserError(f"--interval {interval:g}: it must be a number of seconds above 0.")
+    try:
+        while look():
+            time.sleep(interval)
+    except KeyboardInterrupt:
+        raise Stopped("no longer watching; the runs themselves go on.") from None
+
+
+def unsettled(records: Sequence[Record]) -> bool:
+    """Whether a run is running or waiting, or stopped, and so may go on."""
+    return any(r.state in (State.RUNNING, State.STOPPED, State.WAITING) for r in records)
 
 
 def standing(folder: Path) -> list[Record]:
@@ -36,16 +106,25 @@ def standing(folder: Path) -> list[Record]:
     Raises:
         UserError: nothing was ever started there.
     """
-    planned = [folder / run for runs in manifests(folder).values() for run in runs]
     try:
         records = read_records([folder])
     except UserError:
-        if not planned:
+        if not (waiting := planned_runs(folder, [])):
             raise
-        records = []
-    known = {record.folder for record in records}
-    waiting = [run for run in dict.fromkeys(planned) if run not in known]
-    return records + [Record(run, None, State.WAITING) for run in waiting]
+        return waiting
+    return records + planned_runs(folder, records)
+
+
+def planned_runs(folder: Path, known: Sequence[Record]) -> list[Record]:
+    """Records in state waiting, for the runs that sweeps in `folder` planned and nobody began.
+
+    Raises:
+        UserError: the list that a sweep has left is damaged.
+    """
+    begun = {record.folder for record in known}
+    planned = [folder / run for runs in manifests(folder).values() for run in runs]
+    waiting = [run for run in dict.fromkeys(planned) if run not in begun]
+    return [Record(run, None, State.WAITING) for run in waiting]
 
 
 def seconds_left(records: Sequence[Record]) -> float | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from resvar.models.ordering import MAP_PLACES, PAPER_ORDER, map_name
-from resvar.reports.findings import V1, V2, Entry, Group, Placement, PlacementMap, Report
+from resvar.reports.findings import V1, V2, Duel, Entry, Group, Placement, PlacementMap, Report
 from resvar.reports.published import Published
 from resvar.reports.records import (
     Record,
@@ -16,6 +17,7 @@ from resvar.reports.records import (
 )
 from resvar.reports.statistics import (
     Comparison,
+    Summary,
 )
 
 T = TypeVar("T")
@@ -49,11 +51,13 @@ class Cell:
     Attributes:
         grey: it stands for something that is not there, or not ours.
         strong: it is the one to look at.
+        folder: a run directory that the text names, for those who can follow a link.
     """
 
     text: str
     grey: bool = False
     strong: bool = False
+    folder: Path | None = None
 
     @property
     def lines(self) -> list[str]:
@@ -62,19 +66,25 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table that any renderer can write; notes stand below it."""
+    """A table that any renderer can write; notes stand below it.
+
+    Attributes:
+        kind: what it is about, for those who choose where it stands.
+    """
 
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
+    kind: Literal["errors", "map", "verdict", "runs", "other"] = "other"
 
 
 NOTHING = Cell("–", grey=True)
 
 
 def tables(group: Group, abreast: int = 2) -> list[Table]:
-    """The tables of a group: test errors, maps, comparisons with original, V1 and V2, every run.
+    """The tables of a group: test errors, maps, comparisons with original, V1 and V2, agreement of
+    predictions, every run.
 
     Args:
         abreast: depths whose test errors share a table.
@@ -85,6 +95,8 @@ def tables(group: Group, abreast: int = 2) -> list[Table]:
         made.append(_contrast_table(group))
     if group.duels:
         made.append(_duel_table(group))
+    if any(found.across is not None or found.within is not None for found in group.agreements):
+        made.append(_agreement_table(group))
     return [*made, _run_table(group)]
 
 
@@ -93,7 +105,7 @@ def damaged_table(report: Report) -> Table:
     return Table(
         "Not counted: files that cannot be read, or contradict one another",
         (Column("folder", "left", wrap=True), Column("reason", "left", wrap=True)),
-        tuple((_text(r.folder.as_posix()), _text(reason(r))) for r in report.damaged),
+        tuple((_folder(r), _text(reason(r))) for r in report.damaged),
     )
 
 
@@ -105,8 +117,11 @@ def _error_table(group: Group, depths: Sequence[int]) -> Table:
     """The test errors at a few depths beside the published ones."""
     paper = "paper" if group.like_paper else "paper\n(not comparable)"
     columns = [Column("variant", "left"), Column("figure", "left")]
+    titles = ["median", "mean ± sd", "n", paper]
+    if group.like_paper:
+        titles.append("median\n- paper")
     for depth in depths:
-        columns += [Column(f"{depth}:\n{title}") for title in ("median", "mean ± sd", "n", paper)]
+        columns += [Column(f"{depth}:\n{title}") for title in titles]
     rows = []
     for variant in group.variants:
         row = [Cell(_row_name(variant)), Cell(_figure(variant))]
@@ -115,20 +130,38 @@ def _error_table(group: Group, depths: Sequence[int]) -> Table:
         rows.append(tuple(row))
     names = " and ".join(f"ResNet-{depth}" for depth in depths)
     notes = ["Test error in percent of the last iteration; sd: standard deviation; n: seeds."]
+    if group.like_paper:
+        notes.append(
+            "median - paper: in percentage points; inside: the published median lies between the "
+            "lowest and the highest of our runs."
+        )
     notes += _sources(group, depths)
-    return Table(f"Test error (%), {names}", tuple(columns), tuple(rows), tuple(notes))
+    return Table(f"Test error (%), {names}", tuple(columns), tuple(rows), tuple(notes), "errors")
 
 
 def _error_cells(entry: Entry, like_paper: bool) -> list[Cell]:
-    """Median, mean ± sd, n and the published figure."""
+    """Median, mean ± sd, n and the published figure; where comparable, ours beside it."""
     summary, others = entry.summary, _standing(entry.unfinished)
     figure = entry.published
     theirs = Cell(f"{figure.test_error:.2f}", grey=not like_paper) if figure else NOTHING
     if summary is None:
-        return [NOTHING, NOTHING, Cell(others or "missing", grey=True), theirs]
+        missing = [NOTHING, NOTHING, Cell(others or "missing", grey=True), theirs]
+        return [*missing, NOTHING] if like_paper else missing
     spread = "" if summary.sd is None else f" ± {summary.sd:.2f}"
     n = f"{summary.n}; {others}" if others else f"{summary.n}"
-    return [Cell(f"{summary.median:.2f}"), Cell(f"{summary.mean:.2f}{spread}"), Cell(n), theirs]
+    cells = [Cell(f"{summary.median:.2f}"), Cell(f"{summary.mean:.2f}{spread}"), Cell(n), theirs]
+    return [*cells, _beside_paper(summary, figure)] if like_paper else cells
+
+
+def _beside_paper(summary: Summary, figure: Published | None) -> Cell:
+    """`+0.12, inside`: our median less the published one, and whether that lies within our runs."""
+    if figure is None:
+        return NOTHING
+    text = f"{summary.median - figure.test_error:+.2f}"
+    if summary.n == 1:
+        return Cell(text)
+    inside = min(summary.values) <= figure.test_error <= max(summary.values)
+    return Cell(f"{text}, {'inside' if inside else 'outside'}")
 
 
 def _sources(group: Group, depths: Sequence[int]) -> Iterator[str]:
@@ -172,7 +205,7 @@ def _map_table(found: PlacementMap, like_paper: bool) -> Table:
         names = ", ".join(found.outside)
         notes.append(f"Not on this map, which has one BN and then one ReLU: {names}.")
     title = f"Where BN and ReLU stand: test error (%), ResNet-{found.depth}"
-    return Table(title, tuple(columns), tuple(rows), tuple(notes))
+    return Table(title, tuple(columns), tuple(rows), tuple(notes), "map")
 
 
 def _map_cell(placements: Sequence[Placement], like_paper: bool) -> Cell:
@@ -286,10 +319,69 @@ def _duel_table(group: Group) -> Table:
             )
         )
     notes = [f"ResNet-{duel.depth}: {duel.verdict.sentence}" for duel in group.duels]
+    notes += [sentence for duel in group.duels for sentence in _seeds_needed(duel)]
     if not group.like_paper:
         notes.append(f"These verdicts are about runs of protocol {group.label} alone.")
     title = "V1 (original) against V2 (full-preact)"
-    return Table(title, columns, tuple(rows), tuple(plain(note) for note in notes))
+    return Table(title, columns, tuple(rows), tuple(plain(note) for note in notes), "verdict")
+
+
+def _seeds_needed(duel: Duel) -> Iterator[str]:
+    """How many seeds would show the paper's difference, where two seeds of each tell the spread."""
+    if duel.sd is None or duel.published_difference is None:
+        return
+    wanted = duel.seeds_needed
+    number = f"{wanted:,}" if wanted is not None else "more than a million"
+    yield (
+        f"ResNet-{duel.depth}: to see the paper's difference of {duel.published_difference:+.2f} "
+        f"points with 80 % power at the spread measured here (sd {duel.sd:.2f}) would take "
+        f"{number} seeds of each."
+    )
+
+
+def _agreement_table(group: Group) -> Table:
+    """On which images the runs differ; the pairs of single runs say something even at one seed."""
+    columns = (
+        Column("depth"),
+        Column("variant", "left"),
+        Column("runs"),
+        Column("differs from\noriginal, %"),
+        Column("differs between\nits seeds, %"),
+        Column("seed\ncompared", drop=2),
+        Column("only original\nright"),
+        Column("only it\nright"),
+        Column("p\n(McNemar)"),
+        Column("sd\npredicted", drop=1),
+    )
+    rows = []
+    for found in group.agreements:
+        pair = found.pairing
+        rows.append(
+            (
+                Cell(f"{found.depth}"),
+                Cell(_row_name(found.variant)),
+                Cell(f"{found.n}"),
+                _number(found.across, ".2f"),
+                _number(found.within, ".2f"),
+                _number(pair.seed if pair else None, "d"),
+                _number(pair.first_only if pair else None, ",d"),
+                _number(pair.second_only if pair else None, ",d"),
+                _p_cell(pair.p if pair else None),
+                _number(found.predicted_sd, ".2f"),
+            )
+        )
+    notes = ["Percent of test images that two runs put into different classes, mean over pairs."]
+    if any(found.pairing for found in group.agreements):
+        notes.append(
+            "McNemar's exact test is about the two single runs of the seed compared, not about "
+            "the variants: other seeds may fall otherwise."
+        )
+    if any(found.predicted_sd is not None for found in group.agreements):
+        notes.append(
+            "sd predicted: between seeds, in points, if test images fell independently "
+            "(arXiv:2304.01910)."
+        )
+    return Table("Agreement of predictions", columns, tuple(rows), tuple(notes))
 
 
 def _run_table(group: Group) -> Table:
@@ -317,7 +409,7 @@ def _run_table(group: Group) -> Table:
         if record.state is State.FAILED:
             notes.append(f"{record.folder.as_posix()} {_standing([record])}: {reason(record)}")
     rows = tuple(_run_cells(record, group) for record in group.records)
-    return Table("Every run", columns, rows, tuple(plain(note) for note in notes))
+    return Table("Every run", columns, rows, tuple(plain(note) for note in notes), "runs")
 
 
 def _run_cells(record: Record, group: Group) -> tuple[Cell, ...]:
@@ -327,7 +419,7 @@ def _run_cells(record: Record, group: Group) -> tuple[Cell, ...]:
     speed = result.get("images_per_second", progress.images_per_second if progress else None)
     state = "copy, not counted" if record.folder in group.copies else _standing([record])
     return (
-        Cell(settings.variant),
+        Cell(settings.variant, folder=record.folder),
         Cell(f"{settings.depth}"),
         Cell(f"{settings.seed}"),
         _number(result.get("test_error"), ".2f"),
@@ -340,7 +432,7 @@ def _run_cells(record: Record, group: Group) -> tuple[Cell, ...]:
         _text(result.get("precision") or ""),
         _text((result.get("commit") or "")[:7]),
         Cell(state),
-        _text(record.folder.as_posix()),
+        _folder(record),
     )
 
 
@@ -398,6 +490,10 @@ def _number(value: float | None, form: str) -> Cell:
 
 def _text(value: str) -> Cell:
     return Cell(plain(value)) if value else NOTHING
+
+
+def _folder(record: Record) -> Cell:
+    return Cell(plain(record.folder.as_posix()), folder=record.folder)
 
 
 def _duration(seconds: float) -> str:

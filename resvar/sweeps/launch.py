@@ -26,6 +26,7 @@ from resvar.sweeps.local import (
     make_slots,
     report_failures,
 )
+from resvar.training.events import require_tensorboard
 
 
 def run_here(
@@ -51,6 +52,8 @@ def run_here(
         return
     if not todo:
         return
+    for run in todo:
+        require_tensorboard(run.settings)
     for name in sorted({run.settings.dataset for run in todo}):
         if name in DATASETS and (found := problems(DATASETS[name], data)):
             raise UserError(

@@ -56,6 +56,7 @@ class Watcher(Protocol):
     def evaluating(self, share: float) -> None: ...
     def evaluated(self, row: dict[str, float]) -> None: ...
     def save(self, trainer: Trainer) -> None: ...
+    def snapshot(self, trainer: Trainer) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,10 @@ class Trainer:
         """
         settings = self.settings
         while True:
+            # Before anything that may write a checkpoint of this iteration: a run that goes on
+            # from there need not come by here again.
+            if self.iteration in settings.probe_at:
+                watcher.snapshot(self)
             if self._evaluation_due():
                 self._record(watcher, stop)
             if self.iteration == settings.iterations:

@@ -10,10 +10,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from resvar.console import duration
-from resvar.files import write_json
+from resvar.exchange import Origin, to_safetensors
+from resvar.files import replacing, write_json
 from resvar.training.checkpoint import save
+from resvar.training.events import Events
 from resvar.training.loop import Trainer
-from resvar.training.run import METRICS, PROGRESS, write_metrics
+from resvar.training.run import METRICS, PROGRESS, snapshot_path, write_metrics
 from resvar.training.schedule import learning_rate
 
 REFRESH = 0.3
@@ -39,6 +41,9 @@ class Watch:
         self._warm: tuple[int, float] | None = None  # after the first iteration of this process
         self._shown = self._noted = self._logged = time.monotonic()
         self._estimated = False
+        self._evaluations: list[float] = []  # seconds that each took
+        self._evaluating_since: float | None = None
+        self._events: Events | None = None
         self._bar = Progress(
             TextColumn("[bold]{task.fields[doing]}"),
             BarColumn(),
@@ -54,6 +59,8 @@ class Watch:
 
     def __enter__(self) -> Watch:
         self._bar.start()
+        if self.trainer.settings.tensorboard:
+            self._events = Events(self.folder, self.trainer.rows, self.trainer.total_seconds())
         return self
 
     def __exit__(
@@ -63,6 +70,8 @@ class Watch:
         trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
+        if self._events is not None:
+            self._events.close()
 
     # --- told by the loop -----------------------------------------------------------------------
 
@@ -89,10 +98,17 @@ class Watch:
             self._note(trainer, self._speed(trainer, now))
 
     def evaluating(self, share: float) -> None:
+        if self._evaluating_since is None:
+            self._evaluating_since = time.monotonic()
         self._bar.update(self._task, doing=f"evaluating {share:4.0%}")
 
     def evaluated(self, row: dict[str, float]) -> None:
+        if self._evaluating_since is not None:
+            self._evaluations.append(time.monotonic() - self._evaluating_since)
+            self._evaluating_since = None
         write_metrics(self.folder / METRICS, self.trainer.rows)
+        if self._events is not None:
+            self._events.add(row)
         aside = f"  held-out error {row['holdout_error']:.2f} %" if "holdout_error" in row else ""
         self.console.print(
             f"iteration {row['iteration']:>6,.0f}  epoch {row['epoch']:6.2f}  lr {row['lr']:.4g}  "
@@ -111,20 +127,35 @@ class Watch:
         save(self.folder, trainer.state())
         self._note(trainer, trainer.images_per_second())
 
+    def snapshot(self, trainer: Trainer) -> None:
+        """The weights and BN's buffers alone, as `resvar.load_model` reads them."""
+        path = snapshot_path(self.folder, trainer.iteration)
+        path.parent.mkdir(exist_ok=True)
+        origin = Origin(trainer.settings, trainer.iteration)
+        with replacing(path) as file:
+            file.write(to_safetensors(trainer.network, origin))
+
     # --- figures --------------------------------------------------------------------------------
 
     def _speed(self, trainer: Trainer, now: float) -> float:
-        """Training images per second of this process, evaluations and checkpoints included."""
+        """Training images per second of this process, checkpoints included, evaluations not."""
         assert self._warm is not None
         iterations, begun = self._warm
-        seconds = max(now - begun, 1e-9)
+        seconds = max(now - begun - sum(self._evaluations), 1e-9)
         return (trainer.iteration - iterations) * trainer.settings.batch_size / seconds
 
     def _seconds_left(self, trainer: Trainer, now: float) -> float | None:
+        """Of training and of evaluations: as long as those of this process took, if it made one."""
         if self._warm is None or trainer.iteration == self._warm[0]:
             return None
+        speed = self._speed(trainer, now)
         images = (self.total - trainer.iteration) * trainer.settings.batch_size
-        return images / self._speed(trainer, now)
+        each = (
+            sum(self._evaluations) / len(self._evaluations)
+            if self._evaluations
+            else evaluation_seconds(trainer, speed)
+        )
+        return images / speed + evaluations_to_come(trainer) * each
 
     def _first_estimate(self, trainer: Trainer, left: float | None, now: float) -> None:
         if self._estimated or left is None or self._warm is None:
@@ -132,12 +163,10 @@ class Watch:
         done = trainer.iteration - self._warm[0]
         if done >= 3 or now - self._warm[1] > FIRST_ESTIMATE:
             self._estimated = True
-            speed = self._speed(trainer, now)
-            left += evaluation_seconds(trainer, speed)
             finish = time.strftime("%a %H:%M", time.localtime(time.time() + left))
             self.console.print(
                 f"About {duration(left)} to go, until {finish}, with evaluations; measured on "
-                f"{done} iterations: {speed:,.0f} images/s.",
+                f"{done} iterations: {self._speed(trainer, now):,.0f} images/s.",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -153,9 +182,16 @@ class Watch:
         write_json(self.folder / PROGRESS, note, durable=False)
 
 
-def evaluation_seconds(trainer: Trainer, speed: float) -> float:
-    """What the evaluations still to come will take, if a forward pass is a third of the work."""
+def evaluations_to_come(trainer: Trainer) -> int:
+    """How often the run will yet be evaluated, the evaluation that is due now included."""
     settings = trainer.settings
-    to_come = settings.iterations // settings.eval_every - trainer.iteration // settings.eval_every
-    to_come += settings.iterations % settings.eval_every != 0
-    return to_come * (len(trainer.sets.test.labels) + settings.holdout) / (3 * speed)
+    last = int(trainer.rows[-1]["iteration"]) if trainer.rows else 0
+    due = settings.iterations // settings.eval_every - last // settings.eval_every
+    between = settings.iterations % settings.eval_every != 0 and last < settings.iterations
+    return due + between
+
+
+def evaluation_seconds(trainer: Trainer, speed: float) -> float:
+    """What an evaluation takes, if a forward pass is a third of the work of training."""
+    images = len(trainer.sets.test.labels) + trainer.settings.holdout
+    return images / (3 * speed)

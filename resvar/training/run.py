@@ -14,14 +14,14 @@ import re
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resvar.config import Settings, differences, resolve
 from resvar.errors import RunError, UserError
-from resvar.files import write_text
+from resvar.files import read_text, write_text
 
 if TYPE_CHECKING:
     import pandas
@@ -38,7 +38,12 @@ PROGRESS = "progress.json"  # how far a run is, renewed every few seconds while 
 DIVERGED = "diverged.json"  # the loss became NaN or infinite: how the run ended, and it stays so
 FAILURE = "failure.json"  # why the last attempt ended without a result; gone when the next starts
 LOCK = "run.lock"
+SNAPSHOTS = "snapshots"  # a folder: the weights at each iteration of 'probe_at'
+PROBE = "probe.json"  # what `resvar probe` measured last
 LOG = "log.txt"  # what a run started by a sweep printed
+
+LARGEST_JSON = 20_000_000
+"""Bytes; the list of a sweep with 100,000 runs takes five million."""
 
 METRIC_COLUMNS = (
     "iteration", "epoch", "lr", "train_loss", "train_error", "test_loss", "test_error",
@@ -130,14 +135,24 @@ def read_settings(folder: Path) -> Settings:
         UserError: `config.yaml` is missing or wrong, or of a later version of resvar.
     """
     path = folder / CONFIG
-    with suppress(OSError), path.open("rb") as file:  # what else is wrong with it `resolve` says
-        head = re.match(CONFIG_HEAD.format("([0-9]{1,9})").encode(), file.readline(200))
-        if head is not None and int(head[1]) > CONFIG_FORMAT:
-            raise UserError(
-                f"{path}: its format is {int(head[1])} and this version of resvar reads "
-                f"{CONFIG_FORMAT}; update resvar."
-            )
+    head = re.match(CONFIG_HEAD.format("([0-9]{1,9})").encode(), _first_line(path))
+    if head is not None and int(head[1]) > CONFIG_FORMAT:
+        raise UserError(
+            f"{path}: its format is {int(head[1])} and this version of resvar reads "
+            f"{CONFIG_FORMAT}; update resvar."
+        )
     return resolve(config=path)
+
+
+def _first_line(path: Path) -> bytes:
+    """Of an ordinary file; empty otherwise: what is wrong with it `resolve` says."""
+    try:
+        if not path.is_file():  # opening a pipe would wait for ever
+            return b""
+        with path.open("rb") as file:
+            return file.readline(200)
+    except OSError:
+        return b""
 
 
 def guard(folder: Path, wanted: Settings) -> None:
@@ -193,10 +208,9 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read or holds something else.
     """
+    text = read_text(path, LARGEST_JSON, "record of a run")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: this is damaged or no JSON ({error}).") from error
     if not isinstance(value, dict):
@@ -212,6 +226,21 @@ def write_metrics(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     writer.writeheader()
     writer.writerows({key: repr(row[key]) for key in columns} for row in rows)
     write_text(path, text.getvalue())
+
+
+def snapshot_path(folder: Path, iteration: int) -> Path:
+    """Where a run keeps its weights after so many updates."""
+    return folder / SNAPSHOTS / f"iteration-{iteration:06d}.safetensors"
+
+
+def snapshots(folder: Path) -> dict[int, Path]:
+    """Iteration → file of the weights that a run has kept (`probe_at`), in the run's order."""
+    found = {}
+    for path in (folder / SNAPSHOTS).glob("iteration-*.safetensors"):
+        number = path.stem.removeprefix("iteration-")
+        if number.isdecimal():
+            found[int(number)] = path
+    return dict(sorted(found.items()))
 
 
 # --- for Python -----------------------------------------------------------------------------------

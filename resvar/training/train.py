@@ -22,6 +22,7 @@ from resvar.errors import RunError, Stopped, UserError
 from resvar.files import replacing, write_json, write_text
 from resvar.training import run as files
 from resvar.training.checkpoint import load_newest
+from resvar.training.events import remove_events, require_tensorboard
 from resvar.training.loop import DivergedError, Evaluation, Trainer, parameters
 from resvar.training.machine import (
     choose_device,
@@ -36,9 +37,9 @@ from resvar.training.stop import stop_request
 
 RUN_FILES = (
     files.RESULT, files.CONFIG, files.ENVIRONMENT, files.METRICS, files.PREDICTIONS, files.PROGRESS,
-    files.FAILURE, files.DIVERGED, files.CHECKPOINT, files.PREVIOUS_CHECKPOINT,
+    files.FAILURE, files.DIVERGED, files.CHECKPOINT, files.PREVIOUS_CHECKPOINT, files.PROBE,
 )  # fmt: skip
-"""What `--fresh` removes; nothing else in a folder is touched."""
+"""What `--fresh` removes, with event files and snapshots; nothing else in a folder is touched."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def train(
         RunError: the run cannot be finished; what it has is kept.
         Stopped: asked to stop; a checkpoint was saved.
     """
+    require_tensorboard(settings)
     chosen = choose_device(device)
     precision = choose_precision(settings.precision, chosen)
     settings = settings.model_copy(update={"precision": precision})
@@ -86,8 +88,10 @@ def train(
         job = replace(job, settings=settings.model_copy(update=found))
     with files.locked(job.folder):
         if fresh:
-            for name in RUN_FILES:
-                (job.folder / name).unlink(missing_ok=True)
+            kept = files.snapshots(job.folder).values()
+            for path in [*map(job.folder.joinpath, RUN_FILES), *kept]:
+                path.unlink(missing_ok=True)
+            remove_events(job.folder)
         files.guard(job.folder, job.settings)
         if (done := _finished(job)) is not None:
             return done

@@ -17,6 +17,8 @@ from resvar.reports.statistics import (
     Verdict,
     compare,
     holm,
+    power,
+    seeds_needed,
     summarise,
     verdict,
 )
@@ -241,3 +243,39 @@ def test_the_verdict_follows_the_textbook_interval(first, second):
     words = {True: "reproduced", False: "contradicted"}
     expected = "not distinguishable" if low < 0 < high else words[high < 0]
     assert judge(first, second).word == expected
+
+
+# --- how many seeds -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ratio", "n"),
+    # Cohen (1988), table 2.4.1: two-sided 5 %, power 80 %: 26 for d = 0.8, 64 for 0.5, 394 for 0.2.
+    [(0.8, 26), (0.5, 64), (0.2, 394)],
+)
+def test_the_seeds_needed_are_those_of_cohens_table(ratio, n):
+    assert seeds_needed(ratio, 1.0) == n
+    assert seeds_needed(-0.47 * ratio, 0.47) == n
+
+
+def test_the_power_is_that_of_a_simulation():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(0, 1, (20_000, 6)), rng.normal(1.5, 1, (20_000, 6))
+    p = stats.ttest_ind(first, second, axis=1).pvalue
+    assert power(1.5, 1.0, 6) == pytest.approx((p < 0.05).mean(), abs=0.01)
+
+
+def test_the_seeds_needed_at_the_ends():
+    assert seeds_needed(0.0, 1.0) is None
+    assert seeds_needed(1e-6, 1.0) is None  # more than a million
+    assert seeds_needed(5.0, 0.0) == 2
+    assert seeds_needed(100.0, 0.01) == 2
+
+
+@given(st.floats(0.05, 20.0))
+def test_one_seed_less_would_not_do(ratio):
+    n = seeds_needed(ratio, 1.0)
+    assert n is not None
+    assert n >= 2
+    assert power(ratio, 1.0, n) >= 0.8
+    assert n == 2 or power(ratio, 1.0, n - 1) < 0.8

@@ -82,11 +82,25 @@ def test_a_cell_shows_median_mean_deviation_n_and_the_paper(tmp_path):
     write_cell(tmp_path, "full-preact", 110, V2)
     text = render(report_on(tmp_path), "markdown")
     # sorted 6.43 6.58 6.61 6.70 6.75; mean 33.07 / 5
-    row = ["original (V1)", "4(a)", "6.61", "6.61 ± 0.12", "5", "6.61"]
+    row = ["original (V1)", "4(a)", "6.61", "6.61 ± 0.12", "5", "6.61", "+0.00, inside"]
     assert row_of(text, "original (V1)") == row
-    assert row_of(text, "bn-after-add") == ["bn-after-add", "4(b)", "–", "–", "missing", "8.17"]
+    assert row_of(text, "bn-after-add") == [
+        "bn-after-add",
+        "4(b)",
+        "–",
+        "–",
+        "missing",
+        "8.17",
+        "–",
+    ]
     header = row_of(text, "variant", "figure")
-    assert header[2:] == ["110: median", "110: mean ± sd", "110: n", "110: paper"]
+    assert header[2:] == [
+        "110: median",
+        "110: mean ± sd",
+        "110: n",
+        "110: paper",
+        "110: median - paper",
+    ]
 
 
 def test_all_five_variants_in_the_papers_order_then_others(tmp_path):

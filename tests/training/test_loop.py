@@ -82,7 +82,7 @@ class Note:
     """A watcher that remembers."""
 
     def __init__(self):
-        self.done, self.rows, self.saved = [], [], []
+        self.done, self.rows, self.saved, self.kept = [], [], [], []
 
     def iteration(self, done, trainer):
         del trainer
@@ -96,6 +96,9 @@ class Note:
 
     def save(self, trainer):
         self.saved.append(trainer.iteration)
+
+    def snapshot(self, trainer):
+        self.kept.append(trainer.iteration)
 
 
 # --- micro-batches --------------------------------------------------------------------------------

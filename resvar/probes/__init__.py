@@ -1,0 +1,1 @@
+"""Why an ordering trains well or badly: what the signal does along the depth, measured."""

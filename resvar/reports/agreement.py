@@ -1,0 +1,186 @@
+"""Which test images runs agree on: it says something even where there is one seed.
+
+Read from `predictions.npy`. Whether a prediction is right needs the labels of the test images; for
+CIFAR-10 they travel with the package (10,000 digits in the official order). They are used only
+where they give the very test error that the run has recorded; elsewhere what needs them is left
+out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from itertools import combinations, product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resvar.training.run import PREDICTIONS
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+LABELS = Path(__file__).parent / "cifar10-test-labels.txt"
+
+LARGEST = 100_000_000
+"""Bytes of a `predictions.npy`; ten thousand images take 80,000."""
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """What one run predicted.
+
+    Attributes:
+        predictions: int [N], the predicted class of each test image in the official order.
+        right: bool [N], or None where the labels are not known.
+    """
+
+    seed: int
+    predictions: Array
+    right: Array | None
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Two single runs of the same seed, image by image (McNemar 1947).
+
+    Attributes:
+        first_only, second_only: images that only the run of that variant predicts rightly.
+        p: exact and two-sided: how likely so uneven a division is if each way were a coin's throw.
+    """
+
+    seed: int
+    first_only: int
+    second_only: int
+    p: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The predictions of a cell, among themselves and beside those of `original`.
+
+    Attributes:
+        n: runs with predictions.
+        within: percent of images on which two runs of the cell differ, mean over pairs; None for
+            one run. It is the yardstick for `across`.
+        across: the same between a run of the cell and one of `original`; None for `original`.
+        pairing: with `original` at the smallest seed that both have, or None.
+        predicted_sd: percentage points between seeds that would be seen if images fell
+            independently (`predicted_sd`), or None.
+    """
+
+    variant: str
+    depth: int
+    n: int
+    within: float | None
+    across: float | None
+    pairing: Pairing | None
+    predicted_sd: float | None
+
+
+def agreement(
+    variant: str, depth: int, runs: Sequence[Guesses], baseline: Sequence[Guesses] | None
+) -> Agreement:
+    """How the runs of a cell, at least one, agree; `baseline` is None for `original` itself."""
+    same = [_share(a.predictions, b.predictions) for a, b in combinations(runs, 2)]
+    across = [_share(a.predictions, b.predictions) for a, b in product(runs, baseline or ())]
+    rights = [run.right for run in runs if run.right is not None]
+    return Agreement(
+        variant=variant,
+        depth=depth,
+        n=len(runs),
+        within=_mean(same),
+        across=_mean(across),
+        pairing=_pairing(baseline, runs) if baseline else None,
+        predicted_sd=predicted_sd(rights) if len(rights) == len(runs) > 1 else None,
+    )
+
+
+def predicted_sd(right: Sequence[Array]) -> float:
+    """The spread between seeds if test images were independent of each other, in points.
+
+    The variance of the test error is then the sum over images of e(1 - e) / N², e being the
+    probability that a run errs on the image (arXiv:2304.01910, section 4). From n runs, e(1 - e) is
+    estimated without bias by n / (n - 1) times the product of the observed shares.
+
+    Args:
+        right: at least two arrays, bool [N].
+    """
+    import numpy as np
+
+    n, share = len(right), np.mean([~array for array in right], axis=0)
+    variance = float((share * (1 - share)).sum()) * n / (n - 1) / len(share) ** 2
+    return 100.0 * math.sqrt(variance)
+
+
+def mcnemar(first_only: int, second_only: int) -> float:
+    """The exact two-sided p; 1 where no image divides the two runs."""
+    either = first_only + second_only
+    if either == 0:
+        return 1.0
+    stats = import_module("scipy.stats")
+    return float(stats.binomtest(min(first_only, second_only), either, 0.5).pvalue)
+
+
+def _pairing(baseline: Sequence[Guesses], runs: Sequence[Guesses]) -> Pairing | None:
+    ours: Mapping[int, Guesses] = {run.seed: run for run in runs}
+    for first in sorted(baseline, key=lambda run: run.seed):
+        second = ours.get(first.seed)
+        if second is None or first.right is None or second.right is None:
+            continue
+        counts = int((first.right & ~second.right).sum()), int((second.right & ~first.right).sum())
+        return Pairing(first.seed, *counts, mcnemar(*counts))
+    return None
+
+
+def _share(a: Array, b: Array) -> float:
+    """Percent of images on which they differ."""
+    return 100.0 * float((a != b).mean())
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def read_guesses(folder: Path, seed: int, dataset: str, test_error: float) -> Guesses | str:
+    """The predictions of a finished run, or in a few words why they do not count."""
+    import numpy as np
+
+    path = folder / PREDICTIONS
+    try:
+        if not path.exists():
+            return "missing"
+        if not path.is_file() or path.stat().st_size > LARGEST:
+            return "damaged"
+        with path.open("rb") as file:
+            found = np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError, TypeError, SyntaxError):
+        return "damaged"
+    if found.ndim != 1 or not len(found) or not np.issubdtype(found.dtype, np.integer):
+        return "damaged"
+    right = _right(found, dataset)
+    if right is not None and abs(100.0 * float((~right).mean()) - test_error) > 1e-6:
+        return "not those of the recorded test error"
+    return Guesses(seed, found.astype(np.int32), right)
+
+
+def _right(predictions: Array, dataset: str) -> Array | None:
+    if dataset != "cifar10" or len(predictions) != len(labels := cifar10_labels()):
+        return None
+    found: Array = predictions == labels
+    return found
+
+
+@lru_cache(maxsize=1)
+def cifar10_labels() -> Array:
+    """int64 [10000]: the classes of the test images in the official order."""
+    import numpy as np
+
+    return np.array([int(digit) for digit in LABELS.read_text() if digit.isdigit()])

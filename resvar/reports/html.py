@@ -1,0 +1,330 @@
+"""The report as one page that needs nothing else: no network, no file beside it.
+
+`render_html` puts the tables of `resvar.reports.tables`, the curves, the list of runs, where they
+were made and how to repeat them into the template in `page/`. Jinja escapes every text; style and
+script stand in the page and are allowed by their hash, and nothing else is.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment as Templates
+from jinja2 import FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from resvar import __version__
+from resvar.reports.charts import Chart, charts, points_per_curve
+from resvar.reports.findings import DATASETS, Duel, Group, Report
+from resvar.reports.provenance import FACTS, Environments, cells_text, commands, environments
+from resvar.reports.records import Record, State, settings_of
+from resvar.reports.tables import Cell, Column, Table, damaged_table, plain, reason, tables
+from resvar.training.run import CONFIG
+
+PAGE = Path(__file__).parent / "page"
+TITLE = "Where should BatchNorm and ReLU stand?"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure from elsewhere, such as Matplotlib; it is shown as an image and can run nothing."""
+
+    title: str
+    svg: str
+    caption: str = ""
+
+    @property
+    def source(self) -> str:
+        """The picture as a data URL: its ids and styles cannot meet those of the page."""
+        return f"data:image/svg+xml;base64,{base64.b64encode(self.svg.encode()).decode()}"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A further part of the page, behind the groups of runs: tables and pictures under a title."""
+
+    title: str
+    notes: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the page says beyond the report.
+
+    Attributes:
+        out: the file it will be; links to runs lead from there. None: from the working folder.
+        folders: what `resvar report` was given, for the command that makes the page again.
+        waiting: runs that a sweep has planned and not begun.
+        sections: put behind the groups of runs, in this order.
+        refresh: seconds after which the page loads itself again; None: it does not.
+    """
+
+    out: Path | None = None
+    folders: tuple[Path, ...] = ()
+    waiting: int = 0
+    sections: tuple[Section, ...] = ()
+    refresh: float | None = None
+
+
+def render_html(report: Report, page: Page | None = None) -> str:
+    """The page. The same runs give the same text."""
+    page = page or Page()
+    style, script = (PAGE / "report.css").read_text(), (PAGE / "report.js").read_text()
+    most = points_per_curve(report.groups)
+    groups = [_group_parts(index, group, most) for index, group in enumerate(report.groups)]
+    records = [record for group in report.groups for record in group.records]
+    context = {
+        "title": TITLE,
+        "version": __version__,
+        "policy": _policy(style, script),
+        "style": Markup(style),
+        "script": Markup(script),
+        "page": page,
+        "verdicts": list(_verdicts(report)),
+        "facts": _facts(report, page),
+        "groups": groups,
+        "sections": page.sections,
+        "missing": _missing(report, page),
+        "environments": _environment_parts(environments(records)),
+        "repeat": _repeat(report, page),
+        "link": _linker(page.out),
+    }
+    return _templates().get_template("report.html.j2").render(context)
+
+
+def _policy(style: str, script: str) -> str:
+    """Nothing is loaded from anywhere; only this style, this script and pictures in the page."""
+
+    def allowed(text: str) -> str:
+        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+    return (
+        f"default-src 'none'; style-src {allowed(style)}; script-src {allowed(script)}; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+@lru_cache(maxsize=1)
+def _templates() -> Templates:
+    made = Templates(
+        loader=FileSystemLoader(PAGE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters["embedded"] = _embedded
+    made.filters["plain"] = plain
+    return made
+
+
+def _embedded(value: Any) -> Markup:
+    """JSON for inside a `<script>`: nothing in it can end the element or begin a comment."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)  # ASCII by json.dumps, and without a character that HTML could act on
+
+
+# --- what stands where ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _GroupParts:
+    """A group of runs in reading order; the titles of its parts begin with `id`."""
+
+    id: str
+    heading: str
+    name: str
+    comparable: bool
+    notes: tuple[str, ...]
+    first: tuple[Table, ...]
+    charts: tuple[tuple[Chart, dict[str, Any]], ...]
+    maps: tuple[Table, ...]
+    others: tuple[Table, ...]
+    runs: tuple[Table, ...]
+
+
+def _group_parts(index: int, group: Group, most: int) -> _GroupParts:
+    made = tables(group)
+
+    def of(*kinds: str) -> tuple[Table, ...]:
+        return tuple(table for kind in kinds for table in made if table.kind == kind)
+
+    drawn = tuple((chart, _chart_data(chart)) for chart in charts(group, most))
+    return _GroupParts(
+        id=f"group-{index + 1}",
+        heading=plain(group.heading),
+        name=plain(_short_name(group)),
+        comparable=group.like_paper,
+        notes=tuple(plain(note) for note in group.notes),
+        first=of("errors", "verdict"),
+        charts=drawn,
+        maps=of("map"),
+        others=of("other"),
+        runs=of("runs"),
+    )
+
+
+def _short_name(group: Group) -> str:
+    return f"{DATASETS.get(group.dataset, group.dataset)}, protocol {group.label}"
+
+
+def _chart_data(chart: Chart) -> dict[str, Any]:
+    """What the script needs to follow a pointer: short keys, since it is there for each point."""
+    return {
+        "x": chart.x,
+        "px": chart.places,
+        "y": chart.error_places,
+        "lines": [{"runs": line.runs, **line.figures} for line in chart.lines],
+    }
+
+
+def _verdicts(report: Report) -> Iterator[tuple[str, str]]:
+    """The page in a sentence per group: a word on V1 and V2 for each depth."""
+    for group in report.groups:
+        by_word: dict[str, list[Duel]] = {}
+        for duel in group.duels:
+            by_word.setdefault(duel.verdict.word, []).append(duel)
+        words = []
+        for word, duels in by_word.items():
+            names = [f"ResNet-{duel.depth}" for duel in duels]
+            sentences = {duel.verdict.sentence.removeprefix(f"{word}: ") for duel in duels}
+            why = f" ({sentences.pop().rstrip('.')})" if word == "cannot be said" and len(
+                sentences) == 1 else ""  # fmt: skip
+            words.append(f"{word} at {_listed(names)}{why}")
+        where = plain(_short_name(group))
+        yield where, f"{'; '.join(words)}." if words else "no run of either is here yet."
+
+
+def _facts(report: Report, page: Page) -> list[tuple[str, str]]:
+    """How many runs, in which state, and how long they took."""
+    records = [record for group in report.groups for record in group.records]
+    counts = {state: sum(r.state is state for r in records) for state in State}
+    counts[State.DAMAGED], counts[State.WAITING] = len(report.damaged), page.waiting
+    facts = [(f"{counts[state]:,}", state.value) for state in State if counts[state]]
+    hours = sum(r.result["seconds"] for r in records if r.result) / 3600
+    time = f"{hours:,.1f} h" if hours < 1000 else f"{hours / 24:,.0f} days"
+    return [*facts, (time, "of run time")] if counts[State.DONE] else facts
+
+
+def _missing(report: Report, page: Page) -> tuple[list[str], list[Table]]:
+    """What is not there: sentences, and tables of runs with the reason."""
+    notes = []
+    for group in report.groups:
+        empty: dict[int, list[str]] = {}
+        for (variant, depth), entry in group.entries.items():
+            if entry.summary is None and not entry.unfinished:
+                empty.setdefault(depth, []).append(variant)
+        for depth, variants in empty.items():
+            notes.append(f"{_short_name(group)}: no run of {_listed(variants)} at ResNet-{depth}.")
+    if page.waiting:
+        notes.append(f"{page.waiting:,} planned runs are waiting to be started.")
+    made = []
+    unfinished = [r for g in report.groups for r in g.records if r.state is not State.DONE]
+    if unfinished:
+        columns = ("run", "state", "iteration", "reason")
+        rows = tuple(tuple(_unfinished_cells(record)) for record in unfinished)
+        aligned = tuple(Column(name, "left", wrap=name in ("run", "reason")) for name in columns)
+        made.append(Table("Not finished", aligned, rows))
+    if report.damaged:
+        made.append(damaged_table(report))
+    return [plain(note) for note in notes], made
+
+
+def _unfinished_cells(record: Record) -> Iterator[Cell]:
+    progress = record.progress
+    yield Cell(plain(record.folder.as_posix()), folder=record.folder)
+    yield Cell("diverged" if record.diverged else record.state.value)
+    yield Cell(f"{progress.iteration:,} of {progress.iterations:,}" if progress else "–")
+    yield Cell(plain(reason(record)) or "–")
+
+
+def _environment_parts(found: Environments) -> dict[str, Any]:
+    """What all share as a list, what differs as a table."""
+    names = [FACTS.get(key, key) for key in found.differing]
+    columns = (Column("runs", "left", wrap=True), *(Column(plain(name), "left") for name in names))
+    rows = tuple(
+        (
+            Cell(f"{len(member.runs):,}: {plain(cells_text(member.runs))}"),
+            *(Cell(plain(member.facts.get(key, "–"))) for key in found.differing),
+        )
+        for member in found.all
+    )
+    several = len(found.all) > 1
+    return {
+        "common": [(plain(FACTS.get(key, key)), plain(v)) for key, v in found.common.items()],
+        "recorded": any(member.facts for member in found.all),
+        "several": several,
+        "table": Table("Which runs ran where", columns, rows) if several else None,
+        "notes": [plain(note) for note in found.notes],
+    }
+
+
+def _repeat(report: Report, page: Page) -> dict[str, Any]:
+    """The command lines: the data, the runs of each group, one run, the page."""
+    import shlex
+
+    records = [record for group in report.groups for record in group.records]
+    datasets = {r.settings.dataset for r in records if r.settings} & set(DATASETS)
+    data = [
+        "resvar data" + ("" if name == "cifar10" else f" --dataset {name}")
+        for name in sorted(datasets)
+    ]
+    folders = sorted(folder.as_posix() for folder in page.folders)
+    out = ["--out", page.out.as_posix()] if page.out else []
+    again = shlex.join(["resvar", "report", *folders, "--format", "html", *out])
+    config = (records[0].folder / CONFIG).as_posix() if records else ""
+    return {
+        "data": "\n".join(data),
+        "groups": [
+            (plain(_short_name(group)), "\n".join(map(plain, lines)))
+            for group, lines in _run_commands(report)
+        ],
+        "one": plain(shlex.join(["resvar", "train", "--config", config, "--out", "again"])),
+        "report": plain(again),
+    }
+
+
+def _run_commands(report: Report) -> Iterator[tuple[Group, list[str]]]:
+    """The commands of each group; two groups never write to the same run directories."""
+    taken: set[Path] = set()
+    for index, group in enumerate(report.groups):
+        own = [record for record in group.records if record.folder not in group.copies]
+        folders = {settings_of(record).directory for record in own}
+        yield group, commands(own, f"runs-{index + 1}" if folders & taken else "runs")
+        taken |= folders
+
+
+def _linker(out: Path | None) -> Any:
+    """A function from a run directory to a relative URL of its `config.yaml`, or None."""
+    start = os.path.abspath(out.parent if out is not None else ".")  # noqa: PTH100 - links stay
+
+    def link(folder: Path) -> str | None:
+        if not os.path.lexists(folder / CONFIG):
+            return None
+        target = os.path.abspath(folder / CONFIG)  # noqa: PTH100 - as the browser resolves it
+        try:
+            relative = os.path.relpath(target, start)
+        except ValueError:  # another drive of a Windows machine
+            return Path(target).as_uri()
+        return "/".join(quote(os.fsencode(part), safe="") for part in Path(relative).parts)
+
+    return link
+
+
+def _listed(words: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -1,0 +1,85 @@
+"""TensorBoard event files, where a run asks for them: the rows of `metrics.csv` in another form.
+
+Needs the optional extra `resvar[tensorboard]`. A process that goes on with a run writes the rows
+that the run has kept anew, and the files of the process before it go: so the events never hold a
+point twice, or one that the run has taken back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from resvar.config import Settings
+from resvar.errors import UserError
+
+SUFFIX = ".resvar"
+PATTERN = f"events.out.tfevents.*{SUFFIX}"
+
+TAGS = {
+    "train_loss": "loss/train",
+    "test_loss": "loss/test",
+    "holdout_loss": "loss/holdout",
+    "train_error": "error/train",
+    "test_error": "error/test",
+    "holdout_error": "error/holdout",
+    "lr": "lr",
+    "images_per_second": "images_per_second",
+}
+"""Column of `metrics.csv` → tag; the step is the iteration."""
+
+
+def require_tensorboard(settings: Settings) -> None:
+    """Refuse before anything is written.
+
+    Raises:
+        UserError: the run asks for event files, and the package that writes them is missing.
+    """
+    if settings.tensorboard and find_spec("tensorboard") is None:
+        raise UserError(
+            "tensorboard=true needs the package tensorboard, which is not installed: "
+            "pip install 'resvar[tensorboard]', or leave that setting out."
+        )
+
+
+def remove_events(folder: Path) -> None:
+    """Remove the event files that a run has written; those of others stay."""
+    for path in folder.glob(PATTERN):
+        path.unlink(missing_ok=True)
+
+
+class Events:
+    """The event file of one process.
+
+    Args:
+        folder: the run directory.
+        rows: the evaluations that the run has kept, as in `metrics.csv`.
+        seconds: spent on the run so far, so that the relative time is that of the run.
+    """
+
+    def __init__(self, folder: Path, rows: Sequence[Mapping[str, float]], seconds: float) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        remove_events(folder)
+        self._begun = time.time() - seconds
+        self._writer = SummaryWriter(str(folder), filename_suffix=SUFFIX)
+        for row in rows:
+            self._add(row)
+        self._writer.flush()
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """One evaluation; it is in the file when this returns."""
+        self._add(row)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _add(self, row: Mapping[str, float]) -> None:
+        for column, tag in TAGS.items():
+            if column in row:
+                self._writer.add_scalar(
+                    tag, row[column], int(row["iteration"]), walltime=self._begun + row["seconds"]
+                )

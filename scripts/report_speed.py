@@ -1,0 +1,177 @@
+"""How long `resvar report` takes over many runs, and how much memory: run directories are made up,
+as training would have left them, and each format is timed in a process of its own.
+
+    python scripts/report_speed.py --runs 1000
+
+Prints a line per format.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from itertools import islice, product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from resvar.config import Settings, resolve
+from resvar.files import write_json, write_text
+from resvar.models.ordering import PAPER_ORDER
+from resvar.training import run as files
+
+FORMATS = ("table", "markdown", "json", "html")
+
+
+def main() -> None:
+    arguments = parse()
+    with TemporaryDirectory() as folder:
+        runs = Path(arguments.keep or folder)
+        made = make_runs(runs, arguments.runs)
+        print(f"{made} made-up runs of protocol paper, 164 evaluations each")
+        for name in arguments.formats.split(","):
+            cost = measure(runs, name, Path(folder) / f"report.{name}")
+            print(
+                f"{name:9} {cost.seconds:6.2f} s, {cost.processor:5.2f} s of processor time, "
+                f"{cost.peak / 2**20:5.0f} MiB, {cost.size / 1e6:5.2f} MB written"
+            )
+
+
+def make_runs(root: Path, wanted: int, protocol: str = "paper") -> int:
+    """Write `wanted` finished runs below `root`: ten cells, as many seeds as it takes."""
+    cells = list(product((110, 164), PAPER_ORDER))
+    known: dict[tuple[str, int], Settings] = {}
+    for index in range(wanted):
+        seed, (depth, variant) = index // len(cells), cells[index % len(cells)]
+        if (variant, depth) not in known:
+            options = {"variant": variant, "depth": depth, "protocol": protocol}
+            known[variant, depth] = resolve(options=options, overrides=["precision=bf16"])
+        write_run(root, known[variant, depth].model_copy(update={"seed": seed}))
+    return wanted
+
+
+def write_run(root: Path, settings: Settings, evaluations: int | None = None) -> Path:
+    """A run that looks like one of the paper's figure 6: noise, then steps down with the rate.
+
+    Args:
+        evaluations: how many it has come to; None for a finished run.
+    """
+    folder = root / settings.directory
+    folder.mkdir(parents=True, exist_ok=True)
+    chance = random.Random(f"{settings.variant} {settings.depth} {settings.seed}")
+    rows = list(islice(curve(settings, chance), evaluations))
+    write_text(folder / files.CONFIG, settings.to_yaml(), durable=False)
+    write_json(folder / files.ENVIRONMENT, environment(settings), durable=False)
+    files.write_metrics(folder / files.METRICS, rows)
+    if evaluations is None:
+        write_json(folder / files.RESULT, result(settings, rows), durable=False)
+    return folder
+
+
+def curve(settings: Settings, chance: random.Random) -> list[dict[str, float]]:
+    """The rows of `metrics.csv`."""
+    rank = PAPER_ORDER.index(settings.variant) if settings.variant in PAPER_ORDER else 2
+    final = (6.6, 8.1, 7.8, 6.7, 6.3)[rank] - (0.7 if settings.depth > 110 else 0)
+    total, rows = settings.iterations, []
+    for iteration in [*range(settings.eval_every, total, settings.eval_every), total]:
+        share = iteration / total
+        drops = (share >= 0.5) + (share >= 0.75)
+        floor = (9.0, 1.2, 0.0)[drops]
+        error = final + floor + 70 * math.exp(-40 * share) + chance.gauss(0, (3, 0.4, 0.12)[drops])
+        loss = (0.3, 0.03, 0.012)[drops] * chance.uniform(0.9, 1.1) + 1.6 * math.exp(-25 * share)
+        rows.append(
+            {
+                "iteration": iteration,
+                "epoch": iteration * settings.batch_size / 50_000,
+                "lr": settings.lr * 0.1**drops,
+                "train_loss": loss,
+                "train_error": min(100.0, 30 * loss),
+                "test_loss": error / 20,
+                "test_error": round(min(90.0, max(0.5, error)), 2),
+                "images_per_second": 4000.0,
+                "seconds": iteration * 0.032,
+            }
+        )
+    return rows
+
+
+def result(settings: Settings, rows: list[dict[str, float]]) -> dict[str, object]:
+    names = ("variant", "depth", "seed", "protocol", "dataset", "iterations", "precision")
+    last = {name: rows[-1][name] for name in ("test_error", "train_loss", "train_error", "seconds")}
+    return {
+        "format": 1,
+        **{name: getattr(settings, name) for name in names},
+        **last,
+        "parameters": 1_727_962,
+        "best_test_error": min(row["test_error"] for row in rows),
+        "images_per_second": 4000.0,
+        "device": "a GPU that is made up",
+        "config_hash": settings.hash,
+        "commit": "0123456789abcdef0123456789abcdef01234567",
+    }
+
+
+def environment(settings: Settings) -> dict[str, object]:
+    """Even seeds on one machine, odd ones on another."""
+    return {
+        "format": 1, "resvar": "0.1.0", "commit": "0123456789abcdef0123456789abcdef01234567",
+        "dirty": False, "python": "3.11.7", "torch": "2.8.0", "numpy": "2.3.1",
+        "platform": "Linux", "device": ("GPU A", "GPU B")[settings.seed % 2],
+        "device_type": "cuda", "cuda": "12.8", "cpu_capability": "AVX2", "threads": 8,
+        "dataset_checksum": "made up",
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds by the clock and of the processor, peak of resident memory and output in bytes."""
+
+    seconds: float
+    processor: float
+    peak: int
+    size: int
+
+
+LAUNCHER = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss)
+sys.exit(code)
+"""
+"""Starts a command and prints what it took. The peak of a process begins with the memory of the one
+that started it, so that must be a small one."""
+
+
+def measure(runs: Path, format: str, out: Path) -> Cost:
+    """What one report costs, in a process of its own."""
+    command = [sys.executable, "-m", "resvar", "report", str(runs), "--format", format]
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", LAUNCHER, *command, "--out", str(out)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    seconds = time.monotonic() - begun
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}")
+    processor, peak = done.stdout.split()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Cost(seconds, float(processor), int(peak) * unit, out.stat().st_size)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=1000, help="how many (1000)")
+    parser.add_argument("--formats", default=",".join(FORMATS), help="separated by commas")
+    parser.add_argument("--keep", metavar="DIR", help="make the runs there, and leave them")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""Each claim holds for what it is said of, and fails for a network or runs built to violate it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from resvar.models.ordering import PAPER_ORDER, find_ordering
+from resvar.probes.claims import (
+    CLAIMS,
+    OF_A_MOMENT,
+    Course,
+    in_words,
+    monotone_signal,
+    reference,
+    regularisation,
+    scaled_shortcut,
+    slow_start,
+)
+from tests.probes.networks import make_network, moment, trained
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be said from this data"
+
+
+def test_the_names_are_those_of_the_issue():
+    assert [claim.name for claim in CLAIMS] == [
+        "monotone-signal", "scaled-shortcut", "identity-forward", "identity-backward",
+        "slow-start", "regularisation",
+    ]  # fmt: skip
+
+
+def test_of_which_orderings_the_paper_says_it():
+    said = {
+        claim.name: [name for name in PAPER_ORDER if claim.said_of(find_ordering(name))]
+        for claim in CLAIMS
+    }
+    clean = ["relu-before-add", "relu-only-preact", "full-preact"]
+    assert said == {
+        "monotone-signal": ["relu-before-add"],
+        "scaled-shortcut": ["bn-after-add"],
+        "identity-forward": clean,
+        "identity-backward": clean,
+        "slow-start": ["original", "bn-after-add"],
+        "regularisation": ["full-preact"],
+    }
+
+
+@pytest.mark.parametrize("variant", PAPER_ORDER)
+def test_of_fresh_networks_holds_what_the_paper_says_and_nothing_else(variant):
+    # The factors of BN are near 1 at first: only a deeper network's product leaves it.
+    here = moment(make_network(variant, depth=44 if variant == "bn-after-add" else 14))
+    for claim, predicate in OF_A_MOMENT.items():
+        said = claim.said_of(find_ordering(variant))
+        assert predicate(here).word == (HOLDS if said else FAILS), claim.name
+
+
+# --- monotone-signal ------------------------------------------------------------------------------
+
+
+def test_a_branch_with_negative_values_is_not_monotone():
+    network = make_network("relu-before-add")
+    network.stages[2][1].branch[-1] = nn.Identity()  # the last ReLU is gone
+    answer = monotone_signal(moment(network))
+    assert answer.word == FAILS
+    assert "stages.2.1" in answer.evidence
+
+
+def test_branches_that_add_nothing_are_not_monotone():
+    network = make_network("relu-before-add")
+    for stage in network.stages:
+        for unit in stage:
+            nn.init.zeros_(unit.branch[-2].weight)
+            nn.init.constant_(unit.branch[-2].bias, -1.0)
+    answer = monotone_signal(moment(network))
+    assert answer.word == FAILS
+    assert "0 of 3 steps" in answer.evidence
+
+
+def test_without_a_step_monotony_cannot_be_said():
+    assert monotone_signal(moment(make_network("relu-before-add", depth=8))).word == UNKNOWN
+
+
+# --- scaled-shortcut ------------------------------------------------------------------------------
+
+
+def test_bn_that_gives_back_what_it_takes_scales_nothing():
+    network = make_network("bn-after-add")
+
+    def learn(after_add, given):
+        bn = after_add[0]
+        with torch.no_grad():
+            bn.weight.copy_((given[0].var(dim=(0, 2, 3), correction=0) + bn.eps).sqrt())
+
+    for stage in network.stages:
+        for unit in stage:
+            unit.after_add.register_forward_pre_hook(learn)
+    answer = scaled_shortcut(moment(network))
+    assert answer.word == FAILS
+    assert "by 1 over all 6" in answer.evidence
+
+
+@pytest.mark.parametrize(("scale", "word"), [(0.05, HOLDS), (30.0, HOLDS)])
+def test_a_bn_anywhere_after_an_addition_is_noticed(scale, word):
+    network = make_network("full-preact")
+    bn = nn.BatchNorm2d(16)
+    nn.init.constant_(bn.weight, scale)
+    network.stages[0][1].after_add.append(bn)
+    assert scaled_shortcut(moment(network)).word == word
+
+
+def test_relu_after_the_addition_does_not_scale_but_its_share_is_said():
+    answer = scaled_shortcut(moment(trained(make_network("original"))))
+    assert answer.word == FAILS
+    assert "ReLU there lets as little as" in answer.evidence
+
+
+# --- slow-start -----------------------------------------------------------------------------------
+
+
+def course(seed=0, loss=2.0, last=1.0, error=50.0, train_error=40.0, first=200, end=400):
+    return Course(seed, [first, end], [loss, last], [60.0, train_error], [60.0, error])
+
+
+def starts(*losses, **more):
+    return [course(seed, loss, **more) for seed, loss in enumerate(losses)]
+
+
+FAST = starts(1.50, 1.51, 1.52)
+
+
+def slow(ours, theirs=FAST, name="original"):
+    return slow_start(name, ours, "full-preact", theirs)
+
+
+def test_a_start_that_is_surely_slower_holds():
+    answer = slow(starts(1.90, 1.91, 1.92))
+    assert answer.word == HOLDS
+    assert "+0.400 nats" in answer.evidence
+    assert "3 and 3 seeds" in answer.evidence
+
+
+@pytest.mark.parametrize(
+    ("losses", "word"),
+    [
+        ((1.50, 1.51, 1.52), FAILS),  # the same
+        ((1.30, 1.31, 1.32), FAILS),  # faster
+        ((1.52, 1.53, 1.54), FAILS),  # surely slower, but by less than 0.05
+        ((1.50, 1.70, 1.90), UNKNOWN),  # slower on average, and anything may be
+        ((1.90,), UNKNOWN),  # one seed
+        ((), UNKNOWN),
+    ],
+)
+def test_a_start_that_is_not_slower_or_not_surely_so(losses, word):
+    assert slow(starts(*losses)).word == word
+
+
+def test_the_start_must_be_the_first_half_and_common():
+    assert slow(starts(1.9, 1.91, first=300)).word == UNKNOWN
+    late = starts(1.90, 1.91, 1.92, first=300)
+    assert slow(late, starts(1.5, 1.51, 1.52, first=300)).word == UNKNOWN
+
+
+def test_the_reference_itself_is_not_compared():
+    assert slow(FAST, name="full-preact").word == UNKNOWN
+
+
+# --- regularisation -------------------------------------------------------------------------------
+
+
+def ends(*pairs, train_error=1.0):
+    return [
+        course(seed, last=last, error=error, train_error=train_error)
+        for seed, (last, error) in enumerate(pairs)
+    ]
+
+
+V1 = ends((0.010, 6.6), (0.011, 6.7), (0.012, 6.65))
+
+
+def regular(ours, theirs=V1):
+    return regularisation("full-preact", ours, "original", theirs).word
+
+
+def test_regularisation_holds_with_a_higher_loss_and_a_lower_error():
+    assert regular(ends((0.020, 6.3), (0.021, 6.35), (0.022, 6.32))) == HOLDS
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        ((0.002, 6.3), (0.003, 6.35), (0.004, 6.32)),  # a lower error, but a lower loss too
+        ((0.020, 7.3), (0.021, 7.35), (0.022, 7.32)),  # a higher loss, and a higher error
+    ],
+)
+def test_regularisation_fails_where_either_half_is_contradicted(pairs):
+    assert regular(ends(*pairs)) == FAILS
+
+
+def test_regularisation_cannot_be_said_without_spread_seeds_or_convergence():
+    assert regular(ends((0.020, 6.3), (0.021, 7.2), (0.022, 6.0))) == UNKNOWN
+    assert regular(ends((0.020, 6.3))) == UNKNOWN
+    assert regular([]) == UNKNOWN
+    better = ends((0.020, 6.3), (0.021, 6.35), (0.022, 6.32), train_error=30.0)
+    assert regular(better) == UNKNOWN
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def test_runs_are_compared_with_those_that_the_paper_compares_them_with():
+    slow_claim, regular_claim = CLAIMS[4], CLAIMS[5]
+    assert reference(slow_claim, find_ordering("bn-after-add")) == "original"
+    assert reference(slow_claim, find_ordering("original")) == "full-preact"
+    assert reference(regular_claim, find_ordering("full-preact")) == "original"
+
+
+def test_every_threshold_is_said_in_words():
+    text = " ".join(f"{name} {words}" for name, words in in_words())
+    for threshold in ("at least 2 or at most 0.5", "0.0001 in fp32", "1e-12 in fp64",
+                      "0.05 nats", "above 5 %"):  # fmt: skip
+        assert threshold in text

@@ -1,0 +1,226 @@
+"""What was measured, laid out: terminal, Markdown, JSON, figures, and the report's section."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resvar.errors import UserError
+from resvar.models.ordering import PAPER_ORDER
+from resvar.probes.findings import Probe, read_probe, write_probe
+from resvar.probes.pictures import STYLES, inline_svg, pictures, write_pictures
+from resvar.probes.render import BARS, render, sparkline
+from resvar.probes.section import TITLE, sections
+from resvar.reports.records import read_records
+from resvar.reports.report import write_report
+from tests.probes.made import make_outcome, make_probe
+from tests.reports.runs import write_run
+
+VALUES = st.lists(st.none() | st.floats(-1e9, 1e9), min_size=1, max_size=200)
+
+
+@given(VALUES, st.integers(1, 80))
+def test_a_sparkline_has_a_bar_per_value_and_the_extremes_are_its_ends(values, width):
+    line = sparkline(values, width)
+    assert len(line) == min(len(values), width)
+    known = [value for value in values if value is not None]
+    if len(values) <= width:
+        assert [mark == " " for mark in line] == [value is None for value in values]
+        if known and max(known) > min(known):
+            assert line[values.index(max(known))] == BARS[-1]
+            assert line[values.index(min(known))] == BARS[0]
+    elif not known:
+        assert line == " " * width
+
+
+def test_sparklines_worked_out_by_hand():
+    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == BARS
+    assert sparkline([0, None, 7]) == "▁ █"
+    assert sparkline([5, 5]) == "▁▁"
+    assert sparkline([0, 2, 6, 8, 3, 5], 3) == "▁█▅"  # means 1, 7 and 4
+
+
+def test_the_table_has_a_line_per_quantity_and_a_verdict_per_claim():
+    text = render(make_outcome("original", "full-preact"), "table")
+    for quantity in ("shortcut signal, mean", "branch, negative", "ReLU after addition, passed",
+                     "gradient by that at the end", "test error without the unit"):  # fmt: skip
+        assert quantity in text
+    assert text.count("ReLU after addition, passed") == 2  # original's, at two moments
+    assert "BN after addition" not in text.split("Claims of the paper")[0]
+    assert "at initialisation" in text
+    assert "after 400 iterations" in text
+    assert "the damage is that of" in text
+    for claim in ("monotone-signal", "scaled-shortcut", "identity-forward", "identity-backward",
+                  "slow-start", "regularisation"):  # fmt: skip
+        assert claim in text
+    assert "0, 400" in text  # moments that agree share a row
+    assert "Holds where" in text
+    assert "evidence" in text
+
+
+def test_json_holds_all_and_reads_back():
+    outcome = make_outcome("original", "full-preact")
+    value = json.loads(render(outcome, "json"))
+    assert [Probe.model_validate(probe, strict=False) for probe in value["probes"]] == list(
+        outcome.probes
+    )
+    verdicts = [v for claim in value["claims"] for v in claim["verdicts"]]
+    assert len(verdicts) == len(outcome.verdicts) == 2 * 2 * 4 + 2 * 2
+    assert {v["word"] for v in verdicts} <= {
+        "holds", "does not hold", "cannot be said from this data",
+    }  # fmt: skip
+    assert all(claim["threshold"] and claim["source"] for claim in value["claims"])
+
+
+def test_markdown_tables_are_whole():
+    text = render(make_outcome("bn-after-add"), "markdown")
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(widths) == 1
+    assert "BN after addition, gain so far" in text
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def test_the_figures_are_whole_and_the_same_every_time(tmp_path):
+    found = pictures(make_outcome(*PAPER_ORDER))
+    assert [picture.name for picture in found] == [
+        "signal-20-iteration-0", "signal-20-iteration-400", "gradient-20", "after-addition-20",
+        "deletion-20", "training-20",
+    ]  # fmt: skip
+    written = write_pictures(found, tmp_path / "one")
+    write_pictures(pictures(make_outcome(*PAPER_ORDER)), tmp_path / "two")
+    assert len(written) == 12
+    for path in written:
+        data = path.read_bytes()
+        assert data == (tmp_path / "two" / path.name).read_bytes()
+        if path.suffix == ".svg":
+            words = " ".join(ElementTree.fromstring(data).itertext())
+            assert "ResNet-20" in words
+        else:
+            assert data.startswith(b"\x89PNG")
+    signal = (tmp_path / "one" / "signal-20-iteration-0.svg").read_text()
+    for variant in PAPER_ORDER:
+        assert variant in signal
+    assert "matplotlib.pyplot" not in sys.modules  # no figures of the process at large
+
+
+def test_signal_panels_share_their_axes_and_show_what_was_measured():
+    figure = next(p for p in pictures(make_outcome("original", "full-preact"))).figure
+    assert len(figure.axes) == 6  # deviation, mean and share of negatives, by two orderings
+    top = figure.axes[:2]
+    assert top[0].get_ylim() == top[1].get_ylim()
+    assert list(top[0].lines[0].get_ydata()) == [float(at) for at in range(1, 10)]
+    assert list(top[0].lines[1].get_ydata()) == [1.0] * 9
+
+
+def test_a_unit_that_must_stay_is_a_gap_in_the_deletion_curve():
+    figure = next(p for p in pictures(make_outcome("original")) if p.name == "deletion-20").figure
+    (curve,) = (line for line in figure.axes[0].lines if line.get_label() == "without this unit")
+    assert [value != value for value in curve.get_ydata()] == [at in (3, 6) for at in range(9)]
+
+
+def test_orderings_differ_without_colour_too():
+    assert len({(str(line), marker) for _, line, marker in STYLES.values()}) == len(STYLES)
+    assert len({marker for _, _, marker in STYLES.values()}) == len(STYLES)
+    assert set(STYLES) == set(PAPER_ORDER)
+
+
+def test_figures_that_cannot_be_written_are_the_users_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="--figures"):
+        write_pictures(pictures(make_outcome("original")), tmp_path / "file")
+
+
+# --- the report's section -------------------------------------------------------------------------
+
+
+def runs(root):
+    folders = []
+    for variant in ("original", "full-preact"):
+        folder = write_run(root, variant, 20)
+        write_probe(folder, make_probe(variant))
+        folders.append(folder)
+    return folders
+
+
+def test_the_section_has_verdicts_and_figures_with_ids_of_their_own(tmp_path):
+    runs(tmp_path)
+    (section,) = sections(read_records([tmp_path]))
+    assert section.title == TITLE
+    assert len(section.pictures) == 5
+    for picture in section.pictures:
+        ElementTree.fromstring(picture.svg.replace("xlink:href", "href"))
+        ids = re.findall(r' id="([^"]+)"', picture.svg)
+        for used in re.findall(r'(?:url\(#|href="#)([^")]+)', picture.svg):
+            assert used in ids
+    words = [cell.text for row in section.tables[0].rows for cell in row]
+    assert "identity-forward" in words
+    assert "does not hold" in words
+
+
+def test_the_page_holds_the_section(tmp_path):
+    runs(tmp_path)
+    write_report([tmp_path], "html", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert TITLE in page
+    assert page.count("data:image/svg+xml;base64,") == 5
+
+
+def test_without_probes_there_is_no_section(tmp_path):
+    write_run(tmp_path, "original", 20)
+    assert sections(read_records([tmp_path])) == ()
+
+
+def test_a_damaged_or_foreign_probe_is_named_and_spoils_nothing(tmp_path):
+    first, second = runs(tmp_path)
+    (first / "probe.json").write_text("{")
+    foreign = make_probe("full-preact", seed=1)
+    write_probe(second, foreign)
+    (section,) = sections(read_records([tmp_path]))
+    assert any("this is damaged" in note for note in section.notes)
+    assert any("other settings" in note for note in section.notes)
+    assert section.pictures == ()
+
+
+def test_an_inline_figure_is_one_element():
+    svg = inline_svg(pictures(make_outcome("original"))[0])
+    assert svg.startswith("<svg")
+    assert svg.rstrip().endswith("</svg>")
+
+
+# --- probe.json -----------------------------------------------------------------------------------
+
+
+def test_a_probe_reads_back(tmp_path):
+    probe = make_probe()
+    write_probe(tmp_path, probe)
+    assert read_probe(tmp_path) == probe
+    assert read_probe(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"format": 1', '"format": 2'),
+        ('"loss": 2.3', '"loss": NaN'),
+        ('"negative": 0.25', '"negative": 7'),
+        ('"moments"', '"monents"'),
+        ('"seed": 0', '"seed": "0"'),
+    ],
+)
+def test_a_damaged_probe_is_refused_with_its_name_and_the_mend(tmp_path, old, new):
+    write_probe(tmp_path, make_probe())
+    path = tmp_path / "probe.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(UserError, match=r"probe\.json: this is damaged .*resvar probe"):
+        read_probe(tmp_path)

@@ -1,0 +1,291 @@
+"""The page holds everything the runs say, escapes it, and needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from resvar.errors import UserError
+from resvar.reports.charts import MARKERS
+from resvar.reports.findings import build
+from resvar.reports.html import Page, Picture, Section, render_html
+from resvar.reports.records import read_records
+from resvar.reports.report import write_report
+from resvar.reports.tables import Cell, Column, Table, tables
+from resvar.training.run import CONFIG, RESULT
+from tests.reports.pages import ENVIRONMENT_A, write_curved, write_rich
+from tests.reports.runs import how_far, write_run
+
+VOID = {"meta", "br", "img", "link", "input", "rect", "path", "circle"}
+
+
+class Seen(HTMLParser):
+    """Tags with attributes and text, and whether every element is closed where it should be."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+    def all(self, tag: str, **wanted: str) -> list[dict[str, str | None]]:
+        pairs = [(key.strip("_"), value) for key, value in wanted.items()]
+        held = [attributes for name, attributes in self.tags if name == tag]
+        return [found for found in held if all(found.get(k) == v for k, v in pairs)]
+
+
+def page_on(root, **page):
+    report = build(read_records([root]))
+    return render_html(report, Page(**page))
+
+
+# --- what it holds --------------------------------------------------------------------------------
+
+
+def test_every_cell_of_every_table_is_on_the_page(tmp_path):
+    write_rich(tmp_path / "paper")
+    write_curved(tmp_path / "quick", "bn-lead-relu-trail")
+    report = build(read_records([tmp_path]))
+    seen = Seen(render_html(report))
+    for group in report.groups:
+        assert group.heading in seen.text
+        for table in tables(group):
+            for words in (table.title, *(column.name for column in table.columns), *table.notes):
+                assert " ".join(words.split()) in seen.text
+            for row in table.rows:
+                for cell in row:
+                    for line in cell.lines:
+                        assert line in seen.text
+
+
+def test_the_verdict_comes_first_in_one_sentence(tmp_path):
+    seen = Seen(page_on(write_rich(tmp_path)))
+    sentence = (
+        "Where should BatchNorm and ReLU stand? Is full pre-activation (V2) better than the "
+        "original unit (V1)? Reproduced at ResNet-110 and ResNet-164. CIFAR-10, protocol paper"
+    )
+    assert sentence in seen.text
+    order = ["Test error (%)", "V1 (original) against", "Training curves",
+             "Where BN and ReLU stand", "Compared with original", "Every run",
+             "All runs were made in one environment", "The data, checked"]  # fmt: skip
+    places = [seen.text.index(words) for words in order]
+    assert places == sorted(places)
+
+
+def test_what_is_not_comparable_is_grey_and_says_so(tmp_path):
+    write_curved(tmp_path, "original")
+    write_curved(tmp_path, "full-preact", errors={400: 49.0})
+    seen = Seen(page_on(tmp_path))
+    heads = [held for held in seen.all("th") if "foreign" in (held.get("class") or "")]
+    assert len(heads) == 4  # one for the test errors, three for V1 against V2
+    assert "not the paper's protocol; not comparable with the published figures" in seen.text
+    assert "protocol quick; not comparable with the paper" in seen.text
+    paper = Seen(page_on(write_rich(tmp_path / "other")))
+    assert "foreign" not in " ".join(str(held.get("class")) for _, held in paper.tags)
+
+
+def test_curves_stand_in_the_page_without_a_script(tmp_path):
+    text = page_on(write_rich(tmp_path))
+    seen = Seen(text)
+    charts = seen.all("figure", class_="chart")
+    assert [chart["id"] for chart in charts] == ["group-1-resnet-110", "group-1-resnet-164"]
+    assert len(seen.all("path", class_="error")) == 2 * 5 * 2  # a line and a key each
+    assert len(seen.all("path", class_="loss")) == len(seen.all("path", class_="band")) == 10
+    marks = {held["d"] for held in seen.all("path", class_="mark")}
+    assert marks == set(MARKERS[:5])  # five shapes: known without colour
+    (data, _) = re.findall(r'class="figures">(.*?)</script>', text)
+    found = json.loads(data)
+    assert found["x"] == [16000, 32000, 48000, 64000]
+    assert found["lines"][0] == {
+        "runs": 3, "low": [30, 15, 7.6, 6.6], "error": [31, 16, 7.7, 6.7],
+        "high": [32, 17, 7.8, 6.8], "loss": [1, 1, 1, 1],
+    }  # fmt: skip
+
+
+def test_unfinished_failed_and_damaged_runs_are_listed_with_reasons(tmp_path):
+    write_curved(tmp_path, "original")
+    write_curved(tmp_path, "full-preact", seed=1, test_error=None, progress=how_far(12))
+    failure = {"message": "the loss is <nan>", "diverged": True}
+    write_run(tmp_path, "bn-after-add", test_error=None, failure=failure)
+    (write_run(tmp_path, "relu-before-add") / RESULT).write_text("{")
+    seen = Seen(page_on(tmp_path, waiting=4))
+    missing = seen.text[seen.text.rindex("What is missing") :]
+    for words in ("no run of relu-only-preact at ResNet-110", "12 of 400", "the loss is <nan>",
+                  "diverged", "4 planned runs are waiting", "this is damaged"):  # fmt: skip
+        assert words in missing
+    assert "1 done" not in seen.text  # the number stands under its word
+    assert {"done", "stopped", "failed", "damaged", "waiting"} <= set(seen.text.split())
+
+
+def test_only_damaged_runs_still_make_a_page(tmp_path):
+    (write_run(tmp_path) / CONFIG).write_text("{")
+    seen = Seen(page_on(tmp_path))
+    assert "No run can be read." in seen.text
+    assert "config.yaml" in seen.text
+
+
+def test_sections_and_pictures_of_others_are_embedded(tmp_path):
+    write_curved(tmp_path)
+    svg = '<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
+    made = Table("A table of probes", (Column("layer", "left"),), ((Cell("conv <1>"),),))
+    section = Section("Probes <b>", ("A note.",), (made,), (Picture("Figure 6 & more", svg),))
+    seen = Seen(page_on(tmp_path, sections=(section,)))
+    for words in ("Probes <b>", "A note.", "A table of probes", "conv <1>", "Figure 6 & more"):
+        assert words in seen.text
+    (image,) = seen.all("img")
+    kind, _, data = image["src"].partition(",")
+    assert kind == "data:image/svg+xml;base64"
+    assert base64.b64decode(data).decode() == svg
+
+
+# --- links ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "50% #1?", "a b&c", "ü", "javascript:alert(1)", "x\"'<y>"]
+)
+def test_links_lead_from_the_page_to_each_config(tmp_path, name):
+    folder = write_curved(tmp_path, folder=tmp_path / "runs" / name)
+    out = tmp_path / "pages" / "deep" / "report.html"
+    seen = Seen(page_on(tmp_path, out=out))
+    links = [held["href"] for held in seen.all("a") if not held["href"].startswith("#")]
+    assert len(links) == 2  # from the variant and from the folder
+    for link in links:
+        assert re.fullmatch(r"[A-Za-z0-9._~%/-]+", link)
+        assert (out.parent / unquote(link)).resolve() == folder / CONFIG
+
+
+def test_a_run_without_a_config_has_no_link(tmp_path):
+    folder = write_curved(tmp_path, folder=tmp_path / "runs")
+    (folder / CONFIG).unlink()
+    assert all(held["href"].startswith("#") for held in Seen(page_on(tmp_path)).all("a"))
+
+
+# --- nothing else is needed, nothing gets in ------------------------------------------------------
+
+HOSTILE = [
+    "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</script><script>x()",
+    "javascript:alert(1)", "<!--", "{{ 7*7 }}", "a'b\"c&amp;d", "\u202eevil", "\x1b[31m",
+]  # fmt: skip
+
+
+def test_no_name_and_no_value_becomes_markup(tmp_path):
+    for index, words in enumerate(HOSTILE):
+        environment = ENVIRONMENT_A | {"device": words, "platform": words, words: words}
+        environment["resumed"] = [{"iteration": words, "changed": {words: words}}]
+        name = words.replace("/", "∕")
+        write_curved(
+            tmp_path, seed=index, folder=tmp_path / f"{name}-{index}", environment=environment,
+            changes={"device": words, "precision": words, "commit": words},
+        )  # fmt: skip
+        failure = {"message": words, "diverged": False}
+        write_run(tmp_path, seed=100 + index, test_error=None, failure=failure)
+        damaged = write_run(tmp_path, seed=200 + index, folder=tmp_path / f"bad {name}")
+        (damaged / RESULT).write_text(json.dumps({"format": words}))
+    text = page_on(tmp_path)
+    seen = Seen(text)
+    assert len(seen.all("script")) == 2  # the data of one chart, and the page's own
+    assert len(seen.all("img")) == 0
+    assert not [key for _, held in seen.tags for key in held if key.startswith("on")]
+    assert not [held for _, held in seen.tags if "javascript" in (held.get("href") or "")[:20]]
+    for words in HOSTILE[:7]:
+        assert words in seen.text
+    assert "49" not in re.findall(r"device</dt><dd>(.*?)</dd>", text)
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+
+
+def test_the_page_loads_nothing_and_allows_only_itself(tmp_path):
+    text = page_on(write_rich(tmp_path))
+    seen = Seen(text)
+    for tag, held in seen.tags:
+        for key in ("src", "href", "srcset", "data", "action", "xlink:href"):
+            value = held.get(key) or ""
+            assert not re.match(r"[a-z]+:|//", value) or value.startswith("data:"), (tag, value)
+        assert "style" not in held
+    assert not re.search(r"url\((?!#)|@import", text)
+    metas = {
+        held.get("http-equiv"): held["content"] for held in seen.all("meta") if "content" in held
+    }
+    policy = metas["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy
+    for kind in ("style", "script"):
+        (content,) = re.findall(rf"<{kind}>(.*?)</{kind}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in policy
+
+
+# --- the same runs, the same bytes ----------------------------------------------------------------
+
+
+def test_the_same_runs_give_the_same_bytes_whatever_the_order(tmp_path):
+    write_rich(tmp_path / "a", 2)
+    write_rich(tmp_path / "b", 1, "quick")
+    folders = tuple(tmp_path / name for name in "ab")
+    pages = set()
+    for ordered in (folders, folders[::-1]):
+        report = build(read_records(ordered))
+        pages.add(render_html(report, Page(out=tmp_path / "x.html", folders=ordered)))
+    assert len(pages) == 1
+
+
+def test_commands_of_two_groups_never_share_a_folder(tmp_path):
+    write_curved(tmp_path / "a")
+    write_curved(tmp_path / "b", overrides=["lr=0.05"])
+    text = Seen(page_on(tmp_path)).text
+    assert "--set precision=fp32 The runs of" in text
+    assert "--set lr=0.05 --set precision=fp32 --out runs-2" in text
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_the_page_is_written_whole_and_says_how_to_make_it_again(tmp_path, capsys):
+    write_curved(tmp_path / "my runs")
+    out = tmp_path / "report.html"
+    write_report([tmp_path / "my runs"], "html", out)
+    assert capsys.readouterr().out == f"Wrote {out}\n"
+    text = out.read_text()
+    assert text.startswith("<!doctype html>")
+    assert f"resvar report '{tmp_path}/my runs' --format html --out {out}" in Seen(text).text
+    assert not re.search('<meta[^>]*"refresh"', text)
+    with pytest.raises(UserError, match="cannot be written"):
+        write_report([tmp_path / "my runs"], "html", tmp_path)
+
+
+def test_the_page_on_the_screen_links_from_here(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = write_curved(Path())
+    write_report([Path()], "html", None)
+    text = capsys.readouterr().out
+    assert f'href="{(folder / CONFIG).as_posix()}"' in text

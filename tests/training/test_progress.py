@@ -1,0 +1,103 @@
+"""The time that a run says is left, on a clock that the test turns."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from resvar.config import resolve
+from resvar.training.progress import Watch, evaluation_seconds, evaluations_to_come
+
+ROW = {
+    "iteration": 0.0, "epoch": 0.0, "lr": 0.1, "train_loss": 1.0, "train_error": 1.0,
+    "test_loss": 1.0, "test_error": 1.0, "images_per_second": 1.0, "seconds": 1.0,
+}  # fmt: skip
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock.monotonic)
+    return clock
+
+
+def trainer(iterations: int = 100, eval_every: int = 10) -> Any:
+    settings = resolve(
+        None,
+        {"variant": "original", "depth": 20, "protocol": "quick"},
+        [f"iterations={iterations}", f"eval_every={eval_every}", "batch_size=8",
+         "bn_batch_size=8"],
+    )  # fmt: skip
+    return SimpleNamespace(
+        settings=settings,
+        iteration=0,
+        rows=[],
+        mean_loss=lambda: 1.0,
+        total_seconds=lambda: 0.0,
+        sets=SimpleNamespace(test=SimpleNamespace(labels=torch.zeros(240))),
+    )
+
+
+def run(watch: Watch, trained: Any, clock: Clock, to: int, each: float, evaluation: float) -> None:
+    """Iterations of `each` seconds, and an evaluation wherever one is due."""
+    while trained.iteration < to:
+        clock.now += each
+        trained.iteration += 1
+        watch.iteration(trained.iteration, trained)
+        if trained.iteration % trained.settings.eval_every == 0:
+            watch.evaluating(0.0)
+            clock.now += evaluation
+            watch.evaluating(1.0)
+            trained.rows.append(ROW | {"iteration": float(trained.iteration)})
+            watch.evaluated(trained.rows[-1])
+
+
+def watched(tmp_path: Path, trained: Any, out: io.StringIO) -> Watch:
+    return Watch(tmp_path, trained, Console(file=out, width=200))
+
+
+def test_what_is_left_holds_the_measured_evaluations(tmp_path: Path, clock: Clock) -> None:
+    trained = trainer()
+    watch = watched(tmp_path, trained, io.StringIO())
+    run(watch, trained, clock, to=50, each=2.0, evaluation=30.0)
+    # 50 iterations of 2 s and the evaluations at 60, 70, 80, 90, 100.
+    assert watch._seconds_left(trained, clock.now) == pytest.approx(50 * 2 + 5 * 30)
+
+
+def test_before_the_first_evaluation_a_forward_pass_is_a_third(
+    tmp_path: Path, clock: Clock
+) -> None:
+    trained, out = trainer(), io.StringIO()
+    watch = watched(tmp_path, trained, out)
+    run(watch, trained, clock, to=5, each=2.0, evaluation=30.0)
+    speed = 8 / 2.0
+    assert evaluation_seconds(trained, speed) == pytest.approx(240 / (3 * speed))
+    assert watch._seconds_left(trained, clock.now) == pytest.approx(95 * 2 + 10 * 20)
+    # Said once, after three iterations beyond the first: 96 of them, and ten evaluations.
+    assert "About 6:32 min to go" in out.getvalue()
+    assert "measured on 3 iterations: 4 images/s" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("iterations", "every", "seen", "left"),
+    [(100, 10, None, 10), (100, 10, 50, 5), (105, 10, 100, 1), (105, 10, 105, 0), (4, 4, None, 1),
+     (100, 10, 100, 0)],
+)  # fmt: skip
+def test_evaluations_to_come(iterations: int, every: int, seen: int | None, left: int) -> None:
+    trained = trainer(iterations, every)
+    trained.rows = [] if seen is None else [ROW | {"iteration": float(seen)}]
+    assert evaluations_to_come(trained) == left
