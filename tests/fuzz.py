@@ -1,8 +1,8 @@
 """Bad input at scale: what Hypothesis makes of valid files is read, and nothing bad may happen.
 
 Shared by `tests/test_fuzz.py`, in short, and `scripts/fuzz.py`, at length. Whatever comes in, a
-case ends in success or in one of the package's own errors (one sentence), within five seconds, and
-touches nothing outside its folder: an audit hook sees every file that is opened for writing, every
+case ends in success or in one of the package's own errors (one sentence), within five seconds of the
+processor's time (the clock's would judge a busy machine), and touches nothing outside its folder: an audit hook sees every file that is opened for writing, every
 process and every connection.
 
 Hypothesis alone, and no atheris: the readers under these formats are C and C++ (libyaml, torch's
@@ -49,7 +49,10 @@ from tests.reports.runs import write_run
 from tests.tiny import make_cifar
 
 SLOWEST = 5.0
-"""Seconds that a case may take."""
+"""Seconds of the processor's time that a case may take."""
+
+LONGEST_WAIT = 600.0
+"""Seconds of the clock: one that waits for ever uses no processor; one that was paused does no harm."""
 
 EXPECTED = (UserError, RunError)
 
@@ -75,15 +78,18 @@ class Sandbox:
     @contextlib.contextmanager
     def case(self) -> Iterator[None]:
         self.violations.clear()
-        before = signal.signal(signal.SIGALRM, _hang)
-        signal.setitimer(signal.ITIMER_REAL, SLOWEST)
+        before = [signal.signal(number, _hang) for number in (signal.SIGPROF, signal.SIGALRM)]
+        signal.setitimer(signal.ITIMER_PROF, SLOWEST)
+        signal.setitimer(signal.ITIMER_REAL, LONGEST_WAIT)
         self.active = True
         try:
             yield
         finally:
             self.active = False
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
+            for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
+                signal.setitimer(timer, 0)
+            for number, handler in zip((signal.SIGPROF, signal.SIGALRM), before, strict=True):
+                signal.signal(number, handler)
         assert not self.violations, self.violations
 
     def _see(self, event: str, details: tuple[Any, ...]) -> None:
@@ -123,8 +129,9 @@ _FORBIDDEN = {
 
 
 def _hang(number: int, frame: FrameType | None) -> None:
-    del number, frame
-    raise Hang(f"over {SLOWEST:.0f} s")
+    del frame
+    at_work = number == signal.SIGPROF
+    raise Hang(f"over {SLOWEST:.0f} s of work" if at_work else f"over {LONGEST_WAIT:.0f} s")
 
 
 # --- making bad input -----------------------------------------------------------------------------
@@ -251,7 +258,7 @@ class Fuzz:
         target, findings = self.targets[name], Findings()
 
         def case(made: Any) -> None:
-            begun = time.monotonic()
+            begun = time.process_time()
             with self.sandbox.case():
                 try:
                     word = target.read(made)
@@ -259,7 +266,7 @@ class Fuzz:
                     word = "refused" if str(error).strip() else ""
             assert word, "an error without a sentence"
             findings.cases += 1
-            findings.slowest = max(findings.slowest, time.monotonic() - begun)
+            findings.slowest = max(findings.slowest, time.process_time() - begun)
             findings.words[word] = findings.words.get(word, 0) + 1
 
         attempt = hypothesis.given(target.made)(case)
@@ -290,8 +297,9 @@ class Fuzz:
         yield Target("result.json", json_of(result), self._in_run("result.json"))
         yield Target("metrics.csv", damaged(_metrics().encode(), CSV_WORDS), self._metrics_csv)
         notes = {"format": 1, "iteration": 3, "iterations": 400, "seconds": 1.5,
-                 "images_per_second": 70.0, "message": "no", "loss": "nan"}  # fmt: skip
-        for name in ("progress.json", "failure.json", "diverged.json"):
+                 "images_per_second": 70.0, "message": "no", "loss": "nan", "torch": "2.0",
+                 "resumed": [{"iteration": 2, "changed": {"torch": "2.1"}}]}  # fmt: skip
+        for name in ("progress.json", "failure.json", "diverged.json", "environment.json"):
             yield Target(name, json_of(notes), self._in_begun(name))
         yield from self._checkpoint_targets()
         yield from self._archive_targets(folder)

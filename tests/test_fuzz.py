@@ -22,8 +22,8 @@ def fuzz(tmp_path_factory, one_thread) -> Fuzz:
 
 TARGETS = (
     "config.yaml", "variant YAML", "protocol YAML", "sweep YAML", "--set", "result.json",
-    "metrics.csv", "progress.json", "failure.json", "diverged.json", "checkpoint.pt",
-    "checkpoint's state", "archive",
+    "metrics.csv", "progress.json", "failure.json", "diverged.json", "environment.json",
+    "checkpoint.pt", "checkpoint's state", "archive",
 )  # fmt: skip
 
 
