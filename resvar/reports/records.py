@@ -26,6 +26,7 @@ from resvar.training.run import (
     CONFIG,
     FAILURE,
     METRICS,
+    NOTE_FORMAT,
     PROGRESS,
     RESULT,
     is_locked,
@@ -33,9 +34,6 @@ from resvar.training.run import (
     read_json,
     read_settings,
 )
-
-RESULT_FORMAT = 1
-"""The `format` of the `result.json` that this package writes and reads."""
 
 
 class State(StrEnum):
@@ -284,9 +282,9 @@ def _checked(result: dict[str, Any], settings: Settings, folder: Path) -> dict[s
         UserError: what is wrong with it.
     """
     path = folder / RESULT
-    if (written := result.get("format", RESULT_FORMAT)) != RESULT_FORMAT:
+    if (written := result.get("format", NOTE_FORMAT)) != NOTE_FORMAT:
         raise UserError(
-            f"{path}: 'format' is {written!r}; this version of resvar reads {RESULT_FORMAT}."
+            f"{path}: 'format' is {written!r}; this version of resvar reads {NOTE_FORMAT}."
         )
     types = _RESULT_TYPES | ({"holdout_error": _NUMBER} if "holdout_error" in result else {})
     for key, kinds in types.items():

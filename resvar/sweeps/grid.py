@@ -11,7 +11,7 @@ from typing import Any
 from resvar.config import Settings, resolve
 from resvar.errors import UserError, nearest
 from resvar.files import parse_yaml, read_yaml, shipped, to_yaml, write_json
-from resvar.training.run import read_json
+from resvar.training.run import NOTE_FORMAT, read_json
 
 KEYS = ("variants", "depths", "seeds", "protocol", "set")
 MOST_RUNS = 100_000
@@ -44,7 +44,7 @@ class Sweep:
         self.root.mkdir(parents=True, exist_ok=True)
         path = self.root / f"{self.name}{MANIFEST}"
         try:
-            write_json(path, {"format": 1, "runs": [run.name for run in self.runs]})
+            write_json(path, {"format": NOTE_FORMAT, "runs": [run.name for run in self.runs]})
         except FileNotFoundError:
             if not path.exists():  # else the same sweep, started twice at once, was quicker
                 raise

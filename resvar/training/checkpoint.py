@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,10 @@ FORMAT = 2
 
 State = dict[str, Any]
 """What a run needs to go on: tensors, numbers, strings, and dicts and lists of them."""
+
+
+LARGEST_UNFOLDING = 4
+"""How many times its file's size a state may come to; ours repeats the names of metrics only."""
 
 
 class DamagedError(Exception):
@@ -62,14 +68,20 @@ def save(folder: Path, state: State) -> None:
 
 
 def load(path: Path) -> State:
-    """The state in a checkpoint file, on the CPU. No code in the file can run.
+    """The state in a checkpoint file, on the CPU.
+
+    No code in the file can run, and it takes no more memory or time than its size explains.
 
     Raises:
         DamagedError: the file was cut, changed, or is no checkpoint of resvar.
         NewerError: it was written by a later version of resvar.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_stored(path)
+        with warnings.catch_warnings():  # of strange pickles: what comes of them is said below
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_unfolding(content, LARGEST_UNFOLDING * path.stat().st_size)
         written = content["format"]
         if type(written) is int and written > FORMAT:
             raise NewerError(
@@ -118,6 +130,46 @@ def load_newest(folder: Path, warn: Any = None) -> State | None:
     if problems:
         raise RunError(f"{'; '.join(problems)}. Start the run over with --fresh.")
     return None
+
+
+def _check_stored(path: Path) -> None:
+    """Refuse an archive that unpacks to more than it has bytes; `torch.save` compresses nothing.
+
+    Raises:
+        DamagedError: it is compressed, or its members overlap.
+        zipfile.BadZipFile: it is no archive.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+            raise DamagedError("it unpacks to more than it has bytes")
+
+
+def _check_unfolding(value: Any, most: int) -> None:
+    """Refuse what no state is made of, and what is far larger than its file once it is walked
+    through or made contiguous.
+
+    Such as a list that holds the same list ten times, which does so too, and so on; or a tensor of
+    a thousand million elements with a stride of 0.
+
+    Raises:
+        DamagedError: it comes to more than `most` bytes, or holds other things.
+    """
+    waiting, size = [value], 0
+    while waiting:
+        held = waiting.pop()
+        if isinstance(held, torch.Tensor):
+            size += held.numel() * held.element_size()
+        elif isinstance(held, str | bytes):
+            size += len(held)
+        elif isinstance(held, dict | list | tuple):
+            inside = [*held.keys(), *held.values()] if isinstance(held, dict) else held
+            size += 8 * len(inside)
+            if size <= most:
+                waiting.extend(inside)
+        elif held is not None and not isinstance(held, int | float):
+            raise DamagedError("it holds more than numbers and text")
+        if size > most:
+            raise DamagedError("it unfolds to far more than its file holds")
 
 
 def _is_whole(path: Path) -> bool:

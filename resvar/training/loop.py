@@ -44,6 +44,12 @@ class DivergedError(RunError):
         self.iteration, self.loss = iteration, loss
 
 
+NO_STATE = (
+    LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError,
+)  # fmt: skip
+"""What taking up a state raises that somebody made up."""
+
+
 class Watcher(Protocol):
     """What the loop tells the outside world; see `resvar.training.progress`."""
 
@@ -223,7 +229,7 @@ class Trainer:
             if state["config_hash"] != self.settings.hash:
                 raise RunError("the checkpoint belongs to a run with other settings; use --fresh.")
             self._take(state)
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except NO_STATE as error:
             reason = (str(error).splitlines() or [""])[0][:120]
             raise RunError(
                 "the checkpoint is whole, but does not hold the state of this run "
@@ -239,12 +245,14 @@ class Trainer:
             momentum = held.get("momentum_buffer")  # none where momentum is 0
             if momentum is not None and momentum.shape != weights.shape:
                 raise ValueError("a momentum of another shape than its weights")
-        self.iteration, self.rows = state["iteration"], [dict(row) for row in state["rows"]]
-        loss, wrong, self.sums.images, self.sums.seconds = state["sums"]
+        self.iteration = int(state["iteration"])
+        self.rows = [{str(key): value + 0 for key, value in row.items()} for row in state["rows"]]
+        loss, wrong, images, seconds = state["sums"]
         self.sums.loss.fill_(loss)
         self.sums.wrong.fill_(wrong)
+        self.sums.images, self.sums.seconds = int(images), float(seconds)
         self.sums.finite.fill_(self.sums.images // self.settings.batch_size)
-        self.seconds, self.train_seconds = state["seconds"], state["train_seconds"]
+        self.seconds, self.train_seconds = float(state["seconds"]), float(state["train_seconds"])
         self.saved_at = self.iteration
 
     def images_per_second(self) -> float:

@@ -14,6 +14,7 @@ import torch
 import resvar
 from resvar.config import Settings
 from resvar.errors import UserError
+from resvar.training.run import NOTE_FORMAT
 
 Precision = Literal["fp32", "bf16"]
 
@@ -66,7 +67,7 @@ def environment(device: torch.device, dataset_checksum: str) -> dict[str, Any]:
     """What `environment.json` holds about where a run was made."""
     commit, dirty = source_version()
     return {
-        "format": 1,
+        "format": NOTE_FORMAT,
         "resvar": resvar.__version__,
         "commit": commit,
         "dirty": dirty,

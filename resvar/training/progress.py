@@ -15,7 +15,7 @@ from resvar.files import replacing, write_json
 from resvar.training.checkpoint import save
 from resvar.training.events import Events
 from resvar.training.loop import Trainer
-from resvar.training.run import METRICS, PROGRESS, snapshot_path, write_metrics
+from resvar.training.run import METRICS, NOTE_FORMAT, PROGRESS, snapshot_path, write_metrics
 from resvar.training.schedule import learning_rate
 
 REFRESH = 0.3
@@ -173,7 +173,7 @@ class Watch:
 
     def _note(self, trainer: Trainer, speed: float) -> None:
         note = {
-            "format": 1,
+            "format": NOTE_FORMAT,
             "iteration": trainer.iteration,
             "iterations": self.total,
             "seconds": trainer.total_seconds(),

@@ -42,6 +42,9 @@ SNAPSHOTS = "snapshots"  # a folder: the weights at each iteration of 'probe_at'
 PROBE = "probe.json"  # what `resvar probe` measured last
 LOG = "log.txt"  # what a run started by a sweep printed
 
+NOTE_FORMAT = 1
+"""The `format` of the JSON files that this package writes, and the newest that it reads."""
+
 LARGEST_JSON = 20_000_000
 """Bytes; the list of a sweep with 100,000 runs takes five million."""
 
@@ -137,10 +140,7 @@ def read_settings(folder: Path) -> Settings:
     path = folder / CONFIG
     head = re.match(CONFIG_HEAD.format("([0-9]{1,9})").encode(), _first_line(path))
     if head is not None and int(head[1]) > CONFIG_FORMAT:
-        raise UserError(
-            f"{path}: its format is {int(head[1])} and this version of resvar reads "
-            f"{CONFIG_FORMAT}; update resvar."
-        )
+        raise _newer(path, int(head[1]), CONFIG_FORMAT)
     return resolve(config=path)
 
 
@@ -203,10 +203,11 @@ def read_divergence(folder: Path) -> Divergence | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """The object in one of resvar's JSON files.
 
     Raises:
-        UserError: the file cannot be read or holds something else.
+        UserError: the file cannot be read, holds something else, or is of a later version of
+            resvar.
     """
     text = read_text(path, LARGEST_JSON, "record of a run")
     try:
@@ -215,7 +216,16 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: this is damaged or no JSON ({error}).") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: this is damaged: an object is expected.")
+    written = value.get("format")
+    if type(written) is int and written > NOTE_FORMAT:
+        raise _newer(path, written, NOTE_FORMAT)
     return value
+
+
+def _newer(path: Path, written: int, known: int) -> UserError:
+    return UserError(
+        f"{path}: its format is {written} and this version of resvar reads {known}; update resvar."
+    )
 
 
 def write_metrics(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
@@ -260,16 +270,22 @@ class Run:
         """The network with the weights of the newest checkpoint, in evaluation mode.
 
         Raises:
-            UserError: there is no checkpoint that can be read.
+            UserError: there is no checkpoint, or not one of this network.
+            RunError: all are damaged, or one is of a later version of resvar.
         """
         from resvar.training.checkpoint import load_newest
-        from resvar.training.loop import build_network
+        from resvar.training.loop import NO_STATE, build_network
 
         state = load_newest(self.folder)
         if state is None:
             raise UserError(f"{self.folder}: there is no checkpoint yet.")
         network = build_network(self.config)
-        network.load_state_dict(state["model"])
+        try:
+            network.load_state_dict(state["model"])
+        except NO_STATE as error:
+            raise UserError(
+                f"{self.folder}: the checkpoint does not hold the weights of this run's network."
+            ) from error
         return network.eval()
 
 

@@ -163,7 +163,14 @@ def _note_environment(job: Job, images: Images | FolderImages, iteration: int) -
         write_json(path, here)
         return
     begun = files.read_json(path)
-    latest = {**begun, **{k: v for r in begun.get("resumed", []) for k, v in r["changed"].items()}}
+    try:
+        resumed = [note["changed"].items() for note in begun.get("resumed", [])]
+    except (TypeError, KeyError, AttributeError):
+        raise UserError(
+            f"{path}: this is damaged: 'resumed' is no list of changes; take the file away and the "
+            "same command goes on, and notes where it does."
+        ) from None
+    latest = {**begun, **{key: value for changes in resumed for key, value in changes}}
     changed = {key: value for key, value in here.items() if latest.get(key) != value}
     if not changed:
         return
@@ -186,7 +193,7 @@ def _finish(job: Job, trainer: Trainer, test: Evaluation) -> dict[str, Any]:
     with replacing(job.folder / files.PREDICTIONS) as file:
         np.save(file, test.predictions.numpy().astype(np.int64))
     result = {
-        "format": 1,
+        "format": files.NOTE_FORMAT,
         "variant": settings.variant,
         "depth": settings.depth,
         "seed": settings.seed,
@@ -225,7 +232,12 @@ def _failures_noted(job: Job) -> Iterator[None]:
         yield
     except DivergedError as error:
         loss = error.loss if math.isfinite(error.loss) else str(error.loss)  # JSON has no NaN
-        note = {"format": 1, "iteration": error.iteration, "loss": loss, "message": str(error)}
+        note = {
+            "format": files.NOTE_FORMAT,
+            "iteration": error.iteration,
+            "loss": loss,
+            "message": str(error),
+        }
         write_json(job.folder / files.DIVERGED, note)
         raise
     except OSError as error:
@@ -241,7 +253,7 @@ def _failures_noted(job: Job) -> Iterator[None]:
 
 def _note_failure(job: Job, message: str) -> None:
     with suppress(OSError):  # the disk that failed may be the one to write to
-        write_json(job.folder / files.FAILURE, {"format": 1, "message": message})
+        write_json(job.folder / files.FAILURE, {"format": files.NOTE_FORMAT, "message": message})
 
 
 def _say(job: Job, text: str) -> None:

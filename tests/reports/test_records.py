@@ -166,7 +166,8 @@ WRONG = [
     ({"depth": 164}, "'depth'"),
     ({"iterations": 64000}, "'iterations'"),
     ({"config_hash": "0" * 16}, "'config_hash' is not that of config.yaml"),
-    ({"format": 2}, "'format' is 2"),
+    ({"format": 2}, "its format is 2"),
+    ({"format": 0}, "'format' is 0"),
 ]
 
 

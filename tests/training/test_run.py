@@ -19,7 +19,7 @@ import resvar
 from resvar.config import resolve
 from resvar.data.cifar import load
 from resvar.errors import RunError, UserError
-from resvar.training.checkpoint import load_newest
+from resvar.training.checkpoint import load_newest, save
 from resvar.training.run import guard, is_locked, load_run, locked, read_settings, write_metrics
 from resvar.training.train import train
 from tests.tiny import install, make_cifar
@@ -277,3 +277,32 @@ def test_a_model_whose_checkpoints_are_damaged_is_refused_in_words(tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"x" * 100)
     with pytest.raises((UserError, RunError), match=r"checkpoint\.pt is damaged"):
         _ = load_run(tmp_path).model
+
+
+def test_a_model_of_another_network_is_refused_in_words(tmp_path):
+    (tmp_path / "config.yaml").write_text(make_settings().to_yaml())
+    save(tmp_path, {"model": {"weight": torch.ones(2)}})
+    with pytest.raises(UserError, match="does not hold the weights of this run's network"):
+        _ = load_run(tmp_path).model
+
+
+@pytest.mark.parametrize(
+    "content", ['{"format": 1, "resumed": 5}', '{"resumed": [{"changed": 1}]}']
+)
+def test_a_damaged_note_of_where_a_run_was_made_is_one_sentence(tmp_path, monkeypatch, content):
+    """It is not needed to go on, so the way out is to take it away."""
+    install(make_cifar(tmp_path / "data", train=20, test=10), monkeypatch)
+    settings, said = make_settings("checkpoint_every=1"), Console(file=io.StringIO(), width=200)
+    out = tmp_path / "run"
+
+    def go_on():
+        return train(settings, tmp_path / "data", said, out, "cpu")
+
+    result = go_on()
+    (out / "result.json").unlink()
+    (out / "environment.json").write_text(content)
+    with pytest.raises(UserError, match=r"environment\.json: this is damaged.* take the file away"):
+        go_on()
+    (out / "environment.json").unlink()
+    assert go_on()["test_error"] == result["test_error"]
+    assert json.loads((out / "environment.json").read_text())["torch"] == torch.__version__

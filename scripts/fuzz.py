@@ -1,0 +1,61 @@
+"""Bad input by the thousand: damaged and hostile files are read, and each must end in words.
+
+    python scripts/fuzz.py --cases 1000
+
+So many cases of each kind (settings, orderings, protocols, sweeps, --set, result.json, metrics.csv
+and other notes, checkpoints, archives) are made by Hypothesis from valid ones. A case that leaves a
+traceback, takes over 5 s of the processor's time, or touches anything outside its folder ends the script with an error that
+shows the smallest such case. Prints what became of the cases, and the most memory that was held.
+Needs a checkout and a POSIX system.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+
+from tests.fuzz import Fuzz
+
+MOST_MEMORY = 10**9
+"""Bytes that this process may have held at most, torch included."""
+
+
+def main() -> int:
+    """Fuzz as asked; 0 if nothing went wrong."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cases", type=int, default=1000, help="of each kind; default: 1000")
+    parser.add_argument("--seed", type=int, help="default: another each time")
+    parser.add_argument("--only", metavar="KIND", help="one kind only, such as checkpoint.pt")
+    asked = parser.parse_args()
+    seed = random.SystemRandom().randrange(10**6) if asked.seed is None else asked.seed
+    sys.dont_write_bytecode = True  # what is imported late would be written outside the folder
+    torch.set_num_threads(1)
+    begun, total = time.monotonic(), 0
+    print(f"seed {seed}\n{'kind':20} {'cases':>7} {'slowest':>9}  what became of them")
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
+        fuzz = Fuzz(Path(name))
+        for kind in [asked.only] if asked.only else fuzz.targets:
+            found = fuzz.attack(kind, asked.cases, seed)
+            total += found.cases
+            words = ", ".join(f"{count} {word}" for word, count in sorted(found.words.items()))
+            print(f"{kind:20} {found.cases:7,} {found.slowest:7.2f} s  {words}", flush=True)
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = kilobytes * (1 if sys.platform == "darwin" else 1024)
+    minutes = (time.monotonic() - begun) / 60
+    print(f"{total:,} cases in {minutes:.1f} minutes; at most {memory / 1e6:,.0f} MB of memory")
+    return 0 if memory < MOST_MEMORY else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
