@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import random
 import subprocess
 import sys
@@ -137,22 +136,33 @@ class Cost:
     size: int
 
 
+LAUNCHER = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss)
+sys.exit(code)
+"""
+"""Starts a command and prints what it took. The peak of a process begins with the memory of the one
+that started it, so that must be a small one."""
+
+
 def measure(runs: Path, format: str, out: Path) -> Cost:
     """What one report costs, in a process of its own."""
     command = [sys.executable, "-m", "resvar", "report", str(runs), "--format", format]
     begun = time.monotonic()
-    with subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds, process.returncode = time.monotonic() - begun, os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return Cost(
-        seconds=seconds,
-        processor=usage.ru_utime + usage.ru_stime,
-        peak=usage.ru_maxrss * unit,
-        size=out.stat().st_size,
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", LAUNCHER, *command, "--out", str(out)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
     )
+    seconds = time.monotonic() - begun
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}")
+    processor, peak = done.stdout.split()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Cost(seconds, float(processor), int(peak) * unit, out.stat().st_size)
 
 
 def parse() -> argparse.Namespace:

@@ -1,10 +1,9 @@
 """Taking one unit away at a time from a trained network (Veit et al. 2016, arXiv:1605.06431).
 
-To delete a unit is to skip its branch: the shortcut signal goes on alone, through whatever stands
-after the addition. So in an ordering with an after_add, the ReLU or BN there stays where it is; in
-one without, the unit is simply not there. A unit that changes the shape cannot be deleted in this
-way without another shortcut in its place, and stays. BN keeps its running statistics; nothing is
-trained again.
+To delete a unit is to silence its branch: the shortcut signal goes on alone, through whatever
+stands after the addition. So in an ordering with an after_add, the ReLU or BN there stays where it
+is; in one without, the unit is simply not there. A unit that changes the shape keeps the shortcut
+that does so, padding or projection. BN keeps its running statistics; nothing is trained again.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from resvar.config import Settings
 from resvar.models.network import ResidualNetwork
 from resvar.models.unit import ResidualUnit
 from resvar.probes.findings import Deletion
-from resvar.probes.hooks import keeps_shape, looking, mode, units
+from resvar.probes.hooks import looking, mode, units
 from resvar.training.loop import autocast, memory_format, place
 
 AT_A_TIME = 128
@@ -39,7 +38,7 @@ def delete_units(
         settings: for their precision, `fp32` or `bf16`.
     """
     parts = [unit for _, _, unit in units(network)]
-    wrong: list[int | None] = [0 if keeps_shape(unit) else None for unit in parts]
+    wrong = [0] * len(parts)
     wrong_whole = 0
     network = place(network, settings, images.device)
     with mode(network, training=False), autocast(images.device, settings):
@@ -51,16 +50,13 @@ def delete_units(
                 logits = network(some.contiguous(memory_format=memory_format(settings)))
             wrong_whole += _wrong(logits, theirs)
             for index, signal in enumerate(inputs):
-                so_far = wrong[index]
-                if so_far is not None:
-                    without = _without(network, parts, index, signal)
-                    wrong[index] = so_far + _wrong(without, theirs)
+                wrong[index] += _wrong(_without(network, parts, index, signal), theirs)
     total = len(labels)
     return Deletion(
         images=total,
         precision="bf16" if settings.precision == "bf16" else "fp32",
         error=100.0 * wrong_whole / total,
-        errors=[None if count is None else 100.0 * count / total for count in wrong],
+        errors=[100.0 * count / total for count in wrong],
     )
 
 
@@ -68,10 +64,15 @@ def _without(
     network: ResidualNetwork, parts: Sequence[ResidualUnit], index: int, signal: Tensor
 ) -> Tensor:
     """The logits when the unit at `index`, which `signal` is about to enter, has no branch."""
-    signal = parts[index].after_add(signal)
+    with looking(at_outputs={parts[index].branch: _silence}):
+        signal = parts[index](signal)
     for unit in parts[index + 1 :]:
         signal = unit(signal)
     return network.read_out(signal)
+
+
+def _silence(signal: Tensor) -> None:
+    signal.zero_()
 
 
 def _wrong(logits: Tensor, labels: Tensor) -> int:

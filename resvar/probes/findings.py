@@ -108,18 +108,18 @@ class Deletion(Part):
 
     Attributes:
         error: of the whole network, on the same images.
-        errors: unit by unit; None for a unit that changes the shape and so must stay.
+        errors: unit by unit.
     """
 
     images: Count
     precision: Literal["fp32", "bf16"]
     error: Percent
-    errors: list[Percent | None]
+    errors: list[Percent]
 
     @property
     def rises(self) -> list[float]:
-        """Percentage points by which the error rises, unit by unit; not those that must stay."""
-        return [error - self.error for error in self.errors if error is not None]
+        """Percentage points by which the error rises, unit by unit."""
+        return [error - self.error for error in self.errors]
 
     @property
     def effective_units(self) -> float | None:

@@ -119,9 +119,6 @@ def _notes(probe: Probe, moment: Moment) -> Iterator[str]:
     if (found := moment.deletion) is None:
         return
     rises = sorted(found.rises)
-    if not rises:
-        yield "No unit can be deleted: all change the shape."
-        return
     small = sum(rise < 1 for rise in rises)
     many = found.effective_units
     yield (

@@ -31,7 +31,7 @@ def make_unit(at: int, count: int, **more) -> Unit:
 
 def make_moment(iteration=0, count=9, deletion=False) -> Moment:
     units = [make_unit(at, count) for at in range(count)]
-    errors = [60.0 - at if unit.keeps_shape else None for at, unit in enumerate(units)]
+    errors = [60.0 - at for at in range(count)]
     return Moment(
         iteration=iteration,
         loss=2.3,
