@@ -12,13 +12,15 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from resvar.models.ordering import MAP_PLACES
 from resvar.reports.charts import MOST_POINTS, curves_of, drawn_by_variant
 from resvar.reports.curves import Band, band, common_grid, error_range
 from resvar.reports.findings import V1, V2, Duel, Entry, Group, Placement, PlacementMap, Report
-from resvar.reports.plotting import Picture, panels, style
+from resvar.reports.plotting import Picture, house_style, panels, style
+from resvar.reports.records import State
 from resvar.reports.tables import chunks, plain, row_name, standing
 
 if TYPE_CHECKING:
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
 
     from resvar.reports.curves import Array
 
-INK, GREY, MARK = "#000000", "#767676", "#D55E00"
-"""Text and lines; what stands back; what is to be seen first."""
+INK, GREY = "#000000", "#767676"
+"""Text and lines; what stands back."""
 
 LETTER = 0.062
 """Inches that a letter of a title takes, about; titles are broken so that they fit."""
@@ -54,32 +56,82 @@ WHERE = {
 NOT_COMPARABLE = "Published figures are left out: these runs were not made as the paper's were."
 
 
-def figures(report: Report) -> Iterator[Picture]:
-    """Every figure of a report, group by group; `plotting` writes them or makes them SVG text.
+MOST_ROWS = 40
+"""Variants in one figure of test errors; more would not be read."""
+
+
+def figures(report: Report, curves: bool = True) -> Iterator[tuple[Group, Picture]]:
+    """Every figure of a report and whose it is, group by group, each drawn when it is asked for.
 
     Names of files are made of letters, digits and hyphens, and no two are the same.
+
+    Args:
+        curves: also those of training, which the HTML page has in a form of its own.
     """
+    for group, name, make in _named(report):
+        if curves or make.func is not _curves:
+            with house_style():
+                picture = make()
+            yield group, replace(picture, name=name)
+
+
+def left_out(report: Report) -> Iterator[str]:
+    """A sentence for each figure that has no data, and for what no figure can show."""
+    for group in report.groups:
+        measured = _measured(group)
+        if not measured:
+            yield f"{group.label}: no test errors and no map: no run is finished."
+        elif len(group.variants) > MOST_ROWS:
+            yield (
+                f"{group.label}: no figure of test errors: {len(group.variants)} variants are "
+                f"more than the {MOST_ROWS} that it can show."
+            )
+        if not any(duel.comparison is not None for duel in group.duels):
+            yield f"{group.label}: no slopes: no depth has finished runs of both V1 and V2."
+        if measured and not _maps(group):
+            yield f"{group.label}: no map: no finished run has a place on it."
+        for depth in group.depths:
+            if not drawn_by_variant(group, depth):
+                yield f"{group.label}: no curves of ResNet-{depth}: no run has a metrics.csv."
+    if report.damaged:
+        count = len(report.damaged)
+        runs = "run is" if count == 1 else "runs are"
+        yield f"{count} damaged {runs} in no figure: `resvar report` says which."
+
+
+def _named(report: Report) -> Iterator[tuple[Group, str, partial[Picture]]]:
+    """Of every figure that has data: whose it is, the name of its file, and what draws it."""
     taken: set[str] = set()
     for group in report.groups:
-        for picture in _of_group(group):
-            name = _slug(group, picture.name)
-            number = next(n for n in range(1, len(taken) + 2) if _numbered(name, n) not in taken)
-            taken.add(_numbered(name, number))
-            yield replace(picture, name=_numbered(name, number))
+        for name, make in _of_group(group):
+            slug = _slug(group, name)
+            number = next(n for n in range(1, len(taken) + 2) if _numbered(slug, n) not in taken)
+            taken.add(_numbered(slug, number))
+            yield group, _numbered(slug, number), make
 
 
-def _of_group(group: Group) -> Iterator[Picture]:
-    measured = [e.depth for e in group.entries.values() if e.summary]
-    for depths in chunks([d for d in group.depths if d in measured], ABREAST):
-        yield _errors(group, depths)
+def _of_group(group: Group) -> Iterator[tuple[str, partial[Picture]]]:
+    if len(group.variants) <= MOST_ROWS:
+        for depths in chunks(_measured(group), ABREAST):
+            yield "-".join(["errors", *map(str, depths)]), partial(_errors, group, depths)
     if any(duel.comparison is not None for duel in group.duels):
-        yield _slopes(group)
-    for found in group.maps:
-        if any(placement.entry.summary for placement in found.placements):
-            yield _map(group, found)
+        yield "v1-v2", partial(_slopes, group)
+    for found in _maps(group):
+        yield f"map-{found.depth}", partial(_map, group, found)
     for depth in group.depths:
         if drawn_by_variant(group, depth):
-            yield _curves(group, depth)
+            yield f"curves-{depth}", partial(_curves, group, depth)
+
+
+def _measured(group: Group) -> list[int]:
+    """The depths at which a run is finished."""
+    depths = {entry.depth for entry in group.entries.values() if entry.summary}
+    return [depth for depth in group.depths if depth in depths]
+
+
+def _maps(group: Group) -> list[PlacementMap]:
+    """The maps on which there is a figure."""
+    return [found for found in group.maps if any(at.entry.summary for at in found.placements)]
 
 
 def _slug(group: Group, name: str) -> str:
@@ -97,10 +149,10 @@ def _numbered(name: str, number: int) -> str:
 
 def _errors(group: Group, depths: Sequence[int]) -> Picture:
     """A row per variant: every run, the median with its figure, the published median."""
-    wide, tall = 1.9 + 2.3 * len(depths), 1.5 + 0.36 * len(group.variants)
+    wide, tall = 1.9 + 2.3 * len(depths), 1.5 + 0.48 * len(group.variants)
     figure, axes = panels(1, len(depths), (max(wide, 4.2), tall), sharey=True, sharex=True)
     for panel, depth in zip(axes[0], depths, strict=True):
-        panel.set_title(f"ResNet-{depth}", loc="left")
+        panel.set_title(f"ResNet-{depth}", loc="left", fontsize=9)
         panel.grid(visible=False, axis="y")
         panel.tick_params(axis="y", length=0)
         for row, variant in enumerate(group.variants):
@@ -115,8 +167,8 @@ def _errors(group: Group, depths: Sequence[int]) -> Picture:
         caption += f" {NOT_COMPARABLE}"
     elif any(group.entries[v, d].published for v in group.variants for d in depths):
         caption += " Open diamond: published median."
-    names = "-".join(map(str, depths))
-    return _titled(f"errors-{names}", "Test error of the last iteration", group, figure, caption)
+    caption += _open(group, depths)
+    return _titled("Test error of the last iteration", group, figure, caption)
 
 
 def _error_row(panel: Axes, row: int, entry: Entry, like_paper: bool) -> None:
@@ -154,9 +206,9 @@ def _slopes(group: Group) -> Picture:
     for index, duel in enumerate(duels):
         colour, marker = DEPTHS[index % len(DEPTHS)]
         before, after = _slope(panel, duel, colour, marker)
-        left.append((before, f"{before:.2f}", colour))
+        left.append((before, f"{before:.2f}", INK))
         text = f"{after:.2f}  ResNet-{duel.depth}, {_signed(after - before)}"
-        right.append((after, text, colour))
+        right.append((after, text, INK))
         theirs = _published_slope(panel, duel) if group.like_paper else None
         if theirs is not None:
             text = f"{theirs:.2f}  paper, {duel.depth}: {_signed(duel.published_difference or 0)}"
@@ -172,9 +224,10 @@ def _slopes(group: Group) -> Picture:
     _beside(panel, right, 1.06, "left")
     caption = "Lines join medians; small marks: runs. Below its start: V2 errs less."
     caption += " Dashed: the paper's." if group.like_paper else f" {NOT_COMPARABLE}"
+    caption += _open(group, [duel.depth for duel in duels], (V1, V2))
     if bare := [f"ResNet-{d.depth}" for d in group.duels if d.comparison is None]:
         caption += f" Not here, for want of a finished run: {', '.join(bare)}."
-    return _titled("v1-v2", "From V1 to V2", group, figure, caption)
+    return _titled("From V1 to V2", group, figure, caption)
 
 
 def _slope(panel: Axes, duel: Duel, colour: str, marker: str) -> tuple[float, float]:
@@ -264,7 +317,7 @@ def _map(group: Group, found: PlacementMap) -> Picture:
     if found.outside:
         caption += f" Not on the map: {plain(', '.join(found.outside))}."
     title = f"Where BN and ReLU stand, ResNet-{found.depth}"
-    return _titled(f"map-{found.depth}", title, group, figure, caption)
+    return _titled(title, group, figure, caption)
 
 
 def _map_cell(
@@ -280,7 +333,7 @@ def _map_cell(
     else:
         frame |= {"facecolor": fill}
     panel.add_patch(Rectangle(corner, 0.96, 0.96, zorder=3 if best else 2, **frame))
-    ink = INK if fill is None or _luminance(fill) > 0.35 else "#FFFFFF"
+    ink = INK if fill is None or _luminance(fill) > 0.18 else "#FFFFFF"
     lines = [line for p in here for line in _map_lines(p, like_paper, small=len(here) > 1)]
     total = sum(size for _, size, _ in lines)
     y = at[1] - total / 2 * 0.0135
@@ -323,7 +376,8 @@ def _broken(text: str) -> str:
 
 def _curves(group: Group, depth: int) -> Picture:
     """A panel per variant beside `original`: test error solid, training loss dashed."""
-    curves = {name: curves_of(held) for name, held in drawn_by_variant(group, depth).items()}
+    records = drawn_by_variant(group, depth)
+    curves = {name: curves_of(held) for name, held in records.items()}
     every = [curve for held in curves.values() for curve in held]
     grid = common_grid(every, MOST_POINTS)
     bands = {name: band(held, grid) for name, held in curves.items()}
@@ -348,7 +402,10 @@ def _curves(group: Group, depth: int) -> Picture:
         caption += " Lines: medians over seeds; bands: from the lowest to the highest test error."
     if ranges[0][2] > ranges[0][1]:
         caption += f" Test errors above {ranges[0][1]:.1f} % are cut off."
-    return _titled(f"curves-{depth}", f"Training, ResNet-{depth}", group, figure, caption)
+    if cut := [plain(row_name(name)) for name, held in records.items()
+               if any(record.state is not State.DONE for record in held)]:  # fmt: skip
+        caption += f" With runs that have not come to the end: {', '.join(cut)}."
+    return _titled(f"Training, ResNet-{depth}", group, figure, caption)
 
 
 def _curve_panel(
@@ -384,6 +441,8 @@ def _curve_panel(
     loss_panel.set_ylim(*losses)
     _plain_log_ticks(loss_panel)
     loss_panel.set_xlim(0, float(grid[-1]) * 1.02)
+    loss_panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    loss_panel.locator_params(axis="x", nbins=5)
     if edges[0]:
         loss_panel.set_ylabel("training loss")
     else:
@@ -424,14 +483,25 @@ def _plain_log_ticks(panel: Axes) -> None:
 # --- words ----------------------------------------------------------------------------------------
 
 
-def _titled(name: str, title: str, group: Group, figure: Figure, caption: str) -> Picture:
+def _titled(title: str, group: Group, figure: Figure, caption: str) -> Picture:
     """The figure under its title and the group's heading, and above its caption."""
     letters = int(figure.get_figwidth() / LETTER)
     heading = "\n".join(textwrap.wrap(plain(group.heading), letters))
     figure.suptitle(f"{title}\n{heading}", x=0.01, ha="left", fontsize=9)
     small = "\n".join(textwrap.wrap(caption, int(letters * 1.18)))
     figure.supxlabel(small, x=0.01, ha="left", fontsize=7, color="#444444")
-    return Picture(name, f"{title}: {plain(group.heading)}", figure, caption)
+    return Picture("", f"{title}: {plain(group.heading)}", figure, caption)
+
+
+def _open(group: Group, depths: Sequence[int], among: Sequence[str] | None = None) -> str:
+    """What has finished runs and others too, of which the figure says nothing."""
+    found = [
+        f"{plain(row_name(entry.variant))}, ResNet-{entry.depth} ({standing(entry.unfinished)})"
+        for entry in group.entries.values()
+        if entry.depth in depths and entry.summary and entry.unfinished
+        and (among is None or entry.variant in among)
+    ]  # fmt: skip
+    return f" Without the runs that are not finished: {'; '.join(found)}." if found else ""
 
 
 def _signed(difference: float) -> str:

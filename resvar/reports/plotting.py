@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,8 @@ SETTINGS: dict[Any, Any] = {
     "lines.linewidth": 1.3,
     "lines.markersize": 3.5,
     "svg.fonttype": "none",  # text stays text
+    "text.parse_math": False,  # a name with two $ is a name
+    "axes.titlesize": "medium",
     "pdf.fonttype": 42,  # TrueType: what journals ask for
 }
 
@@ -71,6 +74,15 @@ class Picture:
     creator: str = "resvar report"
 
 
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Within, what is drawn looks as `SETTINGS` say; outside, nothing has changed."""
+    import matplotlib
+
+    with matplotlib.rc_context(SETTINGS):
+        yield
+
+
 def style(variant: str) -> tuple[str, Any, str]:
     """Colour, line style and marker of an ordering."""
     return STYLES.get(variant) or SPARE[sum(variant.encode()) % len(SPARE)]
@@ -85,10 +97,9 @@ def panels(
         size: width and height of the figure, in inches.
         sharing: `sharex`, `sharey` and so on, as `Figure.subplots` takes them.
     """
-    import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(SETTINGS):
+    with house_style():
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, **sharing)
     return figure, [list(row) for row in axes]
@@ -106,6 +117,8 @@ def write_pictures(
         UserError: they cannot be written.
     """
     written = []
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--figures {folder}: this is a file; name a folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for picture in found:
