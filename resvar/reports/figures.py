@@ -89,7 +89,7 @@ def left_out(report: Report) -> Iterator[str]:
         if not any(duel.comparison is not None for duel in group.duels):
             yield f"{group.label}: no slopes: no depth has finished runs of both V1 and V2."
         if measured and not _maps(group):
-            yield f"{group.label}: no map: no finished run has a place on it."
+            yield f"{group.label}: no map: no depth has all of the paper's orderings, or others."
         for depth in group.depths:
             if not drawn_by_variant(group, depth):
                 yield f"{group.label}: no curves of ResNet-{depth}: no run has a metrics.csv."
