@@ -340,6 +340,9 @@ def report(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write it there instead of on the screen.")
     ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw figures there: SVG, PDF and PNG.")
+    ] = None,
     watch: Annotated[
         bool,
         typer.Option("--watch", help="html: renew FILE until no run can change."),
@@ -352,16 +355,20 @@ def report(
     network. With --watch it is renewed every 5 seconds, and an open browser follows; Ctrl-C leaves
     with exit code 130.
 
+    --figures draws the curves, the test errors, V1 against V2 and the 3 x 3 map, beside the report.
+
     Example:  resvar report runs --format html --out report.html
     """
     from resvar.reports.report import watch_report, write_report
 
     where = folders or [Path("runs")]
     if watch:
+        if figures is not None:
+            raise UserError("--figures draws once; leave --watch out.")
         watch_report(where, format.value, out, interval)
         return
     _only_when_watching(interval)
-    write_report(where, format.value, out)
+    write_report(where, format.value, out, figures)
 
 
 def _only_when_watching(interval: float | None) -> None:

@@ -12,7 +12,9 @@ import shutil
 import sys
 from pathlib import Path
 
+from resvar.reports.figures import figures
 from resvar.reports.findings import Group, Report, build
+from resvar.reports.plotting import write_pictures
 from resvar.reports.records import State, read_records, result_of
 from resvar.reports.render import markdown_table, render
 from resvar.reports.tables import tables
@@ -20,6 +22,7 @@ from resvar.training import run as files
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
+FIGURES = RESULTS / "figures"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- results: written by scripts/refresh_results.py -->", "<!-- end of results -->"
 RECORDS = (
@@ -37,9 +40,20 @@ def main() -> None:
     report = build(read_records([RESULTS]))
     text = render(report, "markdown").replace(f"{RESULTS.as_posix()}/", "")
     (RESULTS / "report.md").write_text(text)
+    draw(report)
     before, rest = README.read_text().split(BEGIN)
     _, after = rest.split(END)
     README.write_text(f"{before}{BEGIN}\n{readme_block(report)}{END}{after}")
+
+
+def draw(report: Report) -> None:
+    """Every figure of the report anew, as SVG; none stays that the report no longer gives."""
+    shutil.rmtree(FIGURES, ignore_errors=True)
+    found = [picture for _, picture in figures(report)]
+    write_pictures(found, FIGURES, ("svg",))
+    lines = [f"\n![{picture.title}](figures/{picture.name}.svg)\n" for picture in found]
+    with (RESULTS / "report.md").open("a") as file:
+        file.writelines(["\n## Figures\n", *lines])
 
 
 def copy_records(folder: Path) -> None:
@@ -56,10 +70,15 @@ def readme_block(report: Report) -> str:
     """For each group its heading, the test errors, and V1 against V2; `report.md` has the rest."""
     lines = []
     for group in report.groups:
+        drawn = (picture for owner, picture in figures(report, curves=False) if owner is group)
+        first = next(drawn, None)
         lines += [f"**{group.heading}**", "", machine(group), ""]
         chosen = [table for table in tables(group) if table.kind in ("errors", "verdict")]
         for table in chosen:
             lines += [f"*{table.title}*", "", *markdown_table(table), ""]
+        if first is not None:
+            path = (FIGURES / f"{first.name}.svg").relative_to(ROOT).as_posix()
+            lines += [f"![{first.title}]({path})", ""]
     return "\n".join(lines)
 
 

@@ -1,21 +1,11 @@
-"""Figures of what the signal does along the depth. Needs matplotlib, which loads in half a second.
-
-Each ordering has a colour of the Okabe-Ito palette, which colour-blind readers can tell apart, and
-a line style and a marker of its own, which remain in grey.
-"""
+"""Figures of what the signal does along the depth, in the look of `resvar.reports.plotting`."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resvar.errors import UserError
-from resvar.files import replacing
 from resvar.models.ordering import PAPER_ORDER
 from resvar.probes.findings import Moment, Probe
 from resvar.probes.outcome import (
@@ -35,47 +25,18 @@ from resvar.probes.outcome import (
     when,
 )
 from resvar.probes.verdicts import Cell
+from resvar.reports.plotting import Picture, panels, style
+from resvar.reports.tables import row_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-# Colour, line style and marker.
-STYLES = {
-    "original": ("#000000", "-", "o"),
-    "bn-after-add": ("#D55E00", "--", "s"),
-    "relu-before-add": ("#E69F00", ":", "^"),
-    "relu-only-preact": ("#56B4E9", "-.", "v"),
-    "full-preact": ("#0072B2", (0, (6, 1)), "D"),
-}
-SPARE = (("#009E73", (0, (1, 1)), "P"), ("#CC79A7", (0, (3, 1, 1, 1)), "X"))
-"""For orderings that are not the paper's, in turn."""
-
-SETTINGS: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "lines.linewidth": 1.3,
-    "lines.markersize": 3.5,
-    "svg.fonttype": "none",  # text stays text
-}
 
 LOG_ABOVE = 30.0
 """Where deviations differ by a larger factor their axis is logarithmic, or one hides the rest."""
 
 PANEL = (1.9, 1.55)
 """Inches of one small panel."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure with a name for its file and a title for people."""
-
-    name: str
-    title: str
-    figure: Figure
 
 
 def pictures(outcome: Outcome) -> list[Picture]:
@@ -98,48 +59,6 @@ def pictures(outcome: Outcome) -> list[Picture]:
             suffix = f"-{at}" if [d for d, _ in groups].count(depth) > 1 else ""
             found.append(_training(f"training-{depth}{suffix}", depth, group, cells))
     return found
-
-
-def write_pictures(found: Sequence[Picture], folder: Path) -> list[Path]:
-    """Write each as SVG and PNG; returns the files.
-
-    Raises:
-        UserError: they cannot be written.
-    """
-    written = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for picture in found:
-            for suffix in ("svg", "png"):
-                path = folder / f"{picture.name}.{suffix}"
-                with replacing(path, durable=False) as file:
-                    file.write(_saved(picture, suffix))
-                written.append(path)
-    except OSError as error:
-        raise UserError(f"--figures {folder}: cannot be written ({error.strerror}).") from error
-    return written
-
-
-def inline_svg(picture: Picture) -> str:
-    """The figure as an `<svg>` element for an HTML page, its ids unlike those of any other."""
-    text = _saved(picture, "svg").decode()
-    element = text[text.index("<svg") :]
-    prefix = f"{picture.name}-"
-    element = re.sub(r'\bid="', f'id="{prefix}', element)
-    element = re.sub(r"url\(#", f"url(#{prefix}", element)
-    return re.sub(r'href="#', f'href="#{prefix}', element)
-
-
-def _saved(picture: Picture, suffix: str) -> bytes:
-    import matplotlib
-
-    file = io.BytesIO()
-    # The same numbers give the same bytes: no date, and ids that follow from the name.
-    salted: dict[Any, Any] = {**SETTINGS, "svg.hashsalt": picture.name}
-    metadata = {"Date": None, "Creator": "resvar probe"} if suffix == "svg" else {}
-    with matplotlib.rc_context(salted):
-        picture.figure.savefig(file, format=suffix, dpi=160, metadata=metadata)
-    return file.getvalue()
 
 
 # --- the figures ----------------------------------------------------------------------------------
@@ -181,14 +100,14 @@ def _signal(depth: int, iteration: int, probes: Sequence[Probe]) -> Picture:
     _legend(figure, axes[0][0])
     title = f"What enters the addition, ResNet-{depth}, {when(iteration)}"
     figure.suptitle(title)
-    return Picture(f"signal-{depth}-iteration-{iteration}", title, figure)
+    return _picture(f"signal-{depth}-iteration-{iteration}", title, figure)
 
 
 def _gradient(depth: int, probes: Sequence[Probe]) -> Picture:
     """A panel per moment: the gradient's norm at each unit's input by that at the end."""
     title = f"Gradient norm at each unit's input by that at the end, ResNet-{depth}"
     figure = _along_depth(probes, [("gradient ratio", GRADIENT, "log")], title)
-    return Picture(f"gradient-{depth}", title, figure)
+    return _picture(f"gradient-{depth}", title, figure)
 
 
 def _after_addition(depth: int, probes: Sequence[Probe]) -> Picture:
@@ -199,7 +118,7 @@ def _after_addition(depth: int, probes: Sequence[Probe]) -> Picture:
         ("ReLU passes, %", PASSED, "linear"),
         ("… all in stage, %", STRAIGHT, "linear"),
     ]
-    return Picture(f"after-addition-{depth}", title, _along_depth(probes, rows, title))
+    return _picture(f"after-addition-{depth}", title, _along_depth(probes, rows, title))
 
 
 def _along_depth(
@@ -217,7 +136,7 @@ def _along_depth(
                 for row, (_, series, _) in enumerate(rows):
                     if not series.shown(probe.network):
                         continue
-                    _line(axes[row][column], series.of(moment), *_style(probe.network.variant),
+                    _line(axes[row][column], series.of(moment), *style(probe.network.variant),
                           _label(probe, probes))  # fmt: skip
                     _stages(axes[row][column], moment)
         axes[-1][column].set_xlabel("unit")
@@ -249,7 +168,7 @@ def _deletion(depth: int, probes: Sequence[Probe]) -> Picture:
     _legend(figure, axes[0][0])
     title = f"One unit deleted at a time, ResNet-{depth}, {shown[0][2].images:,} test images"
     figure.suptitle(title)
-    return Picture(f"deletion-{depth}", title, figure)
+    return _picture(f"deletion-{depth}", title, figure)
 
 
 def _training(name: str, depth: int, group: str, cells: Sequence[Cell]) -> Picture:
@@ -257,12 +176,12 @@ def _training(name: str, depth: int, group: str, cells: Sequence[Cell]) -> Pictu
     figure, axes = _panels(1, 2, wide=2.0, tall=1.7, shared=False)
     left, right = axes[0]
     for cell in cells:
-        colour, line, marker = _style(cell.ordering.name)
+        colour, line, marker = style(cell.ordering.name)
         for at, course in enumerate(cell.courses):
-            style: dict[str, Any] = {"color": colour, "linestyle": line, "marker": marker}
-            left.plot(course.iterations, course.losses, **style)
+            drawn: dict[str, Any] = {"color": colour, "linestyle": line, "marker": marker}
+            left.plot(course.iterations, course.losses, **drawn)
             right.plot(course.losses, course.test_errors,
-                       label=_titled(cell.ordering.name) if at == 0 else None, **style)  # fmt: skip
+                       label=None if at else row_name(cell.ordering.name), **drawn)  # fmt: skip
     left.set_xlabel("iteration")
     left.set_ylabel("training loss")
     right.set_xlabel("training loss")
@@ -270,25 +189,23 @@ def _training(name: str, depth: int, group: str, cells: Sequence[Cell]) -> Pictu
     _legend(figure, right)
     title = f"Training loss and test error, ResNet-{depth}, {group}"
     figure.suptitle(title)
-    return Picture(name, title, figure)
+    return _picture(name, title, figure)
 
 
 # --- helpers --------------------------------------------------------------------------------------
+
+
+def _picture(name: str, title: str, figure: Figure) -> Picture:
+    return Picture(name, title, figure, creator="resvar probe")
 
 
 def _panels(
     rows: int, columns: int, wide: float = 1.0, tall: float = 1.0, shared: bool = True
 ) -> tuple[Figure, list[list[Axes]]]:
     """Small multiples: `rows` × `columns` panels that share their axes."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
     size = (max(3.6, PANEL[0] * wide * columns + 0.6), PANEL[1] * tall * rows + 1.0)
-    with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=size, layout="constrained")
-        sharing: dict[str, Any] = {"sharex": True, "sharey": "row"} if shared else {}
-        axes = figure.subplots(rows, columns, squeeze=False, **sharing)
-    return figure, [list(row) for row in axes]
+    sharing: dict[str, Any] = {"sharex": True, "sharey": "row"} if shared else {}
+    return panels(rows, columns, size, **sharing)
 
 
 def _line(
@@ -337,17 +254,9 @@ def _place(probe: Probe) -> tuple[int, int, str, int]:
     return network.depth, rank, network.variant, network.seed
 
 
-def _style(variant: str) -> tuple[str, Any, str]:
-    return STYLES.get(variant) or SPARE[sum(variant.encode()) % len(SPARE)]
-
-
 def _label(probe: Probe, among: Sequence[Probe]) -> str:
     """The ordering, and the seed where several stand side by side."""
     network = probe.network
     twins = [other for other in among if other.network.variant == network.variant]
     seed = f", seed {network.seed}" if len(twins) > 1 else ""
-    return f"{_titled(network.variant)}{seed}"
-
-
-def _titled(variant: str) -> str:
-    return variant + {"original": " (V1)", "full-preact": " (V2)"}.get(variant, "")
+    return f"{row_name(network.variant)}{seed}"

@@ -130,7 +130,8 @@ def run(
         outcome = probe_variants(names, depth, seed or 0, question)
     _deliver(outcome, format, out)
     if figures is not None:
-        from resvar.probes.pictures import pictures, write_pictures
+        from resvar.probes.pictures import pictures
+        from resvar.reports.plotting import write_pictures
 
         written = write_pictures(pictures(outcome), figures)
         _say(f"Wrote {len(written)} figures to {figures}: {', '.join(p.name for p in written)}.")

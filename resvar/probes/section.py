@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from resvar.errors import UserError
 from resvar.probes.findings import Probe, read_probe
 from resvar.probes.outcome import Outcome
-from resvar.probes.pictures import inline_svg, pictures
+from resvar.probes.pictures import pictures
 from resvar.probes.render import verdict_table
 from resvar.probes.verdicts import judge, read_cells
 from resvar.reports.html import Picture, Section
+from resvar.reports.plotting import inline_svg
 from resvar.reports.records import Record
 from resvar.reports.tables import plain
 from resvar.training.run import PROBE

@@ -7,11 +7,11 @@ test error solid, on the right; between its lowest and highest seed a band. No m
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from resvar.reports.curves import Band, Curve, band, common_grid
+from resvar.reports.curves import Band, Curve, band, common_grid, error_range
 from resvar.reports.findings import Group
 from resvar.reports.records import Record, State, settings_of
 
@@ -113,15 +113,9 @@ class Chart:
 def charts(group: Group, most: int) -> Iterator[Chart]:
     """A chart for every depth of a group that has curves, with `most` points a curve."""
     for depth in group.depths:
-        curves: dict[str, list[Curve]] = {}
-        open_runs = dict.fromkeys(group.variants, 0)
-        for record in drawn(group):
-            settings = settings_of(record)
-            if settings.depth == depth and record.curve is not None:
-                curves.setdefault(settings.variant, []).append(record.curve)
-                open_runs[settings.variant] += record.state is not State.DONE
-        if curves:
-            yield _chart(group, depth, curves, open_runs, most)
+        records = drawn_by_variant(group, depth)
+        if records:
+            yield _chart(group, depth, records, most)
 
 
 def drawn(group: Group) -> list[Record]:
@@ -129,6 +123,21 @@ def drawn(group: Group) -> list[Record]:
     return [
         r for r in group.records if r.curve and r.curve.iteration and r.folder not in group.copies
     ]
+
+
+def drawn_by_variant(group: Group, depth: int) -> dict[str, list[Record]]:
+    """The runs at one depth whose curves count, by variant, in the order of the group."""
+    found: dict[str, list[Record]] = {variant: [] for variant in group.variants}
+    for record in drawn(group):
+        settings = settings_of(record)
+        if settings.depth == depth:
+            found[settings.variant].append(record)
+    return {variant: records for variant, records in found.items() if records}
+
+
+def curves_of(records: Sequence[Record]) -> list[Curve]:
+    """The curves of runs that have one."""
+    return [record.curve for record in records if record.curve is not None]
 
 
 def points_per_curve(groups: Sequence[Group]) -> int:
@@ -144,19 +153,23 @@ def points_per_curve(groups: Sequence[Group]) -> int:
 def _chart(
     group: Group,
     depth: int,
-    curves: dict[str, list[Curve]],
-    open_runs: dict[str, int],
+    records: Mapping[str, Sequence[Record]],
     most: int,
 ) -> Chart:
+    curves = {name: curves_of(held) for name, held in records.items()}
     every = [curve for held in curves.values() for curve in held]
     grid = common_grid(every, most)
-    bands = {name: band(curves[name], grid) for name in group.variants if name in curves}
+    bands = {name: band(held, grid) for name, held in curves.items()}
     across = _Axis(0.0, float(grid[-1]), LEFT, RIGHT)
     up, cut = _error_axis(list(bands.values()))
     loss_up = _loss_axis(list(bands.values()))
+    unfinished = {
+        name: sum(record.state is not State.DONE for record in held)
+        for name, held in records.items()
+    }
     lines = tuple(
         _line(name, group.variants.index(name), found, grid, (across, up, loss_up),
-              (rank, len(bands)), (len(curves[name]), open_runs[name]))
+              (rank, len(bands)), (len(curves[name]), unfinished[name]))
         for rank, (name, found) in enumerate(bands.items())
     )  # fmt: skip
     return Chart(
@@ -196,14 +209,8 @@ class _Axis:
 
 
 def _error_axis(bands: Sequence[Band]) -> tuple[_Axis, float | None]:
-    """Test errors; the start of training is cut off, as in the paper, if it dwarfs the end."""
-    import numpy as np
-
-    top = max(float(np.nanmax(found.high)) for found in bands)
-    bottom = min(float(np.nanmin(found.low)) for found in bands)
-    at_the_end = max(float(found.error[~np.isnan(found.error)][-1]) for found in bands)
-    limit = min(top, 3 * at_the_end) if at_the_end > 0 else top
-    low = 0.0 if bottom < 0.55 * limit else bottom
+    """Test errors between round numbers, and the higher one if some errors are above it."""
+    low, limit, top = error_range(bands)
     ticks = nice_ticks(low, max(limit, low + 0.1), 5)
     step = ticks[1] - ticks[0]
     low = math.floor(low / step + 1e-9) * step

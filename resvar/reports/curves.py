@@ -139,6 +139,20 @@ def band(curves: Sequence[Curve], grid: Array) -> Band:
     )
 
 
+def error_range(bands: Sequence[Band]) -> tuple[float, float, float]:
+    """The test errors that an axis should show, from low to high, and the highest that there is.
+
+    The start of training is cut off, as in the paper's figures, if it dwarfs the end.
+    """
+    import numpy as np
+
+    top = max(float(np.nanmax(found.high)) for found in bands)
+    bottom = min(float(np.nanmin(found.low)) for found in bands)
+    at_the_end = max(float(found.error[~np.isnan(found.error)][-1]) for found in bands)
+    limit = min(top, 3 * at_the_end) if at_the_end > 0 else top
+    return (0.0 if bottom < 0.55 * limit else bottom), limit, top
+
+
 def _median(values: Array) -> Array:
     """Over the runs that are there; NaN where none is. [runs, grid] → [grid]."""
     import numpy as np

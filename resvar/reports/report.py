@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from resvar.console import console_for_output, deliver
 from resvar.errors import Stopped, UserError
-from resvar.reports.findings import build
+from resvar.reports.findings import Report, build
 from resvar.reports.records import Record, read_records
 from resvar.reports.render import print_report, render
 from resvar.reports.status import planned_runs, unsettled, watch
+from resvar.reports.tables import plain
 
 
-def write_report(folders: Sequence[Path], format: str, out: Path | None) -> None:
+def write_report(
+    folders: Sequence[Path], format: str, out: Path | None, figures: Path | None = None
+) -> None:
     """Report on every run at or below `folders`.
 
     Args:
         format: `table` (for the terminal), `markdown`, `csv`, `latex`, `json` or `html`.
         out: a file to write instead of the screen.
+        figures: a folder that gets the report's figures.
 
     Raises:
-        UserError: there is no run, two runs contradict each other, or `out` cannot be written.
+        UserError: there is no run, two runs contradict each other, or `out` or `figures` cannot
+            be written.
     """
+    if figures is not None:
+        _write_figures(build(read_records(folders)), figures)
     if format == "html":
         text, _ = _page(folders, out)
         deliver(text, out)
@@ -33,6 +41,18 @@ def write_report(folders: Sequence[Path], format: str, out: Path | None) -> None
         print_report(report, console_for_output())
         return
     deliver(render(report, format), out)
+
+
+def _write_figures(report: Report, folder: Path) -> None:
+    """A line on stderr per figure, so that the report itself can go down a pipe."""
+    from resvar.reports.figures import figures, left_out  # Matplotlib is for figures alone
+    from resvar.reports.plotting import write_pictures
+
+    for _, picture in figures(report):
+        paths = write_pictures([picture], folder, ("svg", "pdf", "png"))
+        print(f"Wrote {', '.join(str(path) for path in paths)}.", file=sys.stderr, flush=True)
+    for sentence in left_out(report):
+        print(f"Left out: {plain(sentence)}", file=sys.stderr, flush=True)
 
 
 def watch_report(
@@ -78,20 +98,23 @@ def _page(
     folders: Sequence[Path], out: Path | None, refresh: float | None = None
 ) -> tuple[str, bool]:
     """The page, and whether any of its runs may still change."""
+    from resvar.probes.section import sections
+    from resvar.reports.gallery import gallery
     from resvar.reports.html import Page, render_html  # Jinja is for this format alone
 
     records = read_records(folders)
+    report = build(records)
     waiting = _waiting(folders, records)
-    from resvar.probes.section import sections
-
+    # A page that is renewed takes no time for figures from the runs at work; its last one has them.
+    drawn = gallery(report) if refresh is None else ()
     page = Page(
         out=out,
         folders=tuple(folders),
         waiting=len(waiting),
-        sections=sections(records),
+        sections=(*drawn, *sections(records)),
         refresh=refresh,
     )
-    return render_html(build(records), page), unsettled([*records, *waiting])
+    return render_html(report, page), unsettled([*records, *waiting])
 
 
 def _waiting(folders: Sequence[Path], records: Sequence[Record]) -> list[Record]:

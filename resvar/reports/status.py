@@ -181,7 +181,7 @@ def _table(records: Sequence[Record], folder: Path) -> Table:
 def _summary(records: Sequence[Record]) -> str:
     counts = Counter(record.state for record in records)
     words = ", ".join(f"{count} {word}" for word, count in _counted(records))
-    text = f"{len(records)} runs: {words}."
+    text = f"{len(records)} {'run' if len(records) == 1 else 'runs'}: {words}."
     left = seconds_left(records)
     if counts[State.RUNNING] and left is not None:
         end = time.strftime("%a %H:%M", time.localtime(time.time() + left))

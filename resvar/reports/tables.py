@@ -124,7 +124,7 @@ def _error_table(group: Group, depths: Sequence[int]) -> Table:
         columns += [Column(f"{depth}:\n{title}") for title in titles]
     rows = []
     for variant in group.variants:
-        row = [Cell(_row_name(variant)), Cell(_figure(variant))]
+        row = [Cell(row_name(variant)), Cell(_figure(variant))]
         for depth in depths:
             row += _error_cells(group.entries[variant, depth], group.like_paper)
         rows.append(tuple(row))
@@ -141,7 +141,7 @@ def _error_table(group: Group, depths: Sequence[int]) -> Table:
 
 def _error_cells(entry: Entry, like_paper: bool) -> list[Cell]:
     """Median, mean ± sd, n and the published figure; where comparable, ours beside it."""
-    summary, others = entry.summary, _standing(entry.unfinished)
+    summary, others = entry.summary, standing(entry.unfinished)
     figure = entry.published
     theirs = Cell(f"{figure.test_error:.2f}", grey=not like_paper) if figure else NOTHING
     if summary is None:
@@ -219,9 +219,9 @@ def _map_cell(placements: Sequence[Placement], like_paper: bool) -> Cell:
 
 def _placement_lines(placement: Placement, like_paper: bool) -> Iterator[str]:
     """The ordering, its median with n, and the published figure where there is one."""
-    entry, others = placement.entry, _standing(placement.entry.unfinished)
+    entry, others = placement.entry, standing(placement.entry.unfinished)
     own_name = entry.variant != map_name(placement.bn, placement.relu)
-    yield _row_name(entry.variant) if own_name else "not published"
+    yield row_name(entry.variant) if own_name else "not published"
     if entry.summary is None:
         yield others or "missing"
     else:
@@ -245,7 +245,7 @@ def _contrast_table(group: Group) -> Table:
     rows = tuple(
         (
             Cell(f"{contrast.depth}"),
-            Cell(_row_name(contrast.variant)),
+            Cell(row_name(contrast.variant)),
             Cell("{}, {}".format(*contrast.comparison.n)),
             Cell(f"{contrast.comparison.difference:+.2f}"),
             _interval_cell(contrast.comparison),
@@ -359,7 +359,7 @@ def _agreement_table(group: Group) -> Table:
         rows.append(
             (
                 Cell(f"{found.depth}"),
-                Cell(_row_name(found.variant)),
+                Cell(row_name(found.variant)),
                 Cell(f"{found.n}"),
                 _number(found.across, ".2f"),
                 _number(found.within, ".2f"),
@@ -407,7 +407,7 @@ def _run_table(group: Group) -> Table:
     ]
     for record in group.records:
         if record.state is State.FAILED:
-            notes.append(f"{record.folder.as_posix()} {_standing([record])}: {reason(record)}")
+            notes.append(f"{record.folder.as_posix()} {standing([record])}: {reason(record)}")
     rows = tuple(_run_cells(record, group) for record in group.records)
     return Table("Every run", columns, rows, tuple(plain(note) for note in notes), "runs")
 
@@ -417,7 +417,7 @@ def _run_cells(record: Record, group: Group) -> tuple[Cell, ...]:
     iteration = result.get("iterations", progress.iteration if progress else None)
     seconds = result.get("seconds", progress.seconds if progress else None)
     speed = result.get("images_per_second", progress.images_per_second if progress else None)
-    state = "copy, not counted" if record.folder in group.copies else _standing([record])
+    state = "copy, not counted" if record.folder in group.copies else standing([record])
     return (
         Cell(settings.variant, folder=record.folder),
         Cell(f"{settings.depth}"),
@@ -439,7 +439,8 @@ def _run_cells(record: Record, group: Group) -> tuple[Cell, ...]:
 # --- the words in a cell --------------------------------------------------------------------------
 
 
-def _row_name(variant: str) -> str:
+def row_name(variant: str) -> str:
+    """`original (V1)`, `full-preact (V2)`, and every other variant by its name."""
     return f"{variant} ({'V1' if variant == V1 else 'V2'})" if variant in (V1, V2) else variant
 
 
@@ -448,7 +449,7 @@ def _figure(variant: str) -> str:
     return f"4({'abcde'[PAPER_ORDER.index(variant)]})" if variant in PAPER_ORDER else "–"
 
 
-def _standing(records: Sequence[Record]) -> str:
+def standing(records: Sequence[Record]) -> str:
     """How runs stand: `running 43 %`, `stopped at 12 of 400`, `diverged at iteration 12`, …"""
     kinds: dict[str, list[Record]] = {}
     for record in records:

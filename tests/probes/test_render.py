@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from resvar.errors import UserError
 from resvar.models.ordering import PAPER_ORDER
 from resvar.probes.findings import Probe, read_probe, write_probe
-from resvar.probes.pictures import STYLES, inline_svg, pictures, write_pictures
+from resvar.probes.pictures import pictures
 from resvar.probes.render import BARS, render, sparkline
 from resvar.probes.section import TITLE, sections
+from resvar.reports.plotting import STYLES, inline_svg, write_pictures
 from resvar.reports.records import read_records
 from resvar.reports.report import write_report
 from tests.probes.made import make_outcome, make_probe

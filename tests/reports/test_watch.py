@@ -93,7 +93,7 @@ def test_in_a_terminal_one_picture_is_renewed(tmp_path, monkeypatch):
     watch_status(tmp_path, 0.1)
     text = screen.file.getvalue()
     assert "100 / 400" in text
-    assert text.rstrip().endswith("1 runs: 1 done.")
+    assert text.rstrip().endswith("1 run: 1 done.")
     assert "\x1b[2K" in text  # lines are taken back, not printed again and again
 
 

@@ -80,7 +80,7 @@
     return made;
   };
   const fixed = (number) => (number === null ? "–" : number.toFixed(2));
-  const short = (number) => (number === null ? "–" : String(Number(number.toPrecision(3))));
+  const loss3 = (number) => (number === null ? "–" : number.toFixed(3));
 
   const chart = (figure) => {
     const data = JSON.parse(figure.querySelector("script.figures").textContent);
@@ -117,7 +117,7 @@
         }
         const line = data.lines[k];
         const error = line.error[index];
-        const figures = { error: fixed(error), loss: short(line.loss[index]), span: "–" };
+        const figures = { error: fixed(error), loss: loss3(line.loss[index]), span: "–" };
         if (line.runs > 1 && error !== null) figures.span = fixed(line.low[index]) + "–" + fixed(line.high[index]);
         cells.forEach((cell) => { cell.textContent = figures[cell.dataset.figure]; });
         const seen = error !== null && error <= high && !hidden(k);

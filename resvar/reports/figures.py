@@ -1,0 +1,509 @@
+"""What a report says, as figures for a paper, a lecture or a pull request.
+
+Per group of comparable runs: the final test errors, V1 against V2, the 3 × 3 map, and the curves of
+training in the look of the paper's figure 6. Titles say the protocol, and where it is not the
+paper's, that nothing is comparable; then no published figure is drawn. What a figure says by
+colour, it also says by shape, width or words.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from resvar.models.ordering import MAP_PLACES
+from resvar.reports.charts import MOST_POINTS, curves_of, drawn_by_variant
+from resvar.reports.curves import Band, band, common_grid, error_range
+from resvar.reports.findings import V1, V2, Duel, Entry, Group, Placement, PlacementMap, Report
+from resvar.reports.plotting import Picture, house_style, panels, style
+from resvar.reports.records import State
+from resvar.reports.tables import chunks, plain, row_name, standing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from resvar.reports.curves import Array
+
+INK, GREY = "#000000", "#767676"
+"""Text and lines; what stands back."""
+
+LETTER = 0.062
+"""Inches that a letter of a title takes, about; titles are broken so that they fit."""
+
+FEW_POINTS = 25
+"""A curve with more evaluations than these is drawn without a marker at each."""
+
+ABREAST = 3
+"""Depths in one figure of test errors."""
+
+DEPTHS = (
+    ("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#000000", "v"),
+    ("#E69F00", "P"), ("#56B4E9", "X"), ("#767676", "*"),
+)  # fmt: skip
+"""Colour and marker of a depth, in turn."""
+
+WHERE = {
+    "lead": "before the first convolution",
+    "trail": "after the last convolution",
+    "after_add": "after the addition",
+}
+
+NOT_COMPARABLE = "Published figures are left out: these runs were not made as the paper's were."
+
+
+MOST_ROWS = 40
+"""Variants in one figure of test errors; more would not be read."""
+
+
+def figures(report: Report, curves: bool = True) -> Iterator[tuple[Group, Picture]]:
+    """Every figure of a report and whose it is, group by group, each drawn when it is asked for.
+
+    Names of files are made of letters, digits and hyphens, and no two are the same.
+
+    Args:
+        curves: also those of training, which the HTML page has in a form of its own.
+    """
+    for group, name, make in _named(report):
+        if curves or make.func is not _curves:
+            with house_style():
+                picture = make()
+            yield group, replace(picture, name=name)
+
+
+def left_out(report: Report) -> Iterator[str]:
+    """A sentence for each figure that has no data, and for what no figure can show."""
+    for group in report.groups:
+        measured = _measured(group)
+        if not measured:
+            yield f"{group.label}: no test errors and no map: no run is finished."
+        elif len(group.variants) > MOST_ROWS:
+            yield (
+                f"{group.label}: no figure of test errors: {len(group.variants)} variants are "
+                f"more than the {MOST_ROWS} that it can show."
+            )
+        if not any(duel.comparison is not None for duel in group.duels):
+            yield f"{group.label}: no slopes: no depth has finished runs of both V1 and V2."
+        if measured and not _maps(group):
+            yield f"{group.label}: no map: no depth has all of the paper's orderings, or others."
+        for depth in group.depths:
+            if not drawn_by_variant(group, depth):
+                yield f"{group.label}: no curves of ResNet-{depth}: no run has a metrics.csv."
+    if report.damaged:
+        count = len(report.damaged)
+        runs = "run is" if count == 1 else "runs are"
+        yield f"{count} damaged {runs} in no figure: `resvar report` says which."
+
+
+def _named(report: Report) -> Iterator[tuple[Group, str, partial[Picture]]]:
+    """Of every figure that has data: whose it is, the name of its file, and what draws it."""
+    taken: set[str] = set()
+    for group in report.groups:
+        for name, make in _of_group(group):
+            slug = _slug(group, name)
+            number = next(n for n in range(1, len(taken) + 2) if _numbered(slug, n) not in taken)
+            taken.add(_numbered(slug, number))
+            yield group, _numbered(slug, number), make
+
+
+def _of_group(group: Group) -> Iterator[tuple[str, partial[Picture]]]:
+    if len(group.variants) <= MOST_ROWS:
+        for depths in chunks(_measured(group), ABREAST):
+            yield "-".join(["errors", *map(str, depths)]), partial(_errors, group, depths)
+    if any(duel.comparison is not None for duel in group.duels):
+        yield "v1-v2", partial(_slopes, group)
+    for found in _maps(group):
+        yield f"map-{found.depth}", partial(_map, group, found)
+    for depth in group.depths:
+        if drawn_by_variant(group, depth):
+            yield f"curves-{depth}", partial(_curves, group, depth)
+
+
+def _measured(group: Group) -> list[int]:
+    """The depths at which a run is finished."""
+    depths = {entry.depth for entry in group.entries.values() if entry.summary}
+    return [depth for depth in group.depths if depth in depths]
+
+
+def _maps(group: Group) -> list[PlacementMap]:
+    """The maps on which there is a figure."""
+    return [found for found in group.maps if any(at.entry.summary for at in found.placements)]
+
+
+def _slug(group: Group, name: str) -> str:
+    """`quick-errors-110-164`; another dataset than CIFAR-10 stands before it."""
+    dataset = "" if group.dataset == "cifar10" else f"{group.dataset} "
+    return re.sub(r"[^a-z0-9]+", "-", f"{dataset}{group.label} {name}".lower()).strip("-")
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}-{number}"
+
+
+# --- final test errors ----------------------------------------------------------------------------
+
+
+def _errors(group: Group, depths: Sequence[int]) -> Picture:
+    """A row per variant: every run, the median with its figure, the published median."""
+    wide, tall = 1.9 + 2.3 * len(depths), 1.5 + 0.48 * len(group.variants)
+    figure, axes = panels(1, len(depths), (max(wide, 4.2), tall), sharey=True, sharex=True)
+    for panel, depth in zip(axes[0], depths, strict=True):
+        panel.set_title(f"ResNet-{depth}", loc="left", fontsize=9)
+        panel.grid(visible=False, axis="y")
+        panel.tick_params(axis="y", length=0)
+        for row, variant in enumerate(group.variants):
+            _error_row(panel, row, group.entries[variant, depth], group.like_paper)
+        panel.margins(x=0.16)
+        panel.set_xlabel("test error, %")
+    first = axes[0][0]
+    first.set_yticks(range(len(group.variants)), [plain(row_name(v)) for v in group.variants])
+    first.set_ylim(len(group.variants) - 0.4, -0.6)
+    caption = "Small marks: runs; bar with figure: their median."
+    if not group.like_paper:
+        caption += f" {NOT_COMPARABLE}"
+    elif any(group.entries[v, d].published for v in group.variants for d in depths):
+        caption += " Open diamond: published median."
+    caption += _open(group, depths)
+    return _titled("Test error of the last iteration", group, figure, caption)
+
+
+def _error_row(panel: Axes, row: int, entry: Entry, like_paper: bool) -> None:
+    colour, _, marker = style(entry.variant)
+    if like_paper and entry.published:
+        panel.plot(
+            entry.published.test_error, row + 0.3, "D", color=INK, mfc="none", ms=4.5, zorder=4
+        )
+    if entry.summary is None:
+        words = standing(entry.unfinished) or "missing"
+        at = (0.5, row)
+        panel.annotate(words, at, xycoords=("axes fraction", "data"), color=GREY, style="italic",
+                       ha="center", va="center")  # fmt: skip
+        return
+    values, median = entry.summary.values, entry.summary.median
+    height = min(0.36, 0.09 * (len(values) - 1))
+    offsets = [height * (k / (len(values) - 1) - 0.5) if height else 0.0
+               for k in range(len(values))]  # fmt: skip
+    panel.plot(values, [row + y for y in offsets], marker, color=colour, mec="white", mew=0.4,
+               ms=5, zorder=3)  # fmt: skip
+    panel.plot([median] * 2, [row - 0.28, row + 0.28], color=INK, linewidth=1.6, zorder=2)
+    panel.annotate(f"{median:.2f}", (median, row - 0.28), xytext=(0, 1), textcoords="offset points",
+                   ha="center", va="bottom", fontsize=7)  # fmt: skip
+
+
+# --- V1 against V2 --------------------------------------------------------------------------------
+
+
+def _slopes(group: Group) -> Picture:
+    """A line per depth from the median of V1 to that of V2, with every run beside it."""
+    duels = [duel for duel in group.duels if duel.comparison is not None]
+    figure, ((panel,),) = panels(1, 1, (5.0, 3.0 + 0.12 * len(duels)))
+    left: list[tuple[float, str, str]] = []
+    right: list[tuple[float, str, str]] = []
+    for index, duel in enumerate(duels):
+        colour, marker = DEPTHS[index % len(DEPTHS)]
+        before, after = _slope(panel, duel, colour, marker)
+        left.append((before, f"{before:.2f}", INK))
+        text = f"{after:.2f}  ResNet-{duel.depth}, {_signed(after - before)}"
+        right.append((after, text, INK))
+        theirs = _published_slope(panel, duel) if group.like_paper else None
+        if theirs is not None:
+            text = f"{theirs:.2f}  paper, {duel.depth}: {_signed(duel.published_difference or 0)}"
+            right.append((theirs, text, GREY))
+    panel.set_xlim(-0.35, 1.95)
+    panel.margins(y=0.12)
+    panel.set_xticks([0, 1], [row_name(V1), row_name(V2)])
+    panel.grid(visible=False, axis="x")
+    panel.spines["bottom"].set_visible(False)
+    panel.tick_params(axis="x", length=0)
+    panel.set_ylabel("test error, %")
+    _beside(panel, left, -0.06, "right")
+    _beside(panel, right, 1.06, "left")
+    caption = "Lines join medians; small marks: runs. Below its start: V2 errs less."
+    caption += " Dashed: the paper's." if group.like_paper else f" {NOT_COMPARABLE}"
+    caption += _open(group, [duel.depth for duel in duels], (V1, V2))
+    if bare := [f"ResNet-{d.depth}" for d in group.duels if d.comparison is None]:
+        caption += f" Not here, for want of a finished run: {', '.join(bare)}."
+    return _titled("From V1 to V2", group, figure, caption)
+
+
+def _slope(panel: Axes, duel: Duel, colour: str, marker: str) -> tuple[float, float]:
+    """Draw one depth; the medians of V1 and V2."""
+    summaries = [entry.summary for entry in (duel.v1, duel.v2) if entry.summary is not None]
+    medians = summaries[0].median, summaries[1].median
+    panel.plot([0, 1], medians, color=colour, marker=marker, linewidth=1.8, ms=6, zorder=3)
+    for x, summary in enumerate(summaries):
+        if summary.n > 1:
+            panel.plot([x] * summary.n, summary.values, "_", color=colour, ms=7, mew=0.9)
+    return medians
+
+
+def _published_slope(panel: Axes, duel: Duel) -> float | None:
+    """Draw the paper's line; its right end."""
+    if duel.v1.published is None or duel.v2.published is None:
+        return None
+    ends = duel.v1.published.test_error, duel.v2.published.test_error
+    panel.plot([0, 1], ends, color=GREY, linestyle="--", marker="D", mfc="white", linewidth=1, ms=4)
+    return ends[1]
+
+
+def _beside(panel: Axes, labels: Sequence[tuple[float, str, str]], x: float, side: str) -> None:
+    """Texts at heights, moved apart where they would lie on one another."""
+    low, high = panel.get_ylim()
+    least = (high - low) * 0.055
+    ordered = sorted(labels)
+    for at, (_, text, colour) in zip(spread([y for y, _, _ in ordered], least), ordered,
+                                     strict=True):  # fmt: skip
+        panel.text(x, at, text, color=colour, ha=side, va="center", fontsize=7.5)
+
+
+def spread(heights: Sequence[float], least: float) -> list[float]:
+    """Ascending heights moved as little as possible so that neighbours are `least` apart.
+
+    Heights that push each other make a block, whose middle is the mean of what they asked for.
+    """
+    blocks: list[list[float]] = []  # of each, the heights in it
+    for height in heights:
+        blocks.append([height])
+        while len(blocks) > 1 and _start(blocks[-1], least) - _end(blocks[-2], least) < least:
+            last = blocks.pop()
+            blocks[-1] += last
+    return [_start(block, least) + index * least for block in blocks for index in range(len(block))]
+
+
+def _start(block: Sequence[float], least: float) -> float:
+    return sum(block) / len(block) - (len(block) - 1) * least / 2
+
+
+def _end(block: Sequence[float], least: float) -> float:
+    return _start(block, least) + (len(block) - 1) * least
+
+
+# --- the map --------------------------------------------------------------------------------------
+
+
+def _map(group: Group, found: PlacementMap) -> Picture:
+    """BN's place from row to row, that of ReLU from column to column; light is low."""
+    import matplotlib
+
+    figure, ((panel,),) = panels(1, 1, (5.6, 4.3))
+    medians = [at.entry.summary.median for at in found.placements if at.entry.summary]
+    colours = matplotlib.colormaps["cividis_r"]
+    for row, bn in enumerate(MAP_PLACES):
+        for column, relu in enumerate(MAP_PLACES):
+            here = [at for at in found.placements if (at.bn, at.relu) == (bn, relu)]
+            own = [at.entry.summary.median for at in here if at.entry.summary]
+            shade = (
+                (min(own) - min(medians)) / ((max(medians) - min(medians)) or 1) if own else None
+            )
+            fill = colours(shade * 0.9) if shade is not None else None
+            _map_cell(panel, (column, row), here, fill, group.like_paper)
+    panel.set_xlim(-0.52, 2.52)
+    panel.set_ylim(2.52, -0.52)
+    panel.grid(visible=False)
+    panel.spines[:].set_visible(False)
+    panel.tick_params(length=0, labeltop=True, labelbottom=False)
+    panel.set_xticks(range(3), [f"ReLU {_broken(WHERE[place])}" for place in MAP_PLACES])
+    panel.set_yticks(range(3), [f"BN {_broken(WHERE[place])}" for place in MAP_PLACES])
+    caption = (
+        "Large: median test error, %; light is low. A thick frame marks the lowest, which alone "
+        "does not say that it is better. Hatched: no finished run."
+    )
+    if not group.like_paper:
+        caption += f" {NOT_COMPARABLE}"
+    if found.outside:
+        caption += f" Not on the map: {plain(', '.join(found.outside))}."
+    title = f"Where BN and ReLU stand, ResNet-{found.depth}"
+    return _titled(title, group, figure, caption)
+
+
+def _map_cell(
+    panel: Axes, at: tuple[int, int], here: Sequence[Placement], fill: Any, like_paper: bool
+) -> None:
+    from matplotlib.patches import Rectangle
+
+    corner = at[0] - 0.48, at[1] - 0.48
+    best = any(placement.best for placement in here)
+    frame: dict[str, Any] = {"edgecolor": INK, "linewidth": 2.6 if best else 0.5}
+    if fill is None:
+        frame |= {"facecolor": "white", "edgecolor": "#BBBBBB", "hatch": "////"}
+    else:
+        frame |= {"facecolor": fill}
+    panel.add_patch(Rectangle(corner, 0.96, 0.96, zorder=3 if best else 2, **frame))
+    ink = INK if fill is None or _luminance(fill) > 0.18 else "#FFFFFF"
+    lines = [line for p in here for line in _map_lines(p, like_paper, small=len(here) > 1)]
+    total = sum(size for _, size, _ in lines)
+    y = at[1] - total / 2 * 0.0135
+    for text, size, weight in lines:
+        y += size / 2 * 0.0135
+        background = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+        panel.text(at[0], y, text, ha="center", va="center", color=ink, fontsize=size * 0.78,
+                   weight=weight, bbox=background if fill is None else None, zorder=4)  # fmt: skip
+        y += size / 2 * 0.0135
+
+
+def _map_lines(
+    placement: Placement, like_paper: bool, small: bool
+) -> Iterator[tuple[str, float, str]]:
+    """Text, height and weight of the lines about one ordering."""
+    entry, large = placement.entry, 13.0 if small else 17.0
+    others = standing(entry.unfinished)
+    yield plain(row_name(entry.variant)), 8.5, "normal"
+    if entry.summary is None:
+        yield others or "missing", 9.5, "normal"
+    else:
+        yield f"{entry.summary.median:.2f}", large, "bold"
+        yield f"n = {entry.summary.n}" + (f"; {others}" if others else ""), 8.5, "normal"
+    if like_paper and entry.published is not None:
+        yield f"paper {entry.published.test_error:.2f}", 8.5, "normal"
+
+
+def _luminance(colour: Sequence[float]) -> float:
+    """Of an sRGB colour, 0 to 1 (WCAG 2)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _broken(text: str) -> str:
+    return "\n".join(textwrap.wrap(text, 18))
+
+
+# --- curves ---------------------------------------------------------------------------------------
+
+
+def _curves(group: Group, depth: int) -> Picture:
+    """A panel per variant beside `original`: test error solid, training loss dashed."""
+    records = drawn_by_variant(group, depth)
+    curves = {name: curves_of(held) for name, held in records.items()}
+    every = [curve for held in curves.values() for curve in held]
+    grid = common_grid(every, MOST_POINTS)
+    bands = {name: band(held, grid) for name, held in curves.items()}
+    shown = [name for name in bands if name != V1] or [V1]
+    columns = min(len(shown), 2 if len(shown) <= 4 else 3)
+    rows = -(-len(shown) // columns)
+    size = (max(4.6, 0.9 + 2.9 * columns), 1.3 + 1.9 * rows)
+    figure, axes = panels(rows, columns, size, sharex=True)
+    places = [panel for row in axes for panel in row]
+    ranges = error_range(list(bands.values())), _loss_range(bands)
+    for index, (panel, name) in enumerate(zip(places, shown, strict=False)):
+        edges = index % columns == 0, index % columns == columns - 1 or index == len(shown) - 1
+        pair = {V1: bands[V1], name: bands[name]} if V1 in bands else {name: bands[name]}
+        _curve_panel(panel, pair, grid, ranges, edges)
+        if index >= len(shown) - columns:
+            panel.set_xlabel("iteration")
+            panel.tick_params(labelbottom=True)
+    for panel in places[len(shown) :]:
+        panel.set_axis_off()
+    caption = "Test error solid, right axis; training loss dashed, left axis."
+    if any(len(held) > 1 for held in curves.values()):
+        caption += " Lines: medians over seeds; bands: from the lowest to the highest test error."
+    if ranges[0][2] > ranges[0][1]:
+        caption += f" Test errors above {ranges[0][1]:.1f} % are cut off."
+    if cut := [plain(row_name(name)) for name, held in records.items()
+               if any(record.state is not State.DONE for record in held)]:  # fmt: skip
+        caption += f" With runs that have not come to the end: {', '.join(cut)}."
+    return _titled(f"Training, ResNet-{depth}", group, figure, caption)
+
+
+def _curve_panel(
+    loss_panel: Axes,
+    bands: Mapping[str, Band],
+    grid: Array,
+    ranges: tuple[tuple[float, float, float], tuple[float, float]],
+    edges: tuple[bool, bool],
+) -> None:
+    """One or two variants; `edges`: whether the panel is the first, and the last, of its row."""
+    import numpy as np
+
+    error_panel = loss_panel.twinx()
+    error_panel.grid(visible=False)
+    error_panel.spines["right"].set_visible(True)
+    for name, found in bands.items():
+        colour, _, marker = style(name)
+        known = ~np.isnan(found.error)
+        mark = {"marker": marker, "markevery": max(1, int(known.sum()) // FEW_POINTS * 4)}
+        look: dict[str, Any] = {"color": colour, "linewidth": 1.0 if name == V1 else 1.8, **mark}
+        error_panel.plot(grid[known], found.error[known], label=plain(row_name(name)), **look)
+        if bool((found.high[known] > found.low[known]).any()):
+            error_panel.fill_between(
+                grid[known], found.low[known], found.high[known], color=colour, alpha=0.2,
+                linewidth=0,
+            )  # fmt: skip
+        drawn = known & (found.loss > 0)
+        loss_panel.plot(grid[drawn], found.loss[drawn], linestyle="--", **look | {"marker": ""})
+    (low, high, _), losses = ranges
+    room = 0.06 * (high - low)
+    error_panel.set_ylim(low - room, high + room)
+    loss_panel.set_yscale("log")
+    loss_panel.set_ylim(*losses)
+    _plain_log_ticks(loss_panel)
+    loss_panel.set_xlim(0, float(grid[-1]) * 1.02)
+    loss_panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    loss_panel.locator_params(axis="x", nbins=5)
+    if edges[0]:
+        loss_panel.set_ylabel("training loss")
+    else:
+        loss_panel.tick_params(axis="y", which="both", labelleft=False)
+    if edges[1]:
+        error_panel.set_ylabel("test error, %")
+    else:
+        error_panel.tick_params(axis="y", labelright=False)
+    error_panel.legend(loc="upper right", frameon=True, framealpha=0.85, edgecolor="none",
+                       fontsize=7, handlelength=2.2)  # fmt: skip
+
+
+def _loss_range(bands: Mapping[str, Band]) -> tuple[float, float]:
+    """Of the loss axis, a little wider than the positive losses."""
+    import numpy as np
+
+    losses = np.concatenate([found.loss for found in bands.values()])
+    losses = losses[losses > 0]
+    low, high = (float(losses.min()), float(losses.max())) if len(losses) else (0.1, 1.0)
+    room = max(1.06, (high / low) ** 0.06)
+    return low / room, high * room
+
+
+def _plain_log_ticks(panel: Axes) -> None:
+    """Figures such as 0.02 and 2, on a logarithmic axis, not powers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    low, high = panel.get_ylim()
+    subs = (
+        (1.0, 1.5, 2.0, 3.0, 5.0) if high / low < 20 else (1.0,) if high / low > 2e3 else (1.0, 3.0)
+    )
+    panel.yaxis.set_major_locator(LogLocator(subs=subs))
+    panel.yaxis.set_minor_locator(NullLocator())
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.yaxis.set_minor_formatter(NullFormatter())
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def _titled(title: str, group: Group, figure: Figure, caption: str) -> Picture:
+    """The figure under its title and the group's heading, and above its caption."""
+    letters = int(figure.get_figwidth() / LETTER)
+    heading = "\n".join(textwrap.wrap(plain(group.heading), letters))
+    figure.suptitle(f"{title}\n{heading}", x=0.01, ha="left", fontsize=9)
+    small = "\n".join(textwrap.wrap(caption, int(letters * 1.18)))
+    figure.supxlabel(small, x=0.01, ha="left", fontsize=7, color="#444444")
+    return Picture("", f"{title}: {plain(group.heading)}", figure, caption)
+
+
+def _open(group: Group, depths: Sequence[int], among: Sequence[str] | None = None) -> str:
+    """What has finished runs and others too, of which the figure says nothing."""
+    found = [
+        f"{plain(row_name(entry.variant))}, ResNet-{entry.depth} ({standing(entry.unfinished)})"
+        for entry in group.entries.values()
+        if entry.depth in depths and entry.summary and entry.unfinished
+        and (among is None or entry.variant in among)
+    ]  # fmt: skip
+    return f" Without the runs that are not finished: {'; '.join(found)}." if found else ""
+
+
+def _signed(difference: float) -> str:
+    """With a true minus, as a figure has it."""
+    return f"{difference:+.2f}".replace("-", "−")

@@ -1,0 +1,172 @@
+"""The report's figures: what they show, in files and on the page."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from resvar.errors import UserError
+from resvar.models.ordering import PAPER_ORDER
+from resvar.reports.figures import figures, left_out, spread
+from resvar.reports.findings import build
+from resvar.reports.records import read_records
+from resvar.reports.report import write_report
+from tests.reports.pages import write_curved, write_rich
+from tests.reports.runs import how_far, write_run
+
+
+def drawn(root: Path):
+    return {picture.name: picture for _, picture in figures(build(read_records([root])))}
+
+
+def points(panel, marker):
+    """The (x, y) of every mark of this shape."""
+    lines = [line for line in panel.lines if line.get_marker() == marker]
+    return [(x, y) for line in lines for x, y in zip(*line.get_data(), strict=True)]
+
+
+def test_files_hold_the_same_bytes_every_time(tmp_path, capsys):
+    write_rich(tmp_path / "runs", seeds=2)
+    for name in ("one", "two"):
+        write_report([tmp_path / "runs"], "json", tmp_path / "x.json", tmp_path / name)
+    names = ["errors-110-164", "v1-v2", "map-110", "map-164", "curves-110", "curves-164"]
+    written = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert written == sorted(
+        f"paper-{n}.{suffix}" for n in names for suffix in ("svg", "pdf", "png")
+    )
+    for name in written:
+        data = (tmp_path / "one" / name).read_bytes()
+        assert data == (tmp_path / "two" / name).read_bytes()
+        if name.endswith("svg"):
+            words = " ".join(ElementTree.fromstring(data).itertext())
+            assert "protocol paper" in words
+    said = capsys.readouterr().err
+    assert said.count("Wrote ") == 2 * len(names)
+    assert all(str(tmp_path / "one" / name) in said for name in written)
+
+
+def test_errors_show_every_run_its_median_and_the_published_one(tmp_path):
+    ends = {0: 6.9, 1: 6.1, 2: 6.4}
+    for seed, end in ends.items():
+        write_run(tmp_path, "original", 110, seed, end, "paper")
+    write_run(tmp_path, "full-preact", 110, 0, 6.2, "paper")
+    panel = drawn(tmp_path)["paper-errors-110"].figure.axes[0]
+    assert [x for x, _ in points(panel, "o")] == list(ends.values())
+    assert {text.get_text() for text in panel.texts} >= {f"{statistics.median(ends.values()):.2f}"}
+    # Table 2 of the paper, ResNet-110: 6.61 for the original unit, 6.37 for full pre-activation.
+    published = [
+        line.get_xdata()[0] for line in panel.lines if line.get_markerfacecolor() == "none"
+    ]
+    assert {6.61, 6.37} <= set(published)
+
+
+@pytest.mark.parametrize("protocol", ["quick", "short"])
+def test_without_the_papers_protocol_no_published_figure_is_drawn(tmp_path, protocol):
+    write_rich(tmp_path, seeds=1, protocol=protocol)
+    found = drawn(tmp_path)
+    for picture in found.values():
+        words = " ".join(text.get_text() for axes in picture.figure.axes for text in axes.texts)
+        assert "paper" not in words
+        if "curves" not in picture.name:
+            assert "Published figures are left out" in picture.caption
+    panel = found[f"{protocol}-errors-110-164"].figure.axes[0]
+    assert not [line for line in panel.lines if line.get_markerfacecolor() == "none"]
+
+
+def test_slopes_join_the_medians(tmp_path):
+    for seed, (v1, v2) in enumerate([(7.0, 6.0), (8.0, 6.5), (9.0, 6.1)]):
+        write_run(tmp_path, "original", 20, seed, v1)
+        write_run(tmp_path, "full-preact", 20, seed, v2)
+    write_run(tmp_path, "original", 32, 0, 7.0)
+    picture = drawn(tmp_path)["quick-v1-v2"]
+    panel = picture.figure.axes[0]
+    assert [8.0, 6.1] in [list(line.get_ydata()) for line in panel.lines]
+    assert any("ResNet-20, −1.90" in text.get_text() for text in panel.texts)
+    assert "for want of a finished run: ResNet-32" in picture.caption
+
+
+def test_curves_are_solid_errors_dashed_losses_and_a_band_from_lowest_to_highest(tmp_path):
+    for seed, last in enumerate((50.0, 54.0, 51.0)):
+        write_curved(tmp_path, "original", 110, seed, {200: 70.0 + seed, 400: last})
+    picture = drawn(tmp_path)["quick-curves-110"]
+    losses, errors = picture.figure.axes
+    (error,), (loss,) = errors.lines, losses.lines
+    assert (error.get_linestyle(), loss.get_linestyle()) == ("-", "--")
+    assert (error.get_ydata()[0], error.get_ydata()[-1]) == (71.0, 51.0)
+    (area,) = errors.collections
+    at_the_end = {y for x, y in area.get_paths()[0].vertices if x == 400}
+    assert (min(at_the_end), max(at_the_end)) == (50.0, 54.0)
+    assert "from the lowest to the highest" in picture.caption
+
+
+def test_one_run_has_no_band_and_no_words_about_one(tmp_path):
+    write_curved(tmp_path)
+    picture = drawn(tmp_path)["quick-curves-110"]
+    assert not picture.figure.axes[1].collections
+    assert "bands" not in picture.caption
+
+
+def test_diverged_damaged_and_missing_runs_are_said(tmp_path):
+    write_rich(tmp_path, seeds=2)
+    note = {"iteration": 12, "message": "the loss is NaN"}
+    write_run(tmp_path, "original", 110, 7, None, "paper", progress=how_far(12), diverged=note)
+    broken = write_run(tmp_path, "full-preact", 110, 8, 6.0, "paper")
+    (broken / "result.json").write_text("{")
+    report = build(read_records([tmp_path]))
+    found = {picture.name: picture for _, picture in figures(report)}
+    assert "original (V1), ResNet-110 (diverged" in found["paper-errors-110-164"].caption
+    assert any("damaged" in sentence for sentence in left_out(report))
+
+
+def test_a_figure_without_data_is_not_written_and_it_is_said_why(tmp_path, capsys):
+    write_run(tmp_path / "runs", "original", 110, 0, None, progress=how_far(12))
+    write_report([tmp_path / "runs"], "json", tmp_path / "x.json", tmp_path / "figures")
+    assert not list(tmp_path.glob("figures/*"))
+    said = capsys.readouterr().err
+    for what in ("no test errors", "no slopes", "no curves of ResNet-110"):
+        assert what in said
+
+
+@pytest.mark.parametrize("bad", ["file", "file/below"])
+def test_a_folder_that_cannot_be_is_the_users_error(tmp_path, bad):
+    write_run(tmp_path / "runs")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="--figures"):
+        write_report([tmp_path / "runs"], "json", tmp_path / "x.json", tmp_path / bad)
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_the_page_shows_what_it_has_no_form_of_its_own_for(tmp_path):
+    write_rich(tmp_path / "runs", seeds=2)
+    for name in ("one", "two"):
+        write_report([tmp_path / "runs"], "html", tmp_path / f"{name}.html")
+    page = (tmp_path / "one.html").read_text()
+    assert page.count('<figure class="picture">') == 4  # errors, slopes, two maps; no curves
+    assert "Figures, protocol paper" in page
+    assert page == (tmp_path / "two.html").read_text().replace("two.html", "one.html")
+
+
+def test_a_table_loads_no_matplotlib(tmp_path):
+    write_rich(tmp_path, seeds=1)
+    code = (
+        "import sys; from pathlib import Path; from resvar.reports.report import write_report;"
+        f"write_report([Path({str(tmp_path)!r})], 'table', None);"
+        "sys.exit('matplotlib' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_labels_are_moved_apart_and_no_further():
+    assert spread([1.0, 2.0], 0.5) == [1.0, 2.0]
+    assert spread([1.0, 1.0, 5.0], 0.5) == pytest.approx([0.75, 1.25, 5.0])
+
+
+def test_a_figure_of_training_has_a_panel_per_ordering_beside_the_original(tmp_path):
+    write_rich(tmp_path, seeds=1)
+    axes = drawn(tmp_path)["paper-curves-110"].figure.axes
+    assert sum(len(panel.lines) == 2 for panel in axes) == 2 * (len(PAPER_ORDER) - 1)
