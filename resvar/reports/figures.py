@@ -451,8 +451,9 @@ def _curve_panel(
         error_panel.set_ylabel("test error, %")
     else:
         error_panel.tick_params(axis="y", labelright=False)
-    error_panel.legend(loc="upper right", frameon=True, framealpha=0.85, edgecolor="none",
-                       fontsize=7, handlelength=2.2)  # fmt: skip
+    # Above the panel, where no curve can be.
+    error_panel.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False,
+                       fontsize=7, handlelength=2.2, borderaxespad=0.2)  # fmt: skip
 
 
 def _loss_range(bands: Mapping[str, Band]) -> tuple[float, float]:

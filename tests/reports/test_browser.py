@@ -171,7 +171,7 @@ def test_hovering_shows_the_values_there_and_leaving_those_at_the_end(rich, look
     seen.page.mouse.move(box["x"] + box["width"] * x / 520, box["y"] + box["height"] / 2)
     assert at.inner_text() == "at iteration 32,000"
     assert (shown(seen, FIGURE, 4), shown(seen, FIGURE, 4, "span")) == ("16.00", "15.00–17.00")
-    assert shown(seen, FIGURE, 4, "loss") == "1"
+    assert shown(seen, FIGURE, 4, "loss") == "1.000"
     dot = seen.page.locator(f"{FIGURE} circle.dot").nth(4)
     assert float(dot.get_attribute("cx")) == x
     seen.page.mouse.move(0, 0)
