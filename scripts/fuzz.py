@@ -4,9 +4,9 @@
 
 So many cases of each kind (settings, orderings, protocols, sweeps, --set, result.json, metrics.csv
 and other notes, checkpoints, archives) are made by Hypothesis from valid ones. A case that leaves a
-traceback, takes over 5 s of the processor's time, or touches anything outside its folder ends the script with an error that
-shows the smallest such case. Prints what became of the cases, and the most memory that was held.
-Needs a checkout and a POSIX system.
+traceback, takes over 5 s of the processor's time, or touches anything outside its folder ends the
+script with an error that shows the smallest such case. Prints what became of the cases, and the
+most memory that was held. Needs a checkout and a POSIX system.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Bad input at scale: what Hypothesis makes of valid files is read, and nothing bad may happen.
 
 Shared by `tests/test_fuzz.py`, in short, and `scripts/fuzz.py`, at length. Whatever comes in, a
-case ends in success or in one of the package's own errors (one sentence), within five seconds of the
-processor's time (the clock's would judge a busy machine), and touches nothing outside its folder: an audit hook sees every file that is opened for writing, every
-process and every connection.
+case ends in success or in one of the package's own errors (one sentence), within five seconds of
+the processor's time (the clock's would judge how busy the machine is), and touches nothing outside
+its folder: an audit hook sees every file that is opened for writing, every process and every
+connection.
 
 Hypothesis alone, and no atheris: the readers under these formats are C and C++ (libyaml, torch's
 zip reader, pandas, zlib) whose branches atheris cannot see without building them anew, so that it
@@ -52,7 +53,7 @@ SLOWEST = 5.0
 """Seconds of the processor's time that a case may take."""
 
 LONGEST_WAIT = 600.0
-"""Seconds of the clock: one that waits for ever uses no processor; one that was paused does no harm."""
+"""Seconds of the clock: what waits for ever uses no processor, and what was paused does no harm."""
 
 EXPECTED = (UserError, RunError)
 
@@ -245,6 +246,7 @@ class Fuzz:
         self.sandbox = Sandbox(self.folder)
         self.run = write_run(self.folder / "runs", depth=20)
         (self.run / "metrics.csv").write_text(_metrics())
+        (self.run / "environment.json").write_text(json.dumps(_NOTES))
         self.begun = write_run(self.folder / "runs", depth=20, seed=1, test_error=None)
         self.dataset = make_cifar(folder / "tiny", train=20, test=10)
         self.targets = {target.name: target for target in self._make_targets(folder)}
@@ -296,11 +298,9 @@ class Fuzz:
         result = json.loads((self.run / "result.json").read_text())
         yield Target("result.json", json_of(result), self._in_run("result.json"))
         yield Target("metrics.csv", damaged(_metrics().encode(), CSV_WORDS), self._metrics_csv)
-        notes = {"format": 1, "iteration": 3, "iterations": 400, "seconds": 1.5,
-                 "images_per_second": 70.0, "message": "no", "loss": "nan", "torch": "2.0",
-                 "resumed": [{"iteration": 2, "changed": {"torch": "2.1"}}]}  # fmt: skip
-        for name in ("progress.json", "failure.json", "diverged.json", "environment.json"):
-            yield Target(name, json_of(notes), self._in_begun(name))
+        for name in ("progress.json", "failure.json", "diverged.json"):
+            yield Target(name, json_of(_NOTES), self._in_begun(name))
+        yield Target("environment.json", json_of(_NOTES), self._in_run("environment.json"))
         yield from self._checkpoint_targets()
         yield from self._archive_targets(folder)
 
@@ -457,6 +457,14 @@ class Fuzz:
 
 
 # --- valid files to begin from --------------------------------------------------------------------
+
+
+_NOTES = {
+    "format": 1, "iteration": 3, "iterations": 400, "seconds": 1.5, "images_per_second": 70.0,
+    "message": "no", "loss": "nan", "torch": "2.0", "threads": 2,
+    "resumed": [{"iteration": 2, "changed": {"torch": "2.1"}}],
+}  # fmt: skip
+"""Something of all that the JSON files beside the result hold."""
 
 
 def _metrics() -> str:

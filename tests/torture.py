@@ -235,6 +235,25 @@ def torture_runs(
 # --- a sweep --------------------------------------------------------------------------------------
 
 
+SWEEP_AT_WORK = "] started "
+"""A sweep prints it when its first run starts; before, it measures how long the runs will take."""
+
+SHARE_AT_WORK = 2 / 3
+
+LOOKS = 300
+"""So often, 0.2 s apart, it is looked whether what a killed sweep started is gone.
+
+Counted and not timed: were this process and those paused together, no time would have gone by."""
+
+
+@dataclass(frozen=True)
+class Aim:
+    """Kill so many seconds after the start, or after the first run was started."""
+
+    at_work: bool
+    seconds: float
+
+
 def torture_sweep(
     commands: Commands, arguments: Sequence[str], runs: Sequence[Path], folder: Path,
     kills: int, seed: int,
@@ -247,8 +266,11 @@ def torture_sweep(
     """
     reference = folder / "undisturbed"
     begun = time.monotonic()
-    done = commands.run(*arguments, "--out", reference, cwd=folder)
-    life = time.monotonic() - begun
+    with commands.started(*arguments, "--out", reference, cwd=folder) as job:
+        job.read_until(SWEEP_AT_WORK, 600)
+        loaded = time.monotonic()
+        done = job.end(900)
+    life, work = time.monotonic() - begun, time.monotonic() - loaded
     if done.code != 0:
         raise RuntimeError(f"the undisturbed sweep failed: {done}")
     tally, chance, number = Tally(), random.Random(seed), 0
@@ -258,7 +280,10 @@ def torture_sweep(
         met: list[Kill] = []
         problems: list[str] = []
         while True:
-            aim = chance.uniform(0, life) if len(tally.kills) + len(met) < kills else None
+            aim = None
+            if len(tally.kills) + len(met) < kills:
+                at_work = chance.random() < SHARE_AT_WORK
+                aim = Aim(at_work, chance.uniform(0, work if at_work else life))
             kill, found, done = _shoot_sweep(commands, (*arguments, "--out", str(out)), aim, chance)
             problems += found
             if kill is None:
@@ -270,15 +295,17 @@ def torture_sweep(
 
 
 def _shoot_sweep(
-    commands: Commands, command: Sequence[str], aim: float | None, chance: random.Random
+    commands: Commands, command: Sequence[str], aim: Aim | None, chance: random.Random
 ) -> tuple[Kill | None, list[str], Finished]:
-    """One process of the sweep, killed after `aim` seconds; then nobody that it started lives."""
+    """One process of the sweep, killed as aimed; then nobody that it started lives."""
     mark = uuid.uuid4().hex
     number = chance.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
     with started(commands, command, Path.cwd(), RESVAR_TEST_MARK=mark) as (job, doing):
         if aim is None:
             return None, [], job.end(900)
-        wait_for(lambda: ended(job), aim)
+        if aim.at_work:
+            wait_for(lambda: SWEEP_AT_WORK in job.out or ended(job), 600)
+        wait_for(lambda: ended(job), aim.seconds)
         at_work = [pid for pid, words in everyone(mark).items() if "train" in words]
         phases = sorted({doing(pid) for pid in at_work}) or ["no run at work"]
         with contextlib.suppress(ProcessLookupError):
@@ -286,9 +313,17 @@ def _shoot_sweep(
         done = job.end(120)
     if done.code not in GONE[number]:
         return None, [], done
-    gone = wait_for(lambda: not everyone(mark), 60)
+    gone = _gone(mark)
     found = [] if gone else [f"still there after {number.name}: {everyone(mark)}"]
     return Kill(number.name, " and ".join(phases)), found, done
+
+
+def _gone(mark: str) -> bool:
+    for _ in range(LOOKS):
+        if not everyone(mark):
+            return True
+        time.sleep(0.2)
+    return False
 
 
 def _judge_sweep(out: Path, runs: Sequence[Path], reference: Path) -> list[str]:

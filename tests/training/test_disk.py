@@ -22,7 +22,7 @@ from resvar.config import resolve
 from resvar.errors import RunError
 from resvar.training.checkpoint import load, load_newest
 from resvar.training.train import train as train_here
-from tests.commands import TINY, train
+from tests.commands import TINY, sets, train
 from tests.outcome import differing
 from tests.tiny import install, make_cifar
 
@@ -110,8 +110,9 @@ def test_a_read_only_file_system_is_one_sentence_and_the_run_goes_on(
 
 
 def test_a_sweep_on_a_full_disk_reports_its_runs_and_goes_on(resvar, disk, tmp_path):
-    sweep = ("sweep", "--variants", "original", "--depths", "8", "--device", "cpu", "--out",
-             str(disk.place), "--set", "precision=fp32", *(w for s in TINY for w in ("--set", s)))  # fmt: skip
+    where = ("--device", "cpu", "--out", str(disk.place))
+    sweep = ["sweep", "--variants", "original", "--depths", "8", *where]
+    sweep += sets(*TINY, "precision=fp32")
     disk.remount("size=1000k")
     failed = resvar.run(*sweep, cwd=tmp_path, RESVAR_TEST_UNMEASURED="1")
     assert failed.code == 1

@@ -1,0 +1,77 @@
+"""Make the run directories that later versions have to read: a finished, a begun, a diverged one.
+
+    python -m tests.frozen.make tests/frozen/format-1
+
+Run once, when a format changes, into a new folder; those that are there stay as they are. The
+finished and the diverged run lack their checkpoints, to be small. That of the begun one is kept
+compressed; its weights and momenta are rounded, since random digits would not compress, and written
+by `save` like any other.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from resvar.training.checkpoint import load, load_newest, save
+from tests.commands import Commands, train
+from tests.tiny import make_marked_cifar
+
+CHECKPOINT = "checkpoint.pt"
+PACKED = f"{CHECKPOINT}.xz"
+END = "end.json"
+"""Beside the begun run: what its weights come to when it is gone on with."""
+
+NOT_KEPT = ("checkpoint.pt", "checkpoint.previous.pt", "run.lock")
+COARSE = 16
+"""Weights are rounded to a sixteenth."""
+
+
+def main(target: Path) -> None:
+    target.mkdir(parents=True)
+    with tempfile.TemporaryDirectory() as name:
+        here = Path(name)
+        make_marked_cifar(here / "data")
+        commands = Commands(here / "data")
+
+        def run(out: Path, *more: str, **variables: str) -> int:
+            return commands.run(*train("--out", str(out), *more), cwd=here, **variables).code
+
+        assert run(here / "finished") == 0
+        assert run(here / "diverged", "--set", "lr=1e30") == 1
+        assert run(here / "begun", RESVAR_TEST_KILL="iteration:9") < 0
+        round_off(here / "begun")
+        for kind in ("finished", "begun", "diverged"):
+            shutil.copytree(here / kind, target / kind, ignore=shutil.ignore_patterns(*NOT_KEPT))
+        packed = lzma.compress((here / "begun" / CHECKPOINT).read_bytes(), preset=9)
+        (target / "begun" / PACKED).write_bytes(packed)
+        assert run(here / "begun") == 0
+        end = json.dumps(weights(here / "begun"), indent=2) + "\n"
+        (target / END).write_text(end)
+
+
+def round_off(run: Path) -> None:
+    state = load_newest(run)
+    assert state is not None
+    held = [*state["model"].values()]
+    held += [momentum["momentum_buffer"] for momentum in state["optimizer"]["state"].values()]
+    for tensor in held:
+        if tensor.ndim > 1:
+            tensor.copy_((tensor * COARSE).round() / COARSE)
+    save(run, state)
+
+
+def weights(run: Path) -> dict[str, float]:
+    """Name → mean of the absolute values, of each parameter and statistic."""
+    model: dict[str, torch.Tensor] = load(run / CHECKPOINT)["model"]
+    return {name: float(held.double().abs().mean()) for name, held in model.items()}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
