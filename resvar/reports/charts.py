@@ -34,14 +34,17 @@ MARKERS = (
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0",  # circle
     "M-3.6 -3.6h7.2v7.2h-7.2z",  # square
     "M0 -4.6L4.4 3.2H-4.4z",  # triangle
-    "M0 -5L4.4 0L0 5L-4.4 0z",  # diamond
     "M0 4.6L4.4 -3.2H-4.4z",  # triangle, point down
+    "M0 -5L4.4 0L0 5L-4.4 0z",  # diamond
     "M-1.5 -4.5h3v3h3v3h-3v3h-3v-3h-3v-3h3z",  # plus
     "M-4.5 -3L-3 -4.5L0 -1.5L3 -4.5L4.5 -3L1.5 0L4.5 3L3 4.5L0 1.5L-3 4.5L-4.5 3L-1.5 0z",  # cross
     "M-4.6 0L-2.3 -4H2.3L4.6 0L2.3 4H-2.3z",  # hexagon
     "M0 -5L1.3 -1.6H4.8L2 0.6L3 4.2L0 2.1L-3 4.2L-2 0.6L-4.8 -1.6H-1.3z",  # star
 )
-"""Shapes around the origin: a curve is known by its shape where there is no colour."""
+"""Shapes around the origin: a curve is known by its shape where there is no colour.
+
+The first five, as their colours in report.css, are those of `plotting.STYLES`: an ordering looks
+alike on the page and in the figures."""
 
 
 @dataclass(frozen=True)
