@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from resvar.config import Settings
 from resvar.errors import UserError, nearest
@@ -23,6 +23,7 @@ from resvar.reports.records import (
 )
 from resvar.reports.tables import (
     Cell,
+    Column,
     Table,
     chunks,
     damaged_table,
@@ -106,7 +107,7 @@ _LATEX_ROWS = 40  # what fits on a page
 
 def _latex(report: Report) -> str:
     lines = ["% A resvar report. It needs \\usepackage{booktabs}."]
-    for heading, notes, made in _sections(report):
+    for heading, notes, made in _sections(report, abreast=1):
         lines += ["", f"% {heading}"]
         for index, table in enumerate(made):
             more = notes if index == 0 else ()
@@ -117,22 +118,26 @@ def _latex(report: Report) -> str:
 
 
 def _latex_table(table: Table) -> list[str]:
-    """A float; columns that may be dropped are, since a page is narrow."""
+    """A float that fits the column of an `article`: titles break, and some columns are dropped."""
     kept = [index for index, column in enumerate(table.columns) if not column.drop]
     columns = [table.columns[index] for index in kept]
     form = "".join(r"p{.45\linewidth}" if c.wrap else c.align[0] for c in columns)
 
     def row(cells: Sequence[Cell]) -> str:
-        text = " & ".join(_latex_cell(cells[index]) for index in kept) + r" \\"
-        return text + r" \addlinespace" if any(len(cell.lines) > 1 for cell in cells) else text
+        aligned = zip(cells, table.columns, strict=True)
+        text = [_latex_cell(cell, "t", column) for cell, column in aligned]
+        gap = r" \addlinespace" if any(len(cell.lines) > 1 for cell in cells) else ""
+        return " & ".join(text[index] for index in kept) + r" \\" + gap
+
+    titles = [_latex_cell(Cell(column.title), "b", column) for column in columns]
 
     return [
         r"\begin{table}[htbp]",
-        r"\centering\scriptsize",
+        r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
         rf"\caption{{{_latex_text(table.title)}}}",
         rf"\begin{{tabular}}{{{form}}}",
         r"\toprule",
-        row([Cell(column.name) for column in table.columns]),
+        " & ".join(titles) + r" \\",
         r"\midrule",
         *(row(cells) for cells in table.rows),
         r"\bottomrule",
@@ -142,12 +147,16 @@ def _latex_table(table: Table) -> list[str]:
     ]
 
 
-def _latex_cell(cell: Cell) -> str:
+def _latex_cell(cell: Cell, aligned: Literal["t", "b"], column: Column) -> str:
+    """Several lines stand with the top or the bottom one beside a neighbour that has one."""
     lines = [_latex_text(line) for line in cell.lines]
     if cell.strong:
         lines = [rf"\textbf{{{line}}}" for line in lines]
+    if len(lines) == 1:
+        return lines[0]
     stacked = r" \\ ".join(lines)
-    return rf"\shortstack[l]{{{stacked}}}" if len(lines) > 1 else stacked
+    form = rf"[{aligned}]{{@{{}}{column.align[0]}@{{}}}}"
+    return rf"\begin{{tabular}}{form}{stacked}\end{{tabular}}"
 
 
 _LATEX = {

@@ -7,6 +7,8 @@ import io
 import json
 import math
 import re
+import shutil
+import subprocess
 import time
 
 import pandas
@@ -364,6 +366,19 @@ def test_latex_is_balanced(tmp_path):
         assert len(cells) == 1
     assert r"\usepackage{booktabs}" in text.splitlines()[0]
     assert "full-preact (V2) & 4(e)" in text
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex")
+def test_latex_fits_the_column_of_an_article(tmp_path):
+    write_table(tmp_path / "runs")
+    (tmp_path / "report.tex").write_text(render(report_on(tmp_path / "runs"), "latex"))
+    (tmp_path / "page.tex").write_text(
+        r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{report}\end{document}"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "page"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
 
 
 def test_strange_names_are_escaped(tmp_path):
