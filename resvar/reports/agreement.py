@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
-from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,14 +60,14 @@ class Pairing:
 
 @dataclass(frozen=True)
 class Agreement:
-    """The predictions of a cell, among themselves and beside those of `original`.
+    """The predictions of a cell, among themselves and beside those of the others at its depth.
 
     Attributes:
         n: runs with predictions.
         within: percent of images on which two runs of the cell differ, mean over pairs; None for
             one run. It is the yardstick for `across`.
-        across: the same between a run of the cell and one of `original`; None for `original`.
-        pairing: with `original` at the smallest seed that both have, or None.
+        across: the same between a run of the cell and one of each other variant, by its name.
+        pairing: with the baseline at the smallest seed that both have, or None.
         predicted_sd: percentage points between seeds that would be seen if images fell
             independently (`predicted_sd`), or None.
     """
@@ -77,25 +76,30 @@ class Agreement:
     depth: int
     n: int
     within: float | None
-    across: float | None
+    across: Mapping[str, float]
     pairing: Pairing | None
     predicted_sd: float | None
 
 
 def agreement(
-    variant: str, depth: int, runs: Sequence[Guesses], baseline: Sequence[Guesses] | None
+    variant: str, depth: int, cells: Mapping[str, Sequence[Guesses]], baseline: str
 ) -> Agreement:
-    """How the runs of a cell, at least one, agree; `baseline` is None for `original` itself."""
-    same = [_share(a.predictions, b.predictions) for a, b in combinations(runs, 2)]
-    across = [_share(a.predictions, b.predictions) for a, b in product(runs, baseline or ())]
+    """How the runs of a cell agree.
+
+    Args:
+        cells: variant → its runs at this depth, at least one each, over the same images.
+        baseline: the variant whose single runs are paired with those of the others.
+    """
+    runs = cells[variant]
     rights = [run.right for run in runs if run.right is not None]
+    others = {name: other for name, other in cells.items() if name != variant}
     return Agreement(
         variant=variant,
         depth=depth,
         n=len(runs),
-        within=_mean(same),
-        across=_mean(across),
-        pairing=_pairing(baseline, runs) if baseline else None,
+        within=_within(runs) if len(runs) > 1 else None,
+        across={name: _across(runs, other) for name, other in others.items()},
+        pairing=_pairing(others.get(baseline, ()), runs),
         predicted_sd=predicted_sd(rights) if len(rights) == len(runs) > 1 else None,
     )
 
@@ -137,13 +141,32 @@ def _pairing(baseline: Sequence[Guesses], runs: Sequence[Guesses]) -> Pairing | 
     return None
 
 
-def _share(a: Array, b: Array) -> float:
-    """Percent of images on which they differ."""
-    return 100.0 * float((a != b).mean())
+def _within(runs: Sequence[Guesses]) -> float:
+    """Percent of images on which two runs of the cell, at least two, differ; mean over pairs."""
+    n, images = len(runs), len(runs[0].predictions)
+    same = _same(runs, runs) - n * images  # each run agrees with itself
+    return 100.0 * (1 - same / (n * (n - 1) * images))
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return math.fsum(values) / len(values) if values else None
+def _across(first: Sequence[Guesses], second: Sequence[Guesses]) -> float:
+    """The same between a run of one cell and a run of another."""
+    images = len(first[0].predictions)
+    return 100.0 * (1 - _same(first, second) / (len(first) * len(second) * images))
+
+
+def _same(first: Sequence[Guesses], second: Sequence[Guesses]) -> int:
+    """How often a run of `first` and one of `second` put an image into the same class.
+
+    Counted class by class from how many runs chose it, not pair by pair: a hundred seeds of two
+    variants are ten thousand pairs.
+    """
+    import numpy as np
+
+    ours, theirs = (np.stack([run.predictions for run in runs]) for runs in (first, second))
+    return sum(
+        int((ours == label).sum(axis=0) @ (theirs == label).sum(axis=0))
+        for label in np.intersect1d(ours, theirs)
+    )
 
 
 # --- reading --------------------------------------------------------------------------------------

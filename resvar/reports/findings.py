@@ -358,15 +358,13 @@ def _agreements(
     variants: Sequence[str],
     depths: Sequence[int],
 ) -> Iterator[Agreement]:
-    """Cell by cell; a cell whose runs predict another number of images than others has none."""
+    """Cell by cell; none at a depth whose runs predict different numbers of images."""
     for depth in depths:
-        baseline = guesses.get((V1, depth), ())
-        for variant in variants:
-            runs = guesses.get((variant, depth), ())
-            against = None if variant == V1 else baseline
-            sizes = {len(run.predictions) for run in (*runs, *(against or ()))}
-            if runs and len(sizes) == 1:
-                yield agreement(variant, depth, runs, against)
+        here = {name: guesses[name, depth] for name in variants if (name, depth) in guesses}
+        sizes = {len(run.predictions) for runs in here.values() for run in runs}
+        if len(sizes) == 1:
+            for variant in here:
+                yield agreement(variant, depth, here, V1)
 
 
 def _maps(

@@ -95,7 +95,8 @@ def tables(group: Group, abreast: int = 2) -> list[Table]:
         made.append(_contrast_table(group))
     if group.duels:
         made.append(_duel_table(group))
-    if any(found.across is not None or found.within is not None for found in group.agreements):
+    made += _difference_tables(group)
+    if any(found.pairing or found.predicted_sd is not None for found in group.agreements):
         made.append(_agreement_table(group))
     return [*made, _run_table(group)]
 
@@ -339,19 +340,37 @@ def _seeds_needed(duel: Duel) -> Iterator[str]:
     )
 
 
+def _difference_tables(group: Group) -> Iterator[Table]:
+    """On how many test images the runs of two variants differ, a table for each depth."""
+    for depth in group.depths:
+        here = [found for found in group.agreements if found.depth == depth]
+        if not any(found.across or found.within is not None for found in here):
+            continue
+        columns = [Column("variant", "left"), *(Column(found.variant) for found in here)]
+        rows = []
+        for found in here:
+            shares = {found.variant: found.within, **found.across}
+            cells = [_number(shares[other.variant], ".2f") for other in here]
+            rows.append((Cell(row_name(found.variant)), *cells))
+        notes = [
+            "Percent of test images that two runs put into different classes, mean over pairs of "
+            "runs; on the diagonal between the seeds of one variant, which is the yardstick."
+        ]
+        title = f"Where predictions differ (%), ResNet-{depth}"
+        yield Table(title, tuple(columns), tuple(rows), tuple(notes))
+
+
 def _agreement_table(group: Group) -> Table:
-    """On which images the runs differ; the pairs of single runs say something even at one seed."""
+    """Single runs against those of original, image by image: it says something even at one seed."""
     columns = (
         Column("depth"),
         Column("variant", "left"),
         Column("runs"),
-        Column("differs from\noriginal, %"),
-        Column("differs between\nits seeds, %"),
-        Column("seed\ncompared", drop=2),
+        Column("seed\ncompared"),
         Column("only original\nright"),
         Column("only it\nright"),
         Column("p\n(McNemar)"),
-        Column("sd\npredicted", drop=1),
+        Column("sd\npredicted"),
     )
     rows = []
     for found in group.agreements:
@@ -361,8 +380,6 @@ def _agreement_table(group: Group) -> Table:
                 Cell(f"{found.depth}"),
                 Cell(row_name(found.variant)),
                 Cell(f"{found.n}"),
-                _number(found.across, ".2f"),
-                _number(found.within, ".2f"),
                 _number(pair.seed if pair else None, "d"),
                 _number(pair.first_only if pair else None, ",d"),
                 _number(pair.second_only if pair else None, ",d"),
@@ -370,7 +387,7 @@ def _agreement_table(group: Group) -> Table:
                 _number(found.predicted_sd, ".2f"),
             )
         )
-    notes = ["Percent of test images that two runs put into different classes, mean over pairs."]
+    notes = []
     if any(found.pairing for found in group.agreements):
         notes.append(
             "McNemar's exact test is about the two single runs of the seed compared, not about "

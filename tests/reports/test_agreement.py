@@ -54,8 +54,8 @@ def write(root, variant="original", seed=0, wrong=600, predictions=None, **more)
 def test_an_example_worked_out_on_paper():
     base = [guesses([0, 1, 2, 3], right=[True, True, False, False])]
     ours = [guesses([0, 1, 2, 2], right=[True, False, True, True])]
-    found = agreement("full-preact", 20, ours, base)
-    assert found.across == 25.0  # one image of four
+    found = agreement("full-preact", 20, {"original": base, "full-preact": ours}, "original")
+    assert found.across == {"original": 25.0}  # one image of four
     assert found.within is None
     assert found.predicted_sd is None
     assert found.pairing is not None
@@ -76,14 +76,16 @@ def test_mcnemar_is_the_sum_of_binomial_tails(b, c):
     st.lists(st.lists(st.integers(0, 3), min_size=6, max_size=6), min_size=1, max_size=4),
 )
 def test_disagreement_is_that_of_a_loop(ours, base):
-    found = agreement("b", 20, [guesses(run) for run in ours], [guesses(run) for run in base])
+    cells = {"a": [guesses(run) for run in base], "b": [guesses(run) for run in ours]}
+    found = agreement("b", 20, cells, "a")
     pairs = [(a, b) for i, a in enumerate(ours) for b in ours[i + 1 :]]
 
     def percent(pairs):
         return 100 * np.mean([a[i] != b[i] for a, b in pairs for i in range(6)])
 
     assert found.within == pytest.approx(percent(pairs))
-    assert found.across == pytest.approx(percent(list(product(ours, base))))
+    assert found.across["a"] == pytest.approx(percent(list(product(ours, base))))
+    assert agreement("a", 20, cells, "a").across["b"] == found.across["a"]
 
 
 def test_the_predicted_spread_is_that_of_independent_images():
@@ -192,6 +194,28 @@ def test_every_format_has_the_table(tmp_path):
     assert data["pairing"]["first_only"] == int((ours & ~theirs).sum())
     assert data["pairing"]["second_only"] == int((theirs & ~ours).sum())
     assert data["within"] == pytest.approx(100 * np.mean(predict(500, 0) != predict(500, 1)))
+
+
+def test_every_two_variants_are_set_beside_each_other(tmp_path):
+    names = ("original", "bn-after-add", "full-preact")
+    for number, name in enumerate(names):
+        write(
+            tmp_path,
+            name,
+            seed=0,
+            predictions=predict(500 + number, seed=number),
+            wrong=500 + number,
+        )
+    report = build(read_records([tmp_path]))
+    of = {found.variant: found for found in report.groups[0].agreements}
+    for (i, a), (j, b) in product(enumerate(names), repeat=2):
+        if a != b:
+            expected = 100 * np.mean(predict(500 + i, i) != predict(500 + j, j))
+            assert of[a].across[b] == pytest.approx(expected)
+    table = render(report, "markdown").partition("Where predictions differ (%), ResNet-110")[2]
+    row = next(line for line in table.splitlines() if line.startswith("| bn-after-add |"))
+    shares = of["bn-after-add"].across
+    assert row == f"| bn-after-add | {shares['original']:.2f} | – | {shares['full-preact']:.2f} |"
 
 
 def test_the_pairing_takes_the_smallest_seed_of_both(tmp_path):
