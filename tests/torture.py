@@ -235,10 +235,13 @@ def torture_runs(
 # --- a sweep --------------------------------------------------------------------------------------
 
 
-SWEEP_AT_WORK = "] started "
-"""A sweep prints it when its first run starts; before, it measures how long the runs will take."""
+SHARE_AT_WORK = 3 / 4
+"""Of the kills, so many are aimed at a moment when a run trains; the others fall anywhere."""
 
-SHARE_AT_WORK = 2 / 3
+NOBODY = "no run at work"
+
+TRAINS = 1.5
+"""Seconds; a tiny run trains about so long, and a kill aimed at its work falls within them."""
 
 LOOKS = 300
 """So often, 0.2 s apart, it is looked whether what a killed sweep started is gone.
@@ -248,7 +251,7 @@ Counted and not timed: were this process and those paused together, no time woul
 
 @dataclass(frozen=True)
 class Aim:
-    """Kill so many seconds after the start, or after the first run was started."""
+    """Kill so many seconds after the start, or after one of its runs began to train."""
 
     at_work: bool
     seconds: float
@@ -266,11 +269,8 @@ def torture_sweep(
     """
     reference = folder / "undisturbed"
     begun = time.monotonic()
-    with commands.started(*arguments, "--out", reference, cwd=folder) as job:
-        job.read_until(SWEEP_AT_WORK, 600)
-        loaded = time.monotonic()
-        done = job.end(900)
-    life, work = time.monotonic() - begun, time.monotonic() - loaded
+    done = commands.run(*arguments, "--out", reference, cwd=folder)
+    life = time.monotonic() - begun
     if done.code != 0:
         raise RuntimeError(f"the undisturbed sweep failed: {done}")
     tally, chance, number = Tally(), random.Random(seed), 0
@@ -283,7 +283,7 @@ def torture_sweep(
             aim = None
             if len(tally.kills) + len(met) < kills:
                 at_work = chance.random() < SHARE_AT_WORK
-                aim = Aim(at_work, chance.uniform(0, work if at_work else life))
+                aim = Aim(at_work, chance.uniform(0, TRAINS if at_work else life))
             kill, found, done = _shoot_sweep(commands, (*arguments, "--out", str(out)), aim, chance)
             problems += found
             if kill is None:
@@ -297,17 +297,22 @@ def torture_sweep(
 def _shoot_sweep(
     commands: Commands, command: Sequence[str], aim: Aim | None, chance: random.Random
 ) -> tuple[Kill | None, list[str], Finished]:
-    """One process of the sweep, killed as aimed; then nobody that it started lives."""
+    """One process of the sweep, killed as aimed; then nobody that it started lives.
+
+    It measures how long its runs will take, which needs seconds, only where the kill may fall then.
+    """
     mark = uuid.uuid4().hex
     number = chance.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
-    with started(commands, command, Path.cwd(), RESVAR_TEST_MARK=mark) as (job, doing):
+    how = {"RESVAR_TEST_MARK": mark}
+    if aim is None or aim.at_work:
+        how["RESVAR_TEST_UNMEASURED"] = "1"
+    with started(commands, command, Path.cwd(), **how) as (job, doing):
         if aim is None:
             return None, [], job.end(900)
         if aim.at_work:
-            wait_for(lambda: SWEEP_AT_WORK in job.out or ended(job), 600)
+            wait_for(lambda: not {LOADING, NOBODY}.issuperset(at(mark, doing)) or ended(job), 600)
         wait_for(lambda: ended(job), aim.seconds)
-        at_work = [pid for pid, words in everyone(mark).items() if "train" in words]
-        phases = sorted({doing(pid) for pid in at_work}) or ["no run at work"]
+        phases = at(mark, doing)
         with contextlib.suppress(ProcessLookupError):
             job.send(number)
         done = job.end(120)
@@ -316,6 +321,12 @@ def _shoot_sweep(
     gone = _gone(mark)
     found = [] if gone else [f"still there after {number.name}: {everyone(mark)}"]
     return Kill(number.name, " and ".join(phases)), found, done
+
+
+def at(mark: str, doing: Doing) -> list[str]:
+    """What the runs of a sweep are doing."""
+    trainings = [pid for pid, words in everyone(mark).items() if "train" in words]
+    return sorted({doing(pid) for pid in trainings}) or [NOBODY]
 
 
 def _gone(mark: str) -> bool:
