@@ -7,6 +7,7 @@ Exit codes: 0 done; 2 the input is wrong (one sentence on stderr); 1 anything el
 from __future__ import annotations
 
 import enum
+import io
 import signal
 import sys
 import threading
@@ -679,6 +680,8 @@ def _data(folder: Path | None) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; leaves with one of the exit codes above."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name of no encoding is no reason to stop
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run_command(arguments))
 
 

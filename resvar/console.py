@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,13 @@ from rich.console import Console
 from resvar.errors import UserError
 from resvar.files import write_text
 
+LONGEST = 1e11
+"""Seconds, three thousand years: a longer time is none that was measured."""
+
 
 def duration(seconds: float | None) -> str:
-    """`48 s`, `6:05 min`, `3:20 h`, `2 d 4 h`; `?` for None."""
-    if seconds is None:
+    """`48 s`, `6:05 min`, `3:20 h`, `2 d 4 h`; `?` for None and for what nobody lives to see."""
+    if seconds is None or not math.isfinite(seconds) or seconds > LONGEST:
         return "?"
     whole = round(seconds)
     if whole < 60:
@@ -26,9 +31,28 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 86400} d {whole // 3600 % 24} h"
 
 
+def moment(seconds: float) -> str:
+    """The day and time here, so many seconds from now: `Tue 16:30`."""
+    try:
+        return time.strftime("%a %H:%M", time.localtime(time.time() + seconds))
+    except (OverflowError, ValueError, OSError):
+        return "beyond any calendar"
+
+
+def plain(text: str) -> str:
+    """Text without line breaks, control characters and what UTF-8 cannot hold."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )
+
+
 def console_for_output(**options: Any) -> Console:
-    """A console on stdout; wide where stdout is no terminal, so that a log's lines stay whole."""
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, **options)
+    """A console on stdout; wide where stdout is no terminal, so that a log's lines stay whole.
+
+    Brackets and colons are what they are: a folder may be called `[/x]`.
+    """
+    width = None if sys.stdout.isatty() else 200
+    return Console(file=sys.stdout, width=width, markup=False, emoji=False, **options)
 
 
 def deliver(text: str, out: Path | None, quiet: bool = False) -> None:

@@ -26,10 +26,11 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import logging
 import warnings
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -43,7 +44,7 @@ import resvar
 from resvar.config import Settings
 from resvar.data.batches import Normalization
 from resvar.errors import UserError
-from resvar.files import replacing
+from resvar.files import refuse_newer, replacing
 from resvar.models.architecture import PLAN, Architecture, plan
 from resvar.models.network import ResidualNetwork
 from resvar.models.ordering import PLACES, Ordering, find_ordering
@@ -294,8 +295,12 @@ def _description(path: Path, metadata: Mapping[str, str] | None) -> Description:
             f"{path}: the file does not say what network its weights are of; `resvar export` "
             "writes that along."
         )
+    text = (metadata or {})[KEY]
+    with suppress(ValueError, RecursionError):  # what is no JSON is said below
+        about = json.loads(text)
+        refuse_newer(path, about.get("format") if isinstance(about, dict) else None, FORMAT)
     try:
-        return Description.model_validate_json((metadata or {})[KEY])
+        return Description.model_validate_json(text)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

@@ -152,6 +152,23 @@ def to_yaml(values: Mapping[str, Any]) -> str:
     return "".join(f"{key}: {one_line(value)}\n" for key, value in values.items())
 
 
+def refuse_newer(path: Path, written: object, known: int) -> None:
+    """Say of a file of a later version of resvar that it is that, and not that it is damaged.
+
+    Args:
+        written: the format number in the file, whatever it is.
+        known: the newest that this version reads.
+
+    Raises:
+        UserError: the file is of a later version.
+    """
+    if type(written) is int and written > known:
+        raise UserError(
+            f"{path}: its format is {written} and this version of resvar reads {known}; update "
+            "resvar."
+        )
+
+
 # --- writes that are whole or not there -----------------------------------------------------------
 
 

@@ -3,20 +3,25 @@
     python scripts/torture.py --kills 200
     python scripts/torture.py --kills 20 --data /folder/with/cifar
     python scripts/torture.py --kills 30 --sweep
+    python scripts/torture.py --damage 3000
 
 A tiny run (ResNet-8, 14 iterations) is killed by SIGKILL and SIGTERM and started again, until it
 ends; then weights, momentum, predictions, metrics and result must be those of an undisturbed run,
 bit for bit. A third of the kills is steered to named places in the code, a third falls anywhere in
 a process's life, a third anywhere after it has begun to work. With --sweep a sweep of four runs
 with two jobs is killed instead: each time nothing that it started may live on, and at its end every
-run must be there exactly once. Leaves with 1 where anything differs. Needs a checkout (it shares
-the harness of the tests) and Linux or macOS; --sweep looks into /proc and so needs Linux.
+run must be there exactly once. With --damage the newest checkpoint of a stopped run is damaged so
+many times: it must be noticed and the one before used.
+
+Leaves with 1 where anything differs. Needs a checkout (it shares the harness of the tests) and
+Linux or macOS; --sweep looks into /proc and so needs Linux.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -26,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from tests.commands import TINY, Commands, WarmCommands, sets, train
 from tests.tiny import make_marked_cifar
-from tests.torture import Tally, Victim, torture_runs, torture_sweep
+from tests.torture import Tally, Victim, torture_checkpoints, torture_runs, torture_sweep
 
 VARIANTS = ("original", "full-preact")
 SEEDS = 2
@@ -41,6 +46,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="torture-") as name:
         folder = Path(name)
         make_marked_cifar(folder / "data")
+        if asked.damage is not None:
+            return damage(asked, folder)
         if asked.data is not None:
             (folder / "data" / "md5.json").write_text("{}")  # the official files count
         data, md5 = asked.data or folder / "data", folder / "data"
@@ -77,6 +84,21 @@ def torture(asked: argparse.Namespace, folder: Path, data: Path, md5: Path) -> T
     return torture_sweep(Commands(data, md5), sweep, runs, folder, asked.kills, asked.seed)
 
 
+def damage(asked: argparse.Namespace, folder: Path) -> int:
+    print(f"{asked.damage} damaged files, seed {asked.seed}", flush=True)
+    run = folder / "run"
+    killed = Commands(folder / "data").run(
+        *train("--out", str(run)), cwd=folder, RESVAR_TEST_KILL="iteration:8"
+    )
+    if killed.code != -signal.SIGKILL:
+        raise RuntimeError(f"the run did not get to its second checkpoint: {killed}")
+    found = torture_checkpoints(run, asked.damage, asked.seed)
+    print(f"{found.table()}\n{found.verdict}")
+    for problem in found.problems:
+        print(f"PROBLEM: {problem}")
+    return 1 if found.problems or found.refused != found.noticed else 0
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -89,9 +111,12 @@ def parse() -> argparse.Namespace:
         "--data", type=Path, metavar="DIR", help="a folder with CIFAR-10; default: made-up images"
     )
     parser.add_argument("--sweep", action="store_true", help="kill a sweep instead of single runs")
+    parser.add_argument(
+        "--damage", type=int, metavar="TIMES", help="damage checkpoints instead of killing"
+    )
     asked = parser.parse_args()
-    if asked.kills < 1:
-        parser.error("--kills must be at least 1")
+    if asked.kills < 1 or (asked.damage is not None and asked.damage < 1):
+        parser.error("--kills and --damage must be at least 1")
     if asked.seed is None:
         asked.seed = random.SystemRandom().randrange(10**6)
     return asked

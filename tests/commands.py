@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -72,7 +73,8 @@ class Job:
     def code(self) -> int | None:
         """The exit code; None while it works."""
         if isinstance(self.process, BaseProcess):
-            return self.process.exitcode
+            with FORKS:
+                return self.process.exitcode
         return self.process.poll()
 
     def read_until(self, text: str, seconds: float = 60) -> None:
@@ -128,7 +130,7 @@ class Commands:
                 yield Job(process, Path(printed))
             finally:
                 process.kill()
-                process.join() if isinstance(process, BaseProcess) else process.wait()
+                Job(process, Path(printed)).end()
 
     def _start(
         self, arguments: list[str], cwd: Path, environment: dict[str, str], printed: Path
@@ -168,8 +170,14 @@ class WarmCommands(Commands):
     ) -> BaseProcess:
         details = (arguments, cwd, environment, printed)
         process = self.context.Process(target=_become_resvar, args=details, daemon=True)
-        process.start()
+        with FORKS:
+            process.start()
         return process
+
+
+FORKS = threading.Lock()
+"""Who starts a process of multiprocessing also asks all others for their exit code; each can be
+read once, and a second thread that asks at that moment is told 255."""
 
 
 def _become_resvar(

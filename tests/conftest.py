@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,27 @@ def resvar(tiny_data) -> Commands:
 def warm(tiny_data) -> WarmCommands:
     """The same, started faster."""
     return WarmCommands(tiny_data)
+
+
+@pytest.fixture
+def disk_calls(monkeypatch) -> list[str]:
+    """What this process flushes to the disk and renames from now on, in order."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("looks into /proc")
+    calls: list[str] = []
+    fsync, rename = os.fsync, Path.replace
+
+    def flush(descriptor: int) -> None:
+        calls.append(f"flush {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
+        fsync(descriptor)
+
+    def replace(path: Path, target: Path) -> Path:
+        calls.append(f"{path.name} becomes {Path(target).name}")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(Path, "replace", replace)
+    return calls
 
 
 @pytest.fixture(scope="module")

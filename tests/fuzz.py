@@ -25,6 +25,7 @@ import sys
 import tarfile
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ from types import FrameType
 from typing import Any
 
 import hypothesis
+import numpy as np
 import torch
 from hypothesis import strategies as st
 
@@ -41,11 +43,18 @@ from resvar.data.cifar import Dataset
 from resvar.data.obtain import obtain
 from resvar.data.sets import Sets
 from resvar.errors import RunError, UserError
+from resvar.exchange import load_model, to_safetensors
 from resvar.files import shipped
+from resvar.models.network import build_model
+from resvar.probes.findings import read_probe
+from resvar.reports.agreement import read_guesses
 from resvar.reports.records import read_records
+from resvar.reports.render import RENDERERS as BY_FORMAT
+from resvar.sweeps.grid import MANIFEST
 from resvar.training.checkpoint import DamagedError, digest, load, load_newest, save
 from resvar.training.loop import Trainer
-from resvar.training.run import load_run
+from resvar.training.run import load_run, locked
+from tests.probes.made import make_probe
 from tests.reports.runs import write_run
 from tests.tiny import make_cifar
 
@@ -56,6 +65,8 @@ LONGEST_WAIT = 600.0
 """Seconds of the clock: what waits for ever uses no processor, and what was paused does no harm."""
 
 EXPECTED = (UserError, RunError)
+
+RENDERERS = sorted(BY_FORMAT)
 
 # --- what a case may do ---------------------------------------------------------------------------
 
@@ -247,8 +258,10 @@ class Fuzz:
         self.run = write_run(self.folder / "runs", depth=20)
         (self.run / "metrics.csv").write_text(_metrics())
         (self.run / "environment.json").write_text(json.dumps(_NOTES))
+        np.save(self.run / "predictions.npy", np.arange(20) % 10)
         self.begun = write_run(self.folder / "runs", depth=20, seed=1, test_error=None)
         self.dataset = make_cifar(folder / "tiny", train=20, test=10)
+        self._command("report", str(self.run), "--format", "html")  # loads all that draws
         self.targets = {target.name: target for target in self._make_targets(folder)}
 
     def attack(self, name: str, examples: int, seed: int | None = None) -> Findings:
@@ -297,10 +310,18 @@ class Fuzz:
         yield Target("--set", _overrides(), self._set)
         result = json.loads((self.run / "result.json").read_text())
         yield Target("result.json", json_of(result), self._in_run("result.json"))
-        yield Target("metrics.csv", damaged(_metrics().encode(), CSV_WORDS), self._metrics_csv)
+        metrics = damaged(_metrics().encode(), CSV_WORDS)
+        yield Target("metrics.csv", metrics, self._in_run("metrics.csv"))
         for name in ("progress.json", "failure.json", "diverged.json"):
             yield Target(name, json_of(_NOTES), self._in_begun(name))
+        yield Target("progress.json at work", json_of(_NOTES), self._at_work)
         yield Target("environment.json", json_of(_NOTES), self._in_run("environment.json"))
+        probe = make_probe("original").model_dump(mode="json")
+        yield Target("probe.json", json_of(probe), self._probe)
+        predictions = damaged((self.run / "predictions.npy").read_bytes(), NPY_WORDS)
+        yield Target("predictions.npy", predictions, self._predictions)
+        yield Target("list of a sweep", json_of({"format": 1, "runs": ["a", "b/c"]}), self._listed)
+        yield from self._weights_targets()
         yield from self._checkpoint_targets()
         yield from self._archive_targets(folder)
 
@@ -357,7 +378,7 @@ class Fuzz:
     def _look(self, run: Path) -> str:
         """All that reads a run directory: status, a report, and a second start."""
         self._command("status", str(run.parent))
-        self._command("report", str(run.parent), "--format", "markdown")
+        self._report(run)
         word = str(read_records([run])[0].state)
         before = {path.name: path.read_bytes() for path in run.iterdir()}
         config = str(run / "config.yaml")
@@ -367,6 +388,12 @@ class Fuzz:
         with contextlib.suppress(UserError):
             load_run(run)
         return word
+
+    def _report(self, run: Path) -> None:
+        """In one format or another, by what the directory holds."""
+        whole = b"".join(path.read_bytes() for path in sorted(run.iterdir()))
+        format = RENDERERS[zlib.crc32(whole) % len(RENDERERS)]
+        self._command("report", str(run.parent), "--format", format)
 
     def _in_run(self, name: str) -> Callable[[bytes], str]:
         whole = (self.run / name).read_bytes()
@@ -390,10 +417,69 @@ class Fuzz:
 
         return read
 
-    def _metrics_csv(self, content: bytes) -> str:
-        (self.run / "metrics.csv").write_bytes(content)
-        load_run(self.run)
-        return "read"
+    def _at_work(self, content: bytes) -> str:
+        """A run that a process has in hand, so that times are worked out from what it says."""
+        path = self.begun / "progress.json"
+        path.write_bytes(content)
+        try:
+            with locked(self.begun):
+                self._command("status", str(self.begun.parent))
+                self._report(self.begun)
+                record = read_records([self.begun])[0]
+                return f"{record.state}, {'known' if record.progress else 'unknown'}"
+        finally:
+            path.unlink()
+
+    def _probe(self, content: bytes) -> str:
+        """Its pictures on the report's page take a second each time, so they are drawn now and
+        then."""
+        path = self.run / "probe.json"
+        path.write_bytes(content)
+        try:
+            if zlib.crc32(content) % 16 == 0:
+                self._command("report", str(self.run), "--format", "html")
+            return "read" if read_probe(self.run) else "missing"
+        finally:
+            path.unlink()
+
+    def _predictions(self, content: bytes) -> str:
+        path = self.run / "predictions.npy"
+        whole = path.read_bytes()
+        path.write_bytes(content)
+        try:
+            self._command("report", str(self.run.parent), "--format", "json")
+            found = read_guesses(self.run, 0, "cifar10", 50.0)
+            return found if isinstance(found, str) else "read"
+        finally:
+            path.write_bytes(whole)
+
+    def _listed(self, content: bytes) -> str:
+        path = self.run.parent / f"x{MANIFEST}"
+        path.write_bytes(content)
+        try:
+            return self._command("status", str(self.run.parent))
+        finally:
+            path.unlink()
+
+    # --- networks that were exported, and snapshots ---------------------------------------------
+
+    def _weights_targets(self) -> Iterator[Target]:
+        whole = to_safetensors(build_model("original", depth=8))
+        start = 8 + int.from_bytes(whole[:8], "little")
+        head, weights = json.loads(whole[8:start]), whole[start:]
+        about = json.loads(head["__metadata__"]["resvar"])
+
+        def described(changed: dict[str, Any]) -> bytes:
+            text = json.dumps(head | {"__metadata__": {"resvar": json.dumps(changed)}}).encode()
+            return len(text).to_bytes(8, "little") + text + weights
+
+        def read(content: bytes) -> str:
+            load_model(self._write("some.safetensors", content))
+            return "read"
+
+        anyhow = damaged(whole) | damaged(whole[:start]).map(lambda begin: begin + weights)
+        networks = altered(about["network"]).map(lambda network: about | {"network": network})
+        yield Target(".safetensors", anyhow | (altered(about) | networks).map(described), read)
 
     # --- checkpoints ------------------------------------------------------------------------------
 
@@ -475,6 +561,10 @@ def _metrics() -> str:
     return "\n".join([columns, *rows]) + "\n"
 
 
+NPY_WORDS = (
+    b"'|O'", b"'<i8'", b"(20,)", b"(10**12,)", b"(99999999999,)", b"(-1,)", b"True", b"(" * 200,
+    b"[('a', 'O')]", b"\x93NUMPY",
+)  # fmt: skip
 CSV_WORDS = (b",,,,", b"nan", b"inf", b'"', b"\r", b"\n\n", b"1e999", b"9" * 5000, b"," * 500)
 
 
@@ -502,8 +592,6 @@ def _small_state() -> dict[str, Any]:
 
 
 def _tiny_training(dataset: Dataset) -> tuple[Settings, Sets]:
-    import numpy as np
-
     from resvar.data.cifar import Images
 
     options = {"variant": "original", "depth": 8}

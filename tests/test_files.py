@@ -194,6 +194,11 @@ def test_a_file_is_replaced_by_what_was_written(tmp_path, durable):
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_a_file_is_on_the_disk_before_it_takes_the_name_and_the_name_after(tmp_path, disk_calls):
+    write_json(tmp_path / "a.json", {})
+    assert disk_calls == ["flush a.json.tmp", "a.json.tmp becomes a.json", f"flush {tmp_path.name}"]
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
 @pytest.mark.parametrize("before", [b"old", None])
 def test_an_error_leaves_the_old_content_and_nothing_else(tmp_path, error, before):

@@ -22,7 +22,8 @@ def fuzz(tmp_path_factory, one_thread) -> Fuzz:
 
 TARGETS = (
     "config.yaml", "variant YAML", "protocol YAML", "sweep YAML", "--set", "result.json",
-    "metrics.csv", "progress.json", "failure.json", "diverged.json", "environment.json",
+    "metrics.csv", "progress.json", "failure.json", "diverged.json", "progress.json at work",
+    "environment.json", "probe.json", "predictions.npy", "list of a sweep", ".safetensors",
     "checkpoint.pt", "checkpoint's state", "archive",
 )  # fmt: skip
 

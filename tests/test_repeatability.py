@@ -24,7 +24,7 @@ import torch
 from resvar.training.machine import choose_precision
 from tests.commands import Commands, contents, train
 from tests.outcome import differing
-from tests.torture import AT_A_TIME, PLACES, Victim, torture_runs
+from tests.torture import AT_A_TIME, PLACES, Victim, torture_checkpoints, torture_runs
 
 BEGUN = "everything goes to"  # the last line before the first iteration
 
@@ -162,7 +162,7 @@ def test_a_signal_outside_the_loop_leaves_with_130_too(warm, undisturbed, tmp_pa
 
 
 def test_damaged_and_missing_checkpoints(warm, undisturbed, tmp_path):
-    begun = tmp_path / "begun"
+    begun, reference = tmp_path / "begun", undisturbed()
     run(warm, begun, RESVAR_TEST_KILL="iteration:8")
     newest, previous = "checkpoint.pt", "checkpoint.previous.pt"
     assert {newest, previous} <= {path.name for path in begun.iterdir()}
@@ -175,10 +175,18 @@ def test_damaged_and_missing_checkpoints(warm, undisturbed, tmp_path):
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
 
+    def empty(path: Path) -> None:
+        os.truncate(path, 0)
+
+    def zero(path: Path) -> None:
+        path.write_bytes(bytes(path.stat().st_size))
+
     accidents: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
         "newest deleted": (Path.unlink, (newest,), "going on from iteration 3"),
         "newest cut": (cut, (newest,), "going on from iteration 3"),
         "newest with a flipped bit": (flip, (newest,), "going on from iteration 3"),
+        "newest empty": (empty, (newest,), "going on from iteration 3"),
+        "newest zero-filled": (zero, (newest,), "going on from iteration 3"),
         "previous cut": (cut, (previous,), "going on from iteration 6"),
         "both deleted": (Path.unlink, (newest, previous), "14 iterations of 16 images"),
     }
@@ -193,7 +201,7 @@ def test_damaged_and_missing_checkpoints(warm, undisturbed, tmp_path):
         spoilt = accident.startswith("newest") and "deleted" not in accident
         if said not in printed or ("is damaged" in printed) != spoilt:
             return [f"did not say '{said}', but: {printed}"]
-        return differing(out, undisturbed())
+        return differing(out, reference)
 
     report(survive, accidents)
     for name in (newest, previous):
@@ -204,9 +212,24 @@ def test_damaged_and_missing_checkpoints(warm, undisturbed, tmp_path):
     assert "--fresh" in stuck.err
     assert newest in stuck.err
     assert previous in stuck.err
-    assert "Traceback" not in stuck.err
-    for name in (newest, previous):
-        assert contents(begun)[name] == before[name], "nothing is deleted"
+    assert len(stuck.err.splitlines()) == 1
+    after = contents(begun)
+    assert {name: after[name] for name in (newest, previous)} == {
+        name: before[name] for name in (newest, previous)
+    }
+    assert set(before) <= set(after), "nothing is deleted"
+    assert run(warm, begun, "fp32", "--fresh").code == 0
+    assert not differing(begun, reference)
+
+
+def test_damage_of_any_kind_is_noticed(warm, tmp_path):
+    """`scripts/torture.py --damage` does this at length."""
+    run(warm, tmp_path / "begun", RESVAR_TEST_KILL="iteration:8")
+    found = torture_checkpoints(tmp_path / "begun", tries=60, seed=1)
+    print(f"\n{found.table()}\n{found.verdict}")
+    assert not found.problems
+    assert found.noticed.total() > 50
+    assert found.refused == found.noticed
 
 
 @pytest.mark.parametrize("place", ["before-checkpoint.pt:2", "before-result.json:1"])
@@ -235,6 +258,30 @@ def test_a_diverging_run_says_so_and_keeps_its_last_good_checkpoint(warm, tmp_pa
     if (out / "checkpoint.pt").exists():
         model = torch.load(out / "checkpoint.pt", weights_only=True)["state"]["model"]
         assert all(torch.isfinite(held).all() for held in model.values())
+
+
+def test_no_clock_makes_negative_times(warm, undisturbed, tmp_path):
+    """One that is put back all the time, other time zones, and a process that was long paused."""
+    out = tmp_path / "run"
+    for place, zone in (("iteration:5", "Pacific/Kiritimati"), ("iteration:5", "Etc/GMT+12")):
+        variables = {"RESVAR_TEST_CLOCK": "4000", "RESVAR_TEST_KILL": place, "TZ": zone}
+        assert run(warm, out, **variables).code == -signal.SIGKILL
+    with started(warm, out, RESVAR_TEST_CLOCK="4000", RESVAR_TEST_SLOW="0.05") as job:
+        job.read_until(BEGUN)
+        job.send(signal.SIGSTOP)
+        time.sleep(1)
+        job.send(signal.SIGCONT)
+        done = job.end()
+    assert done.code == 0, done
+    assert not differing(out, undisturbed())
+    result = json.loads((out / "result.json").read_text())
+    with (out / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    seconds = [float(row["seconds"]) for row in rows]
+    assert seconds == sorted(seconds)
+    assert 0 < seconds[0] <= seconds[-1] <= result["seconds"] < 4000
+    speeds = [float(row["images_per_second"]) for row in rows] + [result["images_per_second"]]
+    assert all(0 < speed < 1e6 for speed in speeds)
 
 
 def test_a_second_process_is_kept_out(warm, tmp_path):

@@ -17,11 +17,14 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from resvar.errors import RunError
+from resvar.training.checkpoint import digest, load, load_newest
+from resvar.training.run import CHECKPOINT, PREVIOUS_CHECKPOINT
 from tests.commands import Commands, Finished, Job, everyone, wait_for
 from tests.outcome import differing
 
@@ -106,14 +109,19 @@ class Tally:
             rows.append([phase, *map(str, numbers), str(sum(numbers))])
         totals = [sum(kill.kind == kind for kill in self.kills) for kind in kinds]
         rows.append(["all", *map(str, totals), str(len(self.kills))])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            "  ".join(
-                word.rjust(width) if at else word.ljust(width)
-                for at, (word, width) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
+        return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """As a table: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            word.rjust(width) if at else word.ljust(width)
+            for at, (word, width) in enumerate(zip(row, widths, strict=True))
         )
+        for row in rows
+    )
 
 
 # --- one run --------------------------------------------------------------------------------------
@@ -232,13 +240,111 @@ def torture_runs(
     return tally
 
 
+# --- checkpoints ----------------------------------------------------------------------------------
+
+
+def _flip(content: bytes, chance: random.Random) -> bytes:
+    at, bit = chance.randrange(len(content)), 1 << chance.randrange(8)
+    return content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :]
+
+
+def _overwrite(content: bytes, chance: random.Random, block: bytes) -> bytes:
+    at = chance.randrange(0, len(content), len(block))
+    return (content[:at] + block + content[at + len(block) :])[: len(content)]
+
+
+BLOCK = 4096
+DAMAGE: dict[str, Callable[[bytes, random.Random], bytes]] = {
+    "a flipped bit": _flip,
+    "cut short": lambda content, chance: content[: chance.randrange(1, len(content))],
+    "empty": lambda _content, _chance: b"",
+    "zero-filled": lambda content, _chance: bytes(len(content)),
+    "a block of zeros": lambda content, chance: _overwrite(content, chance, bytes(BLOCK)),
+    "a block of noise": lambda content, chance: _overwrite(
+        content, chance, chance.randbytes(BLOCK)
+    ),
+}
+"""What a disk, a copy or a power cut can make of a file."""
+
+
+@dataclass
+class Damaged:
+    """What became of damaged checkpoints, by what was done to them.
+
+    Attributes:
+        noticed: it was said, and the one before was used.
+        harmless: the very same state was read: the bits that differ stand for nothing.
+        refused: both were damaged, and the error named `--fresh`.
+    """
+
+    noticed: Counter[str] = field(default_factory=Counter)
+    harmless: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+    def table(self) -> str:
+        rows = [["the newest was", "tried", "noticed", "harmless", "both refused"]]
+        for what in DAMAGE:
+            noticed, harmless = self.noticed[what], self.harmless[what]
+            figures = (noticed + harmless, noticed, harmless, self.refused[what])
+            rows.append([what, *map(str, figures)])
+        return aligned(rows)
+
+    @property
+    def verdict(self) -> str:
+        noticed, harmless = self.noticed.total(), self.harmless.total()
+        return (
+            f"{noticed} of {noticed + harmless + len(self.problems)} damaged files noticed, "
+            f"{harmless} read as the very same state, {len(self.problems)} taken for another"
+        )
+
+
+def torture_checkpoints(folder: Path, tries: int, seed: int) -> Damaged:
+    """Damage the newest of a run's two checkpoints again and again, and then both.
+
+    Args:
+        folder: of a run that was stopped after at least two checkpoints; it stays as it is.
+    """
+    found, chance = Damaged(), random.Random(seed)
+    whole = {name: (folder / name).read_bytes() for name in (CHECKPOINT, PREVIOUS_CHECKPOINT)}
+    newest, previous = (digest(load(folder / name)) for name in whole)
+    with tempfile.TemporaryDirectory() as name:
+        here = Path(name)
+        for number in range(tries):
+            what = list(DAMAGE)[number % len(DAMAGE)]
+            for file, content in whole.items():
+                (here / file).write_bytes(content)
+            (here / CHECKPOINT).write_bytes(DAMAGE[what](whole[CHECKPOINT], chance))
+            said: list[str] = []
+            state = digest(load_newest(here, said.append))
+            if state == newest and not said:
+                found.harmless[what] += 1
+                continue
+            if state != previous or len(said) != 1:
+                found.problems.append(f"try {number}, {what}: another state was taken, {said}")
+                continue
+            found.noticed[what] += 1
+            before = (here / CHECKPOINT).read_bytes()
+            (here / PREVIOUS_CHECKPOINT).write_bytes(before)
+            try:
+                load_newest(here)
+            except RunError as error:
+                kept = [(here / file).read_bytes() == before for file in whole]
+                if "--fresh" in str(error) and all(kept):
+                    found.refused[what] += 1
+    return found
+
+
 # --- a sweep --------------------------------------------------------------------------------------
 
 
-SWEEP_AT_WORK = "] started "
-"""A sweep prints it when its first run starts; before, it measures how long the runs will take."""
+SHARE_AT_WORK = 3 / 4
+"""Of the kills, so many are aimed at a moment when a run trains; the others fall anywhere."""
 
-SHARE_AT_WORK = 2 / 3
+NOBODY = "no run at work"
+
+TRAINS = 1.5
+"""Seconds; a tiny run trains about so long, and a kill aimed at its work falls within them."""
 
 LOOKS = 300
 """So often, 0.2 s apart, it is looked whether what a killed sweep started is gone.
@@ -248,7 +354,7 @@ Counted and not timed: were this process and those paused together, no time woul
 
 @dataclass(frozen=True)
 class Aim:
-    """Kill so many seconds after the start, or after the first run was started."""
+    """Kill so many seconds after the start, or after one of its runs began to train."""
 
     at_work: bool
     seconds: float
@@ -266,11 +372,8 @@ def torture_sweep(
     """
     reference = folder / "undisturbed"
     begun = time.monotonic()
-    with commands.started(*arguments, "--out", reference, cwd=folder) as job:
-        job.read_until(SWEEP_AT_WORK, 600)
-        loaded = time.monotonic()
-        done = job.end(900)
-    life, work = time.monotonic() - begun, time.monotonic() - loaded
+    done = commands.run(*arguments, "--out", reference, cwd=folder)
+    life = time.monotonic() - begun
     if done.code != 0:
         raise RuntimeError(f"the undisturbed sweep failed: {done}")
     tally, chance, number = Tally(), random.Random(seed), 0
@@ -283,7 +386,7 @@ def torture_sweep(
             aim = None
             if len(tally.kills) + len(met) < kills:
                 at_work = chance.random() < SHARE_AT_WORK
-                aim = Aim(at_work, chance.uniform(0, work if at_work else life))
+                aim = Aim(at_work, chance.uniform(0, TRAINS if at_work else life))
             kill, found, done = _shoot_sweep(commands, (*arguments, "--out", str(out)), aim, chance)
             problems += found
             if kill is None:
@@ -297,17 +400,22 @@ def torture_sweep(
 def _shoot_sweep(
     commands: Commands, command: Sequence[str], aim: Aim | None, chance: random.Random
 ) -> tuple[Kill | None, list[str], Finished]:
-    """One process of the sweep, killed as aimed; then nobody that it started lives."""
+    """One process of the sweep, killed as aimed; then nobody that it started lives.
+
+    It measures how long its runs will take, which needs seconds, only where the kill may fall then.
+    """
     mark = uuid.uuid4().hex
     number = chance.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
-    with started(commands, command, Path.cwd(), RESVAR_TEST_MARK=mark) as (job, doing):
+    how = {"RESVAR_TEST_MARK": mark}
+    if aim is None or aim.at_work:
+        how["RESVAR_TEST_UNMEASURED"] = "1"
+    with started(commands, command, Path.cwd(), **how) as (job, doing):
         if aim is None:
             return None, [], job.end(900)
         if aim.at_work:
-            wait_for(lambda: SWEEP_AT_WORK in job.out or ended(job), 600)
+            wait_for(lambda: not {LOADING, NOBODY}.issuperset(at(mark, doing)) or ended(job), 600)
         wait_for(lambda: ended(job), aim.seconds)
-        at_work = [pid for pid, words in everyone(mark).items() if "train" in words]
-        phases = sorted({doing(pid) for pid in at_work}) or ["no run at work"]
+        phases = at(mark, doing)
         with contextlib.suppress(ProcessLookupError):
             job.send(number)
         done = job.end(120)
@@ -316,6 +424,12 @@ def _shoot_sweep(
     gone = _gone(mark)
     found = [] if gone else [f"still there after {number.name}: {everyone(mark)}"]
     return Kill(number.name, " and ".join(phases)), found, done
+
+
+def at(mark: str, doing: Doing) -> list[str]:
+    """What the runs of a sweep are doing."""
+    trainings = [pid for pid, words in everyone(mark).items() if "train" in words]
+    return sorted({doing(pid) for pid in trainings}) or [NOBODY]
 
 
 def _gone(mark: str) -> bool:

@@ -6,6 +6,8 @@ Errors are percentages.
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,7 +18,7 @@ from resvar.config import Settings
 from resvar.errors import UserError
 from resvar.files import write_text
 from resvar.models.ordering import Ordering
-from resvar.training.run import PROBE
+from resvar.training.run import PROBE, read_json
 
 FORMAT: Literal[1] = 1
 """Of `probe.json`; a file with another is refused."""
@@ -209,15 +211,14 @@ def read_probe(folder: Path) -> Probe | None:
     """What `resvar probe` saved in a run directory; None where it was not probed.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged, or of a later version of resvar.
     """
     path = folder / PROBE
-    try:
-        return Probe.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+    note = read_json(path)
+    try:
+        return Probe.model_validate_json(json.dumps(note))  # in JSON a list may be a tuple
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from resvar.console import plain
 from resvar.errors import UserError
 from resvar.probes.findings import Probe, read_probe
 from resvar.probes.outcome import Outcome
@@ -13,7 +14,6 @@ from resvar.probes.verdicts import judge, read_cells
 from resvar.reports.html import Picture, Section
 from resvar.reports.plotting import inline_svg
 from resvar.reports.records import Record
-from resvar.reports.tables import plain
 from resvar.training.run import PROBE
 
 TITLE = "Why: what the signal does along the depth"

@@ -16,7 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resvar.training.run import PREDICTIONS
+from resvar.errors import UserError
+from resvar.training.run import read_predictions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 LABELS = Path(__file__).parent / "cifar10-test-labels.txt"
-
-LARGEST = 100_000_000
-"""Bytes of a `predictions.npy`; ten thousand images take 80,000."""
 
 
 @dataclass(frozen=True)
@@ -176,17 +174,10 @@ def read_guesses(folder: Path, seed: int, dataset: str, test_error: float) -> Gu
     """The predictions of a finished run, or in a few words why they do not count."""
     import numpy as np
 
-    path = folder / PREDICTIONS
     try:
-        if not path.exists():
+        if (found := read_predictions(folder)) is None:
             return "missing"
-        if not path.is_file() or path.stat().st_size > LARGEST:
-            return "damaged"
-        with path.open("rb") as file:
-            found = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError, TypeError, SyntaxError):
-        return "damaged"
-    if found.ndim != 1 or not len(found) or not np.issubdtype(found.dtype, np.integer):
+    except UserError:
         return "damaged"
     right = _right(found, dataset)
     if right is not None and abs(100.0 * float((~right).mean()) - test_error) > 1e-6:

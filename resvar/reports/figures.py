@@ -15,13 +15,14 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from resvar.console import plain
 from resvar.models.ordering import MAP_PLACES
 from resvar.reports.charts import MOST_POINTS, curves_of, drawn_by_variant
 from resvar.reports.curves import Band, band, common_grid, error_range
 from resvar.reports.findings import V1, V2, Duel, Entry, Group, Placement, PlacementMap, Report
 from resvar.reports.plotting import Picture, house_style, panels, style
 from resvar.reports.records import State
-from resvar.reports.tables import chunks, plain, row_name, standing
+from resvar.reports.tables import chunks, row_name, standing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from itertools import groupby, islice
 
+from resvar.console import plain
 from resvar.reports.figures import figures
 from resvar.reports.findings import Report
 from resvar.reports.html import Picture, Section
 from resvar.reports.plotting import inline_svg
-from resvar.reports.tables import plain
 
 MOST_PICTURES = 24
 """On one page, so that neither its size nor the time it takes grows with the number of runs."""

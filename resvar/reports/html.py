@@ -23,11 +23,12 @@ from jinja2 import FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from resvar import __version__
+from resvar.console import plain
 from resvar.reports.charts import Chart, charts, points_per_curve
 from resvar.reports.findings import DATASETS, Duel, Group, Report
 from resvar.reports.provenance import FACTS, Environments, cells_text, commands, environments
 from resvar.reports.records import Record, State, settings_of
-from resvar.reports.tables import Cell, Column, Table, damaged_table, plain, reason, tables
+from resvar.reports.tables import Cell, Column, Table, damaged_table, reason, tables
 from resvar.training.run import CONFIG
 
 PAGE = Path(__file__).parent / "page"

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 from resvar.config import Settings
+from resvar.console import plain
 from resvar.errors import UserError, nearest
 from resvar.reports.findings import V1, Entry, Group, PlacementMap, Report
 from resvar.reports.records import (
@@ -28,7 +29,6 @@ from resvar.reports.tables import (
     chunks,
     damaged_table,
     error_tables,
-    plain,
     reason,
     tables,
 )

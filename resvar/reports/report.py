@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from resvar.console import console_for_output, deliver
+from resvar.console import console_for_output, deliver, plain
 from resvar.errors import Stopped, UserError
 from resvar.reports.findings import Report, build
 from resvar.reports.records import Record, read_records
 from resvar.reports.render import print_report, render
 from resvar.reports.status import planned_runs, unsettled, watch
-from resvar.reports.tables import plain
 
 
 def write_report(

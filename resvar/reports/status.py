@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from resvar.console import console_for_output, duration
+from resvar.console import console_for_output, duration, moment, plain
 from resvar.errors import Stopped, UserError
 from resvar.reports.records import Record, State, read_records
 from resvar.sweeps.grid import manifests
@@ -166,12 +166,12 @@ def _table(records: Sequence[Record], folder: Path) -> Table:
         length = _length(record)
         running = record.state is State.RUNNING
         table.add_row(
-            str(record.folder.relative_to(folder)),
+            plain(str(record.folder.relative_to(folder))),
             _word(record),
             f"{progress.iteration:,} / {progress.iterations:,}" if progress else "",
             f"{progress.images_per_second:,.0f}" if progress and running else "",
             duration(length * (1 - progress.share)) if progress and length and running else "",
-            record.message,
+            plain(record.message),
         )
     if len(waiting) > 5:
         table.add_row(f"… and {len(waiting) - 5} more", "waiting", "", "", "", "")
@@ -183,9 +183,10 @@ def _summary(records: Sequence[Record]) -> str:
     words = ", ".join(f"{count} {word}" for word, count in _counted(records))
     text = f"{len(records)} {'run' if len(records) == 1 else 'runs'}: {words}."
     left = seconds_left(records)
-    if counts[State.RUNNING] and left is not None:
-        end = time.strftime("%a %H:%M", time.localtime(time.time() + left))
-        return f"{text} It should end in {duration(left)}, {end}."
+    if counts[State.RUNNING]:
+        return (
+            text if left is None else f"{text} It should end in {duration(left)}, {moment(left)}."
+        )
     if counts[State.DONE] + sum(record.diverged for record in records) == len(records):
         return text
     work = f" About {duration(left)} of work is left." if left is not None else ""

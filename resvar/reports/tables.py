@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from resvar.console import plain
 from resvar.models.ordering import MAP_PLACES, PAPER_ORDER, map_name
 from resvar.reports.findings import V1, V2, Duel, Entry, Group, Placement, PlacementMap, Report
 from resvar.reports.published import Published
@@ -528,10 +529,3 @@ def reason(record: Record) -> str:
 def chunks(items: Sequence[T], size: int) -> list[tuple[T, ...]]:
     """`items` in pieces of `size`, the last one perhaps shorter (Python 3.12 has it as batched)."""
     return [tuple(items[start : start + size]) for start in range(0, len(items), size)]
-
-
-def plain(text: str) -> str:
-    """Text without line breaks, control characters and what UTF-8 cannot hold."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
-    )

@@ -51,13 +51,29 @@ class Sweep:
 
 
 def manifests(folder: Path) -> dict[str, list[str]]:
-    """Sweep name → its runs' folders below `folder`, for each sweep that was started there."""
+    """Sweep name → its runs' folders below `folder`, for each sweep that was started there.
+
+    Raises:
+        UserError: such a list is damaged, or of a later version of resvar.
+    """
     found = {}
     for path in sorted(folder.glob(f"*{MANIFEST}")):
         runs = read_json(path).get("runs")
-        if isinstance(runs, list) and all(isinstance(run, str) for run in runs):
-            found[path.name.removesuffix(MANIFEST)] = runs
+        if not isinstance(runs, list) or not all(map(_is_below, runs)):
+            raise UserError(
+                f"{path}: this is damaged: 'runs' is no list of folders below it; start the sweep "
+                "again, which writes it anew."
+            )
+        found[path.name.removesuffix(MANIFEST)] = runs
     return found
+
+
+def _is_below(name: object) -> bool:
+    """Whether it names a folder below another, whatever the other is."""
+    if not isinstance(name, str) or "\0" in name:
+        return False
+    parts = Path(name)
+    return name != "" and not parts.is_absolute() and ".." not in parts.parts
 
 
 def plan_sweep(

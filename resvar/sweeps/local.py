@@ -25,18 +25,18 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from resvar.console import duration
+from resvar.console import duration, plain
 from resvar.errors import RunError, Stopped, UserError
 from resvar.sweeps.grid import PlannedRun, Sweep
 from resvar.training.run import (
     DIVERGED,
     LOG,
-    PROGRESS,
     RESULT,
+    Progress,
     guard,
     is_locked,
     read_divergence,
-    read_json,
+    read_progress,
     read_result,
 )
 from resvar.training.stop import PARENT, StopRequest, stop_request
@@ -233,7 +233,7 @@ class View:
         self._line(f"{process.run.name} {text} ({seconds} in this process)")
 
     def update(self, working: Sequence[Process], waiting: Sequence[PlannedRun]) -> None:
-        progress = {process.run.name: _progress(process.run) for process in working}
+        progress = {process.run.name: read_progress(process.run.folder) for process in working}
         if self._live is not None:
             self._live.update(
                 Group(self._table(working, progress), self._summary(progress, waiting))
@@ -246,12 +246,11 @@ class View:
             markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip
 
-    def _table(self, working: Sequence[Process], progress: dict[str, dict[str, float]]) -> Table:
+    def _table(self, working: Sequence[Process], progress: dict[str, Progress | None]) -> Table:
         table = Table("run", "slot", "iteration", "images/s", "left", box=None, pad_edge=False)
         for process in working:
-            note = progress[process.run.name]
-            done, total = note.get("iteration", 0), process.run.settings.iterations
-            speed = note.get("images_per_second", 0.0)
+            note, total = progress[process.run.name], process.run.settings.iterations
+            done, speed = (note.iteration, note.images_per_second) if note is not None else (0, 0.0)
             left = (total - done) * process.run.settings.batch_size / speed if speed else None
             table.add_row(
                 process.run.name, process.slot.name, f"{done:,.0f} / {total:,}",
@@ -259,9 +258,7 @@ class View:
             )  # fmt: skip
         return table
 
-    def _summary(
-        self, progress: dict[str, dict[str, float]], waiting: Sequence[PlannedRun]
-    ) -> Text:
+    def _summary(self, progress: dict[str, Progress | None], waiting: Sequence[PlannedRun]) -> Text:
         o = self.outcome
         failed = f", {len(o.diverged)} diverged" if o.diverged else ""
         failed += f", {len(o.failed)} failed" if o.failed else ""
@@ -289,7 +286,7 @@ def report_failures(outcome: Outcome, console: Console) -> None:
     for run, code in outcome.failed:
         console.print(f"{run.folder} failed (exit {code}):", markup=False, soft_wrap=True)
         for line in last_lines(run.folder):
-            console.print(f"    {line}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"    {plain(line)}", markup=False, highlight=False, soft_wrap=True)
     if outcome.failed:
         count = len(outcome.failed)
         raise RunError(
@@ -350,12 +347,6 @@ def _end(working: Sequence[Process], number: int) -> None:
             process.asked = True
             with suppress(ProcessLookupError):
                 process.handle.send_signal(number)
-
-
-def _progress(run: PlannedRun) -> dict[str, float]:
-    with suppress(UserError):
-        return read_json(run.folder / PROGRESS)
-    return {}
 
 
 def _tail(log: IO[bytes], most: int = 8_000) -> str:

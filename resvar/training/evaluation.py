@@ -337,18 +337,13 @@ def _beside_the_run(
     folder = trained.folder
     if folder is None or trained.origin.iteration != settings.iterations:
         return None
-    if not (folder / files.RESULT).exists() or not (folder / files.PREDICTIONS).exists():
+    recorded = files.read_predictions(folder)
+    if not (folder / files.RESULT).exists() or recorded is None:
         return None
-    path = folder / files.PREDICTIONS
-    try:
-        with path.open("rb") as file:
-            recorded = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: this is damaged or no NumPy file.") from error
     if recorded.shape != predictions.shape:
         raise UserError(
-            f"{path}: this holds an array of shape {recorded.shape}, but the test set has "
-            f"{len(predictions)} images."
+            f"{folder / files.PREDICTIONS}: this holds an array of shape {recorded.shape}, but the "
+            f"test set has {len(predictions)} images."
         )
     differing = int((recorded != predictions).sum())
     return {

@@ -9,7 +9,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from resvar.console import duration
+from resvar.console import duration, moment
 from resvar.exchange import Origin, to_safetensors
 from resvar.files import replacing, write_json
 from resvar.training.checkpoint import save
@@ -163,10 +163,9 @@ class Watch:
         done = trainer.iteration - self._warm[0]
         if done >= 3 or now - self._warm[1] > FIRST_ESTIMATE:
             self._estimated = True
-            finish = time.strftime("%a %H:%M", time.localtime(time.time() + left))
             self.console.print(
-                f"About {duration(left)} to go, until {finish}, with evaluations; measured on "
-                f"{done} iterations: {self._speed(trainer, now):,.0f} images/s.",
+                f"About {duration(left)} to go, until {moment(left)}, with evaluations; measured "
+                f"on {done} iterations: {self._speed(trainer, now):,.0f} images/s.",
                 highlight=False,
                 soft_wrap=True,
             )

@@ -1,7 +1,7 @@
 """The run directory: which files it holds, who works in it, what it says about a run. No torch.
 
-A run is finished exactly when it has `result.json`. All files but `metrics.csv` and the log are
-replaced as a whole, so a reader never meets half of one.
+A run is finished exactly when it has `result.json`. All files but the lock, the log and the event
+files are replaced as a whole, so a reader never meets half of one.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import re
 import socket
@@ -21,10 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 from resvar.config import Settings, differences, resolve
 from resvar.errors import RunError, UserError
-from resvar.files import read_text, write_text
+from resvar.files import read_text, refuse_newer, write_text
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas
+    from numpy.typing import NDArray
     from torch import nn
 
 CONFIG = "config.yaml"
@@ -48,6 +51,9 @@ NOTE_FORMAT = 1
 LARGEST_JSON = 20_000_000
 """Bytes; the list of a sweep with 100,000 runs takes five million."""
 
+LARGEST_PREDICTIONS = 100_000_000
+"""Bytes; those of ten million images take 80 million."""
+
 METRIC_COLUMNS = (
     "iteration", "epoch", "lr", "train_loss", "train_error", "test_loss", "test_error",
     "images_per_second", "seconds",
@@ -66,6 +72,21 @@ class Divergence:
 
     iteration: int
     message: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: iterations done of all, seconds spent, images per second."""
+
+    iteration: int
+    iterations: int
+    seconds: float
+    images_per_second: float
+
+    @property
+    def share(self) -> float:
+        """0 to 1."""
+        return min(1.0, self.iteration / self.iterations)
 
 
 # --- who works here -------------------------------------------------------------------------------
@@ -139,8 +160,8 @@ def read_settings(folder: Path) -> Settings:
     """
     path = folder / CONFIG
     head = re.match(CONFIG_HEAD.format("([0-9]{1,9})").encode(), _first_line(path))
-    if head is not None and int(head[1]) > CONFIG_FORMAT:
-        raise _newer(path, int(head[1]), CONFIG_FORMAT)
+    if head is not None:
+        refuse_newer(path, int(head[1]), CONFIG_FORMAT)
     return resolve(config=path)
 
 
@@ -186,6 +207,29 @@ def read_result(folder: Path) -> dict[str, Any]:
     return result
 
 
+def read_predictions(folder: Path) -> NDArray[np.integer[Any]] | None:
+    """The predicted class of each test image, [N] of some integer type; None where there are none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    import numpy as np
+
+    path = folder / PREDICTIONS
+    if not os.path.lexists(path):
+        return None
+    try:
+        if not path.is_file() or path.stat().st_size > LARGEST_PREDICTIONS:
+            raise ValueError("no file, or too large a one")
+        with path.open("rb") as file:
+            found = np.lib.format.read_array(file, allow_pickle=False)
+        if found.ndim != 1 or not len(found) or not np.issubdtype(found.dtype, np.integer):
+            raise ValueError("no list of classes")
+    except Exception as error:  # NumPy parses the header as Python, which can raise nearly anything
+        raise UserError(f"{path}: this is damaged or no NumPy file.") from error
+    return found
+
+
 def read_divergence(folder: Path) -> Divergence | None:
     """How the run diverged; None where it did not.
 
@@ -202,6 +246,21 @@ def read_divergence(folder: Path) -> Divergence | None:
     return Divergence(iteration, message)
 
 
+def read_progress(folder: Path) -> Progress | None:
+    """None where the file is missing or makes no sense: it is renewed soon, or does not matter."""
+    try:
+        note = read_json(folder / PROGRESS)
+        progress = Progress(
+            int(note["iteration"]), int(note["iterations"]),
+            float(note["seconds"]), float(note["images_per_second"]),
+        )  # fmt: skip
+    except (UserError, KeyError, TypeError, ValueError, OverflowError):
+        return None
+    times = (progress.seconds, progress.images_per_second)
+    sound = all(math.isfinite(value) and value >= 0 for value in times)
+    return progress if sound and 0 <= progress.iteration <= progress.iterations > 0 else None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in one of resvar's JSON files.
 
@@ -216,16 +275,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: this is damaged or no JSON ({error}).") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: this is damaged: an object is expected.")
-    written = value.get("format")
-    if type(written) is int and written > NOTE_FORMAT:
-        raise _newer(path, written, NOTE_FORMAT)
+    refuse_newer(path, value.get("format"), NOTE_FORMAT)
     return value
-
-
-def _newer(path: Path, written: int, known: int) -> UserError:
-    return UserError(
-        f"{path}: its format is {written} and this version of resvar reads {known}; update resvar."
-    )
 
 
 def write_metrics(path: Path, rows: Sequence[Mapping[str, float]]) -> None:

@@ -12,6 +12,7 @@ their child processes. It reads environment variables:
     RESVAR_TEST_INT=PLACE:N       there Ctrl-C arrives
     RESVAR_TEST_PHASES=DIR        what this process is doing stands in DIR/<pid>, whenever it dies
     RESVAR_TEST_SLOW=SECONDS      each training iteration takes so much longer
+    RESVAR_TEST_CLOCK=SECONDS     whoever asks for the time of day is told so much less each time
     RESVAR_TEST_UNMEASURED=1      a sweep does not measure how long its runs will take
     RESVAR_TEST_ONLY=TEXT         all but the data only for command lines that contain TEXT
 
@@ -25,6 +26,7 @@ import dataclasses
 import errno
 import importlib.util
 import io
+import itertools
 import json
 import os
 import signal
@@ -187,6 +189,12 @@ def watch_train(train):
     train._finish = during("final result.json", train._finish)
 
 
+def turn_back_the_clock(seconds):
+    told = itertools.count()
+    now = time.time()
+    time.time = lambda: now - seconds * next(told)
+
+
 def watch_sweep(launch):
     if "RESVAR_TEST_UNMEASURED" in os.environ:
         launch.estimate = lambda *_: 0.0
@@ -224,6 +232,8 @@ if "RESVAR_TEST_DATA" in os.environ:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` would have it ignored
     use_tiny_data(os.environ["RESVAR_TEST_DATA"])
     watch_renames()
+    if "RESVAR_TEST_CLOCK" in os.environ:
+        turn_back_the_clock(float(os.environ["RESVAR_TEST_CLOCK"]))
     patches = {
         "resvar.training.loop": watch_loop,
         "resvar.training.checkpoint": watch_checkpoint,

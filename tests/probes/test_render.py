@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from xml.etree import ElementTree
@@ -212,7 +213,6 @@ def test_a_probe_reads_back(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ('"format": 1', '"format": 2'),
         ('"loss": 2.3', '"loss": NaN'),
         ('"negative": 0.25', '"negative": 7'),
         ('"moments"', '"monents"'),
@@ -226,4 +226,19 @@ def test_a_damaged_probe_is_refused_with_its_name_and_the_mend(tmp_path, old, ne
     assert old in text
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(UserError, match=r"probe\.json: this is damaged .*resvar probe"):
+        read_probe(tmp_path)
+
+
+def test_a_probe_of_a_later_version_is_not_called_damaged(tmp_path):
+    write_probe(tmp_path, make_probe())
+    path = tmp_path / "probe.json"
+    path.write_text(path.read_text().replace('"format": 1', '"format": 2', 1))
+    with pytest.raises(UserError, match=r"its format is 2 .*update resvar") as caught:
+        read_probe(tmp_path)
+    assert "damaged" not in str(caught.value)
+
+
+def test_a_probe_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "probe.json")
+    with pytest.raises(UserError, match="this is no file"):
         read_probe(tmp_path)

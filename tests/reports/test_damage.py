@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,8 +16,11 @@ from resvar.errors import UserError
 from resvar.reports.findings import build
 from resvar.reports.records import State, read_record, read_records
 from resvar.reports.render import RENDERERS, render
-from resvar.training.run import CONFIG, FAILURE, METRICS, PROGRESS, RESULT
+from resvar.sweeps.grid import MANIFEST
+from resvar.training.run import CONFIG, FAILURE, METRICS, PROGRESS, RESULT, locked
+from tests.commands import train
 from tests.reports.pages import write_curved
+from tests.reports.runs import how_far
 
 NOISE = bytes(random.Random(0).randrange(256) for _ in range(3000))
 
@@ -122,6 +126,62 @@ def test_damaged_notes_of_an_unfinished_run_do_no_harm(tmp_path, name, content):
     assert record.state in (State.STOPPED, State.FAILED)
     for format in RENDERERS:
         assert render(build([record]), format)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"images_per_second": 5e-324}, {"images_per_second": 1e-300}, {"images_per_second": -5.0},
+        {"seconds": -1.0}, {"iteration": -1}, {"iterations": 10**30},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_status_tells_no_strange_times_of_a_run_at_work(tmp_path, values, capsys):
+    """No clock makes a run end in the past, and nothing that a file says ends `status`."""
+    folder = write_curved(tmp_path, test_error=None, progress=how_far(3) | values)
+    with locked(folder):
+        assert run_command(["status", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "1 running" in out
+    assert "Nothing is running" not in out
+    assert not re.search(r"-\d", out.replace(str(folder.relative_to(tmp_path)), ""))
+    assert max(map(len, out.splitlines())) < 250
+
+
+@pytest.mark.parametrize("text", ["[/x]", "[bold]x", ":x:", "\x1b[31mred", "two\nlines", "\ud800"])
+def test_status_prints_what_a_file_says_as_text(tmp_path, text, capsys):
+    """Nothing in it is markup, moves the cursor, or cannot be printed."""
+    folder = write_curved(tmp_path, test_error=None, failure={"message": text})
+    (folder.parent / f"x{MANIFEST}").write_text(json.dumps({"format": 1, "runs": [f"a{text}"]}))
+    assert run_command(["status", str(folder.parent)]) == 0
+    out = capsys.readouterr().out
+    shown = text if text.isprintable() else text.encode("unicode_escape").decode()
+    assert shown in out
+    assert f"a{shown}" in out
+
+
+@pytest.mark.parametrize("name", ["[/x]", ":x:", "[bold]"])
+def test_a_run_may_be_called_anything(tmp_path, name, warm):
+    done = warm.run(*train("--out", tmp_path / name), cwd=tmp_path)
+    assert done.code == 0, done
+    again = warm.run(*train("--out", tmp_path / name), cwd=tmp_path)
+    assert f"{name}: already finished" in again.out
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [5, ["a", 5], ["/etc/passwd"], ["a", "../../b"], ["a\0b"], [""], {"a": "b"}, None],
+    ids=repr,
+)
+def test_a_damaged_list_of_a_sweep_is_one_sentence(tmp_path, runs, capsys):
+    write_curved(tmp_path)
+    path = tmp_path / f"x{MANIFEST}"
+    path.write_text(json.dumps({"format": 1, "runs": runs}))
+    assert run_command(["status", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"resvar: error: {path}: this is damaged: 'runs' is no list")
+    assert len(err.splitlines()) == 1
+    assert run_command(["report", str(tmp_path)]) == 0, "a report does not need it"
 
 
 def test_a_link_that_leads_to_itself_hides_none_of_its_neighbours(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from resvar.errors import RunError
-from resvar.training import run
+from resvar.training import checkpoint, run
 from resvar.training.checkpoint import FORMAT, DamagedError, digest, load, load_newest, save
 
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
@@ -272,6 +272,34 @@ def test_a_checkpoint_of_a_later_version_is_not_called_damaged(tmp_path):
     assert "damaged" not in str(caught.value)
     assert "--fresh" not in str(caught.value)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+# --- the order of a write -------------------------------------------------------------------------
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_takes_the_name_and_the_name_after(
+    tmp_path, monkeypatch, disk_calls
+):
+    """A power cut at any moment leaves a whole one only in this order."""
+    for iteration in (1, 2):
+        save(tmp_path, make_state(iteration))
+    read = checkpoint.load
+
+    def watched(path):
+        disk_calls.append(f"read {path.name}")
+        return read(path)
+
+    monkeypatch.setattr(checkpoint, "load", watched)
+    disk_calls.clear()
+    save(tmp_path, make_state(3))
+    assert disk_calls == [
+        f"flush {NEWEST}.tmp",
+        f"read {NEWEST}.tmp",
+        f"read {NEWEST}",
+        f"{NEWEST} becomes {PREVIOUS}",
+        f"{NEWEST}.tmp becomes {NEWEST}",
+        f"flush {tmp_path.name}",
+    ]
 
 
 # --- interrupted writes ---------------------------------------------------------------------------
