@@ -30,9 +30,11 @@ from resvar.training.run import (
     NOTE_FORMAT,
     PROGRESS,
     RESULT,
+    Progress,
     is_locked,
     read_divergence,
     read_json,
+    read_progress,
     read_settings,
 )
 
@@ -46,21 +48,6 @@ class State(StrEnum):
     FAILED = "failed"  # the last attempt ended with an error
     WAITING = "waiting"  # listed in a sweep, no directory yet
     DAMAGED = "damaged"  # its files cannot be read, or contradict one another
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is: iterations done of all, seconds spent, images per second."""
-
-    iteration: int
-    iterations: int
-    seconds: float
-    images_per_second: float
-
-    @property
-    def share(self) -> float:
-        """0 to 1."""
-        return min(1.0, self.iteration / self.iterations)
 
 
 @dataclass(frozen=True)
@@ -169,7 +156,7 @@ def read_record(folder: Path, full: bool = True) -> Record:
             return Record(folder, settings, State.DONE, result=result, label=label, curve=curve)
     except UserError as error:
         return Record(folder, settings, State.DAMAGED, message=str(error), label=label)
-    progress = _read_progress(folder / PROGRESS)
+    progress = read_progress(folder / PROGRESS)
     state, message, diverged = State.STOPPED, "", False
     try:
         ended = read_divergence(folder)
@@ -372,20 +359,6 @@ def _hash_as_written(folder: Path) -> str:
     """
     canonical = json.dumps(read_yaml(folder / CONFIG), sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-def _read_progress(path: Path) -> Progress | None:
-    """None where the file is missing or tells nothing: it is renewed soon, or does not matter."""
-    try:
-        note = read_json(path)
-        progress = Progress(
-            int(note["iteration"]), int(note["iterations"]),
-            float(note["seconds"]), float(note["images_per_second"]),
-        )  # fmt: skip
-    except (UserError, KeyError, TypeError, ValueError, OverflowError):
-        return None
-    sound = math.isfinite(progress.seconds) and math.isfinite(progress.images_per_second)
-    return progress if sound and 0 <= progress.iteration <= progress.iterations > 0 else None
 
 
 def _read_failure(path: Path) -> tuple[str, bool]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import re
 import socket
@@ -62,6 +63,21 @@ CONFIG_HEAD = "# The settings of a run of resvar; format {}\n"
 
 SEED_LINE = re.compile("^seed: (0|[1-9][0-9]{0,17})$", re.MULTILINE)
 """How `config.yaml` writes a seed, and nothing else that YAML knows."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: iterations done of all, seconds spent, images per second."""
+
+    iteration: int
+    iterations: int
+    seconds: float
+    images_per_second: float
+
+    @property
+    def share(self) -> float:
+        """0 to 1."""
+        return min(1.0, self.iteration / self.iterations)
 
 
 @dataclass(frozen=True)
@@ -212,6 +228,23 @@ def read_divergence(folder: Path) -> Divergence | None:
     if type(iteration) is not int or not isinstance(message, str):
         raise UserError(f"{path}: this is damaged; start the run over with --fresh.")
     return Divergence(iteration, message)
+
+
+def read_progress(path: Path) -> Progress | None:
+    """What `progress.json` says.
+
+    None where the file is missing or tells nothing: it is renewed soon, or does not matter.
+    """
+    try:
+        note = read_json(path)
+        progress = Progress(
+            int(note["iteration"]), int(note["iterations"]),
+            float(note["seconds"]), float(note["images_per_second"]),
+        )  # fmt: skip
+    except (UserError, KeyError, TypeError, ValueError, OverflowError):
+        return None
+    sound = math.isfinite(progress.seconds) and math.isfinite(progress.images_per_second)
+    return progress if sound and 0 <= progress.iteration <= progress.iterations > 0 else None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -189,7 +189,7 @@ def watch_train(train):
 
 def watch_sweep(launch):
     if "RESVAR_TEST_UNMEASURED" in os.environ:
-        launch.estimate = lambda *_: 0.0
+        launch.seconds = lambda *_: 0.0
 
 
 class AfterImport:
