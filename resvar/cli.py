@@ -288,6 +288,18 @@ def sweep(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
     ] = False,
+    estimate: Annotated[
+        bool,
+        typer.Option("--estimate", help="Measure, say what is left in hours, and start nothing."),
+    ] = False,
+    images_per_second: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DEPTH=N[,…]",
+            help="With --estimate: of one device, as `resvar bench` measured there, e.g. "
+            "110=240,164=160.",
+        ),
+    ] = None,
 ) -> None:
     """Train many networks: variants × depths × seeds.
 
@@ -302,8 +314,15 @@ def sweep(
     given = {"variants": variants, "depths": depths, "seeds": seeds, "protocol": protocol}
     planned = plan_sweep(file, given, sets or [], out)
 
-    from resvar.sweeps.launch import run_here
+    from resvar.sweeps.launch import estimate_here, run_here
 
+    if estimate:
+        if dry_run:
+            raise UserError("--estimate and --dry-run are two questions; ask one at a time.")
+        estimate_here(planned, device, jobs, per_gpu, images_per_second)
+        return
+    if images_per_second is not None:
+        raise UserError("--images-per-second is what --estimate reckons with; give that too.")
     run_here(planned, _data(data), device, jobs, per_gpu, dry_run)
 
 

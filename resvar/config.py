@@ -216,7 +216,18 @@ def resolve(
         if value is not None:
             layers.add({key: value}, f"--{key.replace('_', '-')}")
     layers.add(parse_overrides(overrides), "--set")
-    return _validated(_with_ordering(_with_protocol(layers)))
+    return _settled(layers)
+
+
+def settings_in(values: Mapping[str, Any], source: str) -> Settings:
+    """The settings that a mapping holds, as `resolve` takes them from a file.
+
+    Raises:
+        UserError: an unknown or wrong value, named with `source`.
+    """
+    layers = Layers()
+    layers.add(values, source)
+    return _settled(layers)
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
@@ -281,6 +292,10 @@ def differences(wanted: Settings, found: Settings) -> list[str]:
             now[name] = there[name]
     changed = [key for key in now if there[key] != now[key] and key not in BESIDE]
     return [f"{key}: {there[key]} → {now[key]}" for key in changed]
+
+
+def _settled(layers: Layers) -> Settings:
+    return _validated(_with_ordering(_with_protocol(layers)))
 
 
 def _with_protocol(layers: Layers) -> Layers:

@@ -10,6 +10,7 @@ import copy
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -110,12 +111,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, too large, no UTF-8, no YAML or no mapping.
     """
-    text = read_text(path, LARGEST_YAML, "configuration")
-    value = parse_yaml(text, str(path))
+    return parse_mapping(read_text(path, LARGEST_YAML, "configuration"), str(path))
+
+
+def parse_mapping(text: str, source: str) -> dict[str, Any]:
+    """The mapping that `text` stands for; `source` is what an error calls it.
+
+    Raises:
+        UserError: it is no YAML or no mapping of names.
+    """
+    value = parse_yaml(text, source)
     if not isinstance(value, dict):
-        raise UserError(f"{path}: a mapping of names to values is needed, such as 'depth: 110'.")
+        raise UserError(f"{source}: a mapping of names to values is needed, such as 'depth: 110'.")
     if strange := [key for key in value if not isinstance(key, str)]:
-        raise UserError(f"{path}: the key {strange[0]!r} is no name; put it in quotes.")
+        raise UserError(f"{source}: the key {strange[0]!r} is no name; put it in quotes.")
     return value
 
 
@@ -129,9 +138,10 @@ def read_text(path: Path, largest: int, what: str) -> str:
         UserError: the file is missing, no ordinary one, too large, or no UTF-8.
     """
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe never ends
+        status = path.stat()  # once: a report reads tens of thousands of files
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # a pipe never ends
             raise UserError(f"{path}: this is no file.")
-        if path.stat().st_size > largest:
+        if status.st_size > largest:
             raise UserError(f"{path}: over {largest:,} bytes, so this is no {what}.")
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -1,27 +1,32 @@
-"""How long `resvar report` takes over many runs, and how much memory: run directories are made up,
-as training would have left them, and each format is timed in a process of its own.
+"""How long `resvar report` and `resvar status` take over many runs, and how much memory: run
+directories are made up, as training would have left them; each is timed in a process of its own.
 
     python scripts/report_speed.py --runs 1000
+    python scripts/report_speed.py --status --runs 10000
 
-Prints a line per format.
+Prints a line per format of the report, or one per look at the status of a sweep that is under way.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import count, islice, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from resvar.config import Settings, resolve
 from resvar.files import write_json, write_text
 from resvar.models.ordering import PAPER_ORDER
+from resvar.sweeps.grid import MANIFEST
 from resvar.training import run as files
 
 FORMATS = ("table", "markdown", "json", "html")
@@ -31,6 +36,9 @@ def main() -> None:
     arguments = parse()
     with TemporaryDirectory() as folder:
         runs = Path(arguments.keep or folder)
+        if arguments.status:
+            time_status(runs, arguments.runs, Path(folder) / "status.txt")
+            return
         made = make_runs(runs, arguments.runs)
         print(f"{made} made-up runs of protocol paper, 164 evaluations each")
         for name in arguments.formats.split(","):
@@ -41,17 +49,77 @@ def main() -> None:
             )
 
 
+def time_status(runs: Path, wanted: int, out: Path, looks: int = 5) -> None:
+    """Several looks at one sweep: the first finds the files where writing them has left them."""
+    working = make_sweep(runs, wanted)
+    with ExitStack() as held:
+        for folder in working:
+            held.enter_context(files.locked(folder))
+        for _ in range(looks):
+            cost = measure_status(runs, out)
+            print(
+                f"status of {wanted:,} run directories: {cost.seconds:5.2f} s, "
+                f"{cost.processor:5.2f} s of processor time, {cost.peak / 2**20:4.0f} MiB"
+            )
+    print(out.read_text().splitlines()[-1])
+
+
 def make_runs(root: Path, wanted: int, protocol: str = "paper") -> int:
     """Write `wanted` finished runs below `root`: ten cells, as many seeds as it takes."""
-    cells = list(product((110, 164), PAPER_ORDER))
-    known: dict[tuple[str, int], Settings] = {}
-    for index in range(wanted):
-        seed, (depth, variant) = index // len(cells), cells[index % len(cells)]
-        if (variant, depth) not in known:
-            options = {"variant": variant, "depth": depth, "protocol": protocol}
-            known[variant, depth] = resolve(options=options, overrides=["precision=bf16"])
-        write_run(root, known[variant, depth].model_copy(update={"seed": seed}))
+    for settings in islice(cells(protocol), wanted):
+        write_run(root, settings)
     return wanted
+
+
+def make_sweep(root: Path, wanted: int, protocol: str = "paper") -> list[Path]:
+    """Write `wanted` run directories of a sweep under way, and the list that it left.
+
+    Of a hundred 70 are done, 10 stopped, 9 failed, 10 diverged and one is for the caller to hold
+    the lock of, as a run at work does: returns those. A tenth as many more wait: listed, not begun.
+    """
+    working, planned = [], []
+    for index, settings in enumerate(islice(cells(protocol), wanted + wanted // 10)):
+        planned.append(str(settings.directory))
+        if index >= wanted:
+            continue
+        place = index * 37 % 100  # spread over the cells
+        folder = write_run(root, settings, None if place < 70 else place - 60)
+        if place >= 70:
+            write_note(folder, settings, place - 60)
+        if 80 <= place < 89:
+            note = {"format": 1, "message": "No space left on device", "diverged": False}
+            write_json(folder / files.FAILURE, note, durable=False)
+        if 89 <= place < 99:
+            note = {"format": 1, "iteration": 400, "message": "the training loss became nan"}
+            write_json(folder / files.DIVERGED, note, durable=False)
+        if place == 99:
+            working.append(folder)
+    write_json(root / f"made-up{MANIFEST}", {"format": 1, "runs": planned}, durable=False)
+    return working
+
+
+def write_note(folder: Path, settings: Settings, evaluations: int) -> None:
+    done = evaluations * settings.eval_every
+    note = {
+        "format": 1, "iteration": done, "iterations": settings.iterations,
+        "seconds": done * 0.032, "images_per_second": 4000.0,
+    }  # fmt: skip
+    write_json(folder / files.PROGRESS, note, durable=False)
+    (folder / files.LOCK).write_text("process 1 on a machine that is made up")
+
+
+def cells(protocol: str) -> Iterator[Settings]:
+    """The ten cells of Table 2 with seed 0, then with seed 1, and so on."""
+    known = [
+        resolve(
+            options={"variant": variant, "depth": depth, "protocol": protocol},
+            overrides=["precision=bf16"],
+        )
+        for depth, variant in product((110, 164), PAPER_ORDER)
+    ]
+    for seed in count():
+        for settings in known:
+            yield settings.model_copy(update={"seed": seed})
 
 
 def write_run(root: Path, settings: Settings, evaluations: int | None = None) -> Path:
@@ -138,7 +206,7 @@ class Cost:
 
 LAUNCHER = """
 import resource, subprocess, sys
-code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+code = subprocess.call(sys.argv[2:], stdout=open(sys.argv[1], "w"))
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(used.ru_utime + used.ru_stime, used.ru_maxrss)
 sys.exit(code)
@@ -148,11 +216,21 @@ that started it, so that must be a small one."""
 
 
 def measure(runs: Path, format: str, out: Path) -> Cost:
-    """What one report costs, in a process of its own."""
-    command = [sys.executable, "-m", "resvar", "report", str(runs), "--format", format]
+    """What one report costs."""
+    return timed(["report", str(runs), "--format", format, "--out", str(out)], out)
+
+
+def measure_status(runs: Path, out: Path) -> Cost:
+    """What one look at the status costs; what it prints goes to `out`."""
+    return timed(["status", str(runs)], out, printed=out)
+
+
+def timed(command: list[str], written: Path, printed: Path = Path(os.devnull)) -> Cost:
+    """What a command of resvar costs, in a process of its own."""
+    command = [sys.executable, "-m", "resvar", *command]
     begun = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-S", "-c", LAUNCHER, *command, "--out", str(out)],
+        [sys.executable, "-S", "-c", LAUNCHER, str(printed), *command],
         stdout=subprocess.PIPE,
         text=True,
         check=False,
@@ -162,13 +240,14 @@ def measure(runs: Path, format: str, out: Path) -> Cost:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}")
     processor, peak = done.stdout.split()
     unit = 1 if sys.platform == "darwin" else 1024
-    return Cost(seconds, float(processor), int(peak) * unit, out.stat().st_size)
+    return Cost(seconds, float(processor), int(peak) * unit, written.stat().st_size)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=1000, help="how many (1000)")
     parser.add_argument("--formats", default=",".join(FORMATS), help="separated by commas")
+    parser.add_argument("--status", action="store_true", help="time `resvar status` instead")
     parser.add_argument("--keep", metavar="DIR", help="make the runs there, and leave them")
     return parser.parse_args()
 

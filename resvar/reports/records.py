@@ -10,7 +10,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -53,13 +54,14 @@ class Record:
     """One run.
 
     Attributes:
-        settings: None where they cannot be read.
+        settings: None where they cannot be read, or nobody did: `glance` at a finished run.
         result: the content of `result.json`, checked, where the state is done; else None.
         progress: None where nothing is known, such as before the first iteration.
         message: why the run failed, or what is damaged; else empty.
-        label: what makes runs comparable; see `label_of`. Empty where there are no settings.
+        label: what makes runs comparable; see `label_of`. Empty where there are no settings, or
+            nobody asked.
         diverged: the state is failed, and that because the loss was no number any more.
-        curve: what `metrics.csv` holds; None where there is none yet.
+        curve: what `metrics.csv` holds; None where there is none yet, or nobody asked.
     """
 
     folder: Path
@@ -86,26 +88,67 @@ def read_records(folders: Sequence[Path]) -> list[Record]:
     Raises:
         UserError: a folder does not exist, or there is no run in any of them.
     """
+    return in_report_order([read_record(run) for run, _ in _found(folders)])
+
+
+def glance(folders: Sequence[Path]) -> list[Record]:
+    """How every run at or below `folders` stands and nothing else; ten thousand take two seconds.
+
+    A finished run is believed if its `result.json` is sound by itself: whether that agrees with
+    `config.yaml`, and whether `metrics.csv` can be read, a report finds out. Labels are empty.
+
+    Returns:
+        The finished runs, then the others as `read_records` has them.
+
+    Raises:
+        UserError: as `read_records`.
+    """
+    found = [_glance_at(run, names) for run, names in _found(folders)]
+    done = [record for record in found if record.state is State.DONE]
+    return done + in_report_order([record for record in found if record.state is not State.DONE])
+
+
+def _glance_at(folder: Path, names: Collection[str]) -> Record:
+    """A run directory in which there is what `names` say."""
+    if RESULT not in names:
+        return read_record(folder, full=False)
+    if CONFIG in names:
+        with suppress(UserError):
+            path = folder / RESULT
+            return Record(folder, None, State.DONE, result=_sound(read_json(path), path))
+    return read_record(folder)  # says what is damaged
+
+
+def _found(folders: Sequence[Path]) -> list[tuple[Path, Collection[str]]]:
+    """Every run directory at or below `folders`, once each, with the names inside.
+
+    Raises:
+        UserError: a folder does not exist, or there is no run in any of them.
+    """
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: there is no such folder.")
     seen: set[tuple[int, int]] = set()
-    records = [read_record(run) for folder in folders for run in _runs(folder, seen)]
-    if not records:
+    found = [run for folder in folders for run in _runs(folder, seen)]
+    if not found:
         where = ", ".join(str(folder) for folder in folders) or "no folder"
         raise UserError(f"{where}: there is no run here; `resvar train` makes one.")
-    return in_report_order(records)
+    return found
 
 
-def read_record(folder: Path) -> Record:
-    """The record of one run directory; what cannot be read makes it a damaged one."""
+def read_record(folder: Path, full: bool = True) -> Record:
+    """The record of one run directory; what cannot be read makes it a damaged one.
+
+    Args:
+        full: with label and curve.
+    """
     try:
         settings = read_settings(folder)
-        label = label_of(settings)
+        label = label_of(settings) if full else ""
     except UserError as error:
         return Record(folder, None, State.DAMAGED, message=str(error))
     try:
-        curve = read_curve(folder / METRICS)
+        curve = read_curve(folder / METRICS) if full else None
         # A link to nowhere is no missing result but a damaged one.
         if os.path.lexists(folder / RESULT):
             result = _checked(read_json(folder / RESULT), settings, folder)
@@ -215,8 +258,10 @@ def in_report_order(records: Sequence[Record]) -> list[Record]:
 # --- finding runs ---------------------------------------------------------------------------------
 
 
-def _runs(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """Run directories at or below `folder`; `seen` holds (device, inode) of what was visited.
+def _runs(folder: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, Collection[str]]]:
+    """Run directories at or below `folder`, each with the names inside.
+
+    `seen` holds (device, inode) of what was visited.
 
     Links are followed, and a loop ends at the first folder that was seen before.
     """
@@ -231,7 +276,7 @@ def _runs(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
             with os.scandir(here) as entries:
                 inside = {entry.name: entry for entry in entries}
             if CONFIG in inside or RESULT in inside:
-                yield here
+                yield here, inside.keys()
                 continue
             below = [name for name, entry in inside.items() if name[0] != "." and _is_folder(entry)]
         except OSError:  # gone meanwhile, or not ours to read
@@ -262,12 +307,30 @@ _AS_CONFIGURED = ("variant", "depth", "seed", "protocol", "dataset", "iterations
 
 
 def _checked(result: dict[str, Any], settings: Settings, folder: Path) -> dict[str, Any]:
-    """The result, if it is whole, made of numbers, and that of these settings.
+    """The result, if it is sound and that of these settings.
 
     Raises:
         UserError: what is wrong with it.
     """
     path = folder / RESULT
+    _sound(result, path)
+    for key in _AS_CONFIGURED:
+        if result[key] != (asked := getattr(settings, key)):
+            raise UserError(f"{path}: '{key}' is {result[key]}, but {CONFIG} says {asked}.")
+    found = result["config_hash"]
+    if found != settings.hash and found != _hash_as_written(folder):
+        raise UserError(
+            f"{path}: 'config_hash' is not that of {CONFIG}, so the result is of other settings."
+        )
+    return result
+
+
+def _sound(result: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The result, if it is whole and made of numbers.
+
+    Raises:
+        UserError: what is wrong with it.
+    """
     if (written := result.get("format", NOTE_FORMAT)) != NOTE_FORMAT:
         raise UserError(
             f"{path}: 'format' is {written!r}; this version of resvar reads {NOTE_FORMAT}."
@@ -285,14 +348,6 @@ def _checked(result: dict[str, Any], settings: Settings, folder: Path) -> dict[s
             raise UserError(f"{path}: '{key}' is far too large a number.")
         if key in _PERCENT and not 0 <= value <= 100:
             raise UserError(f"{path}: '{key}' is {value}, which is no percentage.")
-    for key in _AS_CONFIGURED:
-        if result[key] != (asked := getattr(settings, key)):
-            raise UserError(f"{path}: '{key}' is {result[key]}, but {CONFIG} says {asked}.")
-    found = result["config_hash"]
-    if found != settings.hash and found != _hash_as_written(folder):
-        raise UserError(
-            f"{path}: 'config_hash' is not that of {CONFIG}, so the result is of other settings."
-        )
     return result
 
 

@@ -16,8 +16,12 @@ from rich.text import Text
 
 from resvar.console import console_for_output, duration, moment, plain
 from resvar.errors import Stopped, UserError
-from resvar.reports.records import Record, State, read_records
+from resvar.reports.records import Record, State, glance
 from resvar.sweeps.grid import manifests
+
+MOST = 100
+MOST_SHOWN = {State.WAITING.value: 5}
+"""Lines of the table for runs in one state; `MOST` for any other."""
 
 
 def print_status(folder: Path) -> None:
@@ -107,7 +111,7 @@ def standing(folder: Path) -> list[Record]:
         UserError: nothing was ever started there.
     """
     try:
-        records = read_records([folder])
+        records = glance([folder])
     except UserError:
         if not (waiting := planned_runs(folder, [])):
             raise
@@ -157,24 +161,27 @@ def _length(record: Record) -> float | None:
 
 
 def _table(records: Sequence[Record], folder: Path) -> Table:
-    """The runs that are not done; of those that wait only the first few."""
+    """The runs that are not done; of many in one state only the first."""
     table = Table("run", "state", "iteration", "images/s", "left", "", box=None, pad_edge=False)
-    shown = [record for record in records if record.state is not State.WAITING]
-    waiting = [record for record in records if record.state is State.WAITING]
-    for record in shown + waiting[:5]:
+    counts: Counter[str] = Counter()
+    for record in sorted(records, key=lambda record: record.state is State.WAITING):
+        counts[word := _word(record)] += 1
+        if counts[word] > MOST_SHOWN.get(word, MOST):
+            continue
         progress = record.progress
         length = _length(record)
         running = record.state is State.RUNNING
         table.add_row(
             plain(str(record.folder.relative_to(folder))),
-            _word(record),
+            word,
             f"{progress.iteration:,} / {progress.iterations:,}" if progress else "",
             f"{progress.images_per_second:,.0f}" if progress and running else "",
             duration(length * (1 - progress.share)) if progress and length and running else "",
             plain(record.message),
         )
-    if len(waiting) > 5:
-        table.add_row(f"… and {len(waiting) - 5} more", "waiting", "", "", "", "")
+    for word, count in counts.items():
+        if (more := count - MOST_SHOWN.get(word, MOST)) > 0:
+            table.add_row(f"… and {more} more", word, "", "", "", "")
     return table
 
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing.connection import wait
 from pathlib import Path
 
 from rich.console import Console
 
-from resvar.config import Settings
 from resvar.console import console_for_output, duration
 from resvar.data.cifar import DATASETS, problems
 from resvar.errors import UserError
+from resvar.sweeps.estimate import estimate, given, measure, print_estimate
 from resvar.sweeps.grid import PlannedRun, Sweep
 from resvar.sweeps.local import (
     Slot,
@@ -40,12 +34,8 @@ def run_here(
         Stopped: asked to stop.
     """
     console = console_for_output()
-    open_runs = [run for run in sweep.runs if not is_finished(run)]
-    todo = [run for run in open_runs if not has_diverged(run)]
-    done, hopeless = len(sweep.runs) - len(open_runs), len(open_runs) - len(todo)
+    todo = _todo(sweep, console)
     slots = make_slots(jobs, per_gpu, device, len(sweep.runs))
-    also = f", {hopeless} diverged" if hopeless else ""
-    _say(console, f"{len(sweep.runs)} runs in {sweep.root}, {done} of them finished already{also}.")
     if dry_run:
         for run in todo:
             _say(console, f"  resvar train {' '.join(run.arguments)} --out {run.folder}")
@@ -64,7 +54,7 @@ def run_here(
     _say(console, f"{len(todo)} to do, {where}. Measuring how long that takes …")
     _say(
         console,
-        f"About {duration(estimate(todo, slots))} in all. Ctrl-C stops; typed again it goes on.",
+        f"About {duration(seconds(todo, slots))} in all. Ctrl-C stops; typed again it goes on.",
     )
     outcome = launch(sweep, slots, data, console)
     report_failures(outcome, console)
@@ -74,57 +64,44 @@ def run_here(
     )
 
 
-def estimate(todo: Sequence[PlannedRun], slots: Sequence[Slot]) -> float:
-    """Seconds that the runs will take, from a few real updates of each depth on made-up images.
+def estimate_here(
+    sweep: Sweep, device: str, jobs: int | None, per_gpu: int, speeds: str | None
+) -> None:
+    """Say what is left of a sweep in device hours and by the clock, and start nothing.
 
-    Assumes that slots do not slow each other down, and that a forward pass is a third of an update.
-    Measured in a process of its own, so that the sweep's stays small.
+    Args:
+        speeds: what `--images-per-second` says; None: measure.
+
+    Raises:
+        UserError: a run's folder holds other settings, or `speeds` is wrong.
     """
-    settings = [run.settings for run in todo]
-    with ProcessPoolExecutor(
-        1,
-        multiprocessing.get_context("spawn"),
-        initializer=_belong_to_parent,
-    ) as pool:
-        seconds: float = pool.submit(_seconds_one_by_one, settings, slots[0]).result()
-    return seconds / len(slots)
+    console = console_for_output()
+    if not (todo := _todo(sweep, console)):
+        return
+    if speeds is not None:
+        print_estimate(estimate(todo, given(speeds, todo)), console, None)
+        return
+    slots = make_slots(jobs, per_gpu, device, len(todo))
+    print_estimate(estimate(todo, measure(todo, slots[0])), console, len(slots))
 
 
-def _belong_to_parent() -> None:
-    """In the measuring process: leave Ctrl-C to the sweep, and end when the sweep does.
+def seconds(todo: Sequence[PlannedRun], slots: Sequence[Slot]) -> float:
+    """How long the runs will take by the clock."""
+    return estimate(todo, measure(todo, slots[0])).by_the_clock(len(slots))
 
-    A pool's process would else wait for ever for work from a parent that was killed.
+
+def _todo(sweep: Sweep, console: Console) -> list[PlannedRun]:
+    """The runs that are left, after a line that counts the others.
+
+    Raises:
+        UserError: a run's folder holds other settings.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def _seconds_one_by_one(todo: Sequence[Settings], slot: Slot) -> float:
-    """Seconds that the runs take one after the other in a slot like this."""
-    import torch
-
-    from resvar.training.loop import measure_throughput
-    from resvar.training.machine import choose_device, choose_precision
-
-    device = choose_device(slot.device)
-    torch.set_num_threads(slot.threads)
-    speeds: dict[tuple[object, ...], float] = {}
-    total = 0.0
-    for s in todo:
-        precision = choose_precision(s.precision, device)
-        key = (s.architecture, s.batch_size, s.bn_batch_size, precision)
-        if key not in speeds:
-            known = {"precision": precision, "num_classes": s.num_classes or 1000}
-            speeds[key] = measure_throughput(s.model_copy(update=known), device)
-        total += s.work / speeds[key]
-    return total
+    open_runs = [run for run in sweep.runs if not is_finished(run)]
+    todo = [run for run in open_runs if not has_diverged(run)]
+    done, hopeless = len(sweep.runs) - len(open_runs), len(open_runs) - len(todo)
+    also = f", {hopeless} diverged" if hopeless else ""
+    _say(console, f"{len(sweep.runs)} runs in {sweep.root}, {done} of them finished already{also}.")
+    return todo
 
 
 def _say(console: Console, text: str) -> None:

@@ -15,14 +15,15 @@ import re
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resvar.config import Settings, differences, resolve
+from resvar.config import Settings, differences, resolve, settings_in
 from resvar.errors import RunError, UserError
-from resvar.files import read_text, refuse_newer, write_text
+from resvar.files import LARGEST_YAML, parse_mapping, read_text, refuse_newer, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,13 +66,8 @@ CONFIG_FORMAT = 1
 CONFIG_HEAD = "# The settings of a run of resvar; format {}\n"
 """The first line of `config.yaml`: a comment, since every name in that file is a setting."""
 
-
-@dataclass(frozen=True)
-class Divergence:
-    """How a run ended whose loss became NaN or infinite."""
-
-    iteration: int
-    message: str
+SEED_LINE = re.compile("^seed: (0|[1-9][0-9]{0,17})$", re.MULTILINE)
+"""How `config.yaml` writes a seed, and nothing else that YAML knows."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +83,14 @@ class Progress:
     def share(self) -> float:
         """0 to 1."""
         return min(1.0, self.iteration / self.iterations)
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """How a run ended whose loss became NaN or infinite."""
+
+    iteration: int
+    message: str
 
 
 # --- who works here -------------------------------------------------------------------------------
@@ -159,21 +163,29 @@ def read_settings(folder: Path) -> Settings:
         UserError: `config.yaml` is missing or wrong, or of a later version of resvar.
     """
     path = folder / CONFIG
-    head = re.match(CONFIG_HEAD.format("([0-9]{1,9})").encode(), _first_line(path))
+    text = read_text(path, LARGEST_YAML, "configuration")
+    head = re.match(CONFIG_HEAD.format("([0-9]{1,9})"), text)
     if head is not None:
         refuse_newer(path, int(head[1]), CONFIG_FORMAT)
-    return resolve(config=path)
+    cell, lines = SEED_LINE.subn("seed: 0", text)
+    if lines == 1 and (seed := SEED_LINE.search(text)):
+        with suppress(UserError):
+            return _settings_of_cell(cell).model_copy(update={"seed": int(seed[1])})
+    return resolve(config=path)  # and says what is wrong, and where
 
 
-def _first_line(path: Path) -> bytes:
-    """Of an ordinary file; empty otherwise: what is wrong with it `resolve` says."""
-    try:
-        if not path.is_file():  # opening a pipe would wait for ever
-            return b""
-        with path.open("rb") as file:
-            return file.readline(200)
-    except OSError:
-        return b""
+@lru_cache(maxsize=256)
+def _settings_of_cell(text: str) -> Settings:
+    """What a `config.yaml` with `seed: 0` says. Remembered: the runs of a cell differ in that line
+    alone, and YAML is slow to read.
+
+    Raises:
+        UserError: it is wrong.
+    """
+    values = parse_mapping(text, CONFIG)
+    if values.get("seed") != 0:  # what looked like its line is part of another value
+        raise UserError(f"{CONFIG}: there is no line for the seed.")
+    return settings_in(values, CONFIG)
 
 
 def guard(folder: Path, wanted: Settings) -> None:
@@ -247,7 +259,10 @@ def read_divergence(folder: Path) -> Divergence | None:
 
 
 def read_progress(folder: Path) -> Progress | None:
-    """None where the file is missing or makes no sense: it is renewed soon, or does not matter."""
+    """What `progress.json` says.
+
+    None where the file is missing or makes no sense: it is renewed soon, or does not matter.
+    """
     try:
         note = read_json(folder / PROGRESS)
         progress = Progress(

@@ -110,7 +110,10 @@ def test_a_damaged_run_is_listed_and_spoils_nothing(tmp_path, what, capsys):
     (group,) = report.groups
     assert group.entries["original", 110].summary.values == (51.0,)
     assert run_command(["report", str(tmp_path)]) == 0
+    # The status reads neither the metrics of any run nor the settings of one that has a result.
     assert run_command(["status", str(tmp_path)]) == 0
+    hidden = name == METRICS or (name == CONFIG and what != "no config")
+    assert f"{'2 done' if hidden else '1 done, 1 damaged'}." in capsys.readouterr().out
     assert "Traceback" not in capsys.readouterr().err
 
 

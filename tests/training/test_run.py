@@ -135,6 +135,37 @@ def test_the_guard_keeps_the_precision_of_a_run_where_it_is_left_open(tmp_path):
         guard(tmp_path, make_settings("precision=fp32"))
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["seed: 0", "seed: 3", "seed: 999999999999999999", "seed: 9223372036854775807", "seed: 010",
+     "seed: 0x10", "seed: '3'", "seed: 3 # three", "seed:   3", "", "seed: -1", "seed: 1.5",
+     "seed: null", "seed: 3\nseed: 4", "seed: [3", "seed: 3\n7: 8",
+     "seed: 3\nlr: null", "? |-\n seed\n: 3"],
+)  # fmt: skip
+def test_a_seed_is_read_as_yaml_reads_it(tmp_path, line):
+    """Runs of a cell share what is read; whatever line the seed stands on, it means the same."""
+    file = tmp_path / "config.yaml"
+    text = make_settings(seed=1).to_yaml()
+    file.write_text(text)
+    assert read_settings(tmp_path).seed == 1
+    file.write_text(text.replace("seed: 1", line))
+    found = []
+    for read in (lambda: read_settings(tmp_path), lambda: resolve(config=file)):
+        try:
+            found.append(read())
+        except UserError as error:
+            found.append(str(error))
+    assert found[0] == found[1]
+
+
+def test_what_looks_like_a_seed_in_another_value_is_none(tmp_path):
+    text = make_settings().to_yaml().replace("seed: 0\n", "")
+    quoted = text.replace("protocol: quick", 'protocol: "a\n\nseed: 3\n\nb"')
+    (tmp_path / "config.yaml").write_text(quoted)
+    with pytest.raises(UserError, match="seed: 3"):
+        read_settings(tmp_path)
+
+
 def test_a_damaged_config_is_named(tmp_path):
     (tmp_path / "config.yaml").write_text("variant: [")
     with pytest.raises(UserError, match=r"config\.yaml"):

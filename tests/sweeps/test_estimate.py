@@ -1,0 +1,194 @@
+"""What a sweep will take: reckoned by hand, and from a throughput that is measured here."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given as for_all
+from hypothesis import strategies as st
+
+from resvar.cli import run_command
+from resvar.errors import UserError
+from resvar.sweeps.estimate import estimate, given, makespan, measure
+from resvar.sweeps.grid import Sweep, plan_sweep
+from resvar.sweeps.local import make_slots
+from resvar.training.run import PROGRESS
+from tests.commands import contents
+
+SETS = (
+    "iterations=100", "batch_size=64", "eval_every=40", "milestones=[]", "warmup_iterations=0",
+)  # fmt: skip
+WORK = 100 * 64 + 3 * 10_000 / 3
+"""Images of a run by hand: the updates, and three evaluations that count a third each."""
+
+
+def plan(root: Path, depths: str = "8,14", seeds: str = "2") -> Sweep:
+    names = {"variants": "original,full-preact", "depths": depths, "seeds": seeds}
+    return plan_sweep(None, names, SETS, root)
+
+
+def note(folder: Path, **changes: object) -> None:
+    folder.mkdir(parents=True)
+    held = {"iteration": 25, "iterations": 100, "seconds": 9.0, "images_per_second": 3.0} | changes
+    (folder / PROGRESS).write_text(json.dumps(held))
+
+
+# --- by hand --------------------------------------------------------------------------------------
+
+
+def test_the_hours_of_each_network_and_in_all(tmp_path):
+    todo = plan(tmp_path).runs
+    found = estimate(todo, given("8=50,14=20", todo))
+    shallow, deep = found.parts
+    assert (shallow.name, deep.name) == ("ResNet-8", "ResNet-14")
+    assert (shallow.speed, deep.speed) == (50, 20)
+    assert shallow.whole == pytest.approx(WORK / 50)
+    assert deep.whole == pytest.approx(WORK / 20)
+    assert len(shallow.left) == len(deep.left) == 4
+    assert found.total == pytest.approx(4 * WORK / 50 + 4 * WORK / 20)
+    assert found.by_the_clock(1) == pytest.approx(found.total)
+    assert found.by_the_clock(8) == found.by_the_clock(99) == pytest.approx(WORK / 20)
+
+
+def test_of_a_run_that_has_begun_only_what_is_left_counts(tmp_path):
+    todo = plan(tmp_path, depths="8").runs
+    note(todo[0].folder)
+    note(todo[1].folder, iteration="soon")
+    note(todo[2].folder, iteration=100)
+    found = estimate(todo, given("8=50", todo))
+    whole = WORK / 50
+    assert found.lengths == pytest.approx((0.75 * whole, whole, 0, whole))
+    assert found.total == pytest.approx(2.75 * whole)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "devices", "end"),
+    [
+        ([3, 3, 2, 2, 2], 2, 7),
+        ([2, 2, 2, 3, 3], 2, 7),
+        ([1] * 7, 3, 3),
+        ([5, 1, 1, 1], 2, 5),
+        ([4], 9, 4),
+        ([], 3, 0),
+    ],
+)
+def test_whoever_is_free_takes_the_next_run(lengths, devices, end):
+    assert makespan(lengths, devices) == end
+
+
+@for_all(st.lists(st.floats(0, 1e6), min_size=1, max_size=40), st.integers(1, 50))
+def test_no_schedule_is_shorter_and_none_of_a_list_is_much_longer(lengths, devices):
+    """Graham (1966): at most the ideal and the longest run together."""
+    end, ideal = makespan(lengths, devices), sum(lengths) / devices
+    assert end >= max(ideal, max(lengths)) * (1 - 1e-9)
+    assert end <= (ideal + max(lengths)) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("8=50", ["depth 14 is missing", "resvar bench --depth 14"]),
+        ("8", ["--images-per-second 8:", "DEPTH=N"]),
+        ("eight=50,14=20", ["DEPTH=N"]),
+        ("8=fast,14=20", ["DEPTH=N"]),
+        ("", ["DEPTH=N"]),
+        ("8=0,14=20", ["depth 8", "above 0"]),
+        ("8=-1,14=20", ["depth 8", "above 0"]),
+        ("8=50,14=nan", ["depth 14", "above 0"]),
+        ("8=inf,14=20", ["depth 8", "above 0"]),
+    ],
+)
+def test_a_throughput_that_cannot_be(tmp_path, text, parts):
+    with pytest.raises(UserError) as refused:
+        given(text, plan(tmp_path).runs)
+    for part in parts:
+        assert part in str(refused.value)
+
+
+# --- measured -------------------------------------------------------------------------------------
+
+
+def test_each_network_is_measured_once_and_the_deeper_is_slower(tmp_path):
+    todo = plan(tmp_path, depths="56,8", seeds="1").runs
+    (slot,) = make_slots(1, 1, "cpu", len(todo))
+    found = estimate(todo, measure(todo, slot))
+    deep, shallow = found.parts
+    assert (deep.name, shallow.name) == ("ResNet-56", "ResNet-8")
+    assert 2 * deep.speed < shallow.speed
+    assert len(deep.left) == len(shallow.left) == 2
+    assert "Measured here on" in found.source
+
+
+# --- as a command ---------------------------------------------------------------------------------
+
+SWEEP = (
+    "sweep", "--variants", "original,full-preact", "--depths", "8,14", "--seeds", "2",
+    *(word for text in SETS for word in ("--set", text)),
+)  # fmt: skip
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A folder without data: an estimate needs none."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RESVAR_DATA", str(tmp_path / "none"))
+    return tmp_path
+
+
+def test_it_leaves_out_what_is_finished_or_diverged_and_writes_nothing(work, capsys):
+    runs = plan(Path("runs")).runs
+    for run, name in zip(runs, ("result.json", "diverged.json"), strict=False):
+        run.folder.mkdir(parents=True)
+        (run.folder / name).write_text("{}")
+    before = contents(work)
+    assert run_command([*SWEEP, "--estimate", "--images-per-second", "8=0.5,14=0.2"]) == 0
+    assert contents(work) == before
+    out = capsys.readouterr().out
+    assert "8 runs in runs, 1 of them finished already, 1 diverged." in out
+    assert "Not measured here" in out
+    hours = WORK / 3600
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if "ResNet" in line}
+    assert rows["ResNet-8"] == ["2", "0.5", f"{hours / 0.5:,.2f}", f"{2 * hours / 0.5:,.2f}"]
+    assert rows["ResNet-14"] == ["4", "0.2", f"{hours / 0.2:,.2f}", f"{4 * hours / 0.2:,.2f}"]
+    assert re.search(rf"in all +6 +{2 * hours / 0.5 + 4 * hours / 0.2:,.2f}", out)
+    assert "on 1 such device," in out
+    assert "on 6 such devices." in out
+    assert "slots here" not in out
+
+
+def test_measured_it_says_where_and_for_how_many_slots(work, capsys):
+    few = [word if word != "8,14" else "8" for word in SWEEP]
+    assert run_command([*few, "--estimate", "--device", "cpu", "--jobs", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "Measured here on" in out
+    assert "in 2 slots here" in out
+    assert not list(work.iterdir())
+
+
+@pytest.mark.usefixtures("work")
+def test_a_finished_sweep_costs_nothing(capsys):
+    for run in plan(Path("runs")).runs:
+        run.folder.mkdir(parents=True)
+        (run.folder / "result.json").write_text("{}")
+    assert run_command([*SWEEP, "--estimate"]) == 0
+    assert "8 runs in runs, 8 of them finished already." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "part"),
+    [
+        (["--images-per-second", "8=1,14=1"], "--estimate"),
+        (["--estimate", "--dry-run"], "one at a time"),
+        (["--estimate", "--images-per-second", "8=1"], "depth 14 is missing"),
+        (["--estimate", "--jobs", "0"], "--jobs must be at least 1"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(work, capsys, more, part):
+    assert run_command([*SWEEP, *more]) == 2
+    err = capsys.readouterr().err
+    assert part in err
+    assert len(err.splitlines()) == 1
+    assert not list(work.iterdir())
