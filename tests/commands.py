@@ -20,6 +20,10 @@ from tempfile import TemporaryDirectory
 ROOT = Path(__file__).parent.parent
 DRIVER = ROOT / "tests" / "driver"
 
+PATIENCE = 600.0
+"""Seconds after which what was waited for will never come. A test judges what happens and not how
+soon: a busy machine may take a hundred times as long as an idle one."""
+
 TINY = (
     "iterations=14", "batch_size=16", "bn_batch_size=8", "eval_every=4", "checkpoint_every=3",
     "schedule=step", "lr=0.05", "warmup_iterations=3", "milestones=[10]",
@@ -77,11 +81,11 @@ class Job:
                 return self.process.exitcode
         return self.process.poll()
 
-    def read_until(self, text: str, seconds: float = 60) -> None:
+    def read_until(self, text: str, seconds: float = PATIENCE) -> None:
         """Wait until it has printed `text`, or has ended."""
         assert wait_for(lambda: text in self.out or self.code() is not None, seconds), self.out
 
-    def end(self, seconds: float = 120) -> Finished:
+    def end(self, seconds: float = PATIENCE) -> Finished:
         """Wait for its end."""
         assert wait_for(lambda: self.code() is not None, seconds), f"still at work: {self.out}"
         code = self.code()
@@ -195,7 +199,9 @@ def _become_resvar(
     main(arguments)
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60, every: float = 0.02) -> bool:
+def wait_for(
+    condition: Callable[[], object], seconds: float = PATIENCE, every: float = 0.02
+) -> bool:
     """Whether the condition came true in time."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:

@@ -71,7 +71,7 @@ def soak(
             time.sleep(every)
         end = job.end()
     problems = [] if end.code == 0 else [str(end)]
-    if not wait_for(lambda: not everyone(mark), 10):
+    if not wait_for(lambda: not everyone(mark), 60):
         problems.append(f"left over: {everyone(mark)}")
     for seed in range(count):
         run = folder / "paper" / "original-8" / f"seed-{seed}"

@@ -7,21 +7,22 @@ it is newer, never that it is damaged by somebody, and nothing is touched.
 from __future__ import annotations
 
 import json
-import lzma
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from resvar import load_run
+from resvar import load_model, load_run
 from resvar.errors import RunError, UserError
+from resvar.probes.findings import read_probe
 from resvar.reports.records import State, read_records
 from resvar.training.checkpoint import FORMAT, load_newest
-from resvar.training.run import read_divergence
+from resvar.training.run import CHECKPOINT, read_divergence, snapshots
 from tests.commands import contents, train
-from tests.frozen.make import CHECKPOINT, END, PACKED, weights
+from tests.frozen.make import END, unpack, weights
 
 FROZEN = sorted((Path(__file__).parent / "frozen").glob("format-*"))
 CLOSE = 0.01
@@ -30,12 +31,10 @@ CLOSE = 0.01
 
 @pytest.fixture(params=FROZEN, ids=lambda folder: folder.name)
 def old(request, tmp_path) -> Path:
-    """A copy, with the checkpoint unpacked."""
+    """A copy, with checkpoint and snapshot unpacked."""
     folder = tmp_path / "old"
     shutil.copytree(request.param, folder)
-    packed = folder / "begun" / PACKED
-    (folder / "begun" / CHECKPOINT).write_bytes(lzma.decompress(packed.read_bytes()))
-    packed.unlink()
+    unpack(folder)
     return folder
 
 
@@ -66,11 +65,25 @@ def test_status_report_and_evaluate_read_them(warm, old):
     status = warm.run("status", old, cwd=old)
     assert status.code == 0, status
     assert "diverged" in status.out
+    assert "1 waiting" in status.out, "the list of a sweep is read"
     report = warm.run("report", old, "--format", "json", cwd=old)
     assert report.code == 0, report
     assert "full-preact" in report.out
     evaluated = warm.run("evaluate", old / "begun", "--device", "cpu", cwd=old)
     assert evaluated.code == 0, evaluated
+
+
+def test_a_snapshot_and_a_probe_are_read(old):
+    begun = load_run(old / "begun")
+    ((iteration, path),) = snapshots(old / "begun").items()
+    network = load_model(path)
+    assert (iteration, network.origin.iteration) == (6, 6)
+    assert network.origin.settings.hash == begun.config.hash
+    ours, theirs = network.state_dict(), begun.model.state_dict()
+    assert all(torch.equal(ours[name], held) for name, held in theirs.items())
+    probe = read_probe(old / "begun")
+    assert probe.config_hash == begun.config.hash
+    assert [moment.iteration for moment in probe.moments] == [0]
 
 
 def test_a_begun_one_goes_on_and_ends_with_the_known_weights(warm, old):
@@ -131,6 +144,13 @@ def test_where_a_run_was_made_may_be_of_a_later_version_too(warm, old):
     assert not (old / "begun" / "result.json").exists()
 
 
+def test_the_list_of_a_sweep_may_be_of_a_later_version_too(warm, old):
+    bump("sweep-paper.sweep.json")(old)
+    status = warm.run("status", old, cwd=old)
+    assert status.code == 2
+    assert "its format is 2" in status.err
+
+
 def test_load_run_refuses_a_later_result(old):
     bump("result.json")(old / "finished")
     with pytest.raises(UserError, match="its format is 2"):
@@ -138,8 +158,6 @@ def test_load_run_refuses_a_later_result(old):
 
 
 def test_a_later_checkpoint_is_kept(old):
-    import torch
-
     path = old / "begun" / CHECKPOINT
     content = torch.load(path, weights_only=True)
     torch.save({**content, "format": FORMAT + 1}, path)

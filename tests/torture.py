@@ -153,7 +153,7 @@ class Victim:
             with started(commands, (*arguments, "--out", str(out)), folder) as (job, doing):
                 wait_until_at_work(job, doing)
                 loaded = time.monotonic()
-                done = job.end(600)
+                done = job.end()
             if done.code != 0:
                 raise RuntimeError(f"the undisturbed run failed: {done}")
         if found := differing(folder / "undisturbed", folder / "warm-up"):
@@ -201,14 +201,14 @@ class Victim:
         number = chance.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM))
         with started(self.commands, command, cwd) as (job, doing):
             if way == "none":
-                return None, job.end(600)
+                return None, job.end()
             if way == "work":
                 wait_until_at_work(job, doing)
             wait_for(lambda: ended(job), chance.uniform(0, getattr(self, way)), every=0.002)
             phase = doing(job.pid)
             with contextlib.suppress(ProcessLookupError):
                 job.send(number)
-            done = job.end(600)
+            done = job.end()
             if number == signal.SIGKILL:  # nothing goes on after it
                 phase = doing(job.pid)
         return (Kill(number.name, phase) if done.code in GONE[number] else None), done
@@ -219,7 +219,7 @@ def steered(
 ) -> tuple[Kill | None, Finished]:
     """One process that the driver kills at a place, if it gets there."""
     with started(commands, command, cwd, RESVAR_TEST_KILL=place) as (job, doing):
-        done = job.end(600)
+        done = job.end()
         phase = doing(job.pid)
     return (Kill("place", phase) if done.code == -signal.SIGKILL else None), done
 
@@ -346,7 +346,7 @@ NOBODY = "no run at work"
 TRAINS = 1.5
 """Seconds; a tiny run trains about so long, and a kill aimed at its work falls within them."""
 
-LOOKS = 300
+LOOKS = 3000
 """So often, 0.2 s apart, it is looked whether what a killed sweep started is gone.
 
 Counted and not timed: were this process and those paused together, no time would have gone by."""
@@ -411,14 +411,14 @@ def _shoot_sweep(
         how["RESVAR_TEST_UNMEASURED"] = "1"
     with started(commands, command, Path.cwd(), **how) as (job, doing):
         if aim is None:
-            return None, [], job.end(900)
+            return None, [], job.end()
         if aim.at_work:
-            wait_for(lambda: not {LOADING, NOBODY}.issuperset(at(mark, doing)) or ended(job), 600)
+            wait_for(lambda: not {LOADING, NOBODY}.issuperset(at(mark, doing)) or ended(job))
         wait_for(lambda: ended(job), aim.seconds)
         phases = at(mark, doing)
         with contextlib.suppress(ProcessLookupError):
             job.send(number)
-        done = job.end(120)
+        done = job.end()
     if done.code not in GONE[number]:
         return None, [], done
     gone = _gone(mark)
@@ -478,7 +478,7 @@ class Doing:
 
 
 def wait_until_at_work(job: Job, doing: Doing) -> None:
-    wait_for(lambda: doing(job.pid) != LOADING or ended(job), 600, every=0.005)
+    wait_for(lambda: doing(job.pid) != LOADING or ended(job), every=0.005)
 
 
 def ended(job: Job) -> bool:

@@ -6,6 +6,7 @@ their child processes. It reads environment variables:
     RESVAR_TEST_DATA=DIR          the tiny datasets in DIR count as the official ones (`md5.json`)
     RESVAR_TEST_KILL=PLACE:N      SIGKILL at the N-th time that this process reaches a place
     RESVAR_TEST_HANG=PLACE:N      there it hangs, answering signals only
+    RESVAR_TEST_WAIT=PLACE:N      there it waits for a signal to stop, or for its parent's end
     RESVAR_TEST_FAIL=PLACE:N      there the disk is full
     RESVAR_TEST_CRASH=PLACE:N     there an exception that nobody expects
     RESVAR_TEST_TERM=PLACE:N      there SIGTERM arrives
@@ -50,6 +51,21 @@ def hang():
     time.sleep(600)
 
 
+def wait():
+    asked = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in handlers:
+        signal.signal(number, lambda *details: asked.append(details))
+    parent = os.getppid()
+    print("WAITING", flush=True)
+    while not asked and os.getppid() == parent:
+        time.sleep(0.05)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    for number, frame in asked:
+        handlers[number](number, frame)
+
+
 def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -69,6 +85,7 @@ def crash():
 ACTIONS = {
     "RESVAR_TEST_KILL": kill,
     "RESVAR_TEST_HANG": hang,
+    "RESVAR_TEST_WAIT": wait,
     "RESVAR_TEST_FAIL": fail,
     "RESVAR_TEST_CRASH": crash,
     "RESVAR_TEST_TERM": terminate,

@@ -3,9 +3,9 @@
     python -m tests.frozen.make tests/frozen/format-1
 
 Run once, when a format changes, into a new folder; those that are there stay as they are. The
-finished and the diverged run lack their checkpoints, to be small. That of the begun one is kept
-compressed; its weights and momenta are rounded, since random digits would not compress, and written
-by `save` like any other.
+finished and the diverged run lack their checkpoints, to be small. That of the begun one, and its
+snapshot, are kept compressed; the weights and momenta are rounded, since random digits would not
+compress, and written like any others. Beside the runs lies the list of a sweep.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from pathlib import Path
 
 import torch
 
+from resvar import load_run
+from resvar.exchange import Origin, to_safetensors
+from resvar.sweeps.grid import plan_sweep
 from resvar.training.checkpoint import load, load_newest, save
+from resvar.training.run import CHECKPOINT, PROBE, SNAPSHOTS, snapshot_path
 from tests.commands import Commands, train
 from tests.tiny import make_marked_cifar
 
-CHECKPOINT = "checkpoint.pt"
-PACKED = f"{CHECKPOINT}.xz"
 END = "end.json"
 """Beside the begun run: what its weights come to when it is gone on with."""
 
@@ -49,11 +51,39 @@ def main(target: Path) -> None:
         round_off(here / "begun")
         for kind in ("finished", "begun", "diverged"):
             shutil.copytree(here / kind, target / kind, ignore=shutil.ignore_patterns(*NOT_KEPT))
-        packed = lzma.compress((here / "begun" / CHECKPOINT).read_bytes(), preset=9)
-        (target / "begun" / PACKED).write_bytes(packed)
+        add_the_rest(commands, here / "begun", target)
+        pack(here / "begun" / CHECKPOINT, target / "begun")
         assert run(here / "begun") == 0
         end = json.dumps(weights(here / "begun"), indent=2) + "\n"
         (target / END).write_text(end)
+
+
+def add_the_rest(commands: Commands, begun: Path, target: Path) -> None:
+    """What some run directories hold besides: a snapshot, a probe, and the list of a sweep."""
+    run, state = load_run(begun), load(begun / CHECKPOINT)
+    path = snapshot_path(begun, state["iteration"])
+    path.parent.mkdir()
+    path.write_bytes(to_safetensors(run.model, Origin(run.config, state["iteration"])))
+    pack(path, target / begun.name / SNAPSHOTS)
+    probed = commands.run(
+        "probe", begun, "--at", "init", "--images", "8", "--device", "cpu", cwd=begun
+    )
+    assert probed.code == 0, probed
+    shutil.copy(begun / PROBE, target / begun.name / PROBE)
+    plan_sweep(None, {"variants": ["original"], "depths": [8]}, [], target).write_manifest()
+
+
+def pack(path: Path, folder: Path) -> None:
+    """Compress a file into a folder."""
+    folder.mkdir(exist_ok=True)
+    (folder / f"{path.name}.xz").write_bytes(lzma.compress(path.read_bytes(), preset=9))
+
+
+def unpack(folder: Path) -> None:
+    """Put what `pack` made in its place again, everywhere below a folder."""
+    for packed in folder.rglob("*.xz"):
+        packed.with_suffix("").write_bytes(lzma.decompress(packed.read_bytes()))
+        packed.unlink()
 
 
 def round_off(run: Path) -> None:

@@ -78,7 +78,7 @@ def test_ctrl_c_leaves_with_130_and_writes_nothing(warm, tmp_path, number):
     with warm.started("status", "--watch", cwd=tmp_path) as job:
         job.read_until("1 stopped")
         job.send(number)
-        ended = job.end(5)
+        ended = job.end()
     assert ended.code == 130
     assert ended.err == "resvar: no longer watching; the runs themselves go on.\n"
     assert contents(tmp_path) == before
@@ -146,11 +146,11 @@ def test_the_page_is_renewed_whole_until_all_is_done(warm, tmp_path):
             text = page.read_text()  # at any moment a whole page
             assert text.startswith("<!doctype html>")
             assert text.endswith("</html>\n")
-        assert wait_for(lambda: "139]" in page.read_text() or ",139," in page.read_text(), 20)
+        assert wait_for(lambda: "139]" in page.read_text() or ",139," in page.read_text())
         assert REFRESH.search(first)
         assert REFRESH.search(page.read_text())
         finish(folder)
-        ended = job.end(30)
+        ended = job.end()
     assert (ended.code, ended.err) == (0, "")
     last = page.read_text()
     assert not re.search('<meta[^>]*"refresh"', last)
@@ -165,7 +165,7 @@ def test_ctrl_c_leaves_a_page_that_stays_still(warm, tmp_path):
         job.read_until("Ctrl-C")
         assert "renewed every 5 s" in page.read_text()
         job.send(signal.SIGINT)
-        ended = job.end(10)
+        ended = job.end()
     assert ended.code == 130
     assert "renewed every" not in page.read_text()
 

@@ -14,6 +14,7 @@ import pytest
 from resvar.cli import run_command
 from tests.commands import TINY, contents, everyone, sets, wait_for
 from tests.outcome import differing
+from tests.torture import torture_sweep
 
 FOLDERS = tuple(
     Path("runs/paper") / f"{variant}-8" / f"seed-{seed}"
@@ -126,14 +127,18 @@ def test_one_that_fails_is_reported_and_the_others_go_on(resvar, undisturbed, tm
 @NEED_PROC
 def test_stopped_then_killed_then_finished_with_the_same_bits(resvar, undisturbed, tmp_path):
     mark = uuid.uuid4().hex
-    slow = {"RESVAR_TEST_SLOW": "0.5", "RESVAR_TEST_MARK": mark}
+    held = {"RESVAR_TEST_WAIT": "iteration:3", "RESVAR_TEST_MARK": mark, **UNMEASURED}
     first = FOLDERS[:2]
 
-    with resvar.started(*ONE_SEED, cwd=tmp_path, **slow) as sweep:
-        assert wait_for(lambda: all((tmp_path / run / "config.yaml").exists() for run in first))
-        assert wait_for(lambda: len(processes(mark)) == 2, 5)  # not a short-lived git
+    def waiting(times: int) -> bool:
+        logs = [tmp_path / run / "log.txt" for run in first]
+        return all(log.exists() and log.read_text().count("WAITING") == times for log in logs)
+
+    with resvar.started(*ONE_SEED, cwd=tmp_path, **held) as sweep:
+        assert wait_for(lambda: waiting(1))
+        assert wait_for(lambda: len(processes(mark)) == 2)  # not a short-lived git
         sweep.send(signal.SIGINT)
-        stopped = sweep.end(30)
+        stopped = sweep.end()
     assert stopped.code == 130
     assert "Stopping the runs" in stopped.err
     assert "the same command goes on with it" in stopped.err
@@ -143,13 +148,12 @@ def test_stopped_then_killed_then_finished_with_the_same_bits(resvar, undisturbe
         assert (tmp_path / run / "checkpoint.pt").exists()
         assert "a checkpoint is saved" in (tmp_path / run / "log.txt").read_text()
 
-    logs = [(tmp_path / run / "log.txt") for run in first]
-    with resvar.started(*ONE_SEED, cwd=tmp_path, **slow) as sweep:
-        assert wait_for(lambda: all(log.read_text().count("goes to") > 1 for log in logs))
-        assert wait_for(lambda: len(processes(mark)) == 2, 5)  # not a short-lived git
+    with resvar.started(*ONE_SEED, cwd=tmp_path, **held) as sweep:
+        assert wait_for(lambda: waiting(2))
+        assert wait_for(lambda: len(processes(mark)) == 2)
         sweep.send(signal.SIGKILL)
-        assert sweep.end(30).code == -signal.SIGKILL
-    assert wait_for(lambda: not processes(mark), 10), "they notice that the sweep is gone"
+        assert sweep.end().code == -signal.SIGKILL
+    assert wait_for(lambda: not processes(mark)), "they notice that the sweep is gone"
     for run in first:
         assert not (tmp_path / run / "result.json").exists()
 
@@ -162,9 +166,9 @@ def test_ctrl_c_while_the_runs_still_load(resvar, tmp_path):
     mark = uuid.uuid4().hex
     with resvar.started(*SWEEP, cwd=tmp_path, RESVAR_TEST_MARK=mark) as sweep:
         assert wait_for(lambda: (tmp_path / FOLDERS[1] / "log.txt").exists())
-        assert wait_for(lambda: len(processes(mark)) == 2, 5)
+        assert wait_for(lambda: len(processes(mark)) == 2)
         sweep.send(signal.SIGINT)
-        stopped = sweep.end(60)
+        stopped = sweep.end()
     assert stopped.code == 130
     assert "FAILED" not in stopped.out
     assert not processes(mark)
@@ -177,8 +181,18 @@ def test_a_sweep_killed_while_it_measures_leaves_no_process(resvar, tmp_path):
         assert wait_for(lambda: "Measuring" in sweep.out)
         assert wait_for(lambda: any(map(has_loaded_torch, set(everyone(mark)) - {sweep.pid})))
         sweep.send(signal.SIGKILL)
-        sweep.end(30)
-    assert wait_for(lambda: not everyone(mark), 10)
+        sweep.end()
+    assert wait_for(lambda: not everyone(mark))
+
+
+@NEED_PROC
+def test_a_sweep_killed_again_and_again_ends_with_every_run_once(resvar, tmp_path):
+    """`scripts/torture.py --sweep` does this at length."""
+    runs = [run.relative_to("runs") for run in FOLDERS[:2]]
+    tally = torture_sweep(resvar, ONE_SEED, runs, tmp_path, kills=3, seed=1)
+    print(f"\n{tally.table()}\n{tally.verdict}")
+    assert len(tally.kills) == 3
+    assert not tally.problems
 
 
 def test_one_that_diverges_is_a_result_and_is_not_tried_again(resvar, tmp_path):

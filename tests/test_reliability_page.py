@@ -1,0 +1,67 @@
+"""docs/reliability.md: the tests that it names exist, its commands are taken, its files are all."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib.util
+import re
+import shlex
+import sys
+
+import pytest
+
+from resvar.training import run
+from tests.commands import ROOT
+
+TEXT = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TEXT)))
+COMMANDS = sorted(set(re.findall(r"`python (scripts/[^`]+)`", TEXT)))
+PARAGRAPHS = [part for part in TEXT.split("\n\n") if part.startswith("**")]
+
+
+@pytest.mark.parametrize(("file", "test"), NAMED, ids=[f"{file}::{test}" for file, test in NAMED])
+def test_every_test_that_it_names_exists(file, test):
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    assert test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_every_promise_names_a_test():
+    assert len(PARAGRAPHS) > 10
+    for promise in PARAGRAPHS:
+        assert re.search(r"`tests/[\w/]+\.py::\w+`", promise), promise
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_taken(command, monkeypatch):
+    """As far as its options go; what it does is for the machine of the figures."""
+    path, *arguments = shlex.split(command)
+    spec = importlib.util.spec_from_file_location("script", ROOT / path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_and_leave(parser, *given):
+        parse(parser, *given)
+        sys.exit("taken")
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_leave)
+    monkeypatch.setattr(sys, "argv", [path, *arguments])
+    with pytest.raises(SystemExit, match="taken"):
+        script.main()
+
+
+def test_it_says_of_every_file_of_a_run_where_its_format_stands():
+    (table,) = re.findall(r"^\| file \| format \|\n(.+?)\n\n", TEXT, re.MULTILINE | re.DOTALL)
+    files = [
+        value
+        for name, value in vars(run).items()
+        if name.isupper() and isinstance(value, str) and re.fullmatch(r"[\w.]+\.\w+", value)
+    ]
+    assert len(files) > 8
+    for name in (*files, f"{run.SNAPSHOTS}/"):
+        assert f"`{name}" in table
+
+
+def test_it_leaves_nothing_open():
+    assert not re.search(r"\b(FIG_\w+|TODO|TBD)\b", TEXT)
