@@ -18,7 +18,7 @@ import typer
 import typer.core
 
 from resvar import __version__
-from resvar.errors import RunError, Stopped, UserError
+from resvar.errors import Echo, RunError, Stopped, UserError
 
 app = typer.Typer(
     name="resvar",
@@ -698,6 +698,8 @@ def run_command(arguments: list[str] | None = None) -> int:
     except Stopped as stopped:
         print(f"resvar: {stopped}", file=sys.stderr)
         return stopped.exit_code
+    except Echo as echo:
+        return echo.exit_code
     except KeyboardInterrupt:
         return _complain(STOPPED, Stopped.exit_code)
     except BrokenPipeError:
