@@ -282,7 +282,9 @@ def sweep(
         int | None,
         typer.Option(help="Runs at a time. Default: one per GPU, without one a run per core."),
     ] = None,
-    per_gpu: Annotated[int, typer.Option(help="Runs that share a GPU.")] = 1,
+    per_gpu: Annotated[
+        int | None, typer.Option(help="Runs that share a GPU, at most. Default: 1, or as --jobs.")
+    ] = None,
     launcher: Annotated[Launcher, typer.Option(help="What starts the runs.")] = Launcher.local,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")

@@ -30,15 +30,18 @@ from resvar.training.events import require_tensorboard
 
 
 def run_here(
-    sweep: Sweep, data: Path, device: str, jobs: int | None, per_gpu: int, dry_run: bool
+    sweep: Sweep, data: Path, device: str, jobs: int | None, per_gpu: int | None, dry_run: bool
 ) -> None:
     """Plan, estimate, launch, and report failures.
 
     Raises:
-        UserError: the data is missing, or a run's folder holds other settings.
+        UserError: the data is missing, a run's folder holds other settings, or torchrun started
+            this.
         RunError: some runs failed.
         Stopped: asked to stop.
     """
+    if "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError("a sweep starts its processes itself: leave torchrun out.")
     console = console_for_output()
     open_runs = [run for run in sweep.runs if not is_finished(run)]
     todo = [run for run in open_runs if not has_diverged(run)]
@@ -108,6 +111,7 @@ def _belong_to_parent() -> None:
 
 def _seconds_one_by_one(todo: Sequence[Settings], slot: Slot) -> float:
     """Seconds that the runs take one after the other in a slot like this."""
+    os.environ.update(slot.environment)  # before CUDA looks which GPU it may use
     import torch
 
     from resvar.training.loop import measure_throughput

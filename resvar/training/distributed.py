@@ -41,8 +41,9 @@ PATIENCE = timedelta(minutes=10)
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets for each process."""
 
-LEFT = "resvar/the first process has left"
-"""The key in the common store by which the others know that it has said what there is to say."""
+SPOKEN, GONE = "resvar/the first has spoken", "resvar/others that are gone"
+"""Keys in the common store: nobody leaves before the first has said what there is to say, and it
+waits a moment for the others, since the store may be its own."""
 
 ALIGNED = 16
 """Numbers: each tensor begins at a multiple of 64 bytes, as kernels like it."""
@@ -335,13 +336,18 @@ def joined() -> Iterator[World]:
     except (Echo, Stopped, RunError) as error:
         if world.first:
             raise
-        _wait_for_first(store)
+        _part()
+        _wait_for(lambda: store.check([SPOKEN]), PATIENCE.total_seconds())
         raise Echo(error.exit_code) from error
     except KeyboardInterrupt as error:
         if world.first:
             raise
         raise Echo(Stopped.exit_code) from error
-    dist.destroy_process_group()
+    finally:
+        _part()
+        if not world.first:
+            with suppress(Exception):  # nobody may be there any more
+                store.add(GONE, 1)
 
 
 def _join(world: World) -> Store:
@@ -361,21 +367,29 @@ def _join(world: World) -> Store:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise RunError(f"the {world.size} processes do not come together: {reason}") from error
     if world.first:
-        atexit.register(_say_goodbye, store)
+        atexit.register(_say_goodbye, store, world.size - 1)
     return store
 
 
-def _say_goodbye(store: Store) -> None:
-    with suppress(Exception):  # nobody may be there any more
-        store.set(LEFT, "")
+def _part() -> None:
+    """Close the connections to the others, whatever state they are in."""
+    with suppress(Exception):
+        dist.destroy_process_group()
 
 
-def _wait_for_first(store: Store) -> None:
-    """Until the first process has left, or is gone, or torchrun ends this one."""
-    until = time.monotonic() + PATIENCE.total_seconds()
+def _say_goodbye(store: Store, others: int) -> None:
+    """The last that the first process does: it has printed what it had to say."""
+    with suppress(Exception):
+        store.set(SPOKEN, "")
+        _wait_for(lambda: store.add(GONE, 0) >= others, 1.0)
+
+
+def _wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    """Until it is so, or nobody is there to ask any more, or torchrun ends this process."""
+    until = time.monotonic() + seconds
     with suppress(Exception, KeyboardInterrupt):
-        while not store.check([LEFT]) and time.monotonic() < until:
-            time.sleep(0.05)
+        while not condition() and time.monotonic() < until:
+            time.sleep(0.02)
 
 
 @contextmanager
