@@ -19,7 +19,7 @@ import typer
 import typer.core
 
 from resvar import __version__
-from resvar.errors import RunError, Stopped, UserError
+from resvar.errors import Echo, RunError, Stopped, UserError
 
 app = typer.Typer(
     name="resvar",
@@ -283,7 +283,9 @@ def sweep(
         int | None,
         typer.Option(help="Runs at a time. Default: one per GPU, without one a run per core."),
     ] = None,
-    per_gpu: Annotated[int, typer.Option(help="Runs that share a GPU.")] = 1,
+    per_gpu: Annotated[
+        int | None, typer.Option(help="Runs that share a GPU, at most. Default: 1, or as --jobs.")
+    ] = None,
     launcher: Annotated[Launcher, typer.Option(help="What starts the runs.")] = Launcher.local,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
@@ -720,6 +722,8 @@ def run_command(arguments: list[str] | None = None) -> int:
     except Stopped as stopped:
         print(f"resvar: {stopped}", file=sys.stderr)
         return stopped.exit_code
+    except Echo as echo:
+        return echo.exit_code
     except KeyboardInterrupt:
         return _complain(STOPPED, Stopped.exit_code)
     except BrokenPipeError:

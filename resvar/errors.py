@@ -27,6 +27,14 @@ class Stopped(Exception):  # noqa: N818 - nothing went wrong
     exit_code = 130
 
 
+class Echo(Exception):  # noqa: N818 - the error is another process's
+    """Another process of the same run says what happened; this one leaves without a word."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"see the first process; exit code {exit_code}")
+        self.exit_code = exit_code
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` with the nearest known name, or an empty string."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

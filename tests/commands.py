@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import importlib
@@ -196,7 +197,11 @@ def _become_resvar(
     importlib.import_module("tests.driver.sitecustomize")
     from resvar.cli import main
 
-    main(arguments)
+    atexit._clear()  # what the process before the fork would do at its own end
+    try:
+        main(arguments)
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing leaves these out
 
 
 def wait_for(

@@ -21,6 +21,22 @@ Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class Share:
+    """What one of several processes takes of the images: part `index` of `count`."""
+
+    index: int = 0
+    count: int = 1
+
+    def of_batch(self, size: int) -> slice:
+        """Its images of a training batch: `size / count` that lie together."""
+        each = size // self.count
+        return slice(self.index * each, (self.index + 1) * each)
+
+
+WHOLE = Share()
+
+
+@dataclass(frozen=True)
 class Normalization:
     """What is taken from pixels in [0, 1]: `(pixels - mean) * scale`.
 
@@ -61,6 +77,8 @@ class TrainingBatches:
     Every image comes once per epoch; the last batch of an epoch takes its rest from the next one.
     With padding p each image is cut from its zero-padded self at offsets 0 … 2p, and flipped half
     of the time (arXiv:1512.03385, section 4.2). Zero is the mean here: it is taken off first.
+
+    With a `share`, `batch` makes that part of the images only; which they are stays the same.
     """
 
     def __init__(
@@ -73,8 +91,10 @@ class TrainingBatches:
         padding: int = 4,
         flip: bool = True,
         device: torch.device | str = "cpu",
+        share: Share = WHOLE,
     ) -> None:
         device = torch.device(device)
+        self.share = share
         self.size = images.shape[1]
         self.images = _pad(torch.from_numpy(images).to(device), padding)
         self.labels = torch.from_numpy(labels).to(device)
@@ -84,8 +104,9 @@ class TrainingBatches:
         self._epochs: dict[int, Tensor] = {}
 
     def batch(self, iteration: int) -> tuple[Tensor, Tensor]:
-        """Images float [B, 3, H, W] in channels_last, labels int64 [B]."""
-        index, down, right, mirrored = self.draws(iteration)
+        """Images float [B, 3, H, W] in channels_last, labels int64 [B]; B: those of the share."""
+        part = self.share.of_batch(self.batch_size)
+        index, down, right, mirrored = self.draws(iteration)[:, part]
         rows = down[:, None] + self._columns
         columns = torch.where(mirrored[:, None] == 1, self._columns.flip(0), self._columns)
         columns = columns + right[:, None]
@@ -130,7 +151,12 @@ class EvaluationBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images float [B, 3, H, W] in channels_last, labels int64 [B]."""
-        for first in range(0, len(self.labels), self.batch_size):
+        return self.dealt(WHOLE)
+
+    def dealt(self, share: Share) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of the same batches those with the numbers `index`, `index + count`, …"""
+        step = share.count * self.batch_size
+        for first in range(share.index * self.batch_size, len(self.labels), step):
             batch = slice(first, first + self.batch_size)
             yield self.normalization(self.images[batch]), self.labels[batch]
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from resvar.data.batches import draw_epoch
+from resvar.data.batches import WHOLE, Share, draw_epoch
 from resvar.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,7 +81,10 @@ def open_folder(folder: Path) -> FolderImages:
 
 
 class FolderTrainingBatches:
-    """Batch `i` of a run, for any `i`; quick when asked for in order, since workers read ahead."""
+    """Batch `i` of a run, for any `i`; quick when asked for in order, since workers read ahead.
+
+    With a `share`, only that part of its images is read.
+    """
 
     def __init__(
         self,
@@ -92,9 +95,10 @@ class FolderTrainingBatches:
         flip: bool,
         device: torch.device,
         workers: int | None = None,
+        share: Share = WHOLE,
     ) -> None:
         self.labels = torch.tensor(images.targets, device=device)
-        self.batch_size, self.seed, self.device = batch_size, seed, device
+        self.batch_size, self.seed, self.device, self.share = batch_size, seed, device, share
         self.workers = default_workers() if workers is None else workers
         self._samples = _Samples(images, _training_transform(size, flip), seed)
         self._next = -1
@@ -111,7 +115,9 @@ class FolderTrainingBatches:
     def _loader(self, iteration: int) -> DataLoader[Any]:
         return DataLoader(
             self._samples,
-            batch_sampler=_Positions(iteration, self.batch_size, len(self.labels), self.seed),
+            batch_sampler=_Positions(
+                iteration, self.batch_size, len(self.labels), self.seed, self.share
+            ),
             num_workers=self.workers,
             generator=torch.Generator(),  # else it would draw from torch's own
             pin_memory=self.device.type == "cuda",
@@ -135,12 +141,16 @@ class FolderEvaluationBatches:
         self._samples = _Samples(images, _evaluation_transform(size), None)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.dealt(WHOLE)
+
+    def dealt(self, share: Share) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of the same batches those with the numbers `index`, `index + count`, …"""
         keys = [(index, 0) for index in range(len(self.labels))]
+        first, step = share.index * self.batch_size, share.count * self.batch_size
         loader = DataLoader(
             self._samples,
             batch_sampler=[
-                keys[first : first + self.batch_size]
-                for first in range(0, len(keys), self.batch_size)
+                keys[number : number + self.batch_size] for number in range(first, len(keys), step)
             ],
             num_workers=self.workers,
             generator=torch.Generator(),  # else it would draw from torch's own
@@ -178,8 +188,11 @@ class _Samples(Dataset[tuple[Tensor, int]]):
 class _Positions:
     """From an iteration on, for ever: the (index, position) of each image of each batch."""
 
-    def __init__(self, iteration: int, batch_size: int, images: int, seed: int) -> None:
+    def __init__(
+        self, iteration: int, batch_size: int, images: int, seed: int, share: Share
+    ) -> None:
         self.first, self.batch_size, self.images, self.seed = iteration, batch_size, images, seed
+        self.share = share
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         position, order, epoch = self.first * self.batch_size, np.empty(0, np.int64), -1
@@ -191,7 +204,7 @@ class _Positions:
                     order = draw_epoch(self.seed, epoch, self.images, 0, False)[0]
                 batch.append((int(order[position % self.images]), position))
                 position += 1
-            yield batch
+            yield batch[self.share.of_batch(self.batch_size)]
 
 
 def _training_transform(size: int, flip: bool) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from resvar.config import Settings
-from resvar.data.batches import EvaluationBatches, Normalization, TrainingBatches
+from resvar.data.batches import WHOLE, EvaluationBatches, Normalization, Share, TrainingBatches
 from resvar.data.cifar import DATASETS, Images, load
 from resvar.data.folder import (
     FolderEvaluationBatches,
@@ -23,7 +23,7 @@ from resvar.errors import UserError
 
 
 class Trained(Protocol):
-    """Batch `i` of a run; `labels` of all its images, int64 [N]."""
+    """Batch `i` of a run, or this process's share of it; `labels` of all images, int64 [N]."""
 
     labels: Tensor
 
@@ -40,6 +40,9 @@ class Evaluated(Protocol):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images float [B, 3, H, W], labels int64 [B]."""
 
+    def dealt(self, share: Share) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of the same batches those with the numbers `index`, `index + count`, …"""
+
 
 @dataclass(frozen=True)
 class Sets:
@@ -51,9 +54,16 @@ class Sets:
 
     @classmethod
     def prepare(
-        cls, images: Images | FolderImages, settings: Settings, device: torch.device
+        cls,
+        images: Images | FolderImages,
+        settings: Settings,
+        device: torch.device,
+        share: Share = WHOLE,
     ) -> Sets:
         """Make batches of opened images; CIFAR moves to the device as a whole.
+
+        Args:
+            share: what this process takes of each training batch.
 
         Raises:
             UserError: `holdout` leaves no training image.
@@ -61,13 +71,21 @@ class Sets:
         if isinstance(images, FolderImages):
             size = settings.image_size
             training = FolderTrainingBatches(
-                images.training, settings.batch_size, settings.seed, size, settings.flip, device
+                images.training,
+                settings.batch_size,
+                settings.seed,
+                size,
+                settings.flip,
+                device,
+                share=share,
             )
             return cls(training, FolderEvaluationBatches(images.evaluation, size, device), None)
-        return cls._of_cifar(images, settings, device)
+        return cls._of_cifar(images, settings, device, share)
 
     @classmethod
-    def _of_cifar(cls, images: Images, settings: Settings, device: torch.device) -> Sets:
+    def _of_cifar(
+        cls, images: Images, settings: Settings, device: torch.device, share: Share
+    ) -> Sets:
         """The last `holdout` training images, in the official order, are kept aside."""
         kept = len(images.train_labels) - settings.holdout
         if kept < 1:
@@ -86,6 +104,7 @@ class Sets:
             settings.crop_padding,
             settings.flip,
             device,
+            share,
         )
         aside = images.train_images[kept:], images.train_labels[kept:]
         return cls(

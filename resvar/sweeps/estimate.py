@@ -177,6 +177,7 @@ def _belong_to_parent() -> None:
 
 def _measure(kinds: Sequence[Settings], slot: Slot) -> tuple[list[float], str]:
     """Images per second of each, and the device in words."""
+    os.environ.update(slot.environment)  # before CUDA looks which GPU it may use
     import torch
 
     from resvar.training.loop import measure_throughput

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,15 +25,18 @@ from resvar.training.events import require_tensorboard
 
 
 def run_here(
-    sweep: Sweep, data: Path, device: str, jobs: int | None, per_gpu: int, dry_run: bool
+    sweep: Sweep, data: Path, device: str, jobs: int | None, per_gpu: int | None, dry_run: bool
 ) -> None:
     """Plan, estimate, launch, and report failures.
 
     Raises:
-        UserError: the data is missing, or a run's folder holds other settings.
+        UserError: the data is missing, a run's folder holds other settings, or torchrun started
+            this.
         RunError: some runs failed.
         Stopped: asked to stop.
     """
+    if "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError("a sweep starts its processes itself: leave torchrun out.")
     console = console_for_output()
     todo = _todo(sweep, console)
     slots = make_slots(jobs, per_gpu, device, len(sweep.runs))

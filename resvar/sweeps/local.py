@@ -86,12 +86,12 @@ class Outcome:
         return runs + len(self.failed)
 
 
-def make_slots(jobs: int | None, per_gpu: int, device: str, runs: int) -> list[Slot]:
+def make_slots(jobs: int | None, per_gpu: int | None, device: str, runs: int) -> list[Slot]:
     """The slots of this machine.
 
-    With GPUs: `per_gpu` on each, `jobs` at most. On the processor: `jobs` shares of its cores;
-    by default one per core while memory lasts, since several runs on one core each do more work
-    than one run on all.
+    With GPUs: `jobs`, spread over all of them, but not more than `per_gpu` on each; by default one
+    on each. On the processor: `jobs` shares of its cores; by default one per core while memory
+    lasts, since several runs on one core each do more work than one run on all.
 
     Raises:
         UserError: a number below 1.
@@ -104,10 +104,9 @@ def make_slots(jobs: int | None, per_gpu: int, device: str, runs: int) -> list[S
     )
     gpus = _gpus(device)
     if gpus:
-        places = [gpu for _ in range(per_gpu) for gpu in gpus]
-        places = places[: min(jobs or len(places), runs)]
-        return [_slot(f"gpu {gpu}", cores // len(places), {"CUDA_VISIBLE_DEVICES": gpu}, "cuda")
-                for gpu in places]  # fmt: skip
+        most = len(gpus) * per_gpu if per_gpu else jobs or len(gpus)
+        count = max(1, min(jobs or most, most, runs))
+        return [_gpu_slot(number, gpus, cores // count) for number in range(count)]
     fitting = max(1, _memory() // MEMORY_PER_JOB)
     count = max(1, min(jobs or min(cores, fitting), runs))
     return [_slot(f"cpu {index}", cores // count, {}, "cpu") for index in range(count)]
@@ -359,20 +358,32 @@ def _slot(name: str, threads: int, environment: dict[str, str], device: str) -> 
     return Slot(name, max(1, threads), environment, device)
 
 
+def _gpu_slot(number: int, gpus: Sequence[str], threads: int) -> Slot:
+    """One more run on each GPU in turn; each slot has a name of its own."""
+    turn, index = divmod(number, len(gpus))
+    name = f"gpu {gpus[index][:16]}" + (f", {turn + 1}" if turn else "")  # a UUID is long
+    return _slot(name, threads, {"CUDA_VISIBLE_DEVICES": gpus[index]}, "cuda")
+
+
 def _gpus(device: str) -> list[str]:
-    """The GPUs to use, as `CUDA_VISIBLE_DEVICES` names them; none for `cpu`."""
+    """The GPUs to use, as `CUDA_VISIBLE_DEVICES` names them; none for `cpu`.
+
+    What that variable holds already is a choice that somebody made, by number or UUID: `cuda:1` is
+    the second of those, and only those are used.
+    """
     if device == "cpu":
         return []
     from resvar.training.machine import choose_device
 
     if choose_device(device).type == "cpu":
         return []
-    if ":" in device:
-        return [device.partition(":")[2]]
     import torch
 
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",") if visible else [str(n) for n in range(torch.cuda.device_count())]
+    count = torch.cuda.device_count()  # CUDA passes over what stands behind a wrong name
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = chosen.split(",") if chosen else map(str, range(count))
+    gpus = [name.strip() for name in visible][:count]
+    return [gpus[int(device.partition(":")[2])]] if ":" in device else gpus
 
 
 def _memory() -> int:

@@ -25,6 +25,7 @@ from resvar.errors import RunError, Stopped
 from resvar.models.network import ResidualNetwork, build_model
 from resvar.training.checkpoint import State
 from resvar.training.compiling import begin_micro_batch, compile_units, uncompiled
+from resvar.training.distributed import ALONE, Pool, World
 from resvar.training.schedule import learning_rate
 
 
@@ -100,6 +101,7 @@ class Trainer:
         settings: with `precision` already `fp32` or `bf16`.
         iteration: updates done so far.
         rows: one per evaluation, as in `metrics.csv`.
+        world: the processes that share this run; each has a trainer, in the same state.
         seconds: spent on this run up to the start of this process, evaluations included.
         train_seconds: of these, on updates.
     """
@@ -109,6 +111,7 @@ class Trainer:
     device: torch.device
     network: ResidualNetwork
     optimizer: torch.optim.Optimizer
+    world: World = ALONE
     iteration: int = 0
     rows: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
@@ -119,12 +122,18 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.sums = Sums.zero(self.device)
+        self.pool: Pool | None = None
+        if self.world.size > 1:
+            images = self.settings.batch_size // self.world.size
+            self.pool = Pool(self.network, self.world, images // self.settings.bn_batch_size)
 
     @classmethod
-    def start(cls, settings: Settings, sets: Sets, device: torch.device) -> Trainer:
+    def start(
+        cls, settings: Settings, sets: Sets, device: torch.device, world: World = ALONE
+    ) -> Trainer:
         """A run at iteration 0; the weights are drawn from the seed, on the host."""
         network = trainable(settings, device)
-        return cls(settings, sets, device, network, build_optimizer(network, settings))
+        return cls(settings, sets, device, network, build_optimizer(network, settings), world)
 
     def run(self, watcher: Watcher, stop: object) -> Evaluation:
         """Train to the last iteration; returns the evaluation there.
@@ -150,7 +159,7 @@ class Trainer:
                 return self.last_test or self._evaluate(self.sets.test, watcher, stop)
             if self.iteration % settings.checkpoint_every == 0 and self.iteration != self.saved_at:
                 self._save(watcher)
-            if stop:
+            if self.world.any(bool(stop)):
                 self._save_and_stop(watcher)
             self.step(watcher)
 
@@ -164,6 +173,7 @@ class Trainer:
             self.iteration,
             self.settings,
             self.sums,
+            self.pool,
         )
         self.iteration += 1
         self.sums.images += self.settings.batch_size
@@ -308,11 +318,11 @@ class Trainer:
         """Obeys a stop meanwhile: the evaluation is then done again when the run goes on."""
 
         def report(share: float) -> None:
-            if stop:
+            if self.world.any(bool(stop)):
                 self._save_and_stop(watcher)
             watcher.evaluating(share)
 
-        return evaluate(self.network, batches, self.settings, report)
+        return evaluate(self.network, batches, self.settings, report, self.world)
 
     def _save(self, watcher: Watcher) -> None:
         watcher.save(self)
@@ -371,27 +381,40 @@ def train_step(
     iteration: int,
     settings: Settings,
     sums: Sums,
+    pool: Pool | None = None,
 ) -> None:
     """One update. The gradients of micro-batches of `bn_batch_size` add up to that of the batch.
 
     Waits for nothing: on a GPU it only queues work.
+
+    Args:
+        pool: where several processes share a run; `batches` then give this one's images alone.
     """
     images, labels = batches.batch(iteration)
     network.train()
-    for first in range(0, settings.batch_size, settings.bn_batch_size):
+    own = sums
+    if pool is not None:
+        pool.begin()
+        own = Sums.zero(images.device)
+    for first in range(0, len(labels), settings.bn_batch_size):
         micro = slice(first, first + settings.bn_batch_size)
         begin_micro_batch(settings)
         logits = forward(network, images[micro], settings)
         loss = F.cross_entropy(logits, labels[micro], reduction="sum")
         (loss / settings.batch_size).backward()  # type: ignore[no-untyped-call]
-        sums.loss += loss.detach()
-        sums.wrong += (logits.detach().argmax(dim=1) != labels[micro]).sum()
+        own.loss += loss.detach()
+        own.wrong += (logits.detach().argmax(dim=1) != labels[micro]).sum()
+    if pool is not None:
+        loss, wrong = pool.add_up(own.loss, own.wrong)
+        sums.loss += loss
+        sums.wrong += wrong
     sums.finite += sums.loss.isfinite()
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(iteration, settings)
     optimizer.step()
-    # A captured graph adds to the gradients where they lie.
-    optimizer.zero_grad(set_to_none=settings.compile == "none")
+    if pool is None:
+        # A captured graph adds to the gradients where they lie.
+        optimizer.zero_grad(set_to_none=settings.compile == "none")
 
 
 @torch.no_grad()
@@ -400,26 +423,35 @@ def evaluate(
     batches: Evaluated,
     settings: Settings,
     report: Callable[[float], None] | None = None,
+    world: World = ALONE,
 ) -> Evaluation:
     """Loss, error and predictions over all images, BN in evaluation mode.
 
+    Several processes deal out the very batches that one would take, and losses are added in their
+    order: so the same weights give the same figures, however many processes there are.
+
     Args:
-        report: called before each batch with the share that is done, 0 to 1.
+        report: called before each batch, or each round of batches, with the share that is done,
+            0 to 1; in every process equally often.
     """
     network.eval()
-    loss = torch.zeros((), dtype=torch.float64, device=batches.labels.device)
-    predictions = []
-    for index, (images, labels) in enumerate(batches):
+    total, size, device = len(batches.labels), batches.batch_size, batches.labels.device
+    losses = torch.zeros(-(-total // size), dtype=torch.float64, device=device)
+    predicted = torch.zeros(total, dtype=torch.int64, device=device)
+    dealt = batches.dealt(world.share)
+    for begun in range(0, len(losses), world.size):
         if report is not None:
-            report(index * batches.batch_size / len(batches.labels))
-        with uncompiled(settings):
-            logits = forward(network, images, settings)
-        loss += F.cross_entropy(logits, labels, reduction="sum")
-        predictions.append(logits.argmax(dim=1))
-    predicted = torch.cat(predictions)
-    wrong = int((predicted != batches.labels).sum())
-    total = len(batches.labels)
-    return Evaluation(float(loss) / total, 100.0 * wrong / total, predicted.cpu())
+            report(begun * size / total)
+        number = begun + world.rank
+        if number < len(losses):
+            images, labels = next(dealt)
+            with uncompiled(settings):
+                logits = forward(network, images, settings)
+            losses[number] = F.cross_entropy(logits, labels, reduction="sum")
+            predicted[number * size : (number + 1) * size] = logits.argmax(dim=1)
+    loss = sum(world.total(losses).tolist())
+    wrong = int((world.total(predicted) != batches.labels).sum())
+    return Evaluation(loss / total, 100.0 * wrong / total, predicted.cpu())
 
 
 def forward(network: nn.Module, images: Tensor, settings: Settings) -> Tensor:

@@ -181,6 +181,18 @@ class Watch:
         write_json(self.folder / PROGRESS, note, durable=False)
 
 
+class Unseen:
+    """In the place of `Watch` in the processes of a run that neither write nor speak."""
+
+    def iteration(self, done: int, trainer: Trainer) -> None: ...
+    def evaluating(self, share: float) -> None: ...
+    def evaluated(self, row: dict[str, float]) -> None: ...
+    def snapshot(self, trainer: Trainer) -> None: ...
+
+    def save(self, trainer: Trainer) -> None:
+        trainer.check()  # it ends here too if the run has diverged
+
+
 def evaluations_to_come(trainer: Trainer) -> int:
     """How often the run will yet be evaluated, the evaluation that is due now included."""
     settings = trainer.settings

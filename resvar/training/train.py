@@ -1,10 +1,14 @@
-"""`resvar train`: one run from its settings to `result.json`, begun or gone on with."""
+"""`resvar train`: one run from its settings to `result.json`, begun or gone on with.
+
+Several processes that torchrun started share one run (`resvar.training.distributed`): the first
+holds the lock, reads and writes the run directory and speaks.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,18 +26,17 @@ from resvar.errors import RunError, Stopped, UserError
 from resvar.files import replacing, write_json, write_text
 from resvar.training import run as files
 from resvar.training.checkpoint import load_newest
+from resvar.training.distributed import World, joined
 from resvar.training.events import remove_events, require_tensorboard
 from resvar.training.loop import DivergedError, Evaluation, Trainer, parameters
 from resvar.training.machine import (
-    choose_device,
     choose_precision,
-    describe,
     environment,
     prepare,
     source_version,
 )
-from resvar.training.progress import Watch
-from resvar.training.stop import stop_request
+from resvar.training.progress import Unseen, Watch
+from resvar.training.stop import MESSAGE, stop_request
 
 RUN_FILES = (
     files.RESULT, files.CONFIG, files.ENVIRONMENT, files.METRICS, files.PREDICTIONS, files.PROGRESS,
@@ -44,12 +47,17 @@ RUN_FILES = (
 
 @dataclass(frozen=True)
 class Job:
-    """A run with everything decided: settings, folder, device."""
+    """A run with everything decided: settings, folder, device, and with whom it is shared.
+
+    `devices` names the devices of all processes.
+    """
 
     settings: Settings
     folder: Path
     device: torch.device
     console: Console
+    world: World
+    devices: str = ""
 
 
 def train(
@@ -60,7 +68,7 @@ def train(
     device: str = "auto",
     fresh: bool = False,
 ) -> dict[str, Any]:
-    """Train, or go on, or say that it is done; returns the result.
+    """Train, or go on, or say that it is done; returns the result, in each process of torchrun.
 
     Args:
         data: the folder with the dataset.
@@ -72,31 +80,71 @@ def train(
         UserError: wrong input; nothing was written.
         RunError: the run cannot be finished; what it has is kept.
         Stopped: asked to stop; a checkpoint was saved.
+        Echo: this is not the first process of several, and that one raised one of these.
     """
-    require_tensorboard(settings)
-    chosen = choose_device(device)
-    precision = choose_precision(settings.precision, chosen)
-    settings = settings.model_copy(update={"precision": precision})
-    job = Job(settings, out or Path("runs") / settings.directory, chosen, console)
-    if not fresh:
-        files.guard(job.folder, settings)
-        if (done := _finished(job)) is not None:
+    with joined() as world, ExitStack() as held:
+        job = world.by_all(lambda: _decided(settings, console, out, device, world))
+        job = replace(job, devices=world.describe(job.device))
+        if not fresh and (done := world.by_first(lambda: _guarded(job))) is not None:
             return done
-    images = open_images(settings, data)
-    if isinstance(images, FolderImages):
-        found = {"num_classes": len(images.class_names)}
-        job = replace(job, settings=settings.model_copy(update=found))
-    with files.locked(job.folder):
-        if fresh:
-            kept = files.snapshots(job.folder).values()
-            for path in [*map(job.folder.joinpath, RUN_FILES), *kept]:
-                path.unlink(missing_ok=True)
-            remove_events(job.folder)
-        files.guard(job.folder, job.settings)
-        if (done := _finished(job)) is not None:
+        job, images = world.by_all(lambda: _with_images(job, data))
+        world.agree_on(
+            {
+                **job.settings.model_dump(),
+                "--fresh": fresh,
+                "--device": job.device.type,
+                "dataset": images.checksum,
+                "torch": torch.__version__,
+            }
+        )
+        if (done := world.by_first(lambda: _entered(job, fresh, held))) is not None:
             return done
         with _failures_noted(job):
             return _work(job, images)
+
+
+def _decided(
+    settings: Settings, console: Console, out: Path | None, device: str, world: World
+) -> Job:
+    """The device, and what follows from it.
+
+    Raises:
+        UserError: something that the settings ask for is not there.
+    """
+    require_tensorboard(settings)
+    world.check_divides(settings)
+    chosen = world.device(device)
+    precision = choose_precision(settings.precision, chosen)
+    settings = settings.model_copy(update={"precision": precision})
+    speaking = console if world.first else Console(quiet=True)
+    folder = out or Path("runs") / settings.directory
+    return Job(settings, folder, chosen, speaking, world)
+
+
+def _with_images(job: Job, data: Path) -> tuple[Job, Images | FolderImages]:
+    """The dataset, and the job with what only its images tell."""
+    images = open_images(job.settings, data)
+    if isinstance(images, FolderImages):
+        found = {"num_classes": len(images.class_names)}
+        job = replace(job, settings=job.settings.model_copy(update=found))
+    return job, images
+
+
+def _guarded(job: Job) -> dict[str, Any] | None:
+    """The result of a run that has it; refuses the folder of another run."""
+    files.guard(job.folder, job.settings)
+    return _finished(job)
+
+
+def _entered(job: Job, fresh: bool, held: ExitStack) -> dict[str, Any] | None:
+    """Lock the run directory until `held` is closed, and look again who was there before."""
+    held.enter_context(files.locked(job.folder))
+    if fresh:
+        kept = files.snapshots(job.folder).values()
+        for path in [*map(job.folder.joinpath, RUN_FILES), *kept]:
+            path.unlink(missing_ok=True)
+        remove_events(job.folder)
+    return _guarded(job)
 
 
 def _finished(job: Job) -> dict[str, Any] | None:
@@ -124,21 +172,35 @@ def _finished(job: Job) -> dict[str, Any] | None:
 
 def _work(job: Job, images: Images | FolderImages) -> dict[str, Any]:
     """Everything between the lock and the result."""
-    settings = job.settings
-    (job.folder / files.FAILURE).unlink(missing_ok=True)
-    prepare(settings, job.device)
-    sets = Sets.prepare(images, settings, job.device)
-    trainer = Trainer.start(settings, sets, job.device)
-    state = load_newest(job.folder, warn=lambda problem: _say(job, f"Warning: {problem}"))
+    world = job.world
+    if world.first:
+        (job.folder / files.FAILURE).unlink(missing_ok=True)
+    trainer = world.by_all(lambda: _trainer(job, images))
+    state = world.by_first(
+        lambda: load_newest(job.folder, warn=lambda problem: _say(job, f"Warning: {problem}"))
+    )
     if state is not None:
         trainer.restore(state)
-    head = files.CONFIG_HEAD.format(files.CONFIG_FORMAT)
-    write_text(job.folder / files.CONFIG, head + settings.to_yaml())
-    _note_environment(job, images, trainer.iteration)
+    if world.first:
+        head = files.CONFIG_HEAD.format(files.CONFIG_FORMAT)
+        write_text(job.folder / files.CONFIG, head + job.settings.to_yaml())
+        _note_environment(job, images, trainer.iteration)
     _announce(job, trainer)
-    with stop_request() as stop, Watch(job.folder, trainer, job.console) as watch:
+    watching = Watch(job.folder, trainer, job.console) if world.first else nullcontext(Unseen())
+    message = MESSAGE if world.first else ""
+    with stop_request(message, together=world.size > 1) as stop, watching as watch:
         test = trainer.run(watch, stop)
-    return _finish(job, trainer, test)
+    result = _result(job, trainer, test)
+    if world.first:
+        _finish(job, result, test)
+    return result
+
+
+def _trainer(job: Job, images: Images | FolderImages) -> Trainer:
+    """The run at its beginning, on this process's share of the images."""
+    prepare(job.settings, job.device)
+    sets = Sets.prepare(images, job.settings, job.device, job.world.share)
+    return Trainer.start(job.settings, sets, job.device, job.world)
 
 
 def _announce(job: Job, trainer: Trainer) -> None:
@@ -152,13 +214,14 @@ def _announce(job: Job, trainer: Trainer) -> None:
         f"{parameters(trainer.network):,} parameters, {s.iterations:,} iterations of "
         f"{s.batch_size} images{micro} of {s.dataset}{begin}.",
     )
-    _say(job, f"On {describe(job.device)} in {s.precision}; everything goes to {job.folder}")
+    _say(job, f"On {job.devices} in {s.precision}; everything goes to {job.folder}")
 
 
 def _note_environment(job: Job, images: Images | FolderImages, iteration: int) -> None:
     """Where the run was begun; where it goes on elsewhere, that too, and a warning."""
     path = job.folder / files.ENVIRONMENT
     here = environment(job.device, images.checksum)
+    here |= {"device": job.devices, "world_size": job.world.size}
     if not iteration or not path.exists():
         write_json(path, here)
         return
@@ -170,15 +233,18 @@ def _note_environment(job: Job, images: Images | FolderImages, iteration: int) -
             f"{path}: this is damaged: 'resumed' is no list of changes; take the file away and the "
             "same command goes on, and notes where it does."
         ) from None
-    latest = {**begun, **{key: value for changes in resumed for key, value in changes}}
+    latest = {
+        "world_size": 1,  # older versions knew no other
+        **begun,
+        **{key: value for changes in resumed for key, value in changes},
+    }
     changed = {key: value for key, value in here.items() if latest.get(key) != value}
     if not changed:
         return
     begun.setdefault("resumed", []).append({"iteration": iteration, "changed": changed})
     write_json(path, begun)
-    decisive = [
-        k for k in ("torch", "device", "threads", "cpu_capability", "commit") if k in changed
-    ]
+    bits = ("torch", "device", "world_size", "threads", "cpu_capability", "commit")
+    decisive = [key for key in bits if key in changed]
     if decisive:
         _say(
             job,
@@ -187,11 +253,9 @@ def _note_environment(job: Job, images: Images | FolderImages, iteration: int) -
         )
 
 
-def _finish(job: Job, trainer: Trainer, test: Evaluation) -> dict[str, Any]:
-    """Predictions, then the result: its presence says that the run is finished."""
-    settings, last, seconds = job.settings, trainer.rows[-1], trainer.total_seconds()
-    with replacing(job.folder / files.PREDICTIONS) as file:
-        np.save(file, test.predictions.numpy().astype(np.int64))
+def _result(job: Job, trainer: Trainer, test: Evaluation) -> dict[str, Any]:
+    """What `result.json` holds."""
+    settings, last = job.settings, trainer.rows[-1]
     result = {
         "format": files.NOTE_FORMAT,
         "variant": settings.variant,
@@ -206,28 +270,37 @@ def _finish(job: Job, trainer: Trainer, test: Evaluation) -> dict[str, Any]:
         "best_test_error_note": "optimistic: the evaluation was chosen by looking at the test set",
         "train_loss": last["train_loss"],
         "train_error": last["train_error"],
-        "seconds": seconds,
+        "seconds": trainer.total_seconds(),
         "images_per_second": trainer.images_per_second(),
-        "device": describe(job.device),
+        "device": job.devices,
         "precision": settings.precision,
         "config_hash": settings.hash,
         "commit": source_version()[0],
     }
     if "holdout_error" in last:
         result["holdout_error"] = last["holdout_error"]
+    return result
+
+
+def _finish(job: Job, result: dict[str, Any], test: Evaluation) -> None:
+    """Predictions, then the result: its presence says that the run is finished."""
+    with replacing(job.folder / files.PREDICTIONS) as file:
+        np.save(file, test.predictions.numpy().astype(np.int64))
     write_json(job.folder / files.RESULT, result)
     (job.folder / files.PREVIOUS_CHECKPOINT).unlink(missing_ok=True)
     _say(
         job,
-        f"Finished {settings.variant}-{settings.depth}, seed {settings.seed}: test error "
-        f"{test.error:.2f} % after {duration(seconds)}.",
+        f"Finished {result['variant']}-{result['depth']}, seed {result['seed']}: test error "
+        f"{test.error:.2f} % after {duration(result['seconds'])}.",
     )
-    return result
 
 
 @contextmanager
 def _failures_noted(job: Job) -> Iterator[None]:
     """Leave word in the run directory when the work fails; not when it is stopped or refused."""
+    if not job.world.first:
+        yield
+        return
     try:
         yield
     except DivergedError as error:

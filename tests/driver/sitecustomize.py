@@ -169,14 +169,14 @@ def watch_loop(loop):
                 time.sleep(float(os.environ.get("RESVAR_TEST_SLOW", "0")))
             train_step(network, optimizer, batches, iteration, *others)
 
-    def watched_evaluate(network, batches, settings, report=None):
+    def watched_evaluate(network, batches, settings, report=None, *others):
         def watched_report(share):
             reached("evaluation")
             if report is not None:
                 report(share)
 
         with Phase("evaluation"):
-            return evaluate(network, batches, settings, watched_report)
+            return evaluate(network, batches, settings, watched_report, *others)
 
     loop.train_step, loop.evaluate = slower_train_step, watched_evaluate
 

@@ -543,8 +543,8 @@ def test_an_evaluation_whose_loss_is_not_finite_is_a_divergence_too(which, monke
     sets = Sets.prepare(make_images(), settings, CPU)
     trainer = Trainer.start(settings, sets, CPU)
 
-    def overflowing(network, batches, settings, report=None):
-        found = evaluate(network, batches, settings, report)
+    def overflowing(network, batches, *others):
+        found = evaluate(network, batches, *others)
         spoilt = batches is getattr(sets, which)
         return dataclasses.replace(found, loss=math.inf) if spoilt else found
 

@@ -1,0 +1,122 @@
+"""Where the runs of a sweep work: GPUs are made up here, since only their names matter."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from resvar.errors import UserError
+from resvar.sweeps import local
+from resvar.sweeps.local import make_slots
+
+UUIDS = "GPU-8f6d2a1c-1b2c-3d4e-5f60-718293a4b5c6,MIG-0c9e8d7f-6a5b-4c3d-2e1f-0a9b8c7d6e5f"
+
+
+@pytest.fixture(autouse=True)
+def eight_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(local, "_memory", lambda: 64 * 2**30)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    def found(count: int, visible: str | None = None) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    return found
+
+
+def pinned(slots):
+    return [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots]
+
+
+def test_one_run_on_each_gpu_with_its_part_of_the_cores(gpus):
+    gpus(4)
+    slots = make_slots(None, None, "auto", runs=10)
+    assert pinned(slots) == ["0", "1", "2", "3"]
+    assert [slot.name for slot in slots] == ["gpu 0", "gpu 1", "gpu 2", "gpu 3"]
+    assert {(slot.device, slot.threads) for slot in slots} == {("cuda", 2)}
+
+
+@pytest.mark.parametrize(
+    ("jobs", "per_gpu", "runs", "expected"),
+    [
+        (1, None, 10, "0"),
+        (3, None, 10, "010"),  # spread
+        (None, 2, 10, "0101"),  # packed
+        (3, 2, 10, "010"),
+        (9, 2, 10, "0101"),
+        (3, 1, 10, "01"),
+        (4, None, 3, "010"),  # no more slots than runs
+        (None, None, 1, "0"),
+        (None, None, 0, "0"),
+    ],
+)
+def test_jobs_spread_over_the_gpus_and_per_gpu_packs_them(gpus, jobs, per_gpu, runs, expected):
+    gpus(2)
+    slots = make_slots(jobs, per_gpu, "cuda", runs)
+    assert "".join(pinned(slots)) == expected
+    assert {slot.threads for slot in slots} == {8 // len(expected)}
+
+
+def test_two_slots_of_a_gpu_are_not_the_same_slot(gpus):
+    """`launch` asks which slots are free: of equal ones the second would wait for the first."""
+    gpus(2)
+    slots = make_slots(None, 3, "auto", runs=10)
+    assert len({slot.name for slot in slots}) == len(slots) == 6
+    assert all(slots.count(slot) == 1 for slot in slots)
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "device", "expected"),
+    [
+        ("2,5", 2, "auto", ["2", "5"]),
+        ("2,5", 2, "cuda:1", ["5"]),
+        (" 2, 5 ", 2, "auto", ["2", "5"]),
+        ("3,-1,1", 1, "auto", ["3"]),
+        (UUIDS, 2, "auto", UUIDS.split(",")),
+        (UUIDS, 2, "cuda:1", UUIDS.split(",")[1:]),
+        ("GPU-8f6d2a1c", 1, "cuda", ["GPU-8f6d2a1c"]),  # CUDA takes a UUID's beginning too
+        (None, 3, "cuda:2", ["2"]),
+    ],
+)
+def test_gpus_that_somebody_has_chosen_are_the_ones_used(gpus, visible, count, device, expected):
+    gpus(count, visible)
+    assert pinned(make_slots(None, None, device, runs=10)) == expected
+
+
+@pytest.mark.parametrize(("visible", "device"), [("", "auto"), ("-1", "auto"), ("2,5", "cpu")])
+def test_without_gpus_the_cores_are_shared(gpus, visible, device):
+    gpus(2 if visible == "2,5" else 0, visible)
+    slots = make_slots(4, None, device, runs=10)
+    assert [(slot.name, slot.device, slot.threads, slot.environment) for slot in slots] == [
+        (f"cpu {number}", "cpu", 2, {}) for number in range(4)
+    ]
+    assert len(make_slots(None, None, device, runs=10)) == 8
+
+
+def test_memory_limits_how_many_share_the_processor(gpus, monkeypatch):
+    gpus(0)
+    monkeypatch.setattr(local, "_memory", lambda: 9 * 2**30)
+    assert [slot.threads for slot in make_slots(None, None, "auto", runs=10)] == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("jobs", "per_gpu", "device", "said"),
+    [
+        (0, None, "auto", "--jobs must be at least 1"),
+        (None, 0, "auto", "--per-gpu must be at least 1"),
+        (None, None, "cuda:2", "this machine has 2 GPUs"),
+        (None, None, "gpu", "write auto, cpu, cuda or cuda:N"),
+    ],
+)
+def test_what_cannot_be_is_refused(gpus, jobs, per_gpu, device, said):
+    gpus(2)
+    with pytest.raises(UserError, match=said):
+        make_slots(jobs, per_gpu, device, runs=10)
