@@ -69,7 +69,7 @@ def run_here(
 
 
 def estimate_here(
-    sweep: Sweep, device: str, jobs: int | None, per_gpu: int, speeds: str | None
+    sweep: Sweep, device: str, jobs: int | None, per_gpu: int | None, speeds: str | None
 ) -> None:
     """Say what is left of a sweep in device hours and by the clock, and start nothing.
 
