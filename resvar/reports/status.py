@@ -1,4 +1,4 @@
-"""`resvar status`: what is done, running, waiting or failed, and when it should end."""
+"""`resvar status`: what is done, running, queued, waiting or failed, and when it should end."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ from rich.text import Text
 
 from resvar.console import console_for_output, duration
 from resvar.errors import Stopped, UserError
+from resvar.reports.queue import with_queue
 from resvar.reports.records import Record, State, read_records
 from resvar.sweeps.grid import manifests
+from resvar.sweeps.submission import FOLDER as SUBMISSIONS
+
+UNDER_WAY = (State.RUNNING, State.QUEUED, State.REQUEUED)
+"""Nobody needs to do anything for a run to go on."""
 
 
 def print_status(folder: Path) -> None:
@@ -26,7 +31,7 @@ def print_status(folder: Path) -> None:
     Raises:
         UserError: the folder does not exist, or neither a run nor a sweep was ever started there.
     """
-    _print(standing(folder), folder, console_for_output())
+    _print(*standing(folder), folder, console_for_output())
 
 
 def watch_status(folder: Path, interval: float | None) -> None:
@@ -35,7 +40,7 @@ def watch_status(folder: Path, interval: float | None) -> None:
     In a terminal one picture is renewed; elsewhere it is printed again when a run's state changes.
 
     Args:
-        interval: seconds between two looks; None: 2.
+        interval: seconds between two looks; None: 2, or 10 where Slurm is asked.
 
     Raises:
         UserError: nothing was ever started there, or the interval is not above 0.
@@ -43,17 +48,18 @@ def watch_status(folder: Path, interval: float | None) -> None:
     """
     console = console_for_output()
     if not console.is_terminal:
-        _watch_in_lines(folder, 2.0 if interval is None else interval, console)
+        _watch_in_lines(folder, _pause(folder) if interval is None else interval, console)
         return
     with Live(console=console, auto_refresh=False, transient=True) as live:
 
         def look() -> bool:
-            records = standing(folder)
+            records, unknown = standing(folder)
             open_runs = [record for record in records if record.state is not State.DONE]
-            live.update(Group(_table(open_runs, folder), Text(_summary(records))), refresh=True)
+            words = "\n".join([_summary(records), *([unknown] if unknown else [])])
+            live.update(Group(_table(open_runs, folder), Text(words)), refresh=True)
             return unsettled(records)
 
-        watch(look, 2.0 if interval is None else interval)
+        watch(look, _pause(folder) if interval is None else interval)
     print_status(folder)
 
 
@@ -61,22 +67,29 @@ def _watch_in_lines(folder: Path, interval: float, console: Console) -> None:
     known: Counter[State] = Counter()
 
     def look() -> bool:
-        records = standing(folder)
+        records, unknown = standing(folder)
         counts = Counter(record.state for record in records)
         if counts != known:
             known.clear()
             known.update(counts)
-            _print(records, folder, console)
+            _print(records, unknown, folder, console)
         return unsettled(records)
 
     watch(look, interval)
 
 
-def _print(records: Sequence[Record], folder: Path, console: Console) -> None:
+def _pause(folder: Path) -> float:
+    """Seconds between two looks; longer where each is a question to a cluster's controller."""
+    return 10.0 if (folder / SUBMISSIONS).is_dir() else 2.0
+
+
+def _print(records: Sequence[Record], unknown: str, folder: Path, console: Console) -> None:
     open_runs = [record for record in records if record.state is not State.DONE]
     if open_runs:
         console.print(_table(open_runs, folder))
     console.print(_summary(records), highlight=False, soft_wrap=True)
+    if unknown:
+        console.print(unknown, highlight=False, soft_wrap=True)
 
 
 def watch(look: Callable[[], bool], interval: float) -> None:
@@ -97,11 +110,13 @@ def watch(look: Callable[[], bool], interval: float) -> None:
 
 def unsettled(records: Sequence[Record]) -> bool:
     """Whether a run is running or waiting, or stopped, and so may go on."""
-    return any(r.state in (State.RUNNING, State.STOPPED, State.WAITING) for r in records)
+    return any(r.state in (*UNDER_WAY, State.STOPPED, State.WAITING) for r in records)
 
 
-def standing(folder: Path) -> list[Record]:
+def standing(folder: Path) -> tuple[list[Record], str]:
     """The records of a folder's runs, and one in state waiting for each that a sweep has planned.
+
+    With what Slurm knows about those that it was given; and a sentence where it cannot be asked.
 
     Raises:
         UserError: nothing was ever started there.
@@ -109,10 +124,10 @@ def standing(folder: Path) -> list[Record]:
     try:
         records = read_records([folder])
     except UserError:
-        if not (waiting := planned_runs(folder, [])):
+        records = []
+        if not planned_runs(folder, []):
             raise
-        return waiting
-    return records + planned_runs(folder, records)
+    return with_queue(folder, records + planned_runs(folder, records))
 
 
 def planned_runs(folder: Path, known: Sequence[Record]) -> list[Record]:
@@ -141,7 +156,7 @@ def seconds_left(records: Sequence[Record]) -> float | None:
     for record in records:
         if record.diverged:
             continue  # that is how it ended
-        if record.state in (State.RUNNING, State.STOPPED, State.FAILED, State.WAITING):
+        if record.state not in (State.DONE, State.DAMAGED):
             length = _length(record) or fmean(lengths)
             share = record.progress.share if record.progress is not None else 0.0
             left += length * (1 - share)
@@ -157,11 +172,12 @@ def _length(record: Record) -> float | None:
 
 
 def _table(records: Sequence[Record], folder: Path) -> Table:
-    """The runs that are not done; of those that wait only the first few."""
+    """The runs that are not done; of those that wait, or are queued, only the first few."""
     table = Table("run", "state", "iteration", "images/s", "left", "", box=None, pad_edge=False)
-    shown = [record for record in records if record.state is not State.WAITING]
-    waiting = [record for record in records if record.state is State.WAITING]
-    for record in shown + waiting[:5]:
+    many = (State.QUEUED, State.WAITING)
+    shown = [record for record in records if record.state not in many]
+    behind = [[r for r in records if r.state is state] for state in many]
+    for record in [*shown, *(record for those in behind for record in those[:5])]:
         progress = record.progress
         length = _length(record)
         running = record.state is State.RUNNING
@@ -173,8 +189,9 @@ def _table(records: Sequence[Record], folder: Path) -> Table:
             duration(length * (1 - progress.share)) if progress and length and running else "",
             record.message,
         )
-    if len(waiting) > 5:
-        table.add_row(f"… and {len(waiting) - 5} more", "waiting", "", "", "", "")
+    for state, those in zip(many, behind, strict=True):
+        if len(those) > 5:
+            table.add_row(f"… and {len(those) - 5} more", state.value, "", "", "", "")
     return table
 
 
@@ -189,6 +206,8 @@ def _summary(records: Sequence[Record]) -> str:
     if counts[State.DONE] + sum(record.diverged for record in records) == len(records):
         return text
     work = f" About {duration(left)} of work is left." if left is not None else ""
+    if any(counts[state] for state in UNDER_WAY):
+        return f"{text} Slurm starts what is queued.{work}"
     return f"{text} Nothing is running; type the same command again to go on.{work}"
 
 

@@ -1,0 +1,201 @@
+"""A task of a sweep's job array, on the node that Slurm gave it: `python -m resvar.sweeps.task`.
+
+It starts an ordinary `resvar train` for each of its runs, side by side, and stays to watch. Slurm
+speaks to it in signals:
+
+    SIGUSR2    the time limit is near, or the task is about to be preempted (where the cluster says
+               so): the runs save checkpoints, and the task asks Slurm to requeue it
+    SIGTERM    the same if Slurm is preempting it; else somebody ran scancel: the runs save, and
+               the task ends
+
+So a task that is given word is requeued by itself alone. One that is not (its node fails, it is
+preempted without grace) is requeued by Slurm alone, and goes on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FrameType
+
+from resvar.config import resolve
+from resvar.errors import Stopped, UserError
+from resvar.files import write_json, write_text
+from resvar.sweeps.grid import PlannedRun
+from resvar.sweeps.local import POLL, Process, Slot, end, has_diverged, last_lines, start
+from resvar.sweeps.submission import (
+    NoAnswerError,
+    Submission,
+    client,
+    note,
+    read_plan,
+    read_submission,
+)
+from resvar.training.run import FAILURE, NOTE_FORMAT, RESULT, is_locked
+
+PREDECESSOR = 120.0
+"""Seconds to wait for a process that still holds a run, such as the one before a requeue."""
+
+LINGER = 60.0
+"""Seconds to wait for Slurm to end a task that it has told to end."""
+
+
+class Task:
+    """The runs of one task, from what the submission says."""
+
+    def __init__(self, submission: Submission, index: int, configs: Path) -> None:
+        plan = read_plan(submission.folder)
+        self.note_path = submission.note_path(index)
+        self.slot = Slot("slurm", plan.threads, {}, plan.device)
+        self.data = plan.data
+        self.runs = []
+        for number, name in enumerate(submission.tasks[index]):
+            config = configs / f"{number}.yaml"
+            write_text(config, plan.settings[name], durable=False)
+            arguments = ("--config", str(config))
+            self.runs.append(PlannedRun(resolve(config), plan.root / name, arguments))
+
+    def work(self, asked: Sequence[int]) -> int:
+        """Do the runs; the exit code. `asked` are the signals that have come, in their order."""
+        if note(self.note_path) is None:  # no requeue: what failed before may be tried again
+            for run in self.runs:
+                (run.folder / FAILURE).unlink(missing_ok=True)
+        self._note("running")
+        todo = [run for run in self.runs if not _is_settled(run)]
+        await_predecessor(todo, asked)
+        working = [] if asked else [start(run, self.slot, self.data) for run in todo]
+        stopped = list(todo) if asked else []
+        failed = 0
+        while working:
+            time.sleep(POLL)
+            if asked:
+                end(working, signal.SIGTERM)
+            for process in [p for p in working if p.handle.poll() is not None]:
+                working.remove(process)
+                code = process.handle.returncode
+                if asked and code in (Stopped.exit_code, -signal.SIGTERM):
+                    stopped.append(process.run)
+                else:
+                    failed += _book(process)
+        if stopped:
+            return self._leave(asked)
+        self._note("ended")
+        return int(failed > 0)
+
+    def _leave(self, asked: Sequence[int]) -> int:
+        """The runs have saved: have the task requeued, or let it end."""
+        if is_to_be_requeued(asked):
+            self._note("requeued")
+            if requeue():
+                return 0
+        self._note("stopped")
+        time.sleep(LINGER if signal.SIGTERM in asked else 0)
+        return Stopped.exit_code
+
+    def _note(self, state: str) -> None:
+        values = {"format": NOTE_FORMAT, "state": state, "node": socket.gethostname(),
+                  "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0"))}  # fmt: skip
+        write_json(self.note_path, values, durable=False)
+        _say(f"{state}: {len(self.runs)} run{'s' * (len(self.runs) != 1)}")
+
+
+def await_predecessor(runs: Sequence[PlannedRun], asked: Sequence[int]) -> None:
+    """Wait until nobody works on the runs, or a signal comes; not for ever."""
+    until = time.monotonic() + PREDECESSOR
+    while any(is_locked(run.folder) for run in runs) and not asked and time.monotonic() < until:
+        time.sleep(1)
+
+
+def is_to_be_requeued(asked: Sequence[int]) -> bool:
+    """Whether the signals mean that the work goes on later; Slurm says what a SIGTERM was for."""
+    if signal.SIGTERM not in asked:
+        return True
+    with suppress(NoAnswerError):
+        shown = client(["scontrol", "show", "job", os.environ["SLURM_JOB_ID"]])
+        state, preempted = _shown("JobState", shown), _shown("PreemptTime", shown)
+        _say(f"Slurm says: {state}, preempted {preempted}")
+        if state == "CANCELLED":
+            return False
+        return signal.SIGUSR2 in asked or preempted not in ("", "None")
+    return signal.SIGUSR2 in asked
+
+
+def requeue(attempts: int = 3) -> bool:
+    """Ask Slurm to put this task back into the queue; whether it agreed."""
+    for attempt in range(attempts):
+        try:
+            client(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]])
+        except NoAnswerError as error:
+            _say(f"not requeued: {error}")
+            time.sleep(2**attempt)
+        else:
+            return True
+    return False
+
+
+@contextmanager
+def signals() -> Iterator[list[int]]:
+    """The signals that have come, in their order."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        del frame
+        asked.append(number)
+
+    for number in (signal.SIGUSR2, signal.SIGTERM):
+        signal.signal(number, ask)
+    yield asked
+
+
+def _is_settled(run: PlannedRun) -> bool:
+    """Whether there is nothing to do for a run: it is done, or it failed in this task already."""
+    files = (run.folder / RESULT, run.folder / FAILURE)
+    return has_diverged(run) or any(file.exists() for file in files)
+
+
+def _book(process: Process) -> bool:
+    """Whether a run failed. One that died without a word is given one."""
+    run, code = process.run, process.handle.returncode
+    done = (run.folder / RESULT).exists() or has_diverged(run)
+    if code == 0 or done or is_locked(run.folder):  # the last: another process is at it
+        return False
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    _say(f"{run.name} failed ({how})")
+    if not (run.folder / FAILURE).exists():
+        last = (last_lines(run.folder, 1) or [""])[0].removeprefix("resvar: error: ")
+        message = f"its process ended with {how}; the last line of its log: {last or 'none'}"
+        write_json(run.folder / FAILURE, {"format": NOTE_FORMAT, "message": message})
+    return True
+
+
+def _shown(key: str, text: str) -> str:
+    match = re.search(rf"\b{key}=(\S+)", text)
+    return match[1] if match else ""
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {socket.gethostname()} {text}", flush=True)
+
+
+def main() -> int:
+    """The exit code: 0 when the runs are finished (or have diverged) or will be later; else 1."""
+    with signals() as asked, TemporaryDirectory(prefix="resvar-") as configs:
+        try:
+            submission = read_submission(Path(sys.argv[1]))
+            index = int(os.environ["SLURM_ARRAY_TASK_ID"])
+            return Task(submission, index, Path(configs)).work(asked)
+        except UserError as error:
+            _say(f"error: {error}")
+            return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
