@@ -206,8 +206,10 @@ def _summary(records: Sequence[Record]) -> str:
     if counts[State.DONE] + sum(record.diverged for record in records) == len(records):
         return text
     work = f" About {duration(left)} of work is left." if left is not None else ""
-    if any(counts[state] for state in UNDER_WAY):
+    if counts[State.QUEUED] or counts[State.REQUEUED]:
         return f"{text} Slurm starts what is queued.{work}"
+    if counts[State.RUNNING]:
+        return text
     return f"{text} Nothing is running; type the same command again to go on.{work}"
 
 

@@ -71,7 +71,8 @@ class Task:
         self._note("running")
         todo = [run for run in self.runs if not _is_settled(run)]
         await_predecessor(todo, asked)
-        working = [] if asked else [start(run, self.slot, self.data) for run in todo]
+        with deaf_children():
+            working = [] if asked else [start(run, self.slot, self.data) for run in todo]
         stopped = list(todo) if asked else []
         failed = 0
         while working:
@@ -80,8 +81,7 @@ class Task:
                 end(working, signal.SIGTERM)
             for process in [p for p in working if p.handle.poll() is not None]:
                 working.remove(process)
-                code = process.handle.returncode
-                if asked and code in (Stopped.exit_code, -signal.SIGTERM):
+                if asked and not _is_settled(process.run):
                     stopped.append(process.run)
                 else:
                     failed += _book(process)
@@ -101,7 +101,7 @@ class Task:
         return Stopped.exit_code
 
     def _note(self, state: str) -> None:
-        values = {"format": NOTE_FORMAT, "state": state, "node": socket.gethostname(),
+        values = {"format": NOTE_FORMAT, "state": state, "node": node(),
                   "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0"))}  # fmt: skip
         write_json(self.note_path, values, durable=False)
         _say(f"{state}: {len(self.runs)} run{'s' * (len(self.runs) != 1)}")
@@ -155,6 +155,19 @@ def signals() -> Iterator[list[int]]:
     yield asked
 
 
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """Processes that are started inside hear no SIGUSR2: Slurm sends it to them too.
+
+    What comes for this process meanwhile arrives at the end.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _is_settled(run: PlannedRun) -> bool:
     """Whether there is nothing to do for a run: it is done, or it failed in this task already."""
     files = (run.folder / RESULT, run.folder / FAILURE)
@@ -181,8 +194,13 @@ def _shown(key: str, text: str) -> str:
     return match[1] if match else ""
 
 
+def node() -> str:
+    """What Slurm calls this machine."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
 def _say(text: str) -> None:
-    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {socket.gethostname()} {text}", flush=True)
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {node()} {text}", flush=True)
 
 
 def main() -> int:

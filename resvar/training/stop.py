@@ -16,12 +16,15 @@ MESSAGE = "\nStopping after this iteration; once more stops at once.\n"
 
 
 class StopRequest:
-    """Whether somebody asked this process to stop; the second time it does so at once."""
+    """Whether somebody asked this process to stop; the second time it does so at once.
+
+    A run of a sweep is patient: its sweep asks once, and Slurm may say the same to both of them.
+    """
 
     def __init__(self, message: str) -> None:
-        self._message = message
         self._asked = False
         self._parent = int(os.environ.get(PARENT, "0"))
+        self._message = message if not self._parent else "\nStopping after this iteration.\n"
 
     def __bool__(self) -> bool:
         return self._asked or (self._parent != 0 and os.getppid() != self._parent)
@@ -29,8 +32,10 @@ class StopRequest:
     def ask(self, signum: int, frame: FrameType | None) -> None:
         """The signal handler."""
         del signum, frame
-        if self._asked:
+        if self._asked and not self._parent:
             os._exit(130)
+        if self._asked:
+            return
         self._asked = True
         with suppress(OSError):
             os.write(2, self._message.encode())
