@@ -25,6 +25,9 @@ UNREACHED = re.compile(r"contact|timed out|temporarily|connection|socket", re.IG
 """What sbatch says where the controller is at fault, and not what it was asked for."""
 
 
+NO_GPUS = "; say --device cpu, or another gpus_per_task in the launcher's file"
+
+
 class RefusedError(UserError):
     """sbatch has refused the job: nothing was submitted."""
 
@@ -98,11 +101,17 @@ class ArrayExecutor(submitit.SlurmExecutor):
             with redirect_stderr(said):  # submitit prints there what it raises too
                 return self._submit_command(self._submitit_command_str).job_id
         except FailedJobError as error:
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            reasons = [re.sub(r"^sbatch: (error|fatal): ", "", line) for line in lines]
-            reason = "; ".join(reasons).rstrip(".") or "it does not say why"
+            reason = _reason(str(error))
             if UNREACHED.search(reason):
                 raise RunError(f"sbatch could not reach Slurm ({reason}); try again.") from error
             raise RefusedError(f"sbatch refuses the job: {reason}.") from error
         except FailedSubmissionError as error:
             raise RunError(f"sbatch's answer is not understood ({error}).") from error
+
+
+def _reason(said: str) -> str:
+    """Why sbatch failed, in its words, and the mend where they are dark."""
+    lines = [re.sub(r"^sbatch: ((error|fatal): )?", "", line) for line in said.splitlines()]
+    words = [line.rstrip(".") for line in lines if line.strip() and not line.startswith("Try ")]
+    reason = "; ".join(words) or "it does not say why"
+    return reason + (NO_GPUS if "generic resource" in reason else "")

@@ -120,11 +120,11 @@ def is_to_be_requeued(asked: Sequence[int]) -> bool:
         return True
     with suppress(NoAnswerError):
         shown = client(["scontrol", "show", "job", os.environ["SLURM_JOB_ID"]])
-        state, preempted = _shown("JobState", shown), _shown("PreemptTime", shown)
-        _say(f"Slurm says: {state}, preempted {preempted}")
-        if state == "CANCELLED":
-            return False
-        return signal.SIGUSR2 in asked or preempted not in ("", "None")
+        state, reason = _shown("JobState", shown), _shown("Reason", shown)
+        preempted = _shown("PreemptTime", shown) not in ("", "None")
+        _say(f"Slurm says: {state}, {reason}{', preempted' if preempted else ''}")
+        ending = state != "RUNNING" and reason != "TimeLimit"  # somebody ran scancel
+        return not ending and (preempted or signal.SIGUSR2 in asked)
     return signal.SIGUSR2 in asked
 
 
