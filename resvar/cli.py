@@ -376,8 +376,8 @@ def status(
     Of runs that were handed to Slurm it says too which are queued or requeued, and which were lost
     with their task.
 
-    With --watch the picture is renewed, every 2 seconds unless --interval says otherwise. It ends
-    by itself; Ctrl-C leaves earlier with exit code 130, and the runs go on.
+    With --watch the picture is renewed, every 2 seconds (10 where Slurm is asked) unless --interval
+    says otherwise. It ends by itself; Ctrl-C leaves earlier with exit code 130, and the runs go on.
     """
     from resvar.reports.status import print_status, watch_status
 

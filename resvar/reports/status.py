@@ -31,7 +31,7 @@ def print_status(folder: Path) -> None:
     Raises:
         UserError: the folder does not exist, or neither a run nor a sweep was ever started there.
     """
-    _print(*standing(folder), folder, console_for_output())
+    _print(*overview(folder), folder, console_for_output())
 
 
 def watch_status(folder: Path, interval: float | None) -> None:
@@ -53,7 +53,7 @@ def watch_status(folder: Path, interval: float | None) -> None:
     with Live(console=console, auto_refresh=False, transient=True) as live:
 
         def look() -> bool:
-            records, unknown = standing(folder)
+            records, unknown = overview(folder)
             open_runs = [record for record in records if record.state is not State.DONE]
             words = "\n".join([_summary(records), *([unknown] if unknown else [])])
             live.update(Group(_table(open_runs, folder), Text(words)), refresh=True)
@@ -67,7 +67,7 @@ def _watch_in_lines(folder: Path, interval: float, console: Console) -> None:
     known: Counter[State] = Counter()
 
     def look() -> bool:
-        records, unknown = standing(folder)
+        records, unknown = overview(folder)
         counts = Counter(record.state for record in records)
         if counts != known:
             known.clear()
@@ -113,10 +113,17 @@ def unsettled(records: Sequence[Record]) -> bool:
     return any(r.state in (*UNDER_WAY, State.STOPPED, State.WAITING) for r in records)
 
 
-def standing(folder: Path) -> tuple[list[Record], str]:
-    """The records of a folder's runs, and one in state waiting for each that a sweep has planned.
+def overview(folder: Path) -> tuple[list[Record], str]:
+    """What `standing` says and Slurm knows; and a sentence where it should be asked and cannot be.
 
-    With what Slurm knows about those that it was given; and a sentence where it cannot be asked.
+    Raises:
+        UserError: nothing was ever started there.
+    """
+    return with_queue(folder, standing(folder))
+
+
+def standing(folder: Path) -> list[Record]:
+    """The records of a folder's runs, and one in state waiting for each that a sweep has planned.
 
     Raises:
         UserError: nothing was ever started there.
@@ -124,10 +131,10 @@ def standing(folder: Path) -> tuple[list[Record], str]:
     try:
         records = read_records([folder])
     except UserError:
-        records = []
-        if not planned_runs(folder, []):
+        if not (waiting := planned_runs(folder, [])):
             raise
-    return with_queue(folder, records + planned_runs(folder, records))
+        return waiting
+    return records + planned_runs(folder, records)
 
 
 def planned_runs(folder: Path, known: Sequence[Record]) -> list[Record]:

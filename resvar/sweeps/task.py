@@ -44,8 +44,9 @@ from resvar.training.run import FAILURE, NOTE_FORMAT, RESULT, is_locked
 PREDECESSOR = 120.0
 """Seconds to wait for a process that still holds a run, such as the one before a requeue."""
 
-LINGER = 60.0
-"""Seconds to wait for Slurm to end a task that it has told to end."""
+LINGER = 600.0
+"""Seconds to wait for Slurm where it cannot be asked: a preempted task that ends by itself is not
+requeued, one that Slurm ends is."""
 
 
 class Task:
@@ -96,8 +97,9 @@ class Task:
             self._note("requeued")
             if requeue():
                 return 0
+            self._note("stopped")
+            time.sleep(LINGER)
         self._note("stopped")
-        time.sleep(LINGER if signal.SIGTERM in asked else 0)
         return Stopped.exit_code
 
     def _note(self, state: str) -> None:
@@ -115,7 +117,10 @@ def await_predecessor(runs: Sequence[PlannedRun], asked: Sequence[int]) -> None:
 
 
 def is_to_be_requeued(asked: Sequence[int]) -> bool:
-    """Whether the signals mean that the work goes on later; Slurm says what a SIGTERM was for."""
+    """Whether the signals mean that the work goes on later.
+
+    What a SIGTERM was for Slurm says; where it does not, the answer is yes.
+    """
     if signal.SIGTERM not in asked:
         return True
     with suppress(NoAnswerError):
@@ -125,7 +130,7 @@ def is_to_be_requeued(asked: Sequence[int]) -> bool:
         _say(f"Slurm says: {state}, {reason}{', preempted' if preempted else ''}")
         ending = state != "RUNNING" and reason != "TimeLimit"  # somebody ran scancel
         return not ending and (preempted or signal.SIGUSR2 in asked)
-    return signal.SIGUSR2 in asked
+    return True
 
 
 def requeue(attempts: int = 3) -> bool:
@@ -150,9 +155,13 @@ def signals() -> Iterator[list[int]]:
         del frame
         asked.append(number)
 
-    for number in (signal.SIGUSR2, signal.SIGTERM):
-        signal.signal(number, ask)
-    yield asked
+    both = (signal.SIGUSR2, signal.SIGTERM)
+    before = [signal.signal(number, ask) for number in both]
+    try:
+        yield asked
+    finally:
+        for number, handler in zip(both, before, strict=True):
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from resvar.cli import run_command
 from resvar.config import resolve
 from resvar.reports.queue import with_queue
 from resvar.reports.records import State
-from resvar.reports.status import standing
+from resvar.reports.status import overview
 from resvar.sweeps.grid import plan_sweep
 from resvar.sweeps.submission import Plan, Submission, prepare, record
 from resvar.training.run import locked
@@ -55,7 +55,7 @@ def slurm_says(root: Path, text: str) -> None:
 
 
 def state(root: Path, run: Path = RUN) -> tuple[State, str]:
-    records, unknown = standing(root)
+    records, unknown = overview(root)
     assert not unknown
     (found,) = (record for record in records if record.folder == root / run)
     return found.state, found.message
@@ -71,7 +71,7 @@ def left_a_note(submission: Submission, word: str, log: bool = True) -> None:
 def test_the_name_is_one_that_slurm_can_be_asked_for(root, submission):
     assert "," not in submission.name
     assert " " not in submission.name
-    standing(root)
+    overview(root)
     (call,) = calls(root.parent / "bin", "squeue")
     assert f"--name={submission.name} " in call
 
@@ -102,7 +102,7 @@ def test_what_a_run_directory_says_comes_first(root):
     with locked(begin(root)):
         assert state(root) == (State.RUNNING, "")
     assert state(root, Path("paper/original-8/seed-1"))[0] is State.WAITING
-    records, _ = standing(root)
+    records, _ = overview(root)
     before = len(calls(root.parent / "bin", "squeue"))
     done = [r for r in records if r.state is State.DONE]
     assert with_queue(root, done) == (done, "")

@@ -14,9 +14,8 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -211,10 +210,5 @@ def _free_ports(count: int) -> list[int]:
         each.bind(("127.0.0.1", 0))
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:
-        with closing(each):
-            pass
+        each.close()
     return ports
-
-
-def pause(seconds: float) -> None:
-    time.sleep(seconds)

@@ -14,14 +14,10 @@ import pytest
 from tests.commands import TINY, everyone, sets, wait_for
 from tests.outcome import differing
 from tests.slurm.cluster import missing, running_cluster
+from tests.sweeps.test_sweep import FOLDERS
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(bool(missing()), reason=missing())]
 
-FOLDERS = tuple(
-    Path("runs/paper") / f"{variant}-8" / f"seed-{seed}"
-    for seed in (0, 1)
-    for variant in ("original", "full-preact")
-)
 SWEEP = (
     "sweep", "--variants", "original,full-preact", "--depths", "8", "--device", "cpu",
     *sets(*TINY, "precision=fp32"), "--launcher", "slurm",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from resvar.cli import run_command
 from resvar.config import resolve
 from resvar.sweeps import task
 from resvar.sweeps.submission import read_plan, read_submission
-from tests.commands import TINY, sets
+from tests.commands import TINY, sets, train
 from tests.slurm.fake import calls, fake, line
 from tests.tiny import install, make_cifar
 
@@ -211,6 +214,34 @@ def test_options_of_slurm_are_refused_on_this_machine(capsys):
 
 # --- in a task ------------------------------------------------------------------------------------
 
+
+def test_a_run_of_a_sweep_that_is_asked_twice_still_saves(resvar, tmp_path):
+    """Slurm tells the run and the task, and the task tells the run; a person means it by then."""
+    sweep = {"RESVAR_SWEEP_PID": str(os.getpid()), "RESVAR_TEST_SLOW": "1"}
+    with resvar.started(*train("--out", "run"), cwd=tmp_path, **sweep) as job:
+        job.read_until("goes to")
+        for _ in range(3):
+            job.send(signal.SIGTERM)
+            time.sleep(0.1)
+        stopped = job.end()
+    assert stopped.code == 130
+    assert "a checkpoint is saved" in stopped.err
+    assert "once more" not in stopped.err
+
+
+def test_what_a_task_starts_does_not_hear_what_slurm_sends_to_all():
+    with task.deaf_children():
+        child = subprocess.Popen(["sleep", "60"])
+    child.send_signal(signal.SIGUSR2)
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(0.3)
+    child.kill()
+    child.wait()
+    with task.signals() as asked:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert asked == [signal.SIGUSR2], "its own ears are open again"
+
+
 SHOWN = "   JobState={} Reason={} Dependency=(null)\n   PreemptEligibleTime=x PreemptTime={}\n"
 USR2, TERM = signal.SIGUSR2, signal.SIGTERM
 
@@ -219,6 +250,7 @@ USR2, TERM = signal.SIGUSR2, signal.SIGTERM
     ("asked", "shown", "wanted"),
     [
         ([USR2], None, True),  # no question is needed
+        ([TERM], None, True),  # Slurm does not answer
         ([TERM], ("COMPLETING", "None", "None"), False),  # scancel
         ([TERM], ("RUNNING", "None", "2026-01-01T00:00:00"), True),  # preempted, in its grace
         ([USR2, TERM], ("COMPLETING", "TimeLimit", "None"), True),  # the limit was quicker
@@ -229,7 +261,7 @@ USR2, TERM = signal.SIGUSR2, signal.SIGTERM
 def test_signals_that_mean_a_requeue(programs, monkeypatch, asked, shown, wanted):
     monkeypatch.setenv("PATH", f"{programs}:/bin")
     monkeypatch.setenv("SLURM_JOB_ID", "12")
-    fake(programs, "scontrol", SHOWN.format(*shown) if shown else "")
+    fake(programs, "scontrol", SHOWN.format(*shown) if shown else "", code=int(shown is None))
     assert task.is_to_be_requeued(asked) is wanted
 
 
