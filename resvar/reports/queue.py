@@ -13,6 +13,7 @@ from pathlib import Path
 
 from resvar.reports.records import Record, State
 from resvar.sweeps.submission import NoAnswerError, Place, Queued, Submission, ask, note, places
+from resvar.training.run import FAILURE
 
 SETTLED = (State.DONE, State.DAMAGED)
 
@@ -48,6 +49,9 @@ def judged(
     """The record of a run that was submitted, with its task's standing in Slurm."""
     if record.state is State.RUNNING or record.diverged:
         return record
+    if record.state is State.WAITING and (failure := note(record.folder / FAILURE)) is not None:
+        # It failed before it could write its config, such as where the node has no data.
+        record = replace(record, state=State.FAILED, message=str(failure.get("message", "")))
     task = queue.get((submission.name, index))
     if task is None or task.ended:
         return _without_task(record, submission, index, task)

@@ -39,10 +39,13 @@ from resvar.sweeps.submission import (
     read_plan,
     read_submission,
 )
-from resvar.training.run import FAILURE, NOTE_FORMAT, RESULT, is_locked
+from resvar.training.run import CHECKPOINT, FAILURE, NOTE_FORMAT, RESULT, is_locked
 
 PREDECESSOR = 120.0
 """Seconds to wait for a process that still holds a run, such as the one before a requeue."""
+
+MOST_IN_VAIN = 10
+"""Requeues in a row without a new checkpoint, after which the task gives up: it would go on so."""
 
 LINGER = 600.0
 """Seconds to wait for Slurm where it cannot be asked: a preempted task that ends by itself is not
@@ -66,10 +69,13 @@ class Task:
 
     def work(self, asked: Sequence[int]) -> int:
         """Do the runs; the exit code. `asked` are the signals that have come, in their order."""
-        if note(self.note_path) is None:  # no requeue: what failed before may be tried again
+        before = note(self.note_path)
+        if before is None:  # no requeue: what failed before may be tried again
             for run in self.runs:
                 (run.folder / FAILURE).unlink(missing_ok=True)
+        self.in_vain = int((before or {}).get("in_vain", 0))
         self._note("running")
+        saved = [checkpoint_time(run) for run in self.runs]
         todo = [run for run in self.runs if not _is_settled(run)]
         await_predecessor(todo, asked)
         with deaf_children():
@@ -86,13 +92,24 @@ class Task:
                     stopped.append(process.run)
                 else:
                     failed += _book(process)
-        if stopped:
-            return self._leave(asked)
-        self._note("ended")
-        return int(failed > 0)
+        if not stopped:
+            self._note("ended")
+            return int(failed > 0)
+        idle = saved == [checkpoint_time(run) for run in self.runs]
+        self.in_vain = self.in_vain + 1 if idle else 0
+        return self._leave(stopped, asked)
 
-    def _leave(self, asked: Sequence[int]) -> int:
+    def _leave(self, stopped: Sequence[PlannedRun], asked: Sequence[int]) -> int:
         """The runs have saved: have the task requeued, or let it end."""
+        if self.in_vain >= MOST_IN_VAIN:
+            for run in stopped:
+                note_failure(
+                    run,
+                    f"its Slurm task was told to stop {self.in_vain} times before it had trained; "
+                    "allow more time, or set a smaller signal_delay.",
+                )
+            self._note("ended")
+            return 1
         if is_to_be_requeued(asked):
             self._note("requeued")
             if requeue():
@@ -104,7 +121,8 @@ class Task:
 
     def _note(self, state: str) -> None:
         values = {"format": NOTE_FORMAT, "state": state, "node": node(),
-                  "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0"))}  # fmt: skip
+                  "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+                  "in_vain": self.in_vain}  # fmt: skip
         write_json(self.note_path, values, durable=False)
         _say(f"{state}: {len(self.runs)} run{'s' * (len(self.runs) != 1)}")
 
@@ -194,8 +212,21 @@ def _book(process: Process) -> bool:
     if not (run.folder / FAILURE).exists():
         last = (last_lines(run.folder, 1) or [""])[0].removeprefix("resvar: error: ")
         message = f"its process ended with {how}; the last line of its log: {last or 'none'}"
-        write_json(run.folder / FAILURE, {"format": NOTE_FORMAT, "message": message})
+        note_failure(run, message)
     return True
+
+
+def note_failure(run: PlannedRun, message: str) -> None:
+    """Leave word in the run's directory, as a run does that can still speak."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_json(run.folder / FAILURE, {"format": NOTE_FORMAT, "message": message})
+
+
+def checkpoint_time(run: PlannedRun) -> int:
+    """When the run last saved a checkpoint; 0 where it has none."""
+    with suppress(OSError):
+        return (run.folder / CHECKPOINT).stat().st_mtime_ns
+    return 0
 
 
 def _shown(key: str, text: str) -> str:

@@ -265,6 +265,22 @@ def test_signals_that_mean_a_requeue(programs, monkeypatch, asked, shown, wanted
     assert task.is_to_be_requeued(asked) is wanted
 
 
+def test_a_task_that_never_comes_to_train_gives_up(work, programs, monkeypatch, capsys):
+    """Told to stop each time before it has begun: signal_delay may be all of the limit."""
+    assert run_command([*SWEEP, "--per-gpu", "4"]) == 0
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    made = task.Task(read_submission(record(work)), 0, work)
+    fake(programs, "scontrol")
+    codes = [made.work([USR2]) for _ in range(task.MOST_IN_VAIN)]
+    assert codes == [0] * (task.MOST_IN_VAIN - 1) + [1]
+    assert calls(programs, "scontrol").count("requeue 12") == task.MOST_IN_VAIN - 1
+    capsys.readouterr()
+    assert run_command(["status"]) == 0
+    out = capsys.readouterr().out
+    assert "4 runs: 4 failed." in out
+    assert out.count("told to stop 10 times before it had trained") == 4
+
+
 def test_a_requeue_that_slurm_refuses(programs, monkeypatch, capsys):
     monkeypatch.setenv("PATH", f"{programs}:/bin")
     monkeypatch.setenv("SLURM_JOB_ID", "12")
