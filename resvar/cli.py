@@ -38,6 +38,7 @@ class Launcher(enum.StrEnum):
     """What starts the runs of a sweep."""
 
     local = "local"
+    slurm = "slurm"
 
 
 class Format(enum.StrEnum):
@@ -281,12 +282,48 @@ def sweep(
     device: Device = "auto",
     jobs: Annotated[
         int | None,
-        typer.Option(help="Runs at a time. Default: one per GPU, without one a run per core."),
+        typer.Option(
+            help="Runs at a time. Default: one per GPU, without one a run per core; with Slurm as "
+            "many as it starts."
+        ),
     ] = None,
     per_gpu: Annotated[
-        int | None, typer.Option(help="Runs that share a GPU, at most. Default: 1, or as --jobs.")
+        int | None,
+        typer.Option(
+            help="Runs that share a GPU, at most; with Slurm, a task of the job array. Default: 1, "
+            "or as --jobs."
+        ),
     ] = None,
-    launcher: Annotated[Launcher, typer.Option(help="What starts the runs.")] = Launcher.local,
+    launcher: Annotated[
+        Launcher,
+        typer.Option(help="What starts the runs: this machine, or Slurm (resvar[slurm])."),
+    ] = Launcher.local,
+    launcher_config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Slurm: what a task asks for; see configs/launchers/slurm.yaml."
+        ),
+    ] = None,
+    partition: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Slurm: default, the cluster's.")
+    ] = None,
+    account: Annotated[str | None, typer.Option(metavar="NAME", help="Slurm: who pays.")] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIMIT",
+            help="Slurm: of a task, such as 90 (minutes) or 12:00:00. A run that meets it goes on "
+            "in the queue.",
+        ),
+    ] = None,
+    sbatch: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY[=VALUE]",
+            help="Slurm: any other option of sbatch, e.g. --sbatch constraint=a100. Repeat it for "
+            "more.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
     ] = False,
@@ -308,14 +345,20 @@ def sweep(
     Finished runs are skipped and others go on where they stopped, so the same command can be typed
     again at any time. A run that fails is reported at the end while the rest goes on.
 
+    With --launcher slurm the runs become tasks of a job array, and the terminal may be closed:
+    resvar status says how they stand. A run that meets its time limit or is preempted saves a
+    checkpoint, is requeued, and goes on bit for bit. --dry-run prints the batch script.
+
     Example:  resvar sweep configs/sweeps/table2.yaml --protocol quick --seeds 1
     """
-    del launcher  # one so far
+    resources = {"partition": partition, "account": account, "time": time}
+    slurm_only = {**resources, "launcher_config": launcher_config, "sbatch": sbatch}
+    if launcher is not Launcher.slurm:
+        _only_with_slurm(slurm_only)
     from resvar.sweeps.grid import plan_sweep
 
     given = {"variants": variants, "depths": depths, "seeds": seeds, "protocol": protocol}
     planned = plan_sweep(file, given, sets or [], out)
-
     from resvar.sweeps.launch import estimate_here, run_here
 
     if estimate:
@@ -325,7 +368,21 @@ def sweep(
         return
     if images_per_second is not None:
         raise UserError("--images-per-second is what --estimate reckons with; give that too.")
+    if launcher is Launcher.slurm:
+        from resvar.sweeps.resources import read_resources
+        from resvar.sweeps.slurm import run_on_slurm
+
+        asked = read_resources(launcher_config, resources, sbatch or [])
+        side_by_side = 1 if per_gpu is None else per_gpu
+        run_on_slurm(planned, _data(data), device, jobs, side_by_side, asked, dry_run)
+        return
     run_here(planned, _data(data), device, jobs, per_gpu, dry_run)
+
+
+def _only_with_slurm(options: dict[str, Any]) -> None:
+    for key, value in options.items():
+        if value:
+            raise UserError(f"--{key.replace('_', '-')} is for Slurm; say --launcher slurm too.")
 
 
 @app.command()
@@ -338,10 +395,13 @@ def status(
     ] = False,
     interval: Interval = None,
 ) -> None:
-    """What is done, running, waiting or failed, and when it should end.
+    """What is done, running, queued, waiting or failed, and when it should end.
 
-    With --watch the picture is renewed, every 2 seconds unless --interval says otherwise. It ends
-    by itself; Ctrl-C leaves earlier with exit code 130, and the runs go on.
+    Of runs that were handed to Slurm it says too which are queued or requeued, and which were lost
+    with their task.
+
+    With --watch the picture is renewed, every 2 seconds (10 where Slurm is asked) unless --interval
+    says otherwise. It ends by itself; Ctrl-C leaves earlier with exit code 130, and the runs go on.
     """
     from resvar.reports.status import print_status, watch_status
 

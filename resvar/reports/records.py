@@ -43,6 +43,8 @@ class State(StrEnum):
 
     DONE = "done"
     RUNNING = "running"
+    QUEUED = "queued"  # Slurm has it and will start it
+    REQUEUED = "requeued"  # the same, and it was at work before
     STOPPED = "stopped"  # begun, and nobody works there: it goes on when started again
     FAILED = "failed"  # the last attempt ended with an error
     WAITING = "waiting"  # listed in a sweep, no directory yet

@@ -1,4 +1,4 @@
-"""`resvar status`: what is done, running, waiting or failed, and when it should end."""
+"""`resvar status`: what is done, running, queued, waiting or failed, and when it should end."""
 
 from __future__ import annotations
 
@@ -16,12 +16,17 @@ from rich.text import Text
 
 from resvar.console import console_for_output, duration, moment, plain
 from resvar.errors import Stopped, UserError
+from resvar.reports.queue import with_queue
 from resvar.reports.records import Record, State, glance
 from resvar.sweeps.grid import manifests
+from resvar.sweeps.submission import FOLDER as SUBMISSIONS
+
+UNDER_WAY = (State.RUNNING, State.QUEUED, State.REQUEUED)
+"""Nobody needs to do anything for a run to go on."""
 
 MOST = 100
-MOST_SHOWN = {State.WAITING.value: 5}
-"""Lines of the table for runs in one state; `MOST` for any other."""
+MOST_SHOWN = {State.QUEUED.value: 5, State.WAITING.value: 5}
+"""Lines of the table for runs in one state; `MOST` for any other. They stand last."""
 
 
 def print_status(folder: Path) -> None:
@@ -30,7 +35,7 @@ def print_status(folder: Path) -> None:
     Raises:
         UserError: the folder does not exist, or neither a run nor a sweep was ever started there.
     """
-    _print(standing(folder), folder, console_for_output())
+    _print(*overview(folder), folder, console_for_output())
 
 
 def watch_status(folder: Path, interval: float | None) -> None:
@@ -39,7 +44,7 @@ def watch_status(folder: Path, interval: float | None) -> None:
     In a terminal one picture is renewed; elsewhere it is printed again when a run's state changes.
 
     Args:
-        interval: seconds between two looks; None: 2.
+        interval: seconds between two looks; None: 2, or 10 where Slurm is asked.
 
     Raises:
         UserError: nothing was ever started there, or the interval is not above 0.
@@ -47,17 +52,18 @@ def watch_status(folder: Path, interval: float | None) -> None:
     """
     console = console_for_output()
     if not console.is_terminal:
-        _watch_in_lines(folder, 2.0 if interval is None else interval, console)
+        _watch_in_lines(folder, _pause(folder) if interval is None else interval, console)
         return
     with Live(console=console, auto_refresh=False, transient=True) as live:
 
         def look() -> bool:
-            records = standing(folder)
+            records, unknown = overview(folder)
             open_runs = [record for record in records if record.state is not State.DONE]
-            live.update(Group(_table(open_runs, folder), Text(_summary(records))), refresh=True)
+            words = "\n".join([_summary(records), *([unknown] if unknown else [])])
+            live.update(Group(_table(open_runs, folder), Text(words)), refresh=True)
             return unsettled(records)
 
-        watch(look, 2.0 if interval is None else interval)
+        watch(look, _pause(folder) if interval is None else interval)
     print_status(folder)
 
 
@@ -65,22 +71,29 @@ def _watch_in_lines(folder: Path, interval: float, console: Console) -> None:
     known: Counter[State] = Counter()
 
     def look() -> bool:
-        records = standing(folder)
+        records, unknown = overview(folder)
         counts = Counter(record.state for record in records)
         if counts != known:
             known.clear()
             known.update(counts)
-            _print(records, folder, console)
+            _print(records, unknown, folder, console)
         return unsettled(records)
 
     watch(look, interval)
 
 
-def _print(records: Sequence[Record], folder: Path, console: Console) -> None:
+def _pause(folder: Path) -> float:
+    """Seconds between two looks; longer where each is a question to a cluster's controller."""
+    return 10.0 if (folder / SUBMISSIONS).is_dir() else 2.0
+
+
+def _print(records: Sequence[Record], unknown: str, folder: Path, console: Console) -> None:
     open_runs = [record for record in records if record.state is not State.DONE]
     if open_runs:
         console.print(_table(open_runs, folder))
     console.print(_summary(records), highlight=False, soft_wrap=True)
+    if unknown:
+        console.print(unknown, highlight=False, soft_wrap=True)
 
 
 def watch(look: Callable[[], bool], interval: float) -> None:
@@ -101,7 +114,16 @@ def watch(look: Callable[[], bool], interval: float) -> None:
 
 def unsettled(records: Sequence[Record]) -> bool:
     """Whether a run is running or waiting, or stopped, and so may go on."""
-    return any(r.state in (State.RUNNING, State.STOPPED, State.WAITING) for r in records)
+    return any(r.state in (*UNDER_WAY, State.STOPPED, State.WAITING) for r in records)
+
+
+def overview(folder: Path) -> tuple[list[Record], str]:
+    """What `standing` says and Slurm knows; and a sentence where it should be asked and cannot be.
+
+    Raises:
+        UserError: nothing was ever started there.
+    """
+    return with_queue(folder, standing(folder))
 
 
 def standing(folder: Path) -> list[Record]:
@@ -145,7 +167,7 @@ def seconds_left(records: Sequence[Record]) -> float | None:
     for record in records:
         if record.diverged:
             continue  # that is how it ended
-        if record.state in (State.RUNNING, State.STOPPED, State.FAILED, State.WAITING):
+        if record.state not in (State.DONE, State.DAMAGED):
             length = _length(record) or fmean(lengths)
             share = record.progress.share if record.progress is not None else 0.0
             left += length * (1 - share)
@@ -164,7 +186,7 @@ def _table(records: Sequence[Record], folder: Path) -> Table:
     """The runs that are not done; of many in one state only the first."""
     table = Table("run", "state", "iteration", "images/s", "left", "", box=None, pad_edge=False)
     counts: Counter[str] = Counter()
-    for record in sorted(records, key=lambda record: record.state is State.WAITING):
+    for record in sorted(records, key=lambda record: record.state.value in MOST_SHOWN):
         counts[word := _word(record)] += 1
         if counts[word] > MOST_SHOWN.get(word, MOST):
             continue
@@ -197,6 +219,10 @@ def _summary(records: Sequence[Record]) -> str:
     if counts[State.DONE] + sum(record.diverged for record in records) == len(records):
         return text
     work = f" About {duration(left)} of work is left." if left is not None else ""
+    if counts[State.QUEUED] or counts[State.REQUEUED]:
+        return f"{text} Slurm starts what is queued.{work}"
+    if counts[State.RUNNING]:
+        return text
     return f"{text} Nothing is running; type the same command again to go on.{work}"
 
 

@@ -38,14 +38,44 @@ def run_here(
     if "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("a sweep starts its processes itself: leave torchrun out.")
     console = console_for_output()
-    todo = _todo(sweep, console)
+    todo = _announced(sweep, console)
     slots = make_slots(jobs, per_gpu, device, len(sweep.runs))
     if dry_run:
         for run in todo:
-            _say(console, f"  resvar train {' '.join(run.arguments)} --out {run.folder}")
+            say(console, f"  resvar train {' '.join(run.arguments)} --out {run.folder}")
         return
     if not todo:
         return
+    require_inputs(todo, data)
+    where = f"{len(slots)} at a time ({slots[0].threads} thread{'s' * (slots[0].threads > 1)} each)"
+    say(console, f"{len(todo)} to do, {where}. Measuring how long that takes …")
+    say(
+        console,
+        f"About {duration(seconds(todo, slots))} in all. Ctrl-C stops; typed again it goes on.",
+    )
+    outcome = launch(sweep, slots, data, console)
+    report_failures(outcome, console)
+    also = f"; {len(outcome.diverged)} of them diverged" if outcome.diverged else ""
+    say(console, f"All {len(sweep.runs)} runs are finished{also}. Next: resvar report {sweep.root}")
+
+
+def sort_runs(sweep: Sweep) -> tuple[list[PlannedRun], int, int]:
+    """The runs that are still to do, how many are finished, and how many have diverged.
+
+    Raises:
+        UserError: a run's folder holds one with other settings.
+    """
+    unfinished = [run for run in sweep.runs if not is_finished(run)]
+    todo = [run for run in unfinished if not has_diverged(run)]
+    return todo, len(sweep.runs) - len(unfinished), len(unfinished) - len(todo)
+
+
+def require_inputs(todo: Sequence[PlannedRun], data: Path) -> None:
+    """Refuse before anything is written.
+
+    Raises:
+        UserError: the data is missing or damaged, or a package that a run asks for.
+    """
     for run in todo:
         require_tensorboard(run.settings)
     for name in sorted({run.settings.dataset for run in todo}):
@@ -54,18 +84,6 @@ def run_here(
                 f"{found[0].rstrip('.')}; get the data with `resvar data --dir {data}` or name its "
                 "folder with --data DIR or RESVAR_DATA."
             )
-    where = f"{len(slots)} at a time ({slots[0].threads} thread{'s' * (slots[0].threads > 1)} each)"
-    _say(console, f"{len(todo)} to do, {where}. Measuring how long that takes …")
-    _say(
-        console,
-        f"About {duration(seconds(todo, slots))} in all. Ctrl-C stops; typed again it goes on.",
-    )
-    outcome = launch(sweep, slots, data, console)
-    report_failures(outcome, console)
-    also = f"; {len(outcome.diverged)} of them diverged" if outcome.diverged else ""
-    _say(
-        console, f"All {len(sweep.runs)} runs are finished{also}. Next: resvar report {sweep.root}"
-    )
 
 
 def estimate_here(
@@ -80,7 +98,7 @@ def estimate_here(
         UserError: a run's folder holds other settings, or `speeds` is wrong.
     """
     console = console_for_output()
-    if not (todo := _todo(sweep, console)):
+    if not (todo := _announced(sweep, console)):
         return
     if speeds is not None:
         print_estimate(estimate(todo, given(speeds, todo)), console, None)
@@ -94,19 +112,13 @@ def seconds(todo: Sequence[PlannedRun], slots: Sequence[Slot]) -> float:
     return estimate(todo, measure(todo, slots[0])).by_the_clock(len(slots))
 
 
-def _todo(sweep: Sweep, console: Console) -> list[PlannedRun]:
-    """The runs that are left, after a line that counts the others.
-
-    Raises:
-        UserError: a run's folder holds other settings.
-    """
-    open_runs = [run for run in sweep.runs if not is_finished(run)]
-    todo = [run for run in open_runs if not has_diverged(run)]
-    done, hopeless = len(sweep.runs) - len(open_runs), len(open_runs) - len(todo)
+def _announced(sweep: Sweep, console: Console) -> list[PlannedRun]:
+    """The runs that are still to do, after a line that counts the others."""
+    todo, done, hopeless = sort_runs(sweep)
     also = f", {hopeless} diverged" if hopeless else ""
-    _say(console, f"{len(sweep.runs)} runs in {sweep.root}, {done} of them finished already{also}.")
+    say(console, f"{len(sweep.runs)} runs in {sweep.root}, {done} of them finished already{also}.")
     return todo
 
 
-def _say(console: Console, text: str) -> None:
+def say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -96,9 +96,7 @@ def make_slots(jobs: int | None, per_gpu: int | None, device: str, runs: int) ->
     Raises:
         UserError: a number below 1.
     """
-    for name, value in (("--jobs", jobs), ("--per-gpu", per_gpu)):
-        if value is not None and value < 1:
-            raise UserError(f"{name} must be at least 1, not {value}.")
+    require_positive(jobs, per_gpu)
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -110,6 +108,17 @@ def make_slots(jobs: int | None, per_gpu: int | None, device: str, runs: int) ->
     fitting = max(1, _memory() // MEMORY_PER_JOB)
     count = max(1, min(jobs or min(cores, fitting), runs))
     return [_slot(f"cpu {index}", cores // count, {}, "cpu") for index in range(count)]
+
+
+def require_positive(jobs: int | None, per_gpu: int) -> None:
+    """Refuse before anything is written.
+
+    Raises:
+        UserError: a number below 1.
+    """
+    for name, value in (("--jobs", jobs), ("--per-gpu", per_gpu)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} must be at least 1, not {value}.")
 
 
 def launch(sweep: Sweep, slots: Sequence[Slot], data: Path, console: Console) -> Outcome:
@@ -135,7 +144,7 @@ def launch(sweep: Sweep, slots: Sequence[Slot], data: Path, console: Console) ->
                     working.append(start(run, free.pop(0), data))
                     view.started(working[-1])
                 if stop:
-                    _end(working, signal.SIGTERM)
+                    end(working, signal.SIGTERM)
                 for process in [p for p in working if p.handle.poll() is not None]:
                     working.remove(process)
                     if _book(process, outcome, stop, view):
@@ -143,7 +152,7 @@ def launch(sweep: Sweep, slots: Sequence[Slot], data: Path, console: Console) ->
                 view.update(working, waiting)
                 time.sleep(POLL)
         except BaseException:
-            _end(working, signal.SIGTERM)
+            end(working, signal.SIGTERM)
             raise
         if stop:
             raise Stopped("the sweep was stopped; the same command goes on with it.")
@@ -339,7 +348,7 @@ def _book(process: Process, outcome: Outcome, stop: StopRequest, view: View) -> 
     return False
 
 
-def _end(working: Sequence[Process], number: int) -> None:
+def end(working: Sequence[Process], number: int) -> None:
     """Ask each process once."""
     for process in working:
         if process.handle.poll() is None and not process.asked:

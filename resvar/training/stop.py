@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -20,12 +21,17 @@ MESSAGE = "\nStopping after this iteration; once more stops at once.\n"
 
 
 class StopRequest:
-    """Whether somebody asked this process to stop; the second time it does so at once."""
+    """Whether somebody asked this process to stop; the second time it does so at once.
+
+    A run of a sweep is patient: its sweep asks once, and Slurm may say the same to both of them.
+    """
 
     def __init__(self, message: str, together: bool) -> None:
-        self._message, self._together = message, together
+        swept = int(os.environ.get(PARENT, "0"))
+        self._parent = os.getppid() if together else swept
+        self._patience = math.inf if swept else HANDED_ON if together else 0.0
+        self._message = "\nStopping after this iteration.\n" if swept and message else message
         self._asked_at: float | None = None
-        self._parent = os.getppid() if together else int(os.environ.get(PARENT, "0"))
 
     def __bool__(self) -> bool:
         alone = self._parent != 0 and os.getppid() != self._parent
@@ -36,7 +42,7 @@ class StopRequest:
         del signum, frame
         now = time.monotonic()
         if self._asked_at is not None:
-            if self._together and now - self._asked_at < HANDED_ON:
+            if now - self._asked_at < self._patience:
                 return
             os._exit(130)
         self._asked_at = now

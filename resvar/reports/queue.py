@@ -1,0 +1,85 @@
+"""What Slurm adds to a folder's standing: which runs are queued, requeued, at work there, or lost.
+
+The run directories come first: a result, a lock that is held, a divergence say what they always
+say. Slurm is asked once, about the other runs that were handed to it. A task that it no longer
+knows, and that did not say that it was told to stop, has died: its runs have failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from resvar.reports.records import Record, State
+from resvar.sweeps.submission import NoAnswerError, Place, Queued, Submission, ask, note, places
+from resvar.training.run import FAILURE
+
+SETTLED = (State.DONE, State.DAMAGED)
+
+ORDERLY = ("stopped", "requeued", "ended")
+"""What the last note of a task says that did not die: the runs it had have said how they stand."""
+
+
+def with_queue(folder: Path, records: Sequence[Record]) -> tuple[list[Record], str]:
+    """The records with what Slurm knows, and a sentence where it should be asked and cannot be.
+
+    Raises:
+        UserError: the record of a submission is damaged.
+    """
+    known = {folder / run: place for run, place in places(folder).items()}
+    submitted = {
+        record.folder: known[record.folder]
+        for record in records
+        if record.state not in SETTLED and record.folder in known
+    }
+    try:
+        queue = ask({submission.name for submission, _ in submitted.values()})
+    except NoAnswerError as error:
+        return list(records), f"What Slurm still has queued is not known: {error}."
+    return [
+        judged(record, *submitted[record.folder], queue) if record.folder in submitted else record
+        for record in records
+    ], ""
+
+
+def judged(
+    record: Record, submission: Submission, index: int, queue: Mapping[Place, Queued]
+) -> Record:
+    """The record of a run that was submitted, with its task's standing in Slurm."""
+    if record.state is State.RUNNING or record.diverged:
+        return record
+    if record.state is State.WAITING and (failure := note(record.folder / FAILURE)) is not None:
+        # It failed before it could write its config, such as where the node has no data.
+        record = replace(record, state=State.FAILED, message=str(failure.get("message", "")))
+    task = queue.get((submission.name, index))
+    if task is None or task.ended:
+        return _without_task(record, submission, index, task)
+    begun = note(submission.note_path(index)) is not None
+    if record.state is State.FAILED and begun:  # in this task: it is not tried again there
+        return record
+    if task.pending:
+        state = State.REQUEUED if task.restarts else State.QUEUED
+        return replace(record, state=state, message="" if task.reason == "None" else task.reason)
+    where = f"on {task.node}" if task.node else ""
+    return replace(record, state=State.RUNNING, message=where)
+
+
+def _without_task(
+    record: Record, submission: Submission, index: int, task: Queued | None
+) -> Record:
+    """The record of an unfinished run whose task has ended, or was never submitted."""
+    if record.state is State.FAILED:
+        return record
+    said, log = note(submission.note_path(index)), submission.log(index)
+    if said is not None and said.get("state") in ORDERLY:
+        return record
+    if said is None and log is None:  # it never began
+        word = "cancelled in Slurm's queue" if submission.job else "not submitted"
+        return replace(record, message=word)
+    job = f"{submission.job}_{index}" if submission.job else submission.name
+    how = f" ({task.state})" if task is not None else ""
+    where = f" on {said['node']}" if said is not None and "node" in said else ""
+    printed = f"; see {log}" if log is not None else ""
+    message = f"its Slurm task {job} died{where}{how}{printed}"
+    return replace(record, state=State.FAILED, message=message)
