@@ -82,6 +82,7 @@ class Settings(pydantic.BaseModel):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"  # auto: by precision
     compile: Literal["none", "unit"] = "none"  # unit: torch.compile, each residual unit by itself
+    kernels: Literal["auto", "plain", "fused"] = "auto"  # fused: BN and ReLU in one, on a processor
     deterministic: bool = False  # on a GPU: slower kernels that repeat bit for bit
     eval_every: Count = 391
     checkpoint_every: Count = 391
@@ -139,11 +140,13 @@ class Settings(pydantic.BaseModel):
         """16 hexadecimal digits that change with any setting but `BESIDE`.
 
         Settings at their default do not count, so that a run keeps its hash when a later version
-        adds a setting. For the same reason a default never changes.
+        adds a setting. For the same reason a default never changes, and `kernels: plain` does not
+        count: it is what runs did before there was that setting.
         """
-        canonical = json.dumps(
-            self.model_dump(exclude_defaults=True, exclude=set(BESIDE)), sort_keys=True
-        )
+        values = self.model_dump(exclude_defaults=True, exclude=set(BESIDE))
+        if self.kernels == "plain":
+            values.pop("kernels", None)
+        canonical = json.dumps(values, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:
@@ -162,7 +165,7 @@ BESIDE = ("tensorboard", "probe_at")
 reports know one run from another, leaves them out, and they may change while it is under way."""
 
 PROTOCOL_KEYS = (
-    *TRAINING_HALF, "precision", "memory_format", "compile", "deterministic", "eval_every",
+    *TRAINING_HALF, "precision", "memory_format", "compile", "kernels", "deterministic", "eval_every",
     "checkpoint_every",
 )  # fmt: skip
 
@@ -212,6 +215,8 @@ def resolve(
     layers = Layers()
     if config is not None:
         layers.add(read_yaml(config), str(config))
+        if set(TRAINING_HALF) <= set(layers.values):  # the record of a run, maybe an old one
+            layers.values.setdefault("kernels", "plain")
     for key, value in (options or {}).items():
         if value is not None:
             layers.add({key: value}, f"--{key.replace('_', '-')}")
@@ -276,7 +281,7 @@ def deviations(settings: Settings) -> dict[str, Any]:
 def differences(wanted: Settings, found: Settings) -> list[str]:
     """The settings in which two runs differ, as `name: found there → wanted now`."""
     there, now = found.model_dump(), wanted.model_dump()
-    for name, still_open in (("precision", "auto"), ("num_classes", None)):
+    for name, still_open in (("precision", "auto"), ("kernels", "auto"), ("num_classes", None)):
         if now[name] == still_open:
             now[name] = there[name]
     changed = [key for key in now if there[key] != now[key] and key not in BESIDE]

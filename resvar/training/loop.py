@@ -25,6 +25,7 @@ from resvar.errors import RunError, Stopped
 from resvar.models.network import ResidualNetwork, build_model
 from resvar.training.checkpoint import State
 from resvar.training.compiling import begin_micro_batch, compile_units, uncompiled
+from resvar.training.fusing import fuse_operators
 from resvar.training.schedule import learning_rate
 
 
@@ -344,8 +345,9 @@ def build_network(settings: Settings) -> ResidualNetwork:
 
 
 def trainable(settings: Settings, device: torch.device) -> ResidualNetwork:
-    """The network of a run where it will be trained, compiled where that is asked for."""
-    return compile_units(place(build_network(settings), settings, device), settings, device)
+    """The network of a run where it will be trained, fused or compiled where that is asked for."""
+    network = place(build_network(settings), settings, device)
+    return compile_units(fuse_operators(network, settings, device), settings, device)
 
 
 def build_optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
