@@ -25,7 +25,7 @@
 #include <tuple>
 #include <type_traits>
 #include <vector>
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -60,7 +60,12 @@ template <typename T> inline Vec<T> get(const T* from) {
 template <> inline Vec<at::BFloat16> get(const at::BFloat16* from) {
   Halves halves;
   std::memcpy(&halves, from, sizeof halves);
-  return (Vec<float>)(__builtin_convertvector(halves, Words) << 16);
+#if defined(__AVX512F__)
+  const Words words = (Words)_mm512_cvtepu16_epi32((__m256i)halves);  // g++ 12 takes four steps
+#else
+  const Words words = __builtin_convertvector(halves, Words);
+#endif
+  return (Vec<float>)(words << 16);
 }
 
 template <typename T> inline void put(T* to, Vec<T> value) { std::memcpy(to, &value, sizeof value); }
@@ -210,12 +215,15 @@ std::tuple<Tensor, Tensor, Tensor> normalise(
   r.each_block(true, [&](int64_t block) {
     r.each_group(block, [&](int64_t c, auto lanes, int64_t first, int64_t last) {
       const Vec<T> a = get(affine.scale.data() + c, lanes), b = get(affine.shift.data() + c, lanes);
+      const T* from = x;
+      T* to = y;  // local copies: what is written could be the captured ones, for all g++ knows
+      const int64_t step = C;
       if (relu)
-        for (int64_t at = first; at < last; at += C)
-          put(y + at, clip(get(x + at, lanes) * a + b), lanes);
+        for (int64_t at = first; at < last; at += step)
+          put(to + at, clip(get(from + at, lanes) * a + b), lanes);
       else
-        for (int64_t at = first; at < last; at += C)
-          put(y + at, get(x + at, lanes) * a + b, lanes);
+        for (int64_t at = first; at < last; at += step)
+          put(to + at, get(from + at, lanes) * a + b, lanes);
     });
   });
   return {output, mean, invstd};
@@ -266,13 +274,16 @@ std::tuple<Tensor, Tensor, Tensor> normalise_backward(
         const Vec<T> a = get(scale + c, lanes), b = get(shift + c, lanes);
         const Vec<T> k = get(slope.data() + c, lanes), average = get(m + c, lanes);
         const Vec<T> o = get(constant.data() + c, lanes);
-        for (int64_t at = first; at < last; at += C) {
-          const Vec<T> v = get(x + at, lanes);
-          Vec<T> g = get(dy + at, lanes);
+        const T *in = x, *out = dy, *other = also;
+        T* to = dx;
+        const int64_t step = C;
+        for (int64_t at = first; at < last; at += step) {
+          const Vec<T> v = get(in + at, lanes);
+          Vec<T> g = get(out + at, lanes);
           if constexpr (clipped) g = where_passed(v * a + b, g);
           Vec<T> d = a * g + (k * (v - average) + o);
-          if constexpr (added) d += get(also + at, lanes);
-          put(dx + at, d, lanes);
+          if constexpr (added) d += get(other + at, lanes);
+          put(to + at, d, lanes);
         }
       });
     });
