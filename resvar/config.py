@@ -83,6 +83,7 @@ class Settings(pydantic.BaseModel):
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"  # auto: by precision
     compile: Literal["none", "unit"] = "none"  # unit: torch.compile, each residual unit by itself
     kernels: Literal["auto", "plain", "fused"] = "auto"  # fused: BN and ReLU in one, on a processor
+    recompute: Literal["none", "unit"] = "none"  # unit: less memory, more time, the same bits
     deterministic: bool = False  # on a GPU: slower kernels that repeat bit for bit
     eval_every: Count = 391
     checkpoint_every: Count = 391
@@ -111,6 +112,8 @@ class Settings(pydantic.BaseModel):
             )
         if self.dataset == "folder" and self.holdout:
             raise ValueError("'holdout' is for CIFAR; put images of a folder aside in its val/")
+        if self.compile == "unit" and self.recompute == "unit":
+            raise ValueError("'recompute' unit does not go with 'compile' unit; leave one out")
         if self.nesterov and self.momentum == 0:
             raise ValueError("'nesterov' needs a 'momentum' above 0")
         return self
@@ -160,13 +163,14 @@ TRAINING_HALF = (
 )  # fmt: skip
 """The settings that make two runs comparable. A protocol file may also hold how to carry it out."""
 
-BESIDE = ("tensorboard", "probe_at")
-"""Settings that only watch: with and without them a run computes the same bits. Its hash, by which
-reports know one run from another, leaves them out, and they may change while it is under way."""
+BESIDE = ("tensorboard", "probe_at", "recompute")
+"""Settings that only watch, or trade time for memory: with and without them a run computes the same
+bits. Its hash, by which reports know one run from another, leaves them out, and they may change
+while it is under way."""
 
 PROTOCOL_KEYS = (
-    *TRAINING_HALF, "precision", "memory_format", "compile", "kernels", "deterministic", "eval_every",
-    "checkpoint_every",
+    *TRAINING_HALF, "precision", "memory_format", "compile", "kernels", "recompute",
+    "deterministic", "eval_every", "checkpoint_every",
 )  # fmt: skip
 
 

@@ -58,7 +58,7 @@ def load(say: Callable[[str], None] | None = None) -> None:
                     if say is not None:
                         say("Building the fused operators, once for this machine: about 20 s …")
                     _build(compiler, library)
-        torch.ops.load_library(str(library))
+        torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BuildError(f"they cannot be built or loaded here ({reason:.300})") from error

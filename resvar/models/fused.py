@@ -22,7 +22,7 @@ class Chain(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.fused:
-            return cast(Tensor, super().forward(x))
+            return cast(Tensor, super().forward(x))  # type: ignore[no-untyped-call]
         return _run(list(self), x)
 
     def fork(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -110,6 +110,7 @@ def _seconds_one_by_one(todo: Sequence[Settings], slot: Slot) -> float:
     """Seconds that the runs take one after the other in a slot like this."""
     import torch
 
+    from resvar.training.fusing import choose_kernels
     from resvar.training.loop import measure_throughput
     from resvar.training.machine import choose_device, choose_precision
 
@@ -119,9 +120,11 @@ def _seconds_one_by_one(todo: Sequence[Settings], slot: Slot) -> float:
     total = 0.0
     for s in todo:
         precision = choose_precision(s.precision, device)
-        key = (s.architecture, s.batch_size, s.bn_batch_size, precision)
+        s = s.model_copy(update={"precision": precision})
+        kernels = choose_kernels(s, device)
+        key = (s.architecture, s.batch_size, s.bn_batch_size, precision, kernels)
         if key not in speeds:
-            known = {"precision": precision, "num_classes": s.num_classes or 1000}
+            known = {"kernels": kernels, "num_classes": s.num_classes or 1000}
             speeds[key] = measure_throughput(s.model_copy(update=known), device)
         total += s.work / speeds[key]
     return total

@@ -23,6 +23,7 @@ from resvar.files import replacing, write_json, write_text
 from resvar.training import run as files
 from resvar.training.checkpoint import load_newest
 from resvar.training.events import remove_events, require_tensorboard
+from resvar.training.fusing import choose_kernels
 from resvar.training.loop import DivergedError, Evaluation, Trainer, parameters
 from resvar.training.machine import (
     choose_device,
@@ -82,10 +83,11 @@ def train(
         files.guard(job.folder, settings)
         if (done := _finished(job)) is not None:
             return done
+    job = _with_kernels(job, fresh)
     images = open_images(settings, data)
     if isinstance(images, FolderImages):
         found = {"num_classes": len(images.class_names)}
-        job = replace(job, settings=settings.model_copy(update=found))
+        job = replace(job, settings=job.settings.model_copy(update=found))
     with files.locked(job.folder):
         if fresh:
             kept = files.snapshots(job.folder).values()
@@ -97,6 +99,20 @@ def train(
             return done
         with _failures_noted(job):
             return _work(job, images)
+
+
+def _with_kernels(job: Job, fresh: bool) -> Job:
+    """With `kernels` decided; a run that was begun goes on with those that it began with.
+
+    Raises:
+        UserError: they cannot be had here.
+    """
+    settings = job.settings
+    if settings.kernels == "auto" and not fresh and (job.folder / files.CONFIG).exists():
+        begun = {"kernels": files.read_settings(job.folder).kernels}
+        settings = settings.model_copy(update=begun)
+    kernels = choose_kernels(settings, job.device, lambda text: _say(job, text))
+    return replace(job, settings=settings.model_copy(update={"kernels": kernels}))
 
 
 def _finished(job: Job) -> dict[str, Any] | None:
@@ -152,7 +168,8 @@ def _announce(job: Job, trainer: Trainer) -> None:
         f"{parameters(trainer.network):,} parameters, {s.iterations:,} iterations of "
         f"{s.batch_size} images{micro} of {s.dataset}{begin}.",
     )
-    _say(job, f"On {describe(job.device)} in {s.precision}; everything goes to {job.folder}")
+    how = f"{s.precision}, {s.kernels} kernels" if s.kernels != "plain" else s.precision
+    _say(job, f"On {describe(job.device)} in {how}; everything goes to {job.folder}")
 
 
 def _note_environment(job: Job, images: Images | FolderImages, iteration: int) -> None:
@@ -210,6 +227,7 @@ def _finish(job: Job, trainer: Trainer, test: Evaluation) -> dict[str, Any]:
         "images_per_second": trainer.images_per_second(),
         "device": describe(job.device),
         "precision": settings.precision,
+        "kernels": settings.kernels,
         "config_hash": settings.hash,
         "commit": source_version()[0],
     }
