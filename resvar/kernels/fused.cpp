@@ -316,6 +316,9 @@ struct Normalise : torch::autograd::Function<Normalise> {
       AutogradContext* context, const Tensor& x, const Tensor& weight, const Tensor& bias,
       const std::optional<Tensor>& running_mean, const std::optional<Tensor>& running_var,
       double momentum, double eps, bool relu, bool fork) {
+    TORCH_CHECK(
+        x.is_contiguous(at::MemoryFormat::ChannelsLast) && x.numel() > x.size(1),
+        "resvar::bn takes a tensor [N, C, H, W] in channels_last with two values per channel");
     at::AutoDispatchBelowADInplaceOrView below;
     auto [y, mean, invstd] = typed(x, [&](auto number) {
       return normalise<decltype(number)>(
@@ -329,6 +332,7 @@ struct Normalise : torch::autograd::Function<Normalise> {
   }
 
   static variable_list backward(AutogradContext* context, variable_list gradients) {
+    TORCH_CHECK(!at::GradMode::is_enabled(), "resvar::bn has no second derivative");
     const auto saved = context->get_saved_variables();
     const Tensor& x = saved[0];
     std::optional<Tensor> more;

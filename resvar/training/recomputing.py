@@ -44,14 +44,15 @@ def _recomputed(unit: ResidualUnit, forward: Callable[[Tensor], Tensor], x: Tens
 
 @contextmanager
 def _running_statistics_kept(unit: nn.Module) -> Iterator[None]:
-    """Inside, BN normalises by its batch and does not note it down: it did so the first time."""
-    tracking = [
-        m for m in unit.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats
-    ]
-    for bn in tracking:
-        bn.track_running_stats = False
+    """Inside, BN normalises by its batch, but moves its running statistics by nothing: it has noted
+    this batch down already, in the first pass."""
+    found = [module for module in unit.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [(bn, bn.momentum, bn.num_batches_tracked) for bn in found]
+    for bn, _, batches in before:
+        bn.momentum = 0.0
+        bn.num_batches_tracked = None if batches is None else batches.clone()
     try:
         yield
     finally:
-        for bn in tracking:
-            bn.track_running_stats = True
+        for bn, momentum, batches in before:
+            bn.momentum, bn.num_batches_tracked = momentum, batches
