@@ -82,6 +82,8 @@ class Settings(pydantic.BaseModel):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"  # auto: by precision
     compile: Literal["none", "unit"] = "none"  # unit: torch.compile, each residual unit by itself
+    kernels: Literal["auto", "plain", "fused"] = "auto"  # fused: BN and ReLU in one, on a processor
+    recompute: Literal["none", "unit"] = "none"  # unit: less memory, more time, the same bits
     deterministic: bool = False  # on a GPU: slower kernels that repeat bit for bit
     eval_every: Count = 391
     checkpoint_every: Count = 391
@@ -110,6 +112,8 @@ class Settings(pydantic.BaseModel):
             )
         if self.dataset == "folder" and self.holdout:
             raise ValueError("'holdout' is for CIFAR; put images of a folder aside in its val/")
+        if self.compile == "unit" and self.recompute == "unit":
+            raise ValueError("'recompute' unit does not go with 'compile' unit; leave one out")
         if self.nesterov and self.momentum == 0:
             raise ValueError("'nesterov' needs a 'momentum' above 0")
         return self
@@ -139,11 +143,13 @@ class Settings(pydantic.BaseModel):
         """16 hexadecimal digits that change with any setting but `BESIDE`.
 
         Settings at their default do not count, so that a run keeps its hash when a later version
-        adds a setting. For the same reason a default never changes.
+        adds a setting. For the same reason a default never changes, and `kernels: plain` does not
+        count: it is what runs did before there was that setting.
         """
-        canonical = json.dumps(
-            self.model_dump(exclude_defaults=True, exclude=set(BESIDE)), sort_keys=True
-        )
+        values = self.model_dump(exclude_defaults=True, exclude=set(BESIDE))
+        if self.kernels == "plain":
+            values.pop("kernels", None)
+        canonical = json.dumps(values, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:
@@ -157,13 +163,14 @@ TRAINING_HALF = (
 )  # fmt: skip
 """The settings that make two runs comparable. A protocol file may also hold how to carry it out."""
 
-BESIDE = ("tensorboard", "probe_at")
-"""Settings that only watch: with and without them a run computes the same bits. Its hash, by which
-reports know one run from another, leaves them out, and they may change while it is under way."""
+BESIDE = ("tensorboard", "probe_at", "recompute")
+"""Settings that only watch, or trade time for memory: with and without them a run computes the same
+bits. Its hash, by which reports know one run from another, leaves them out, and they may change
+while it is under way."""
 
 PROTOCOL_KEYS = (
-    *TRAINING_HALF, "precision", "memory_format", "compile", "deterministic", "eval_every",
-    "checkpoint_every",
+    *TRAINING_HALF, "precision", "memory_format", "compile", "kernels", "recompute",
+    "deterministic", "eval_every", "checkpoint_every",
 )  # fmt: skip
 
 
@@ -209,9 +216,7 @@ def resolve(
     Raises:
         UserError: an unknown or wrong value, named with its source and the mend.
     """
-    layers = Layers()
-    if config is not None:
-        layers.add(read_yaml(config), str(config))
+    layers = Layers() if config is None else _of_file(read_yaml(config), str(config))
     for key, value in (options or {}).items():
         if value is not None:
             layers.add({key: value}, f"--{key.replace('_', '-')}")
@@ -225,9 +230,7 @@ def settings_in(values: Mapping[str, Any], source: str) -> Settings:
     Raises:
         UserError: an unknown or wrong value, named with `source`.
     """
-    layers = Layers()
-    layers.add(values, source)
-    return _settled(layers)
+    return _settled(_of_file(values, source))
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
@@ -287,11 +290,19 @@ def deviations(settings: Settings) -> dict[str, Any]:
 def differences(wanted: Settings, found: Settings) -> list[str]:
     """The settings in which two runs differ, as `name: found there → wanted now`."""
     there, now = found.model_dump(), wanted.model_dump()
-    for name, still_open in (("precision", "auto"), ("num_classes", None)):
+    for name, still_open in (("precision", "auto"), ("kernels", "auto"), ("num_classes", None)):
         if now[name] == still_open:
             now[name] = there[name]
     changed = [key for key in now if there[key] != now[key] and key not in BESIDE]
     return [f"{key}: {there[key]} → {now[key]}" for key in changed]
+
+
+def _of_file(values: Mapping[str, Any], source: str) -> Layers:
+    layers = Layers()
+    layers.add(values, source)
+    if set(TRAINING_HALF) <= set(values):  # the record of a run, maybe an old one
+        layers.values.setdefault("kernels", "plain")
+    return layers
 
 
 def _settled(layers: Layers) -> Settings:

@@ -25,6 +25,7 @@ from resvar.config import Settings, resolve
 from resvar.data.batches import EvaluationBatches, Normalization, TrainingBatches
 from resvar.data.sets import Sets
 from resvar.training.checkpoint import digest
+from resvar.training.fusing import choose_kernels
 from resvar.training.loop import Trainer, forward, train_step
 from resvar.training.machine import choose_precision, describe, prepare
 
@@ -191,6 +192,7 @@ def start(settings: Settings, device: torch.device) -> Trainer:
     """A run on images of ten colours, in memory."""
     precision = choose_precision(settings.precision, device)
     settings = settings.model_copy(update={"precision": precision})
+    settings = settings.model_copy(update={"kernels": choose_kernels(settings, device)})
     prepare(settings, device)
     random = np.random.default_rng(0)
     labels = np.arange(IMAGES) % 10

@@ -22,6 +22,7 @@ from rich.console import Console
 from resvar.config import Settings, resolve
 from resvar.data.cifar import DATASETS, default_folder, load
 from resvar.data.sets import Sets
+from resvar.training.fusing import choose_kernels
 from resvar.training.loop import Sums, Trainer, forward
 from resvar.training.machine import choose_device, choose_precision, describe, prepare
 from resvar.training.progress import Watch
@@ -42,6 +43,7 @@ def main() -> None:
     settings = resolve(options=asked)
     precision = choose_precision(settings.precision, device)
     settings = settings.model_copy(update={"precision": precision})
+    settings = settings.model_copy(update={"kernels": choose_kernels(settings, device)})
     prepare(settings, device)
     sets = Sets.prepare(load(DATASETS[settings.dataset], options.data), settings, device)
     with tempfile.TemporaryDirectory() as folder:

@@ -429,7 +429,7 @@ OTHER = {
     "schedule": "one-cycle", "lr": 0.2, "milestones": [1], "lr_factor": 0.5,
     "warmup_iterations": 1, "warmup_lr": 0.5, "peak_at": 0.5, "momentum": 0.5, "nesterov": True,
     "weight_decay": 0.0, "weight_decay_on": "all", "precision": "fp32", "deterministic": True,
-    "memory_format": "channels_last", "compile": "unit",
+    "memory_format": "channels_last", "compile": "unit", "kernels": "fused", "recompute": "unit",
     "eval_every": 1, "checkpoint_every": 1, "tensorboard": True, "probe_at": [0],
 }  # fmt: skip
 

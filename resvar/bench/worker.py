@@ -24,6 +24,7 @@ from resvar.bench.plain import PlainTraining
 from resvar.bench.profile import shares
 from resvar.config import Settings
 from resvar.data.batches import Normalization, TrainingBatches
+from resvar.training.fusing import choose_kernels
 from resvar.training.loop import (
     Sums,
     build_network,
@@ -49,6 +50,7 @@ class Training:
         settings = contender.settings.model_copy(
             update={"precision": choose_precision(contender.settings.precision, device)}
         )
+        settings = settings.model_copy(update={"kernels": choose_kernels(settings, device, _say)})
         self.settings = settings
         prepare(settings, device)
         self.held = memory("VmRSS")
@@ -179,6 +181,10 @@ def forget_peak() -> None:
     """Let VmHWM begin anew at what the process holds now, where Linux lets us."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def main() -> None:

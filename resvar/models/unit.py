@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resvar.models.architecture import KERNELS, Architecture, Shortcut
+from resvar.models.fused import Chain
 from resvar.models.ordering import Ordering
 
 
@@ -47,14 +48,14 @@ class ResidualUnit(nn.Module):
         self.after_add = ops(ordering.after_add, channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        activated = self.lead(x)
+        activated, x = self.lead.fork(x)
         # A projection is a convolution and takes what the branch takes; identity and padding
         # pass the raw signal on, which is the point of pre-activation.
         carried = self.shortcut(activated if isinstance(self.shortcut, Projection) else x)
         return self.after_add(self.branch(activated) + carried)  # type: ignore[no-any-return]
 
 
-class Projection(nn.Sequential):
+class Projection(Chain):
     """Option B: a 1×1 convolution with the stride, and BN where the branch ends so."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, bn: bool) -> None:
@@ -91,9 +92,9 @@ def conv(
     )
 
 
-def ops(names: Iterable[str], channels: int) -> nn.Sequential:
+def ops(names: Iterable[str], channels: int) -> Chain:
     """The modules of a place of an ordering, for a signal of so many channels."""
-    return nn.Sequential(*(nn.BatchNorm2d(channels) if op == "bn" else nn.ReLU() for op in names))
+    return Chain(*(nn.BatchNorm2d(channels) if op == "bn" else nn.ReLU() for op in names))
 
 
 def _branch(
@@ -103,12 +104,12 @@ def _branch(
     inner: int,
     out: int,
     stride: int,
-) -> nn.Sequential:
+) -> Chain:
     """The convolutions of a unit, `between` them, and `trail` after the last."""
     kernels = KERNELS[architecture.unit]
     strided = kernels.index(3) if architecture.stride_on == "3x3" else 0
     channels = [channels_in, *[inner] * (len(kernels) - 1), out]
-    branch = nn.Sequential()
+    branch = Chain()
     for index, kernel in enumerate(kernels):
         if index:
             branch.extend(ops(ordering.between, channels[index]))

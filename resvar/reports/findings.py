@@ -437,6 +437,10 @@ def _group_notes(
         if len(found) > 1:
             text = ", ".join(f"{count} × {value}" for value, count in sorted(found.items()))
             yield f"The runs were made with different {name}: {text}."
+    kernels = Counter(settings_of(record).kernels for record in counted.values())
+    if len(kernels) > 1:
+        text = ", ".join(f"{count} × {value}" for value, count in sorted(kernels.items()))
+        yield f"The runs were made with different kernels, whose rounding differs: {text}."
     by_folder = {record.folder: record for record in records}
     for copy, original in copies.items():
         errors = [result_of(by_folder[folder])["test_error"] for folder in (original, copy)]

@@ -110,7 +110,7 @@ def make_slots(jobs: int | None, per_gpu: int | None, device: str, runs: int) ->
     return [_slot(f"cpu {index}", cores // count, {}, "cpu") for index in range(count)]
 
 
-def require_positive(jobs: int | None, per_gpu: int) -> None:
+def require_positive(jobs: int | None, per_gpu: int | None) -> None:
     """Refuse before anything is written.
 
     Raises:

@@ -26,6 +26,8 @@ from resvar.models.network import ResidualNetwork, build_model
 from resvar.training.checkpoint import State
 from resvar.training.compiling import begin_micro_batch, compile_units, uncompiled
 from resvar.training.distributed import ALONE, Pool, World
+from resvar.training.fusing import fuse_operators
+from resvar.training.recomputing import recompute_units
 from resvar.training.schedule import learning_rate
 
 
@@ -354,8 +356,9 @@ def build_network(settings: Settings) -> ResidualNetwork:
 
 
 def trainable(settings: Settings, device: torch.device) -> ResidualNetwork:
-    """The network of a run where it will be trained, compiled where that is asked for."""
-    return compile_units(place(build_network(settings), settings, device), settings, device)
+    """The network of a run where it will be trained, fused or compiled where that is asked for."""
+    network = recompute_units(place(build_network(settings), settings, device), settings)
+    return compile_units(fuse_operators(network, settings, device), settings, device)
 
 
 def build_optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:

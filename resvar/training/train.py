@@ -28,6 +28,7 @@ from resvar.training import run as files
 from resvar.training.checkpoint import load_newest
 from resvar.training.distributed import World, joined
 from resvar.training.events import remove_events, require_tensorboard
+from resvar.training.fusing import choose_kernels
 from resvar.training.loop import DivergedError, Evaluation, Trainer, parameters
 from resvar.training.machine import (
     choose_precision,
@@ -87,6 +88,7 @@ def train(
         job = replace(job, devices=world.describe(job.device))
         if not fresh and (done := world.by_first(lambda: _guarded(job))) is not None:
             return done
+        job = _with_kernels(job, fresh)
         job, images = world.by_all(lambda: _with_images(job, data))
         world.agree_on(
             {
@@ -145,6 +147,27 @@ def _entered(job: Job, fresh: bool, held: ExitStack) -> dict[str, Any] | None:
             path.unlink(missing_ok=True)
         remove_events(job.folder)
     return _guarded(job)
+
+
+def _with_kernels(job: Job, fresh: bool) -> Job:
+    """With `kernels` decided; a run that was begun goes on with those that it began with.
+
+    Raises:
+        UserError: they cannot be had here.
+    """
+    settings = job.settings
+    if settings.kernels == "auto" and not fresh:
+        begun = job.world.by_first(lambda: _begun_with(job.folder))
+        settings = settings.model_copy(update={"kernels": begun})
+    kernels = job.world.by_all(
+        lambda: choose_kernels(settings, job.device, lambda text: _say(job, text))
+    )
+    return replace(job, settings=settings.model_copy(update={"kernels": kernels}))
+
+
+def _begun_with(folder: Path) -> str:
+    """The kernels of the run in a folder; `auto` where there is none yet."""
+    return files.read_settings(folder).kernels if (folder / files.CONFIG).exists() else "auto"
 
 
 def _finished(job: Job) -> dict[str, Any] | None:
@@ -214,7 +237,8 @@ def _announce(job: Job, trainer: Trainer) -> None:
         f"{parameters(trainer.network):,} parameters, {s.iterations:,} iterations of "
         f"{s.batch_size} images{micro} of {s.dataset}{begin}.",
     )
-    _say(job, f"On {job.devices} in {s.precision}; everything goes to {job.folder}")
+    how = f"{s.precision}, {s.kernels} kernels" if s.kernels != "plain" else s.precision
+    _say(job, f"On {job.devices} in {how}; everything goes to {job.folder}")
 
 
 def _note_environment(job: Job, images: Images | FolderImages, iteration: int) -> None:
@@ -274,6 +298,7 @@ def _result(job: Job, trainer: Trainer, test: Evaluation) -> dict[str, Any]:
         "images_per_second": trainer.images_per_second(),
         "device": job.devices,
         "precision": settings.precision,
+        "kernels": settings.kernels,
         "config_hash": settings.hash,
         "commit": source_version()[0],
     }

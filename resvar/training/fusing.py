@@ -1,0 +1,76 @@
+"""`kernels: fused`: BN, ReLU and the shortcut's gradient in operators of our own.
+
+`auto` takes them where they gain something and can be built, on a processor in channels_last. Their
+results differ from the plain ones by rounding. So what was taken is written down, as precision is,
+and a run goes on with what it began with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+
+from resvar.config import Settings
+from resvar.errors import UserError
+from resvar.kernels.build import BuildError, load
+from resvar.models.fused import fuse
+from resvar.models.network import ResidualNetwork
+
+Kernels = Literal["plain", "fused"]
+
+
+def choose_kernels(
+    settings: Settings, device: torch.device, say: Callable[[str], None] | None = None
+) -> Kernels:
+    """`auto` is `fused` where that can be had. Builds the operators where they are missing.
+
+    Args:
+        settings: with `precision` already `fp32` or `bf16`.
+        say: told that something is built, and why `auto` is `plain` where a compiler would help.
+
+    Raises:
+        UserError: `fused` was asked for and cannot be had.
+    """
+    if settings.kernels == "plain":
+        return "plain"
+    obstacle = _obstacle(settings, device)
+    if obstacle is None:
+        try:
+            load(say)
+        except BuildError as error:
+            obstacle = str(error)
+            if settings.kernels == "auto" and say is not None:
+                say(f"Without the fused operators, which are faster: {obstacle}.")
+    if obstacle is None:
+        return "fused"
+    if settings.kernels == "fused":
+        raise UserError(f"'kernels' fused: {obstacle}; use --set kernels=plain.")
+    return "plain"
+
+
+def fuse_operators(
+    network: ResidualNetwork, settings: Settings, device: torch.device
+) -> ResidualNetwork:
+    """The same network, with the fused operators where the settings have them.
+
+    Raises:
+        UserError: they cannot be had.
+    """
+    if settings.kernels == "fused":
+        choose_kernels(settings, device)
+        fuse(network)
+    return network
+
+
+def _obstacle(settings: Settings, device: torch.device) -> str | None:
+    from resvar.training.loop import memory_format
+
+    if device.type != "cpu":
+        return "they are for the processor"
+    if settings.compile != "none":
+        return "they do not go with 'compile' unit, which fuses in its own way"
+    if memory_format(settings) != torch.channels_last:
+        return "they need channels_last (--set memory_format=channels_last, or bf16)"
+    return None

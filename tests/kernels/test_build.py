@@ -1,0 +1,131 @@
+"""Building the operators: once, whole or not at all, and what is said where that fails.
+
+The compiler here is a script that writes down how it is called and hands out the library that the
+real one has built, since that takes half a minute.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from resvar.kernels import build
+
+LOAD = """
+import sys
+from resvar.kernels.build import BuildError, load
+try:
+    load(lambda text: print(text))
+except BuildError as error:
+    sys.exit(f"refused: {error}")
+import torch
+x = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
+y, = torch.ops.resvar.bn(x, torch.ones(3), torch.zeros(3), None, None, 0.1, 1e-5, True, False)
+print("works", float(y.min()))
+"""
+
+pytestmark = pytest.mark.skipif(build.find_compiler() is None, reason="no C++ compiler")
+
+
+@pytest.fixture(scope="module")
+def library():
+    """The real library, built where this machine does not have it yet."""
+    build.load()
+    return build.cache() / f"fused-{build._key(build.find_compiler())}.so"
+
+
+@pytest.fixture
+def compiler(library, tmp_path):
+    """A script in the place of g++; its calls are lines of `calls.txt`."""
+    script = tmp_path / "compiler"
+    script.write_text(
+        f"""#!/bin/sh
+echo "$*" >> {tmp_path}/calls.txt
+case "$1" in --version) echo "a compiler 1.0"; exit 0;; esac
+sleep 1
+while [ "$1" != "-o" ]; do shift; done
+cp {library} "$2"
+"""
+    )
+    script.chmod(0o755)
+    return script
+
+
+def start(compiler, tmp_path):
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "CXX": str(compiler)}
+    return subprocess.Popen(
+        [sys.executable, "-c", LOAD], env=env, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def test_two_that_come_at_once_build_once_and_a_third_not_at_all(compiler, tmp_path):
+    both = [start(compiler, tmp_path) for _ in range(2)]
+    said = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert all("works 0.0" in out for out, _ in said)
+    assert sorted("Building" in out for out, _ in said) == [False, True]
+    third = start(compiler, tmp_path)
+    assert "Building" not in third.communicate(timeout=120)[0]
+    calls = (tmp_path / "calls.txt").read_text().splitlines()
+    built = [line for line in calls if line != "--version"]
+    assert [(" -c " in line, "-shared" in line) for line in built] == [(True, False), (False, True)]
+    kept = sorted(path.suffix for path in (tmp_path / "cache" / "resvar").iterdir())
+    assert kept == [".lock", ".so"]  # nothing half done beside it
+
+
+def test_a_compiler_that_fails_leaves_nothing_and_says_why(tmp_path):
+    script = tmp_path / "compiler"
+    script.write_text(
+        "#!/bin/sh\n[ $1 = --version ] || { echo 'x.cpp:1: error: no way' >&2; exit 1; }\n"
+    )
+    script.chmod(0o755)
+    process = start(script, tmp_path)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert said.strip() == "refused: they cannot be built or loaded here (x.cpp:1: error: no way)"
+    assert not list((tmp_path / "cache" / "resvar").glob("*.so"))
+
+
+def test_without_a_compiler_it_says_so(tmp_path):
+    process = start(tmp_path / "none", tmp_path)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "no C++ compiler is found" in said
+
+
+def test_a_cache_that_cannot_be_written_is_a_reason_too(compiler, tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    _, said = start(compiler, tmp_path).communicate(timeout=120)
+    assert said.startswith("refused: they cannot be built or loaded here (")
+
+
+def test_the_key_changes_with_source_torch_and_flags(monkeypatch, tmp_path):
+    compiler = build.find_compiler()
+    keys = [build._key(compiler), build._key(compiler)]
+    assert keys[0] == keys[1]
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-O2"))
+    keys.append(build._key(compiler))
+    monkeypatch.setattr(build.torch, "__version__", "0.0")
+    keys.append(build._key(compiler))
+    other = tmp_path / "fused.cpp"
+    other.write_text("// another")
+    monkeypatch.setattr(build, "SOURCE", other)
+    keys.append(build._key(compiler))
+    assert len(set(keys)) == 4
+
+
+@pytest.mark.usefixtures("library")
+def test_it_brings_no_second_openmp_runtime():
+    """The only one mapped into a process that has used it is the one that torch brings."""
+    script = LOAD + "print(*{l.split()[-1] for l in open('/proc/self/maps') if 'omp' in l})"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    runtimes = [name for name in done.stdout.split() if "libgomp" in name or "libomp" in name]
+    assert len(runtimes) == 1
+    assert "torch" in runtimes[0]

@@ -1,0 +1,281 @@
+"""The fused operators against the modules one by one, which torch computes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from resvar.files import shipped
+from resvar.kernels import build
+from resvar.models.fused import Chain, fuse
+from resvar.models.network import build_model
+
+pytestmark = pytest.mark.skipif(build.find_compiler() is None, reason="no C++ compiler")
+
+VARIANTS = sorted(shipped("variants"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def built():
+    build.load()
+
+
+def chain(channels, relu=True, dtype=torch.float32):
+    """BN with made-up parameters, and ReLU."""
+    bn = nn.BatchNorm2d(channels).to(dtype)
+    with torch.no_grad():
+        bn.weight.uniform_(0.5, 1.5)
+        bn.bias.uniform_(-0.5, 0.5)
+    return Chain(bn, nn.ReLU()) if relu else Chain(bn)
+
+
+def signal(*shape, dtype=torch.float32):
+    x = torch.randn(shape, dtype=torch.float64) * 2 + 3
+    return x.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def both(one, x, work):
+    """What `work(chain, x)` gives and leaves, plain and fused: outputs, gradients, statistics."""
+    found = []
+    for fused in (False, True):
+        own, given = copy.deepcopy(one), x.clone().requires_grad_()
+        if fused:
+            fuse(own)
+        out = work(own, given)
+        weights = torch.arange(out.numel()).remainder(7).sub(3).view(out.shape).to(out.dtype)
+        (out * weights).sum().backward()
+        found.append(
+            {"out": out.detach(), "x": given.grad}
+            | {name: p.grad for name, p in own.named_parameters()}
+            | dict(own.named_buffers())
+        )
+    return found
+
+
+def calls(monkeypatch):
+    """How often the operator is used from here on."""
+    used, real = [], torch.ops.resvar.bn
+    monkeypatch.setattr(torch.ops.resvar, "bn", lambda *a: used.append(a) or real(*a))
+    return used
+
+
+def assert_close(found, tolerance):
+    plain, fused = found
+    assert list(plain) == list(fused)
+    for name, wanted in plain.items():
+        assert fused[name].dtype == wanted.dtype
+        scale = wanted.double().abs().max().clamp(min=1)
+        apart = float((fused[name].double() - wanted.double()).abs().max() / scale)
+        assert apart <= tolerance, f"{name}: {apart:.1e} of its largest"
+
+
+# --- the operator ---------------------------------------------------------------------------------
+
+SHAPES = [
+    (4, 16, 8, 8), (2, 64, 5, 7), (3, 1, 4, 4), (2, 17, 3, 3), (1, 37, 2, 1), (2, 3, 1, 1),
+    (1, 130, 9, 9), (5, 256, 1, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("relu", [True, False])
+def test_in_double_it_is_bn_and_relu(shape, relu):
+    torch.manual_seed(1)
+    x = signal(*shape, dtype=torch.float64)
+    found = both(chain(shape[1], relu, torch.float64), x, lambda c, x: c(x))
+    assert_close(found, 1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("relu", [True, False])
+def test_a_fork_adds_the_gradient_of_the_second_path(shape, relu):
+    torch.manual_seed(2)
+
+    def unit(one, x):
+        out, again = one.fork(x)
+        assert torch.equal(again, x)
+        return out * 2 + again
+
+    x = signal(*shape, dtype=torch.float64)
+    assert_close(both(chain(shape[1], relu, torch.float64), x, unit), 1e-12)
+
+
+def test_paths_that_nothing_comes_back_from():
+    x = signal(2, 16, 4, 4, dtype=torch.float64)
+    for path in (0, 1):
+        plain, fused = both(chain(16, dtype=torch.float64), x, lambda c, x, p=path: c.fork(x)[p])
+        assert torch.allclose(plain["x"], fused["x"], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("fork", [True, False])
+def test_gradients_are_those_of_small_differences(fork):
+    torch.manual_seed(3)
+    x = signal(2, 3, 2, 3, dtype=torch.float64).requires_grad_()
+    weight = torch.rand(3, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
+
+    def operator(x, weight, bias):
+        return tuple(torch.ops.resvar.bn(x, weight, bias, None, None, 0.1, 1e-5, True, fork))
+
+    assert torch.autograd.gradcheck(operator, (x, weight, bias))
+
+
+def test_a_mean_far_from_zero_does_not_drown_the_variance():
+    torch.manual_seed(4)
+    x = signal(8, 16, 8, 8) + 1000
+    truth = chain(16).double()
+    out = copy.deepcopy(truth).float()
+    fuse(out)
+    assert torch.allclose(out(x).double(), truth(x.double()), atol=1e-3)
+
+
+def test_what_is_not_finite_shows():
+    one = chain(16)
+    fuse(one)
+    x = signal(2, 16, 4, 4)
+    x[0, 3, 0, 0] = float("nan")
+    out = one(x)
+    assert out[:, 3].isnan().all()
+    assert out[:, :3].isfinite().all()
+
+
+def test_the_same_bits_twice_and_with_other_threads():
+    torch.manual_seed(5)
+    x, one = signal(16, 48, 16, 16, dtype=torch.bfloat16), chain(48)
+    threads = torch.get_num_threads()
+    runs = []
+    try:
+        for count in (1, 1, 2, 3):
+            torch.set_num_threads(count)
+            runs.append(both(one, x, lambda c, x: sum(c.fork(x)))[1])
+    finally:
+        torch.set_num_threads(threads)
+    for other in runs[1:]:
+        assert all(torch.equal(other[name], value) for name, value in runs[0].items())
+
+
+def test_a_second_derivative_is_refused():
+    one = chain(16)
+    fuse(one)
+    x = signal(2, 16, 4, 4).requires_grad_()
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(one(x).sum(), x, create_graph=True)
+
+
+# --- where it stays out ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c, x: (c.eval(), x),
+        lambda c, x: (c, x.contiguous()),
+        lambda c, x: (c, x[:, :, ::2]),
+        lambda c, x: (c.to(torch.bfloat16), x.to(torch.bfloat16)),
+        lambda c, x: (c[0].register_forward_hook(lambda *_: None) and c, x),
+        lambda c, x: (c[0].register_forward_pre_hook(lambda *_: None) and c, x),
+        lambda c, x: (setattr(c[0], "momentum", None) or c, x),
+        lambda c, x: (Chain(nn.ReLU(), c[1]), x),
+        lambda c, x: (Chain(nn.BatchNorm2d(16, affine=False), c[1]), x),
+    ],
+)
+def test_otherwise_the_modules_run_one_by_one(monkeypatch, change):
+    one, x = change(chain(16), signal(2, 16, 8, 8))
+    plain = copy.deepcopy(one)(x)
+    used = calls(monkeypatch)
+    fuse(one)
+    assert torch.equal(one(x), plain)
+    assert torch.equal(one.fork(x)[0], plain)
+    assert used == []
+
+
+def test_a_hook_at_relu_sees_what_enters_it(monkeypatch):
+    one, seen = chain(16), []
+    used = calls(monkeypatch)
+    one[1].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    fuse(one)
+    one(signal(2, 16, 8, 8))
+    assert len(used) == len(seen) == 1
+    assert seen[0].min() < 0
+
+
+def test_one_value_per_channel_is_refused_as_torch_does():
+    one = chain(16)
+    fuse(one)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        one(signal(1, 16, 1, 1))
+
+
+# --- whole networks -------------------------------------------------------------------------------
+
+
+def trained(network, images, dtype):
+    """Logits, gradients and running statistics of one update's passes."""
+    network = network.to(memory_format=torch.channels_last)
+    images = images.to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+        logits = network(images)
+    logits.float().square().sum().backward()
+    gradients = {name: p.grad for name, p in network.named_parameters()}
+    return {"logits": logits.detach()}, gradients, dict(network.named_buffers())
+
+
+def pair(variant, dtype=torch.float64, **options):
+    """Plain and fused: the same network, trained on the same images."""
+    torch.manual_seed(6)
+    size = 40 if options.get("family") == "imagenet" else 16
+    images = torch.randn(6, 3, size, size, dtype=torch.float32)
+    network = build_model(variant, **options, seed=7)
+    if dtype is torch.float64:
+        network, images = network.double(), images.double()
+    again = copy.deepcopy(network)
+    fuse(again)
+    assert list(again.state_dict()) == list(network.state_dict())
+    return trained(network, images, dtype), trained(again, images, dtype)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "options",
+    [{"depth": 14, "unit": "basic"}, {"depth": 11}, {"depth": 18, "family": "imagenet"}],
+    ids=["basic", "bottleneck", "imagenet"],
+)
+def test_every_ordering_trains_as_it_does_without(monkeypatch, variant, options):
+    used = calls(monkeypatch)
+    plain, fused = pair(variant, **options)
+    for found in zip(plain, fused, strict=True):
+        assert_close(found, 1e-10)
+    bns = sum(isinstance(m, nn.BatchNorm2d) for m in build_model(variant, **options).modules())
+    assert len(used) == bns
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_in_fp32_to_1e_5(variant):
+    """Of the largest in each tensor. ReLU may clip on one side a number that rounding puts on the
+    other; among so few images none is as near to zero as that."""
+    plain, fused = pair(variant, torch.float32, depth=8)
+    for found in zip(plain, fused, strict=True):
+        assert_close(found, 1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_in_bf16_no_farther_from_the_truth_than_the_plain_ones(variant):
+    """Both round each result to 8 bits. Against fp32 the fused ones err no more, within half."""
+    truth = pair(variant, torch.float32, depth=8)[0]
+    plain, fused = pair(variant, torch.bfloat16, depth=8)
+
+    def error(found):
+        """The mean over all tensors of the share by which they are off."""
+        parts = []
+        for there, here in zip(truth, found, strict=True):
+            for name, wanted in there.items():
+                if wanted.numel() > 1:
+                    apart = (here[name].float() - wanted).norm()
+                    parts.append(float(apart / wanted.norm().clamp(min=1e-6)))
+        return sum(parts) / len(parts)
+
+    assert 0 < error(fused) <= 1.5 * error(plain)
+    assert error(plain) < 0.2

@@ -1,0 +1,151 @@
+"""Which kernels a run has: how `auto` is settled, what is refused, and that runs keep theirs."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import pytest
+import torch
+
+from resvar.config import resolve
+from resvar.errors import UserError
+from resvar.files import read_yaml
+from resvar.kernels import build
+from resvar.models.fused import Chain
+from resvar.training import fusing
+from resvar.training.loop import trainable
+from resvar.training.run import read_settings
+from tests.commands import sets, train
+from tests.outcome import differing
+
+CPU = torch.device("cpu")
+
+needs_compiler = pytest.mark.skipif(build.find_compiler() is None, reason="no C++ compiler")
+
+
+def make(*overrides):
+    return resolve(options={"variant": "full-preact", "depth": 8}, overrides=overrides)
+
+
+def refuse(_say=None):
+    raise build.BuildError("no C++ compiler is found")
+
+
+def fused(network):
+    return {module.fused for module in network.modules() if isinstance(module, Chain)}
+
+
+@needs_compiler
+def test_auto_is_fused_where_it_gains_and_plain_elsewhere():
+    assert fusing.choose_kernels(make("precision=bf16"), CPU) == "fused"
+    assert fusing.choose_kernels(make("precision=fp32"), CPU) == "plain"
+    layout = make("precision=fp32", "memory_format=channels_last")
+    assert fusing.choose_kernels(layout, CPU) == "fused"
+    assert fusing.choose_kernels(make("precision=bf16", "compile=unit"), CPU) == "plain"
+    assert fusing.choose_kernels(make("precision=bf16", "kernels=plain"), CPU) == "plain"
+    assert fusing.choose_kernels(make("precision=bf16"), torch.device("cuda")) == "plain"
+
+
+@needs_compiler
+def test_only_a_network_that_asks_is_fused():
+    assert fused(trainable(make("precision=bf16", "kernels=plain"), CPU)) == {False}
+    assert fused(trainable(make("precision=bf16", "kernels=auto"), CPU)) == {False}  # still open
+    assert fused(trainable(make("precision=bf16", "kernels=fused"), CPU)) == {True}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [
+        (["precision=fp32"], "they need channels_last"),
+        (["precision=bf16", "compile=unit"], "'compile' unit"),
+        (["precision=bf16"], "no C\\+\\+ compiler is found"),
+    ],
+)
+def test_fused_is_refused_where_it_cannot_be(monkeypatch, overrides, why):
+    monkeypatch.setattr(fusing, "load", refuse)
+    with pytest.raises(UserError, match=f"'kernels' fused: .*{why}.*--set kernels=plain"):
+        fusing.choose_kernels(make("kernels=fused", *overrides), CPU)
+
+
+def test_without_a_compiler_auto_is_plain_and_says_so(monkeypatch):
+    monkeypatch.setattr(fusing, "load", refuse)
+    said: list[str] = []
+    assert fusing.choose_kernels(make("precision=bf16"), CPU, said.append) == "plain"
+    assert said == ["Without the fused operators, which are faster: no C++ compiler is found."]
+
+
+def test_the_hash_of_plain_is_that_of_runs_from_before_the_setting():
+    base = make("precision=bf16")
+    assert make("precision=bf16", "kernels=plain").hash == base.hash
+    assert make("precision=bf16", "kernels=fused").hash != base.hash
+
+
+def test_a_record_that_does_not_say_was_made_with_plain_ones(tmp_path):
+    lines = make("precision=bf16").to_yaml().splitlines(keepends=True)
+    old, mine = tmp_path / "config.yaml", tmp_path / "mine.yaml"
+    old.write_text("".join(line for line in lines if not line.startswith("kernels")))
+    assert resolve(old).kernels == "plain"
+    assert resolve(old, overrides=["kernels=auto"]).kernels == "auto"
+    mine.write_text("variant: full-preact\ndepth: 8\n")  # no record: somebody's wish
+    assert resolve(mine).kernels == "auto"
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+def begin(resvar, folder, *more, **environment):
+    """A tiny run in channels_last, where `auto` may fuse."""
+    words = train(*sets("memory_format=channels_last", *more), "--out", str(folder))
+    return resvar.run(*words, cwd=folder.parent, **environment)
+
+
+@needs_compiler
+def test_a_run_notes_its_kernels_and_goes_on_with_them(warm, tmp_path):
+    folder = tmp_path / "run"
+    begun = begin(warm, folder)
+    assert begun.code == 0, begun.err
+    assert "fused kernels; everything goes to" in begun.out
+    assert read_yaml(folder / "config.yaml")["kernels"] == "fused"
+    assert read_settings(folder).kernels == "fused"
+    assert json.loads((folder / "result.json").read_text())["kernels"] == "fused"
+    other = begin(warm, folder, "kernels=plain")
+    assert other.code == 2
+    assert "kernels: fused → plain" in other.err
+
+
+@needs_compiler
+def test_a_fused_run_that_was_killed_ends_with_the_same_bits(warm, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert begin(warm, whole).code == 0
+    assert begin(warm, broken, RESVAR_TEST_KILL="iteration:8").code == -signal.SIGKILL
+    assert begin(warm, broken).code == 0
+    assert differing(broken, whole) == []
+
+
+@needs_compiler
+def test_a_run_that_was_begun_plain_goes_on_so(warm, tmp_path):
+    """As one from before the setting: its config.yaml does not say, and `auto` leaves it plain."""
+    folder, whole = tmp_path / "run", tmp_path / "whole"
+    assert begin(warm, whole, "kernels=plain").code == 0
+    killed = begin(warm, folder, "kernels=plain", RESVAR_TEST_KILL="iteration:8")
+    assert killed.code == -signal.SIGKILL
+    config = folder / "config.yaml"
+    lines = config.read_text().splitlines(keepends=True)
+    config.write_text("".join(line for line in lines if not line.startswith("kernels")))
+    assert begin(warm, folder).code == 0
+    assert read_settings(folder).kernels == "plain"
+    assert differing(folder, whole) == []
+
+
+def test_without_a_compiler_a_run_is_plain_and_fused_is_refused(warm, tmp_path):
+    bare = {"CXX": "/no/such", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    refused = begin(warm, tmp_path / "run", "kernels=fused", **bare)
+    assert refused.code == 2
+    assert "'kernels' fused: no C++ compiler is found" in refused.err
+    assert "Traceback" not in refused.err
+    assert not (tmp_path / "run").exists()
+    plain = begin(warm, tmp_path / "run", **bare)
+    assert plain.code == 0
+    assert "Without the fused operators, which are faster: no C++ compiler" in plain.out
+    assert read_settings(tmp_path / "run").kernels == "plain"
