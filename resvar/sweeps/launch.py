@@ -20,6 +20,7 @@ from resvar.sweeps.local import (
     launch,
     make_slots,
     report_failures,
+    require_positive,
 )
 from resvar.training.events import require_tensorboard
 
@@ -38,8 +39,8 @@ def run_here(
     if "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("a sweep starts its processes itself: leave torchrun out.")
     console = console_for_output()
-    todo = _announced(sweep, console)
     slots = make_slots(jobs, per_gpu, device, len(sweep.runs))
+    todo = _announced(sweep, console)
     if dry_run:
         for run in todo:
             say(console, f"  resvar train {' '.join(run.arguments)} --out {run.folder}")
@@ -98,6 +99,7 @@ def estimate_here(
         UserError: a run's folder holds other settings, or `speeds` is wrong.
     """
     console = console_for_output()
+    require_positive(jobs, per_gpu)
     if not (todo := _announced(sweep, console)):
         return
     if speeds is not None:
