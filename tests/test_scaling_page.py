@@ -1,0 +1,59 @@
+"""docs/scaling.md: its commands exist, its YAML is YAML, its figures are those that are printed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from textwrap import indent
+
+import pytest
+import typer
+import yaml
+
+from resvar.cli import app
+from tests.commands import ROOT
+
+PAGE = ROOT / "docs" / "scaling.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+TYPED = re.findall(r"`(resvar [^`]+)`", TEXT) + re.findall(r"^ +(resvar .+)$", TEXT, re.MULTILINE)
+COMMANDS = sorted({" ".join(found.split()) for found in TYPED})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_one(command):
+    _, name, *arguments = shlex.split(command)
+    typer.main.get_command(app).commands[name].make_context(name, arguments)
+
+
+def test_the_estimate_is_the_one_that_is_printed(tmp_path):
+    (command,) = [c for c in COMMANDS if "--estimate" in c and "110=239" in c]
+    _, *arguments = shlex.split(command)
+    printed = called(["-m", "resvar", *arguments], tmp_path)
+    assert in_block(printed) in TEXT
+
+
+def test_the_simulation_is_the_one_that_is_printed(tmp_path):
+    (command,) = re.findall(r"^    python (scripts/simulate_sweep\.py .+)$", TEXT, re.MULTILINE)
+    script, *arguments = shlex.split(command)
+    kept = arguments[: arguments.index("--figures")]
+    assert in_block(called([str(ROOT / script), *kept], tmp_path)) in TEXT
+
+
+def called(arguments, folder):
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def in_block(printed: str) -> str:
+    lines = [line.rstrip() for line in printed.strip().splitlines()]
+    return indent("\n".join(lines), "    ")
+
+
+def test_the_skypilot_file_is_yaml_with_the_fields_of_a_task():
+    (block,) = re.findall(r"^```yaml\n(.+?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    task = yaml.safe_load(block)
+    assert task.keys() == {"name", "workdir", "num_nodes", "resources", "envs", "setup", "run"}
+    assert "resvar sweep" in task["run"]
