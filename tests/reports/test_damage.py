@@ -163,6 +163,14 @@ def test_status_prints_what_a_file_says_as_text(tmp_path, text, capsys):
     assert f"a{shown}" in out
 
 
+def test_an_output_that_knows_ascii_alone_is_no_reason_to_stop(resvar, tmp_path):
+    write_curved(tmp_path)
+    for command in ("status", "report"):
+        done = resvar.run(command, tmp_path, cwd=tmp_path, PYTHONIOENCODING="ascii:strict")
+        assert done.code == 0, done
+        assert done.out.isascii()
+
+
 @pytest.mark.parametrize("name", ["[/x]", ":x:", "[bold]"])
 def test_a_run_may_be_called_anything(tmp_path, name, warm):
     done = warm.run(*train("--out", tmp_path / name), cwd=tmp_path)
