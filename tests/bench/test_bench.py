@@ -80,7 +80,8 @@ def test_bench_measures_contenders_in_turn(resvar, tmp_path):
         assert 0 < one["slowest"] <= one["images_per_second"] <= one["fastest"]
         assert one["own_bytes"] is None or 0 < one["own_bytes"] < one["peak_bytes"]
         assert sum(one["time"].values()) == pytest.approx(1)
-        assert {"convolution", "BN", "data", "optimizer"} <= set(one["time"])
+        assert {"convolution", "data", "optimizer"} <= set(one["time"])
+        assert {"BN", "fused"} & set(one["time"])
     assert plain["ratio"] == 1
     assert "about" in done.err
     assert "round 2 of 2" in done.err
