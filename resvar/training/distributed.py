@@ -20,18 +20,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import Store  # type: ignore[attr-defined]
-from torch.distributed.rendezvous import rendezvous
 
 from resvar.config import Settings
 from resvar.data.batches import Share
 from resvar.errors import Echo, RunError, Stopped, UserError
 from resvar.training.machine import choose_device, describe
+
+if TYPE_CHECKING:
+    from torch.distributed import Store  # type: ignore[attr-defined]
 
 T = TypeVar("T")
 
@@ -352,6 +353,8 @@ def joined() -> Iterator[World]:
 
 def _join(world: World) -> Store:
     """Meet the others; returns the store that all share."""
+    from torch.distributed.rendezvous import rendezvous  # some builds of torch lack it
+
     nccl = torch.cuda.is_available() and dist.is_nccl_available()
     store: Store
     try:

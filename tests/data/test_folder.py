@@ -9,6 +9,7 @@ from torchvision.datasets import ImageFolder
 
 from resvar.cli import run_command
 from resvar.config import resolve
+from resvar.data.batches import WHOLE, Share
 from resvar.data.folder import FolderEvaluationBatches, FolderTrainingBatches, open_folder
 from resvar.errors import UserError
 from resvar.training.run import load_run
@@ -33,9 +34,9 @@ def photos(tmp_path_factory):
     return folder
 
 
-def training(photos, seed=0, workers=0, batch_size=5):
+def training(photos, seed=0, workers=0, batch_size=5, share=WHOLE):
     images = open_folder(photos).training
-    return FolderTrainingBatches(images, batch_size, seed, 32, True, CPU, workers)
+    return FolderTrainingBatches(images, batch_size, seed, 32, True, CPU, workers, share)
 
 
 def test_every_image_comes_once_per_epoch(photos):
@@ -57,6 +58,21 @@ def test_a_batch_is_a_function_of_seed_and_iteration(photos):
         assert torch.equal(labels, kept[i][1])
     assert not torch.equal(training(photos, seed=1).batch(0)[0], kept[0][0])
     assert kept[0][0].shape == (5, 3, 32, 32)
+
+
+def test_the_shares_of_several_processes_are_the_whole(photos):
+    shares = [Share(index, 3) for index in range(3)]
+    parts = [training(photos, batch_size=6, share=share).batch(5) for share in shares]
+    images, labels = training(photos, batch_size=6).batch(5)
+    assert torch.equal(torch.cat([part[0] for part in parts]), images)
+    assert torch.equal(torch.cat([part[1] for part in parts]), labels)
+    evaluated = FolderEvaluationBatches(open_folder(photos).evaluation, 32, CPU, 2, workers=0)
+    dealt = [list(evaluated.dealt(share)) for share in shares]
+    assert [len(hand) for hand in dealt] == [2, 2, 1]
+    in_order = [dealt[number % 3][number // 3] for number in range(5)]
+    for (x, y), (its_x, its_y) in zip(in_order, evaluated, strict=True):
+        assert torch.equal(x, its_x)
+        assert torch.equal(y, its_y)
 
 
 def test_drawing_a_batch_leaves_torchs_generator_alone(photos):
