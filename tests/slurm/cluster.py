@@ -109,7 +109,7 @@ class Cluster:
         lines = self.ask("squeue", "--noheader", "--array", "--format", "%i|%T|%N").splitlines()
         return [line.split("|") for line in lines]
 
-    def empty(self, seconds: float = 120) -> None:
+    def empty(self, seconds: float = 240) -> None:
         """Wait until the queue is empty."""
         assert wait_for(lambda: not self.jobs(), seconds, every=0.3), self.jobs()
 

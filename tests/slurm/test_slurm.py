@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import uuid
 from pathlib import Path
@@ -147,6 +148,19 @@ def test_the_submitter_killed_right_before_submitting(sweeper):
     status = sweeper.status()
     assert "2 runs: 2 waiting." in status
     assert "cancelled in Slurm's queue" in status
+
+
+def test_submitting_500_runs_takes_less_than_ten_seconds(resvar, cluster, tmp_path):
+    """Of the submitter's processor time, which other work on the machine does not stretch much."""
+    sweeper = Sweeper(resvar, cluster, tmp_path)
+    before = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    out = sweeper(*SWEEP, "--seeds", "250", "--sbatch", "hold")
+    seconds = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - before
+    assert "Submitted 500 runs as job" in out
+    assert "500 runs: 500 queued." in sweeper.status()
+    cluster.ask("scancel", *re.findall(r"scancel (\d+)", out))
+    cluster.empty()
+    assert seconds < 10, seconds
 
 
 # --- stopped and requeued -------------------------------------------------------------------------
