@@ -689,6 +689,8 @@ def run_command(arguments: list[str] | None = None) -> int:
     """The exit code of a command line (default: this process's own)."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _interrupt)
     try:
         code: Any = typer.main.get_command(app).main(
             arguments, prog_name="resvar", standalone_mode=False
@@ -720,9 +722,26 @@ STOPPED = "stopped; the same command goes on from what is saved."
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
-    """SIGTERM outside the training loop, which listens for itself: the same as Ctrl-C."""
-    del signum, frame
+    """Ctrl-C and SIGTERM outside the training loop, which listens for itself.
+
+    What is being imported is imported to its end first: torch aborts the process when interrupted
+    there, and an interrupt inside of `exec`, which many modules call, makes Python leave by a
+    signal whatever the exit code is.
+    """
+    del signum
+    if _importing(frame) and hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, _interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        return
     raise KeyboardInterrupt
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _complain(sentence: str, code: int) -> int:
