@@ -763,13 +763,26 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; leaves with one of the exit codes above."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name of no encoding is no reason to stop
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(run_command(arguments))
+    code = run_command(arguments)
+    exec("")  # else Python, interrupted in an earlier one, would leave by a signal, not with a code
+    sys.exit(code)
 
 
 def run_command(arguments: list[str] | None = None) -> int:
     """The exit code of a command line (default: this process's own)."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _interrupt)
+    try:
+        return _code_of(arguments)
+    except KeyboardInterrupt:  # while an error was being said
+        return _complain(STOPPED, Stopped.exit_code)
+    finally:
+        _wait_no_more()
+
+
+def _code_of(arguments: list[str] | None) -> int:
     try:
         code: Any = typer.main.get_command(app).main(
             arguments, prog_name="resvar", standalone_mode=False
@@ -803,9 +816,29 @@ STOPPED = "stopped; the same command goes on from what is saved."
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
-    """SIGTERM outside the training loop, which listens for itself: the same as Ctrl-C."""
-    del signum, frame
+    """Ctrl-C and SIGTERM outside the training loop, which listens for itself.
+
+    What is being imported is imported to its end first: interrupted there, torch aborts.
+    """
+    del signum
+    if _importing(frame) and hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, _interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        return
     raise KeyboardInterrupt
+
+
+def _wait_no_more() -> None:
+    if hasattr(signal, "setitimer") and signal.getsignal(signal.SIGALRM) is _interrupt:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _complain(sentence: str, code: int) -> int:

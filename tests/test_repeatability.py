@@ -155,6 +155,15 @@ def test_a_signal_outside_the_loop_leaves_with_130_too(warm, undisturbed, tmp_pa
     assert not differing(out, undisturbed())
 
 
+@pytest.mark.parametrize("name", ["TERM", "INT"])
+def test_a_signal_while_torch_loads_leaves_with_130_too(resvar, tmp_path, name):
+    """Not through the import: that would abort the process, or make Python end by a signal."""
+    variables = {f"RESVAR_TEST_{name}": "import:1"}
+    stopped = resvar.run(*train("--out", tmp_path / "run"), cwd=tmp_path, **variables)
+    assert stopped.code == 130
+    assert stopped.err == "resvar: error: stopped; the same command goes on from what is saved.\n"
+
+
 # --- other accidents ------------------------------------------------------------------------------
 
 

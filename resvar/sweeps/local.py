@@ -333,7 +333,7 @@ def _book(process: Process, outcome: Outcome, stop: StopRequest, view: View) -> 
         with suppress(UserError):
             error = read_result(process.run.folder)["test_error"]
             view.ended(process, f"finished: test error {error:.2f} %")
-    elif stop and code in (Stopped.exit_code, -signal.SIGTERM):
+    elif stop and (code == Stopped.exit_code or code < 0):  # below 0: a signal ended it
         view.ended(process, "stopped")
     elif has_diverged(process.run):
         outcome.diverged.append(process.run)

@@ -17,7 +17,7 @@ their child processes. It reads environment variables:
     RESVAR_TEST_UNMEASURED=1      a sweep does not measure how long its runs will take
     RESVAR_TEST_ONLY=TEXT         all but the data only for command lines that contain TEXT
 
-Places: `iteration`, `evaluation` (in the middle of one),
+Places: `import` (of torch, in the middle), `iteration`, `evaluation` (in the middle of one),
 `checkpoint-write` (half the bytes are written), and for each file that is replaced as a whole
 `before-NAME` and `after-NAME` its rename, such as `before-result.json`.
 """
@@ -212,6 +212,10 @@ def turn_back_the_clock(seconds):
     time.time = lambda: now - seconds * next(told)
 
 
+def watch_import(_torch):
+    exec("reached('import')", globals())  # as dataclasses and named tuples do it
+
+
 def watch_sweep(launch):
     if "RESVAR_TEST_UNMEASURED" in os.environ:
         launch.seconds = lambda *_: 0.0
@@ -252,6 +256,7 @@ if "RESVAR_TEST_DATA" in os.environ:
     if "RESVAR_TEST_CLOCK" in os.environ:
         turn_back_the_clock(float(os.environ["RESVAR_TEST_CLOCK"]))
     patches = {
+        "torch._tensor": watch_import,
         "resvar.training.loop": watch_loop,
         "resvar.training.checkpoint": watch_checkpoint,
         "resvar.training.train": watch_train,
