@@ -212,10 +212,8 @@ def _summary(records: Sequence[Record]) -> str:
     words = ", ".join(f"{count} {word}" for word, count in _counted(records))
     text = f"{len(records)} {'run' if len(records) == 1 else 'runs'}: {words}."
     left = seconds_left(records)
-    if counts[State.RUNNING]:
-        return (
-            text if left is None else f"{text} It should end in {duration(left)}, {moment(left)}."
-        )
+    if counts[State.RUNNING] and left is not None:
+        return f"{text} It should end in {duration(left)}, {moment(left)}."
     if counts[State.DONE] + sum(record.diverged for record in records) == len(records):
         return text
     work = f" About {duration(left)} of work is left." if left is not None else ""

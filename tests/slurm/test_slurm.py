@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from resvar.training.run import is_locked
 from tests.commands import TINY, everyone, sets, wait_for
 from tests.outcome import differing
 from tests.slurm.cluster import missing, running_cluster
@@ -247,6 +248,7 @@ def test_what_dies_hard_is_failed_and_alone_submitted_again(sweeper, local):
     (task,) = (pid for pid, words in everyone(mark).items() if _is_task(words))
     os.kill(task, signal.SIGKILL)
     sweeper.cluster.empty()
+    assert wait_for(lambda: not is_locked(sweeper.folder / run), 60)  # it notices, and saves
     status = sweeper.status()
     assert "2 runs: 1 done, 1 failed." in status, sweeper.logs()
     assert re.search(r"original-8/seed-0 +failed .*its Slurm task \d+_0 died on node1", status)

@@ -422,7 +422,8 @@ def test_torchrun_disturbed_twice_ends_with_the_same_bits(warm, undisturbed, tmp
         return ended
 
     killed = begin_and_send(signal.SIGKILL, to_torchrun=False)
-    assert killed.err.count("another process of this run has ended") == 1
+    # Once, or never where torchrun ends the first before that has noticed.
+    assert killed.err.count("another process of this run has ended") <= 1
     stopped = begin_and_send(signal.SIGTERM, to_torchrun=True)
     assert stopped.err.count("a checkpoint is saved") == 1
     with torchrun(warm, tmp_path, train("--out", out)) as job:
@@ -446,7 +447,8 @@ def test_a_signal_that_comes_twice_at_once_counts_once(monkeypatch):
         signal.raise_signal(signal.SIGTERM)
         assert left == [130]
     with stop_request("", together=True) as stop:
-        monkeypatch.setattr(os, "getppid", lambda: 1)
+        another = os.getppid() + 1
+        monkeypatch.setattr(os, "getppid", lambda: another)
         assert stop
 
 
