@@ -42,19 +42,29 @@ def main() -> int:
     sys.dont_write_bytecode = True  # what is imported late would be written outside the folder
     torch.set_num_threads(1)
     begun, total = time.monotonic(), 0
-    print(f"seed {seed}\n{'kind':20} {'cases':>7} {'slowest':>9}  what became of them")
+    print(
+        f"seed {seed}\n{'kind':20} {'cases':>7} {'slowest':>9} {'memory':>9}  what became of them"
+    )
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         fuzz = Fuzz(Path(name))
         for kind in [asked.only] if asked.only else fuzz.targets:
             found = fuzz.attack(kind, asked.cases, seed)
             total += found.cases
             words = ", ".join(f"{count} {word}" for word, count in sorted(found.words.items()))
-            print(f"{kind:20} {found.cases:7,} {found.slowest:7.2f} s  {words}", flush=True)
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    memory = kilobytes * (1 if sys.platform == "darwin" else 1024)
+            memory = held()
+            print(
+                f"{kind:20} {found.cases:7,} {found.slowest:7.2f} s {memory / 1e6:6.0f} MB  {words}",
+                flush=True,
+            )
     minutes = (time.monotonic() - begun) / 60
     print(f"{total:,} cases in {minutes:.1f} minutes; at most {memory / 1e6:,.0f} MB of memory")
     return 0 if memory < MOST_MEMORY else 1
+
+
+def held() -> int:
+    """Bytes of memory that this process has had at most so far."""
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":
