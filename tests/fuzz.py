@@ -2,9 +2,9 @@
 
 Shared by `tests/test_fuzz.py`, in short, and `scripts/fuzz.py`, at length. Whatever comes in, a
 case ends in success or in one of the package's own errors (one sentence), within five seconds of
-the processor's time (the clock's would judge how busy the machine is), and touches nothing outside
-its folder: an audit hook sees every file that is opened for writing, every process and every
-connection.
+the processor's time (the clock's would judge how busy the machine is), takes less than a gigabyte
+of memory beside what was there before, and touches nothing outside its folder: an audit hook sees
+every file that is opened for writing, every process and every connection.
 
 Hypothesis alone, and no atheris: the readers under these formats are C and C++ (libyaml, torch's
 zip reader, pandas, zlib) whose branches atheris cannot see without building them anew, so that it
@@ -63,6 +63,9 @@ SLOWEST = 5.0
 
 LONGEST_WAIT = 600.0
 """Seconds of the clock: what waits for ever uses no processor, and what was paused does no harm."""
+
+MOST_MEMORY = 10**9
+"""Bytes that a case may take."""
 
 EXPECTED = (UserError, RunError)
 
@@ -138,6 +141,22 @@ _FORBIDDEN = {
     "subprocess.Popen", "socket.connect", "socket.bind", "socket.getaddrinfo", "urllib.Request",
     "pickle.find_class", "webbrowser.open",
 }  # fmt: skip
+
+
+def _most_memory() -> int:
+    """Bytes that this process has held at most, since that was forgotten last; 0 where it is not
+    known."""
+    with contextlib.suppress(OSError, IndexError):
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    return 0
+
+
+def _forget_most_memory() -> int:
+    """Begin anew with what is held now; returns that."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return _most_memory()
 
 
 def _hang(number: int, frame: FrameType | None) -> None:
@@ -245,6 +264,7 @@ class Findings:
 
     cases: int = 0
     slowest: float = 0.0
+    memory: int = 0  # bytes that a case took at most
     words: dict[str, int] = field(default_factory=dict)
 
 
@@ -273,7 +293,7 @@ class Fuzz:
         target, findings = self.targets[name], Findings()
 
         def case(made: Any) -> None:
-            begun = time.process_time()
+            begun, before = time.process_time(), _forget_most_memory()
             with self.sandbox.case():
                 try:
                     word = target.read(made)
@@ -282,6 +302,8 @@ class Fuzz:
             assert word, "an error without a sentence"
             findings.cases += 1
             findings.slowest = max(findings.slowest, time.process_time() - begun)
+            findings.memory = max(findings.memory, _most_memory() - before)
+            assert findings.memory < MOST_MEMORY, f"{findings.memory:,} bytes of memory"
             findings.words[word] = findings.words.get(word, 0) + 1
 
         attempt = hypothesis.given(target.made)(case)

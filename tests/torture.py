@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from resvar.errors import RunError
-from resvar.training.checkpoint import digest, load, load_newest
 from resvar.training.run import CHECKPOINT, PREVIOUS_CHECKPOINT
 from tests.commands import Commands, Finished, Job, everyone, wait_for
 from tests.outcome import differing
@@ -321,6 +320,9 @@ def torture_checkpoints(folder: Path, tries: int, seed: int) -> Damaged:
     Args:
         folder: of a run that was stopped after at least two checkpoints; it stays as it is.
     """
+    # Not above: a forked process imports this file too, and the driver must come first.
+    from resvar.training.checkpoint import digest, load, load_newest
+
     found, chance = Damaged(), random.Random(seed)
     whole = {name: (folder / name).read_bytes() for name in (CHECKPOINT, PREVIOUS_CHECKPOINT)}
     newest, previous = (digest(load(folder / name)) for name in whole)

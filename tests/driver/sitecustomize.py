@@ -262,4 +262,6 @@ if "RESVAR_TEST_DATA" in os.environ:
         "resvar.training.train": watch_train,
         "resvar.sweeps.launch": watch_sweep,
     }
+    if late := [name for name in patches if name in sys.modules and name.startswith("resvar.")]:
+        raise RuntimeError(f"the driver came after {late}, so that it changes nothing")
     sys.meta_path.insert(0, AfterImport(patches))
