@@ -77,10 +77,10 @@ def run_on_slurm(
         _show(sweep, todo, _Asked(data, device, jobs, per_gpu, resources), console)
         return
     require_sbatch()
+    require_inputs(sort_runs(sweep)[0], data)
     with locked(sweep.root / FOLDER):  # who submits meanwhile would submit the same
         todo = _missing(sweep, console)
         if todo:
-            require_inputs(todo, data)
             sweep.write_manifest()
             _submit(sweep, todo, _Asked(data, device, jobs, per_gpu, resources), console)
 

@@ -207,6 +207,13 @@ def test_without_sbatch_or_submitit_one_sentence(work, programs, capsys, monkeyp
     assert not list(work.iterdir())
 
 
+def test_missing_data_are_noticed_before_anything_is_written(work, programs, capsys):
+    assert run_command([*SWEEP, "--data", "nowhere"]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert not list(work.iterdir())
+    assert not calls(programs, "sbatch")
+
+
 def test_options_of_slurm_are_refused_on_this_machine(capsys):
     assert run_command([*SWEEP[:-1], "local", "--partition", "gpu"]) == 2
     assert "--partition is for Slurm" in capsys.readouterr().err
