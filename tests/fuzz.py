@@ -356,7 +356,7 @@ class Fuzz:
             code = run_command(list(arguments))
         said = err.getvalue()
         assert code in (0, 1, 2), (code, said)
-        assert "Traceback" not in said
+        assert "Traceback" not in said, said
         if code:
             assert said.startswith("resvar: error: ") or "Try --help" in said, said
         nowhere = "is not there" in said
