@@ -105,7 +105,7 @@ class Sandbox:
                 signal.setitimer(timer, 0)
             for number, handler in zip((signal.SIGPROF, signal.SIGALRM), before, strict=True):
                 signal.signal(number, handler)
-        assert not self.violations, self.violations
+        assert not self.violations, list(self.violations)
 
     def _see(self, event: str, details: tuple[Any, ...]) -> None:
         if not self.active:

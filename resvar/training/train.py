@@ -88,8 +88,8 @@ def train(
         job = replace(job, devices=world.describe(job.device))
         if not fresh and (done := world.by_first(lambda: _guarded(job))) is not None:
             return done
-        job = _with_kernels(job, fresh)
         job, images = world.by_all(lambda: _with_images(job, data))
+        job = _with_kernels(job, fresh)  # after the images: building operators takes a while
         world.agree_on(
             {
                 **job.settings.model_dump(),
