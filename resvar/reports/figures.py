@@ -22,7 +22,8 @@ from resvar.reports.curves import Band, band, common_grid, error_range
 from resvar.reports.findings import V1, V2, Duel, Entry, Group, Placement, PlacementMap, Report
 from resvar.reports.plotting import Picture, house_style, panels, style
 from resvar.reports.records import State
-from resvar.reports.tables import chunks, row_name, standing
+from resvar.reports.tables import row_name, standing
+from resvar.sequences import chunks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -26,12 +26,12 @@ from resvar.reports.tables import (
     Cell,
     Column,
     Table,
-    chunks,
     damaged_table,
     error_tables,
     reason,
     tables,
 )
+from resvar.sequences import chunks
 
 if TYPE_CHECKING:
     from rich.console import Console

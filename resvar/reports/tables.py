@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from resvar.console import plain
 from resvar.models.ordering import MAP_PLACES, PAPER_ORDER, map_name
@@ -20,8 +20,7 @@ from resvar.reports.statistics import (
     Comparison,
     Summary,
 )
-
-T = TypeVar("T")
+from resvar.sequences import chunks
 
 
 @dataclass(frozen=True)
@@ -524,8 +523,3 @@ def _duration(seconds: float) -> str:
 def reason(record: Record) -> str:
     """Why a run failed or is damaged, without the folder that stands beside it."""
     return record.message.replace(f"{record.folder}/", "")
-
-
-def chunks(items: Sequence[T], size: int) -> list[tuple[T, ...]]:
-    """`items` in pieces of `size`, the last one perhaps shorter (Python 3.12 has it as batched)."""
-    return [tuple(items[start : start + size]) for start in range(0, len(items), size)]

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from resvar.console import console_for_output
 from resvar.errors import RunError, UserError
+from resvar.sequences import chunks
 from resvar.sweeps.grid import PlannedRun, Sweep
 from resvar.sweeps.launch import require_inputs, say, sort_runs
 from resvar.sweeps.local import require_positive
@@ -42,7 +43,6 @@ LARGEST_ARRAY = 1000
 """Tasks; Slurm's own default for an array, and as many as a plan is kept readable for."""
 
 Task = tuple[PlannedRun, ...]
-T = TypeVar("T")
 
 
 def run_on_slurm(
@@ -108,11 +108,6 @@ def require_sbatch() -> None:
         )
 
 
-def packed(things: Sequence[T], each: int) -> list[tuple[T, ...]]:
-    """Runs in tasks, or tasks in arrays: `each` at a time, in their order."""
-    return [tuple(things[first : first + each]) for first in range(0, len(things), each)]
-
-
 # --- inside ---------------------------------------------------------------------------------------
 
 
@@ -169,7 +164,7 @@ def _missing(sweep: Sweep, console: Console, patient: bool = True) -> list[Plann
 
 def _show(sweep: Sweep, todo: Sequence[PlannedRun], asked: _Asked, console: Console) -> None:
     """The batch script of each array and its runs; nothing is written."""
-    arrays = packed(packed(todo, asked.per_gpu), LARGEST_ARRAY)
+    arrays = chunks(chunks(todo, asked.per_gpu), LARGEST_ARRAY)
     for tasks in arrays:
         names = tuple(tuple(run.name for run in task) for task in tasks)
         submission = Submission(sweep.root.absolute() / FOLDER / f"resvar-TIME-{sweep.name}", names)
@@ -189,7 +184,7 @@ def _submit(sweep: Sweep, todo: Sequence[PlannedRun], asked: _Asked, console: Co
     """
     from resvar.sweeps.executor import RefusedError
 
-    arrays = packed(packed(todo, asked.per_gpu), largest_array())
+    arrays = chunks(chunks(todo, asked.per_gpu), largest_array())
     submitted: list[str] = []
     count = 0
     for tasks in arrays:
