@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from resvar import __version__
-from resvar.cli import run_command
+from resvar.cli import _let_threads_wait_briefly, run_command
 from tests.commands import DRIVER, ROOT, TINY, contents, sets, train
 
 COMMANDS = ("train", "sweep", "status", "report", "data")
@@ -414,3 +414,14 @@ def test_python_m_and_the_installed_command_are_the_same(tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert one.stdout == other.stdout
+
+
+def test_threads_wait_briefly_unless_the_user_says_otherwise():
+    for given, wanted in (
+        ({}, "10000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, None),
+    ):
+        environment = dict(given)
+        _let_threads_wait_briefly(environment)
+        assert environment.get("GOMP_SPINCOUNT") == wanted

@@ -52,7 +52,7 @@ class Training:
         )
         settings = settings.model_copy(update={"kernels": choose_kernels(settings, device, _say)})
         self.settings = settings
-        prepare(settings, device)
+        prepare(settings, device, keep_memory=not contender.plain)  # nobody else does that
         self.held = memory("VmRSS")
         count = max(IMAGES, 2 * settings.batch_size)
         random = np.random.default_rng(0)

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource, sys
+import torch
+from resvar.training import machine
+
+if sys.argv[1] == "keep":
+    machine.keep_freed_memory()
+torch.set_num_threads(1)
+
+def iteration():
+    held = [torch.ones(10_000_000) for _ in range(4)]  # 160 MB, page for page
+    del held
+
+for _ in range(3):
+    iteration()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    iteration()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a switch of glibc")
+def test_what_was_freed_is_taken_again_without_the_system():
+    def faults(how):
+        done = subprocess.run(
+            [sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True
+        )
+        return int(done.stdout)
+
+    kept, given_back = faults("keep"), faults("give back")
+    # 3 × 160 MB are 117,000 pages of 4 KiB, and 230 where the system gives 2 MiB at a time.
+    assert given_back > 200
+    assert kept < given_back / 10
