@@ -2,14 +2,15 @@
 
     python scripts/refresh_results.py runs/quick
 
-Copies the records of finished runs (no checkpoints, no logs); with no folder it only rewrites. No
-figure in the README's block is typed by hand.
+Copies the records of finished runs (no checkpoints, no logs); with no folder it only rewrites. With
+`--as short-search` they go below `results/short-search`, as their folders lie there, and into no
+report. No figure in the README's block is typed by hand.
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
-import sys
 from pathlib import Path
 
 from resvar.reports.figures import figures
@@ -25,6 +26,9 @@ RESULTS = ROOT / "results"
 FIGURES = RESULTS / "figures"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- results: written by scripts/refresh_results.py -->", "<!-- end of results -->"
+PROTOCOLS = ("paper", "short", "quick")
+"""The folders that the report is about. Others hold runs that a note of ours rests on."""
+
 RECORDS = (
     files.CONFIG,
     files.ENVIRONMENT,
@@ -35,9 +39,13 @@ RECORDS = (
 
 
 def main() -> None:
-    for folder in map(Path, sys.argv[1:]):
-        copy_records(folder)
-    report = build(read_records([RESULTS]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("--as", dest="beside", metavar="NAME", help="beside the protocols' runs")
+    asked = parser.parse_args()
+    for folder in asked.folders:
+        copy_records(folder, asked.beside)
+    report = build(read_records(sorted(filter(Path.is_dir, map(RESULTS.joinpath, PROTOCOLS)))))
     text = render(report, "markdown").replace(f"{RESULTS.as_posix()}/", "")
     (RESULTS / "report.md").write_text(text)
     draw(report)
@@ -56,10 +64,11 @@ def draw(report: Report) -> None:
         file.writelines(["\n## Figures\n", *lines])
 
 
-def copy_records(folder: Path) -> None:
+def copy_records(folder: Path, beside: str | None) -> None:
     for record in read_records([folder]):
         if record.state is State.DONE and record.settings is not None:
-            target = RESULTS / record.settings.directory
+            own = record.folder.relative_to(folder)
+            target = RESULTS / (Path(beside) / own if beside else record.settings.directory)
             target.mkdir(parents=True, exist_ok=True)
             for name in RECORDS:
                 shutil.copyfile(record.folder / name, target / name)
