@@ -17,18 +17,29 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 IMAGES, EPOCHS, HELD_OUT = 50_000, 10, 5_000
 
 SEARCH: dict[str, dict[str, object]] = {
-    "lr0.3-wd5e-4": {"lr": 0.3, "weight_decay": 5e-4},
-}
+    "lr0.3-wd5e-4": {},
+    "lr0.3-wd2e-4-nesterov-pad2": {"weight_decay": 2e-4, "nesterov": True, "crop_padding": 2},
+    "lr0.3-wd5e-4-nesterov-pad2": {"nesterov": True, "crop_padding": 2},
+    "lr0.2-wd2e-4-nesterov-bn64": {
+        "lr": 0.2, "weight_decay": 2e-4, "nesterov": True, "bn_batch_size": 64,
+    },
+    "lr0.2-wd5e-4-nesterov-pad2-batch64": {
+        "lr": 0.2, "nesterov": True, "crop_padding": 2, "batch_size": 64, "bn_batch_size": 64,
+    },
+    "lr0.3-wd5e-4-nesterov-pad1": {"nesterov": True, "crop_padding": 1},
+    "lr0.5-wd5e-4-nesterov-pad2": {"lr": 0.5, "nesterov": True, "crop_padding": 2},
+}  # fmt: skip
 """Folder → the settings in which a run leaves `BASE`; in the order in which they were tried."""
 
 BASE: dict[str, object] = {
-    "schedule": "one-cycle", "peak_at": 0.3, "warmup_lr": 0.01, "momentum": 0.9, "nesterov": False,
-    "weight_decay_on": "weights", "normalize": "pixel-mean", "crop_padding": 4, "flip": True,
+    "schedule": "one-cycle", "lr": 0.3, "peak_at": 0.3, "warmup_lr": 0.01, "momentum": 0.9,
+    "nesterov": False, "weight_decay": 5e-4, "weight_decay_on": "weights",
+    "normalize": "pixel-mean", "crop_padding": 4, "flip": True,
     "batch_size": 128, "bn_batch_size": 128,
 }  # fmt: skip
 
@@ -45,7 +56,7 @@ def main() -> None:
         subprocess.run(command(asked.out / name, changes, asked.device), check=True)
         result = json.loads((asked.out / name / "result.json").read_text())
         found.append((result["holdout_error"], name, result["train_loss"]))
-    table = Table("settings", "held-out error in %", "mean training loss")
+    table = Table(Column("settings", overflow="fold"), "held-out error in %", "mean training loss")
     for error, name, loss in sorted(found):
         table.add_row(name, f"{error:.2f}", f"{loss:.3f}")
     Console().print(table)
