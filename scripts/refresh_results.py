@@ -13,6 +13,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+from resvar.files import shipped
 from resvar.reports.figures import figures
 from resvar.reports.findings import Group, Report, build
 from resvar.reports.plotting import write_pictures
@@ -26,9 +27,6 @@ RESULTS = ROOT / "results"
 FIGURES = RESULTS / "figures"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- results: written by scripts/refresh_results.py -->", "<!-- end of results -->"
-PROTOCOLS = ("paper", "short", "quick")
-"""The folders that the report is about. Others hold runs that a note of ours rests on."""
-
 RECORDS = (
     files.CONFIG,
     files.ENVIRONMENT,
@@ -45,7 +43,10 @@ def main() -> None:
     asked = parser.parse_args()
     for folder in asked.folders:
         copy_records(folder, asked.beside)
-    report = build(read_records(sorted(filter(Path.is_dir, map(RESULTS.joinpath, PROTOCOLS)))))
+    # Folders beside those of the protocols hold runs that a note of ours rests on.
+    report = build(
+        read_records(sorted(filter(Path.is_dir, map(RESULTS.joinpath, shipped("protocols")))))
+    )
     text = render(report, "markdown").replace(f"{RESULTS.as_posix()}/", "")
     (RESULTS / "report.md").write_text(text)
     draw(report)

@@ -425,3 +425,14 @@ def test_threads_wait_briefly_unless_the_user_says_otherwise():
         environment = dict(given)
         _let_threads_wait_briefly(environment)
         assert environment.get("GOMP_SPINCOUNT") == wanted
+
+
+def test_threads_are_told_before_torch_loads():
+    code = (
+        "import os, sys\nfrom resvar import cli\n"
+        "cli.run_command = lambda _: print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)\n"
+        "cli.main([])"
+    )
+    clean = {key: value for key, value in os.environ.items() if "OMP" not in key}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean)
+    assert done.stdout == "10000 False\n", done.stderr

@@ -69,10 +69,10 @@ def keep_freed_memory() -> None:
     is taken anew and cleared by the system, 60,000 of them in an iteration of ResNet-164. The
     process holds on to its peak, which it needs again at once. Other C libraries are left alone.
     """
-    allocator = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if allocator is not None:
-        allocator(_M_MMAP_MAX, 0)
-        allocator(_M_TRIM_THRESHOLD, -1)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4

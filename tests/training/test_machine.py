@@ -1,3 +1,5 @@
+"""The switches of a run, in processes of their own: they cannot be taken back."""
+
 from __future__ import annotations
 
 import platform
@@ -9,10 +11,11 @@ import pytest
 FAULTS = """
 import resource, sys
 import torch
-from resvar.training import machine
+from resvar.config import resolve
+from resvar.training.machine import prepare
 
-if sys.argv[1] == "keep":
-    machine.keep_freed_memory()
+settings = resolve(options={"variant": "full-preact", "depth": 20})
+prepare(settings, torch.device("cpu"), keep_memory=sys.argv[1] == "keep")
 torch.set_num_threads(1)
 
 def iteration():
