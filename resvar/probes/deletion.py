@@ -18,7 +18,8 @@ from resvar.models.network import ResidualNetwork
 from resvar.models.unit import ResidualUnit
 from resvar.probes.findings import Deletion
 from resvar.probes.hooks import looking, mode, units
-from resvar.training.loop import autocast, memory_format, place
+from resvar.training.loop import autocast, place
+from resvar.training.machine import memory_format
 
 AT_A_TIME = 128
 """Images; their signal is kept at the input of every unit."""

@@ -17,6 +17,7 @@ from resvar.errors import UserError
 from resvar.kernels.build import BuildError, load
 from resvar.models.fused import fuse
 from resvar.models.network import ResidualNetwork
+from resvar.training.machine import memory_format
 
 Kernels = Literal["plain", "fused"]
 
@@ -65,8 +66,6 @@ def fuse_operators(
 
 
 def _obstacle(settings: Settings, device: torch.device) -> str | None:
-    from resvar.training.loop import memory_format
-
     if device.type != "cpu":
         return "they are for the processor"
     if settings.compile != "none":

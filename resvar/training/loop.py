@@ -27,6 +27,7 @@ from resvar.training.checkpoint import State
 from resvar.training.compiling import begin_micro_batch, compile_units, uncompiled
 from resvar.training.distributed import ALONE, Pool, World
 from resvar.training.fusing import fuse_operators
+from resvar.training.machine import memory_format
 from resvar.training.recomputing import recompute_units
 from resvar.training.schedule import learning_rate
 
@@ -473,14 +474,6 @@ def place(network: ResidualNetwork, settings: Settings, device: torch.device) ->
     """The network on the device, in the settings' memory format."""
     moved: ResidualNetwork = network.to(device).to(memory_format=memory_format(settings))
     return moved
-
-
-def memory_format(settings: Settings) -> torch.memory_format:
-    """channels_last is what bf16 convolutions are fast in; in fp32 it gains nothing on a CPU."""
-    if settings.memory_format != "auto":
-        named = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-        return named[settings.memory_format]
-    return torch.channels_last if settings.precision == "bf16" else torch.contiguous_format
 
 
 def measure_throughput(settings: Settings, device: torch.device, seconds: float = 4.0) -> float:
