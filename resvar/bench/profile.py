@@ -19,6 +19,7 @@ AROUND = {"bench::data": "data", "Optimizer.": "optimizer", "AccumulateGrad": "o
 over micro-batches count as the optimizer's."""
 
 OPERATORS = (
+    ("resvar::weight_gradient", "convolution"),
     ("resvar::", "fused"),
     ("CompiledFunction", "fused"),
     ("Torch-Compiled", "fused"),

@@ -1,4 +1,4 @@
-"""Build `fused.cpp` at its first use here, keep the library, and load it into torch.
+"""Build `fused.cpp` and its headers at their first use here, keep the library, load it into torch.
 
 The library lies in the user's cache under a name made of everything that decides what is in it: the
 source, torch's version, the compiler, its flags and the processor. So nothing stale is ever loaded,
@@ -83,7 +83,8 @@ def _key(compiler: str) -> str:
     ).stdout
     cpu = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     cpu = [line for line in cpu if line.startswith(("model", "flags", "Features", "CPU part"))]
-    parts = (SOURCE.read_text(), torch.__version__, compiler, version, *FLAGS, *cpu)
+    sources = [file.read_text() for file in sorted(SOURCE.parent.glob("*.[ch]*"))]
+    parts = (*sources, torch.__version__, compiler, version, *FLAGS, *cpu)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

@@ -1,14 +1,16 @@
-"""Fewer passes over memory: BN and the ReLU after it as one operator, the same function.
+"""Fewer passes over memory: BN, ReLU and convolution as one operator, the same function.
 
-What a network computes is written in `resvar.models.unit`: BN and ReLU are modules in a row. A
-`Chain` is such a row. Once `fuse` has been called on a network, its chains give BN and ReLU to one
-operator (resvar/kernels/fused.cpp) wherever that can take them, and go through the modules
-one by one wherever it cannot: in evaluation, under hooks, for another layout or type. Weights,
-names and random numbers are untouched; results agree to rounding.
+What a network computes is written in `resvar.models.unit`: BN, ReLU and convolutions are modules in
+a row. A `Chain` is such a row. Once `fuse` has been called on a network, its chains give BN, the
+ReLU after it and the convolution after that to one operator (resvar/kernels/fused.cpp) wherever
+that can take them, and go through the modules one by one wherever it cannot: in evaluation, under
+hooks, for another layout or type. Weights, names and random numbers are untouched; results agree
+to rounding.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import cast
 
 import torch
@@ -25,16 +27,20 @@ class Chain(nn.Sequential):
             return cast(Tensor, super().forward(x))  # type: ignore[no-untyped-call]
         return _run(list(self), x)
 
-    def fork(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What comes out, and x for a second path.
+    def fork(self, x: Tensor, after: Chain) -> tuple[Tensor, Tensor]:
+        """What comes out of this chain and the one after it, and x for a second path.
 
         Both paths send a gradient back to x. Fused, BN's backward pass adds the second one to its
         own as it writes it; otherwise adding the two is an operation of its own.
         """
-        if self.fused and (head := _fusible(list(self), x)):
-            out, again = _bn(head, x, fork=True)
-            return _run(list(self)[len(head) :], out), again
-        return self(x), x
+        if not self.fused or _hooked(after):
+            return after(self(x)), x
+        modules = [*self, *after]
+        head = _head(modules, x)
+        if head and type(head[0]) is nn.BatchNorm2d:
+            out, again = _operator(head, x, fork=True)
+            return _run(modules[len(head) :], out), again
+        return _run(modules, x), x
 
 
 def fuse(network: nn.Module) -> None:
@@ -46,8 +52,8 @@ def fuse(network: nn.Module) -> None:
 
 def _run(modules: list[nn.Module], x: Tensor) -> Tensor:
     while modules:
-        if head := _fusible(modules, x):
-            (x,) = _bn(head, x)
+        if head := _head(modules, x):
+            (x,) = _operator(head, x)
         else:
             head = modules[:1]
             x = head[0](x)
@@ -55,27 +61,67 @@ def _run(modules: list[nn.Module], x: Tensor) -> Tensor:
     return x
 
 
-def _fusible(modules: list[nn.Module], x: Tensor) -> list[nn.Module]:
-    """The modules at the beginning that one operator computes: BN and ReLU, BN alone, or none."""
-    if not modules or not _takes(modules[0], x):
-        return []
-    relu = len(modules) > 1 and type(modules[1]) is nn.ReLU and not _hooked(modules[1])
-    return modules[: 1 + relu]
+def _head(modules: list[nn.Module], x: Tensor) -> list[nn.Module]:
+    """The modules at the beginning that one operator computes, in the order BN, ReLU, convolution.
+
+    BN may stand alone, and so may a convolution; ReLU is only taken after BN. None: an empty list.
+    """
+    head: list[nn.Module] = []
+    if modules and _takes_bn(modules[0], x):
+        relu = len(modules) > 1 and type(modules[1]) is nn.ReLU and not _hooked(modules[1])
+        head = modules[: 1 + relu]
+    following = modules[len(head) : len(head) + 1]
+    return head + following if following and _takes_conv(following[0], x) else head
 
 
-def _takes(bn: nn.Module, x: Tensor) -> bool:
+def _takes_bn(bn: nn.Module, x: Tensor) -> bool:
     return (
         type(bn) is nn.BatchNorm2d
         and bn.training
         and bn.affine
         and bn.momentum is not None
         and not _hooked(bn)
-        and x.device.type == "cpu"
-        and x.ndim == 4
+        and _in_rows(x)
         and x.numel() > x.shape[1]  # torch refuses one value per channel, and says so
         and _WIDE.get(x.dtype) is bn.weight.dtype
+    )
+
+
+def _takes_conv(conv: nn.Module, x: Tensor) -> bool:
+    """Whether the gradient of its weights is one that weight_gradient.h computes."""
+    return (
+        type(conv) is nn.Conv2d
+        and conv.training
+        and not _hooked(conv)
+        and conv.bias is None
+        and (conv.kernel_size, conv.padding) in (((1, 1), (0, 0)), ((3, 3), (1, 1)))
+        and conv.stride == conv.dilation == (1, 1)
+        and conv.groups == 1
+        and conv.padding_mode == "zeros"
+        and conv.in_channels % 16 == conv.out_channels % 16 == 0
+        and _in_rows(x)
+        and x.dtype is torch.bfloat16
+        and x.shape[3] % 2 == 0
+        and conv.weight.dtype is (torch.float32 if _autocast() else torch.bfloat16)
+        and _has_pairs()
+    )
+
+
+def _in_rows(x: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.ndim == 4
         and x.is_contiguous(memory_format=torch.channels_last)
     )
+
+
+def _autocast() -> bool:
+    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16
+
+
+@cache
+def _has_pairs() -> bool:
+    return bool(torch.ops.resvar.has_pairs())
 
 
 _WIDE = {
@@ -88,14 +134,18 @@ def _hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def _bn(head: list[nn.Module], x: Tensor, fork: bool = False) -> list[Tensor]:
-    bn = cast(nn.BatchNorm2d, head[0])
+def _operator(head: list[nn.Module], x: Tensor, fork: bool = False) -> list[Tensor]:
+    filters = head[-1].weight if type(head[-1]) is nn.Conv2d else None
+    if type(head[0]) is not nn.BatchNorm2d:
+        return [torch.ops.resvar.conv(x, filters)]
+    bn = head[0]
     mean, var = bn.running_mean, bn.running_var
     if not bn.track_running_stats:
         mean = var = None
     elif bn.num_batches_tracked is not None:
         bn.num_batches_tracked.add_(1)
+    relu = any(type(module) is nn.ReLU for module in head)
     out: list[Tensor] = torch.ops.resvar.bn(
-        x, bn.weight, bn.bias, mean, var, bn.momentum, bn.eps, len(head) > 1, fork
+        x, bn.weight, bn.bias, mean, var, bn.momentum, bn.eps, relu, fork, filters
     )
     return out

@@ -48,11 +48,14 @@ class ResidualUnit(nn.Module):
         self.after_add = ops(ordering.after_add, channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        activated, x = self.lead.fork(x)
         # A projection is a convolution and takes what the branch takes; identity and padding
         # pass the raw signal on, which is the point of pre-activation.
-        carried = self.shortcut(activated if isinstance(self.shortcut, Projection) else x)
-        return self.after_add(self.branch(activated) + carried)  # type: ignore[no-any-return]
+        if isinstance(self.shortcut, Projection):
+            x = self.lead(x)
+            y = self.branch(x)
+        else:
+            y, x = self.lead.fork(x, self.branch)
+        return self.after_add(y + self.shortcut(x))  # type: ignore[no-any-return]
 
 
 class Projection(Chain):

@@ -95,7 +95,7 @@ def test_a_fork_adds_the_gradient_of_the_second_path(shape, relu):
     torch.manual_seed(2)
 
     def unit(one, x):
-        out, again = one.fork(x)
+        out, again = one.fork(x, Chain())
         assert torch.equal(again, x)
         return out * 2 + again
 
@@ -106,7 +106,9 @@ def test_a_fork_adds_the_gradient_of_the_second_path(shape, relu):
 def test_paths_that_nothing_comes_back_from():
     x = signal(2, 16, 4, 4, dtype=torch.float64)
     for path in (0, 1):
-        plain, fused = both(chain(16, dtype=torch.float64), x, lambda c, x, p=path: c.fork(x)[p])
+        plain, fused = both(
+            chain(16, dtype=torch.float64), x, lambda c, x, p=path: c.fork(x, Chain())[p]
+        )
         assert torch.allclose(plain["x"], fused["x"], rtol=1e-12, atol=1e-12)
 
 
@@ -150,7 +152,7 @@ def test_the_same_bits_twice_and_with_other_threads():
     try:
         for count in (1, 1, 2, 3):
             torch.set_num_threads(count)
-            runs.append(both(one, x, lambda c, x: sum(c.fork(x)))[1])
+            runs.append(both(one, x, lambda c, x: sum(c.fork(x, Chain())))[1])
     finally:
         torch.set_num_threads(threads)
     for other in runs[1:]:
@@ -163,6 +165,179 @@ def test_a_second_derivative_is_refused():
     x = signal(2, 16, 4, 4).requires_grad_()
     with pytest.raises(RuntimeError, match="no second derivative"):
         torch.autograd.grad(one(x).sum(), x, create_graph=True)
+
+
+# --- with the convolution after it ----------------------------------------------------------------
+
+PAIRS = pytest.mark.skipif(
+    "not build.find_compiler() or build.load() or not torch.ops.resvar.has_pairs()",
+    reason="no instruction for pairs of bf16 here",
+)
+
+CONVOLUTIONS = [  # images, channels in and out, height, width, kernel
+    (64, 16, 64, 32, 32, 1), (5, 64, 16, 6, 8, 1), (9, 256, 64, 8, 8, 1), (3, 80, 208, 4, 2, 1),
+    (7, 16, 16, 32, 32, 3), (64, 64, 64, 8, 8, 3), (3, 48, 32, 5, 6, 3), (1, 16, 16, 1, 2, 3),
+    (2, 80, 208, 4, 2, 3),
+]  # fmt: skip
+
+
+def layers(channels_in, channels_out, kernel, *before):
+    conv = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, bias=False)
+    return Chain(*before, conv)
+
+
+@PAIRS
+@pytest.mark.parametrize("shape", CONVOLUTIONS)
+@pytest.mark.parametrize("ops", ["bn relu", "bn", ""])
+def test_the_weights_gradient_is_torchs_in_fp32(shape, ops):
+    """Of the same signals in bf16: products are exact, sums in fp32, nothing is rounded again."""
+    torch.manual_seed(8)
+    images, channels_in, channels_out, height, width, kernel = shape
+    before = chain(channels_in, relu="relu" in ops) if ops else Chain()
+    one = layers(channels_in, channels_out, kernel, *before)
+    x = signal(images, channels_in, height, width, dtype=torch.bfloat16)
+    fuse(one)
+    fuse(before)
+    enters = before(x).detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = one(x)
+    gradient = signal(*out.shape, dtype=torch.bfloat16)
+    out.backward(gradient)
+    weights = one[-1].weight.detach().clone().requires_grad_()
+    true = nn.functional.conv2d(enters.float(), weights, padding=kernel // 2)
+    true.backward(gradient.float())
+    apart = (one[-1].weight.grad - weights.grad).abs().max() / weights.grad.abs().max()
+    assert float(apart) < 3e-6
+
+
+@PAIRS
+@pytest.mark.parametrize("shape", CONVOLUTIONS)
+@pytest.mark.parametrize("fork", [True, False])
+def test_with_a_convolution_all_else_has_the_same_bits_as_without(shape, fork):
+    torch.manual_seed(9)
+    images, channels_in, channels_out, height, width, kernel = shape
+    bn = chain(channels_in)
+    conv = layers(channels_in, channels_out, kernel)
+    x = signal(images, channels_in, height, width, dtype=torch.bfloat16)
+
+    def train(separate):
+        lead, branch, given = copy.deepcopy(bn), copy.deepcopy(conv), x.clone().requires_grad_()
+        fuse(lead)
+        if not separate:
+            fuse(branch)
+        with torch.autocast("cpu", torch.bfloat16):
+            if separate:
+                activated, again = lead.fork(given, Chain())
+                out = branch(activated)
+            else:
+                out, again = lead.fork(given, branch)
+        torch.manual_seed(10)
+        weights = torch.randn_like(out)
+        loss = (out * weights).sum() + (again.square().sum() if fork else 0)
+        loss.backward()
+        kept = dict(lead.named_buffers())
+        return [out, given.grad, lead[0].weight.grad, lead[0].bias.grad, *kept.values()]
+
+    for alone, together in zip(train(True), train(False), strict=True):
+        assert torch.equal(alone, together)
+
+
+@PAIRS
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_the_weights_gradient_has_the_same_bits_with_other_threads(kernel):
+    torch.manual_seed(11)
+    one = layers(48, 64, kernel, *chain(48))
+    fuse(one)
+    x = signal(16, 48, 16, 16, dtype=torch.bfloat16)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 1, 2, 3):
+            torch.set_num_threads(count)
+            with torch.autocast("cpu", torch.bfloat16):
+                (gradient,) = torch.autograd.grad(one(x).float().square().sum(), one[-1].weight)
+            found.append(gradient)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+@PAIRS
+def test_for_backward_only_the_signal_before_bn_is_kept():
+    x = signal(4, 16, 8, 8, dtype=torch.bfloat16).requires_grad_()
+    kept = {}
+    for fused in (False, True):
+        one = layers(16, 16, 3, *chain(16))
+        if fused:
+            fuse(one)
+        sizes = kept[fused] = []
+        with (
+            torch.autograd.graph.saved_tensors_hooks(
+                lambda t, sizes=sizes: sizes.append(t.shape) or t, lambda t: t
+            ),
+            torch.autocast("cpu", torch.bfloat16),
+        ):
+            one(x)
+    assert kept[True].count(x.shape) == 1
+    assert kept[False].count(x.shape) > 1
+
+
+@PAIRS
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stride": 2}, {"groups": 2}, {"bias": True}, {"dilation": 2, "padding": 2},
+        {"padding": 0}, {"padding_mode": "reflect"}, {"kernel_size": 5, "padding": 2},
+        {"out_channels": 8},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_convolutions_that_it_cannot_take_are_torchs(monkeypatch, change):
+    options = {"out_channels": 16, "kernel_size": 3, "padding": 1, "bias": False} | change
+    one = Chain(*chain(16), nn.Conv2d(16, **options))
+    x = signal(4, 16, 8, 8, dtype=torch.bfloat16)
+    used = calls(monkeypatch)
+    fuse(one)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = one(x)
+        assert torch.equal(out, one[2](Chain(*one[:2])(x))) or out.shape != x.shape
+    assert [given[-1] for given in used] == [None]
+
+
+@PAIRS
+@pytest.mark.parametrize("case", ["odd width", "hook", "evaluation", "fp32", "no autocast"])
+def test_convolutions_stay_torchs_where_something_else_is_asked(monkeypatch, case):
+    one = layers(16, 16, 3, *chain(16))
+    x = signal(4, 16, 8, 7 if case == "odd width" else 8, dtype=torch.bfloat16)
+    seen = []
+    if case == "hook":
+        one[2].register_forward_hook(lambda *_: seen.append(1))
+    if case == "evaluation":
+        one[2].eval()
+    if case == "fp32":
+        x = x.float()
+    used = calls(monkeypatch)
+    fuse(one)
+    if case == "no autocast":
+        with pytest.raises(RuntimeError, match="type"):
+            one(x)
+    else:
+        with torch.autocast("cpu", torch.bfloat16):
+            one(x)
+    assert [given[-1] for given in used] == [None]
+    assert len(seen) == (case == "hook")
+
+
+@PAIRS
+def test_a_network_gives_it_every_convolution_that_it_takes(monkeypatch):
+    """ResNet-11 in full-preact, by hand: three units of three convolutions. Not taken: the stem's 3
+    input channels, two strided 1×1 and three projections, of which the first is not strided."""
+    used, real, alone = calls(monkeypatch), torch.ops.resvar.conv, []
+    monkeypatch.setattr(torch.ops.resvar, "conv", lambda *a: alone.append(a) or real(*a))
+    network = build_model("full-preact", depth=11, seed=1)
+    fuse(network)
+    trained(network, torch.randn(4, 3, 32, 32), torch.bfloat16)
+    assert len([given for given in used if given[-1] is not None]) == 6
+    assert len(alone) == 2  # the first convolution and the projection of the first unit
 
 
 # --- where it stays out ---------------------------------------------------------------------------
@@ -188,7 +363,7 @@ def test_otherwise_the_modules_run_one_by_one(monkeypatch, change):
     used = calls(monkeypatch)
     fuse(one)
     assert torch.equal(one(x), plain)
-    assert torch.equal(one.fork(x)[0], plain)
+    assert torch.equal(one.fork(x, Chain())[0], plain)
     assert used == []
 
 
