@@ -42,6 +42,12 @@ struct Layer : torch::autograd::Function<Layer> {
     TORCH_CHECK(
         x.is_contiguous(at::MemoryFormat::ChannelsLast) && x.numel() > x.size(1),
         "resvar::bn takes a tensor [N, C, H, W] in channels_last with two values per channel");
+    TORCH_CHECK(
+        !filters || (x.scalar_type() == at::kBFloat16 && x.size(3) % 2 == 0 &&
+                     x.size(1) % LANES == 0 && filters->size(0) % LANES == 0 &&
+                     (filters->size(2) == 1 || filters->size(2) == 3)),
+        "resvar: a convolution here takes bf16 of an even width, channels in sixteens, and a kernel "
+        "of 1 or 3");
     at::AutoDispatchBelowADInplaceOrView below;
     Tensor y = x, mean, invstd;
     if (weight)

@@ -328,6 +328,14 @@ def test_convolutions_stay_torchs_where_something_else_is_asked(monkeypatch, cas
 
 
 @PAIRS
+@pytest.mark.parametrize("shape", [(2, 16, 4, 3), (2, 24, 4, 4)])
+def test_the_operator_itself_refuses_what_it_would_get_wrong(shape):
+    x = signal(*shape, dtype=torch.bfloat16)
+    with pytest.raises(RuntimeError, match="an even width, channels in sixteens"):
+        torch.ops.resvar.conv(x, torch.randn(16, shape[1], 1, 1))
+
+
+@PAIRS
 def test_a_network_gives_it_every_convolution_that_it_takes(monkeypatch):
     """ResNet-11 in full-preact, by hand: three units of three convolutions. Not taken: the stem's 3
     input channels, two strided 1×1 and three projections, of which the first is not strided."""
