@@ -45,7 +45,8 @@ struct Layer : torch::autograd::Function<Layer> {
     TORCH_CHECK(
         !filters || (x.scalar_type() == at::kBFloat16 && x.size(3) % 2 == 0 &&
                      x.size(1) % LANES == 0 && filters->size(0) % LANES == 0 &&
-                     (filters->size(2) == 1 || filters->size(2) == 3)),
+                     (filters->size(2) == 1 || filters->size(2) == 3) &&
+                     filters->size(2) == filters->size(3)),
         "resvar: a convolution here takes bf16 of an even width, channels in sixteens, and a kernel "
         "of 1 or 3");
     at::AutoDispatchBelowADInplaceOrView below;

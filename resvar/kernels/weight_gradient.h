@@ -28,8 +28,6 @@ constexpr int64_t TILE = LANES * LANES;
 constexpr int64_t SCRATCH = 65536;     // bytes of both signals in pairs
 constexpr int64_t PARTS = 16;          // at least so many, where there are as many images
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 struct Convolution {
   int64_t images, height, width, inputs, outputs, kernel;
 
