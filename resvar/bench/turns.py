@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 from resvar.bench.contenders import Contender
-from resvar.errors import RunError
+from resvar.errors import RunError, UserError
 
 
 class Worker:
@@ -50,6 +50,7 @@ class Worker:
         """Wait for what it found.
 
         Raises:
+            UserError: it cannot be had on this machine.
             RunError: it ended; what it said of the reason stands above.
         """
         assert self._process.stdout is not None
@@ -57,6 +58,8 @@ class Worker:
         if not line:
             self._gone()
         found: dict[str, Any] = json.loads(line)
+        if "refused" in found:
+            raise UserError(f"{self.name}: {found['refused']}")
         return found
 
     def ask(self, **command: Any) -> dict[str, Any]:

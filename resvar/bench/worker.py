@@ -24,6 +24,7 @@ from resvar.bench.plain import PlainTraining
 from resvar.bench.profile import shares
 from resvar.config import Settings
 from resvar.data.batches import Normalization, TrainingBatches
+from resvar.errors import UserError
 from resvar.training.fusing import choose_kernels
 from resvar.training.loop import (
     Sums,
@@ -130,15 +131,18 @@ class _Noted:
             return self.batches.batch(iteration)
 
 
+LONGEST_PRODUCT = 0.4
+"""Seconds; a product of sides twice as long takes eight times as long."""
+
+
 class Ceiling:
     """What the machine can do at most: a large matrix product, and a large copy."""
 
     def __init__(self, device: torch.device) -> None:
-        side = 2048 if device.type == "cpu" else 8192
-        self.device, self.flop = device, 2.0 * side**3
+        self.device = device
         torch.manual_seed(0)
         self.matrices = {
-            name: torch.randn(side, side, device=device).to(kind)
+            name: self._large(kind)
             for name, kind in (("bf16", torch.bfloat16), ("fp32", torch.float32))
         }
         self.source = torch.ones(2**26, device=device)  # 256 MiB, far beyond the caches
@@ -147,12 +151,21 @@ class Ceiling:
     def run(self, seconds: float = 0.3) -> dict[str, float]:
         """FLOP per second of both products; bytes per second of a copy, read and written."""
         found = {
-            name: self.flop / self._each(lambda m=matrix: torch.mm(m, m), seconds)  # type: ignore[misc]
+            name: 2.0 * len(matrix) ** 3 / self._each(_product(matrix), seconds)
             for name, matrix in self.matrices.items()
         }
         moved = 2.0 * self.source.numel() * self.source.element_size()
         found["copy"] = moved / self._each(lambda: self.target.copy_(self.source), seconds)
         return found
+
+    def _large(self, kind: torch.dtype) -> torch.Tensor:
+        """Where bf16 is no instruction of the processor, a large product would take minutes."""
+        side, most = 256, 2048 if self.device.type == "cpu" else 8192
+        while True:
+            matrix = torch.randn(side, side, device=self.device).to(kind)
+            if side == most or self._each(_product(matrix), 0) > LONGEST_PRODUCT / 8:
+                return matrix
+            side *= 2
 
     def _each(self, work: Callable[[], object], seconds: float) -> float:
         """Seconds of one of as many as fit, the first left out; the median."""
@@ -164,6 +177,10 @@ class Ceiling:
                 torch.cuda.synchronize(self.device)
             times.append(time.perf_counter() - begun)
         return float(np.median(times[1:]))
+
+
+def _product(matrix: torch.Tensor) -> Callable[[], object]:
+    return lambda: torch.mm(matrix, matrix)
 
 
 def memory(field: str) -> int | None:
@@ -204,7 +221,11 @@ def main() -> None:
         work = Ceiling(device)
     else:
         settings = Settings.model_validate(asked["settings"])
-        work = Training(Contender("", settings, plain=asked["plain"]), device)
+        try:
+            work = Training(Contender("", settings, plain=asked["plain"]), device)
+        except UserError as error:
+            answer(refused=str(error))
+            return
     answer(threads=torch.get_num_threads(), precision=_precision(work))
     for line in sys.stdin:
         command = json.loads(line)

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
+from resvar.bench import worker
 from resvar.bench.bench import fit, record, splits
 from resvar.bench.contenders import Asked, contenders
 from resvar.bench.turns import Ceilings, Measured
@@ -126,3 +128,22 @@ def test_wrong_input_is_refused_before_any_work(arguments, part, capsys):
     assert not out
     assert part in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_contender_that_cannot_be_had_here_is_refused_in_one_sentence(capfd):
+    asked = ["--depth", "8", "--compare", "kernels=fused,memory_format=contiguous"]
+    assert run_command(["bench", *asked, "--set", "precision=fp32", "--device", "cpu"]) == 2
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert "kernels=fused" in last
+    assert "memory_format=channels_last" in last
+
+
+def test_a_processor_that_is_slow_in_bf16_multiplies_smaller_matrices(monkeypatch):
+    def seconds(self, work, least):
+        matrix = work()
+        slow = 1e9 if matrix.dtype is torch.bfloat16 else 1e12
+        return 2 * len(matrix) ** 3 / slow
+
+    monkeypatch.setattr(worker.Ceiling, "_each", seconds)
+    sides = {name: len(m) for name, m in worker.Ceiling(torch.device("cpu")).matrices.items()}
+    assert sides == {"bf16": 512, "fp32": 2048}
