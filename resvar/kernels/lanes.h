@@ -1,11 +1,12 @@
-// Sixteen channels at a time: numbers of a type T in memory, computed in float (double for double).
+// Some channels at a time, as many as fill a register of the processor: numbers of a type T in memory,
+// computed in float (double for double). How many decides no bit, since each channel is for itself.
 
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <cstring>
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -13,17 +14,21 @@ namespace resvar {
 
 using at::Tensor;
 
+#if defined(__AVX512F__)
 constexpr int64_t LANES = 16;
+#else
+constexpr int64_t LANES = 8;  // g++ splits a longer vector badly: half as fast on AVX2
+#endif
 
 // The type that numbers of type T are computed in.
 template <typename T> struct Wide { using type = float; };
 template <> struct Wide<double> { using type = double; };
 
 template <typename A> struct Vector;
-template <> struct Vector<float> { typedef float type __attribute__((vector_size(64))); };
-template <> struct Vector<double> { typedef double type __attribute__((vector_size(128))); };
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
+template <> struct Vector<float> { typedef float type __attribute__((vector_size(4 * LANES))); };
+template <> struct Vector<double> { typedef double type __attribute__((vector_size(8 * LANES))); };
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
 
 template <typename T> using Acc = typename Wide<T>::type;
 template <typename T> using Vec = typename Vector<Acc<T>>::type;
@@ -39,6 +44,8 @@ template <> inline Vec<at::BFloat16> get(const at::BFloat16* from) {
   std::memcpy(&halves, from, sizeof halves);
 #if defined(__AVX512F__)
   const Words words = (Words)_mm512_cvtepu16_epi32((__m256i)halves);  // g++ 12 takes four steps
+#elif defined(__AVX2__)
+  const Words words = (Words)_mm256_cvtepu16_epi32((__m128i)halves);
 #else
   const Words words = __builtin_convertvector(halves, Words);
 #endif
@@ -64,7 +71,7 @@ template <> inline void put(at::BFloat16* to, Vec<float> value) {
   std::memcpy(to, &halves, sizeof halves);
 }
 
-// The last channels where 16 do not divide their number: `count` of them, the other lanes zero.
+// The last channels where LANES do not divide their number: `count` of them, the other lanes zero.
 template <typename T> inline Vec<T> get(const T* from, int64_t count) {
   if (count == LANES) return get(from);
   T lanes[LANES] = {};

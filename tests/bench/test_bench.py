@@ -139,7 +139,7 @@ def test_a_contender_that_cannot_be_had_here_is_refused_in_one_sentence(capfd):
 
 
 def test_a_processor_that_is_slow_in_bf16_multiplies_smaller_matrices(monkeypatch):
-    def seconds(self, work, least):
+    def seconds(_self, work, _least):
         matrix = work()
         slow = 1e9 if matrix.dtype is torch.bfloat16 else 1e12
         return 2 * len(matrix) ** 3 / slow
