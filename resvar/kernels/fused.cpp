@@ -43,12 +43,13 @@ struct Layer : torch::autograd::Function<Layer> {
         x.is_contiguous(at::MemoryFormat::ChannelsLast) && x.numel() > x.size(1),
         "resvar::bn takes a tensor [N, C, H, W] in channels_last with two values per channel");
     TORCH_CHECK(
-        !filters || (x.scalar_type() == at::kBFloat16 && x.size(3) % 2 == 0 &&
-                     x.size(1) % LANES == 0 && filters->size(0) % LANES == 0 &&
+        !filters || (takes_convolutions(x.scalar_type()) &&
+                     (x.scalar_type() == at::kFloat || x.size(3) % 2 == 0) &&
+                     x.size(1) % SIDE == 0 && filters->size(0) % SIDE == 0 &&
                      (filters->size(2) == 1 || filters->size(2) == 3) &&
                      filters->size(2) == filters->size(3)),
-        "resvar: a convolution here takes bf16 of an even width, channels in sixteens, and a kernel "
-        "of 1 or 3");
+        "resvar: a convolution here takes fp32, or bf16 of an even width, as far as the processor has "
+        "the instructions, channels in sixteens, and a kernel of 1 or 3");
     at::AutoDispatchBelowADInplaceOrView below;
     Tensor y = x, mean, invstd;
     if (weight)
@@ -123,14 +124,6 @@ Tensor conv(const Tensor& x, const Tensor& filters) {
   return Layer::apply(x, none, none, none, none, 0.0, 0.0, false, false, filters)[0];
 }
 
-bool has_pairs() {
-#ifdef RESVAR_PAIRS
-  return true;
-#else
-  return false;
-#endif
-}
-
 }  // namespace resvar
 
 TORCH_LIBRARY(resvar, library) {
@@ -139,5 +132,5 @@ TORCH_LIBRARY(resvar, library) {
       "float momentum, float eps, bool relu, bool fork, Tensor? filters=None) -> Tensor[]",
       &resvar::bn);
   library.def("conv(Tensor x, Tensor filters) -> Tensor", &resvar::conv);
-  library.def("has_pairs() -> bool", &resvar::has_pairs);
+  library.def("takes_convolutions(ScalarType type) -> bool", &resvar::takes_convolutions);
 }

@@ -100,10 +100,9 @@ def _takes_conv(conv: nn.Module, x: Tensor) -> bool:
         and conv.padding_mode == "zeros"
         and conv.in_channels % 16 == conv.out_channels % 16 == 0
         and _in_rows(x)
-        and x.dtype is torch.bfloat16
-        and x.shape[3] % 2 == 0
-        and conv.weight.dtype is (torch.float32 if _autocast() else torch.bfloat16)
-        and _has_pairs()
+        and (x.dtype is torch.float32 or x.shape[3] % 2 == 0)
+        and _stays(x.dtype, conv.weight.dtype)
+        and _takes_convolutions(x.dtype)
     )
 
 
@@ -115,13 +114,16 @@ def _in_rows(x: Tensor) -> bool:
     )
 
 
-def _autocast() -> bool:
-    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16
+def _stays(signal: torch.dtype, weights: torch.dtype) -> bool:
+    """Whether torch's own convolution would leave a signal in its type, autocast or not."""
+    if torch.is_autocast_enabled("cpu"):
+        return signal is torch.get_autocast_dtype("cpu") and weights is torch.float32
+    return signal is weights
 
 
 @cache
-def _has_pairs() -> bool:
-    return bool(torch.ops.resvar.has_pairs())
+def _takes_convolutions(signal: torch.dtype) -> bool:
+    return bool(torch.ops.resvar.takes_convolutions(signal))
 
 
 _WIDE = {

@@ -1,8 +1,8 @@
-"""`kernels: fused`: BN, ReLU and the shortcut's gradient in operators of our own.
+"""`kernels: fused`: BN, ReLU, the shortcut's and the weights' gradients in operators of our own.
 
-`auto` takes them where they gain something and can be built, on a processor in channels_last. Their
-results differ from the plain ones by rounding. So what was taken is written down, as precision is,
-and a run goes on with what it began with.
+`auto` takes them where they gain something and can be built, on a processor; a signal then lies in
+channels_last. Their results differ from the plain ones by rounding. So what was taken is written
+down, as precision is, and a run goes on with what it began with.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from resvar.errors import UserError
 from resvar.kernels.build import BuildError, load
 from resvar.models.fused import fuse
 from resvar.models.network import ResidualNetwork
-from resvar.training.machine import memory_format
 
 Kernels = Literal["plain", "fused"]
 
@@ -40,6 +39,7 @@ def choose_kernels(
     if obstacle is None:
         try:
             load(say)
+            obstacle = _gain(settings)
         except BuildError as error:
             obstacle = str(error)
             if settings.kernels == "auto" and say is not None:
@@ -70,6 +70,14 @@ def _obstacle(settings: Settings, device: torch.device) -> str | None:
         return "they are for the processor"
     if settings.compile != "none":
         return "they do not go with 'compile' unit, which fuses in its own way"
-    if memory_format(settings) != torch.channels_last:
-        return "they need channels_last (--set memory_format=channels_last, or bf16)"
+    if settings.memory_format == "contiguous":
+        return "they need channels_last (--set memory_format=channels_last, or auto)"
+    return None
+
+
+def _gain(settings: Settings) -> str | None:
+    """In fp32 `auto` is not sure of channels_last without the convolutions that go with it."""
+    chosen = settings.kernels == settings.memory_format == "auto" and settings.precision == "fp32"
+    if chosen and not torch.ops.resvar.takes_convolutions(torch.float32):
+        return "they gain nothing in fp32 on this processor"
     return None

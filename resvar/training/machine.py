@@ -47,11 +47,12 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
 
 
 def memory_format(settings: Settings) -> torch.memory_format:
-    """channels_last is what bf16 convolutions are fast in; in fp32 it gains nothing on a CPU."""
+    """`auto` is channels_last where bf16 convolutions or the fused operators are at work."""
     if settings.memory_format != "auto":
         named = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
         return named[settings.memory_format]
-    return torch.channels_last if settings.precision == "bf16" else torch.contiguous_format
+    rows = settings.precision == "bf16" or settings.kernels == "fused"
+    return torch.channels_last if rows else torch.contiguous_format
 
 
 def prepare(settings: Settings, device: torch.device, keep_memory: bool = True) -> None:

@@ -1,0 +1,160 @@
+// Some rows of an image in bf16, as the instruction AVX512_BF16 takes them: it multiplies pairs of bf16
+// and adds up both products. A pair here is a pixel and the one to its right.
+
+#pragma once
+
+#include "convolution.h"
+
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+#define RESVAR_PAIRS 1
+
+namespace resvar {
+
+using Bf16 = at::BFloat16;
+using Pair = uint32_t;  // two bf16
+
+// --- pairs of pixels ------------------------------------------------------------------------------
+
+inline __m512i order_of_pairs() {
+  alignas(64) uint16_t order[2 * LANES];
+  for (int i = 0; i < LANES; ++i) order[2 * i] = i, order[2 * i + 1] = LANES + i;
+  return _mm512_load_si512(order);
+}
+
+// sum[i][o] += the products of `rows` rows of `pairs` pairs; the rows lie x_row and dy_row apart.
+inline void add_tile(float* sum, const Pair* x, int64_t x_row, const Pair* dy, int64_t dy_row,
+                     int64_t rows, int64_t pairs, Ahead& ahead) {
+  __m512 sums[LANES];
+  Ahead next = ahead;
+  for (int i = 0; i < LANES; ++i) sums[i] = _mm512_loadu_ps(sum + LANES * i);
+  for (int64_t row = 0; row < rows; ++row) {
+    const Pair *a = x + row * x_row, *b = dy + row * dy_row;
+    for (int64_t p = 0; p < pairs; ++p, a += LANES, b += LANES) {
+      const __m512bh outputs = (__m512bh)_mm512_loadu_si512(b);
+      next.step();
+#pragma GCC unroll 16
+      for (int i = 0; i < LANES; ++i)
+        sums[i] = _mm512_dpbf16_ps(sums[i], (__m512bh)_mm512_set1_epi32(a[i]), outputs);
+    }
+  }
+  for (int i = 0; i < LANES; ++i) _mm512_storeu_ps(sum + LANES * i, sums[i]);
+  ahead = next;
+}
+
+inline int64_t offset(int64_t row, int64_t pairs, int64_t pair) {
+  return (row * pairs + pair) * LANES;
+}
+
+// Both signals of a few rows in pairs, for the input channels and output channels of one part.
+struct PairStrip {
+  using Number = Bf16;
+
+  // 16 channels from c on of two pixels that lie next to each other: of the signal as it is,
+  struct Plain {
+    const Bf16* signal;
+    int64_t channels;
+    __m512i order = order_of_pairs();
+
+    __m512i pair(int64_t pixel, int64_t c) const {
+      const Bf16* left = signal + pixel * channels + c;
+      const __m256i l = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(left));
+      const __m256i r = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(left + channels));
+      return _mm512_permutexvar_epi16(order, _mm512_inserti64x4(_mm512_castsi256_si512(l), r, 1));
+    }
+  };
+
+  // and of what BN, and ReLU where it follows, make of it: to the bit what the forward pass wrote.
+  struct Normalised {
+    Plain plain;
+    const Affine<float>& affine;
+    bool relu;
+
+    __m512i pair(int64_t pixel, int64_t c) const {
+      const Bf16* left = plain.signal + pixel * plain.channels + c;
+      const __m512bh both = _mm512_cvtne2ps_pbh(one(left + plain.channels, c), one(left, c));
+      return _mm512_permutexvar_epi16(plain.order, (__m512i)both);
+    }
+
+    __m512 one(const Bf16* at, int64_t c) const {
+      const Vec<float> y = get(at) * get(affine.scale.data() + c) + get(affine.shift.data() + c);
+      return (__m512)(relu ? clip(y) : y);
+    }
+  };
+
+  const Convolution& c;
+  int64_t inputs, outputs, rows, pairs, halo;  // in tiles of channels; rows above and below
+  std::vector<Pair> dy, even, odd;  // pairs that begin in even columns, and in odd ones from -1 on
+
+  PairStrip(const Convolution& convolution, int64_t in, int64_t out)
+      : c(convolution), inputs(in), outputs(out), pairs(c.width / 2), halo(c.kernel / 2) {
+    constexpr int64_t scratch = 65536;  // bytes of both signals in pairs
+    const int64_t row = 64 * pairs * (outputs + inputs * (1 + halo));
+    rows = std::clamp<int64_t>(scratch / row, 1, c.height);
+    dy.resize(outputs * rows * pairs * LANES);
+    even.resize(inputs * (rows + 2 * halo) * pairs * LANES);
+    if (halo) odd.resize(inputs * (rows + 2 * halo) * (pairs + 1) * LANES);
+  }
+
+  // Rows `first` to `last` of an image, and of x the ones beside them.
+  template <typename Source>
+  void fill(const Source& x, const Plain& gradient, int64_t image, int64_t first, int64_t last,
+            int64_t input, int64_t output) {
+    const int64_t top = image * c.height;
+    for (int64_t row = first; row < last; ++row)
+      for (int64_t p = 0; p < pairs; ++p)
+        for (int64_t o = 0; o < outputs; ++o)
+          _mm512_storeu_si512(&dy[offset(o * rows + row - first, pairs, p)],
+                              gradient.pair((top + row) * c.width + 2 * p, output + LANES * o));
+    const int64_t end = std::min(c.height, last + halo);
+    for (int64_t row = std::max<int64_t>(0, first - halo); row < end; ++row) {
+      const int64_t to = row - first + halo;
+      for (int64_t p = 0; p < pairs; ++p)
+        for (int64_t i = 0; i < inputs; ++i)
+          _mm512_storeu_si512(&even[offset(i * (rows + 2 * halo) + to, pairs, p)],
+                              x.pair((top + row) * c.width + 2 * p, input + LANES * i));
+      for (int64_t i = 0; halo && i < inputs; ++i) shift(i * (rows + 2 * halo) + to);
+    }
+  }
+
+  // The products of all taps, added to sums[tap][input][output][16][16].
+  void add(float* sums, int64_t first, int64_t last, Ahead& ahead) const {
+    if (!halo) {
+      for (int64_t i = 0; i < inputs; ++i)
+        for (int64_t o = 0; o < outputs; ++o)
+          add_tile(sums + (i * outputs + o) * TILE, &even[offset(i * rows, pairs, 0)], 0,
+                   &dy[offset(o * rows, pairs, 0)], 0, 1, (last - first) * pairs, ahead);
+      return;
+    }
+    for (int64_t number = 0; number < 9; ++number) {
+      const Tap tap(c, number, first, last);
+      const bool same = tap.right == 0;
+      const int64_t width = same ? pairs : pairs + 1;
+      for (int64_t i = 0; i < inputs; ++i) {
+        const int64_t row = i * (rows + 2) + tap.from + tap.down - first + 1;
+        for (int64_t o = 0; o < outputs; ++o)
+          add_tile(sums + ((number * inputs + i) * outputs + o) * TILE,
+                   &(same ? even : odd)[offset(row, width, tap.right > 0)], width * LANES,
+                   &dy[offset(o * rows + tap.from - first, pairs, 0)], pairs * LANES,
+                   tap.to - tap.from, pairs, ahead);
+      }
+    }
+  }
+
+ private:
+  // Pairs that begin one column to the left, with zeros beyond both ends.
+  void shift(int64_t row) {
+    __m512i before = _mm512_setzero_si512();
+    for (int64_t p = 0; p <= pairs; ++p) {
+      const __m512i here =
+          p < pairs ? _mm512_loadu_si512(&even[offset(row, pairs, p)]) : _mm512_setzero_si512();
+      _mm512_storeu_si512(
+          &odd[offset(row, pairs + 1, p)],
+          _mm512_or_si512(_mm512_srli_epi32(before, 16), _mm512_slli_epi32(here, 16)));
+      before = here;
+    }
+  }
+};
+
+}  // namespace resvar
+
+#endif
