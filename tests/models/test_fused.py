@@ -6,6 +6,8 @@ import copy
 
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from resvar.files import shipped
@@ -169,15 +171,20 @@ def test_a_second_derivative_is_refused():
 
 # --- with the convolution after it ----------------------------------------------------------------
 
-PAIRS = pytest.mark.skipif(
-    "not build.find_compiler() or build.load() or not torch.ops.resvar.has_pairs()",
-    reason="no instruction for pairs of bf16 here",
-)
+TYPES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
+
+
+@pytest.fixture(autouse=True)
+def _only_types_that_this_processor_takes(request):
+    dtype = getattr(request.node, "callspec", None) and request.node.callspec.params.get("dtype")
+    if dtype is not None and not torch.ops.resvar.takes_convolutions(dtype):
+        pytest.skip(f"no instructions for convolutions in {dtype} here")
+
 
 CONVOLUTIONS = [  # images, channels in and out, height, width, kernel
     (64, 16, 64, 32, 32, 1), (5, 64, 16, 6, 8, 1), (9, 256, 64, 8, 8, 1), (3, 80, 208, 4, 2, 1),
     (7, 16, 16, 32, 32, 3), (64, 64, 64, 8, 8, 3), (3, 48, 32, 5, 6, 3), (1, 16, 16, 1, 2, 3),
-    (2, 80, 208, 4, 2, 3),
+    (2, 80, 208, 4, 2, 3), (2, 16, 32, 2, 80, 3),
 ]  # fmt: skip
 
 
@@ -186,46 +193,70 @@ def layers(channels_in, channels_out, kernel, *before):
     return Chain(*before, conv)
 
 
-@PAIRS
-@pytest.mark.parametrize("shape", CONVOLUTIONS)
-@pytest.mark.parametrize("ops", ["bn relu", "bn", ""])
-def test_the_weights_gradient_is_torchs_in_fp32(shape, ops):
-    """Of the same signals in bf16: products are exact, sums in fp32, nothing is rounded again."""
-    torch.manual_seed(8)
+def autocast(dtype):
+    return torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16)
+
+
+def weights_gradients(shape, ops, dtype):
+    """That of our own, and torch's in double of the same signals."""
     images, channels_in, channels_out, height, width, kernel = shape
     before = chain(channels_in, relu="relu" in ops) if ops else Chain()
     one = layers(channels_in, channels_out, kernel, *before)
-    x = signal(images, channels_in, height, width, dtype=torch.bfloat16)
+    x = signal(images, channels_in, height, width, dtype=dtype)
     fuse(one)
     fuse(before)
     enters = before(x).detach()
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(dtype):
         out = one(x)
-    gradient = signal(*out.shape, dtype=torch.bfloat16)
+    gradient = signal(*out.shape, dtype=dtype)
     out.backward(gradient)
-    weights = one[-1].weight.detach().clone().requires_grad_()
-    true = nn.functional.conv2d(enters.float(), weights, padding=kernel // 2)
-    true.backward(gradient.float())
-    apart = (one[-1].weight.grad - weights.grad).abs().max() / weights.grad.abs().max()
-    assert float(apart) < 3e-6
+    weights = one[-1].weight.detach().double().requires_grad_()
+    true = nn.functional.conv2d(enters.double(), weights, padding=kernel // 2)
+    true.backward(gradient.double())
+    return one[-1].weight.grad, weights.grad
 
 
-@PAIRS
+@TYPES
+@pytest.mark.parametrize("shape", CONVOLUTIONS)
+@pytest.mark.parametrize("ops", ["bn relu", "bn", ""])
+def test_the_weights_gradient_is_torchs_in_double(shape, ops, dtype):
+    """To what sums in fp32 lose: products of bf16 are exact, nothing is rounded to bf16 again."""
+    torch.manual_seed(8)
+    own, true = weights_gradients(shape, ops, dtype)
+    assert float((own - true).abs().max() / true.abs().max()) < 4e-6
+
+
+@TYPES
+@given(
+    images=st.integers(1, 20), inputs=st.integers(1, 6), outputs=st.integers(1, 6),
+    height=st.integers(1, 12), width=st.integers(1, 20), kernel=st.sampled_from([1, 3]),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_the_weights_gradient_is_torchs_at_any_size(
+    dtype, images, inputs, outputs, height, width, kernel
+):
+    assume(images * height * width > 1)
+    shape = (images, 16 * inputs, 16 * outputs, height, 2 * width, kernel)
+    own, true = weights_gradients(shape, "bn relu", dtype)
+    assert float((own - true).abs().max() / true.abs().max()) < 4e-6
+
+
+@TYPES
 @pytest.mark.parametrize("shape", CONVOLUTIONS)
 @pytest.mark.parametrize("fork", [True, False])
-def test_with_a_convolution_all_else_has_the_same_bits_as_without(shape, fork):
+def test_with_a_convolution_all_else_has_the_same_bits_as_without(shape, fork, dtype):
     torch.manual_seed(9)
     images, channels_in, channels_out, height, width, kernel = shape
     bn = chain(channels_in)
     conv = layers(channels_in, channels_out, kernel)
-    x = signal(images, channels_in, height, width, dtype=torch.bfloat16)
+    x = signal(images, channels_in, height, width, dtype=dtype)
 
     def train(separate):
         lead, branch, given = copy.deepcopy(bn), copy.deepcopy(conv), x.clone().requires_grad_()
         fuse(lead)
         if not separate:
             fuse(branch)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(dtype):
             if separate:
                 activated, again = lead.fork(given, Chain())
                 out = branch(activated)
@@ -242,28 +273,29 @@ def test_with_a_convolution_all_else_has_the_same_bits_as_without(shape, fork):
         assert torch.equal(alone, together)
 
 
-@PAIRS
+@TYPES
 @pytest.mark.parametrize("kernel", [1, 3])
-def test_the_weights_gradient_has_the_same_bits_with_other_threads(kernel):
+def test_the_weights_gradient_has_the_same_bits_with_other_threads(kernel, dtype):
     torch.manual_seed(11)
     one = layers(48, 64, kernel, *chain(48))
     fuse(one)
-    x = signal(16, 48, 16, 16, dtype=torch.bfloat16)
+    x = signal(16, 48, 16, 16, dtype=dtype)
+    gradient = signal(16, 64, 16, 16, dtype=dtype)
     threads, found = torch.get_num_threads(), []
     try:
         for count in (1, 1, 2, 3):
             torch.set_num_threads(count)
-            with torch.autocast("cpu", torch.bfloat16):
-                (gradient,) = torch.autograd.grad(one(x).float().square().sum(), one[-1].weight)
-            found.append(gradient)
+            with autocast(dtype):
+                out = one(x)
+            found += torch.autograd.grad(out, one[-1].weight, gradient)
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(found[0], other) for other in found[1:])
 
 
-@PAIRS
-def test_for_backward_only_the_signal_before_bn_is_kept():
-    x = signal(4, 16, 8, 8, dtype=torch.bfloat16).requires_grad_()
+@TYPES
+def test_for_backward_only_the_signal_before_bn_is_kept(dtype):
+    x = signal(4, 16, 8, 8, dtype=dtype).requires_grad_()
     kept = {}
     for fused in (False, True):
         one = layers(16, 16, 3, *chain(16))
@@ -274,14 +306,14 @@ def test_for_backward_only_the_signal_before_bn_is_kept():
             torch.autograd.graph.saved_tensors_hooks(
                 lambda t, sizes=sizes: sizes.append(t.shape) or t, lambda t: t
             ),
-            torch.autocast("cpu", torch.bfloat16),
+            autocast(dtype),
         ):
             one(x)
     assert kept[True].count(x.shape) == 1
     assert kept[False].count(x.shape) > 1
 
 
-@PAIRS
+@TYPES
 @pytest.mark.parametrize(
     "change",
     [
@@ -291,13 +323,13 @@ def test_for_backward_only_the_signal_before_bn_is_kept():
     ],
     ids=str,
 )  # fmt: skip
-def test_convolutions_that_it_cannot_take_are_torchs(monkeypatch, change):
+def test_convolutions_that_it_cannot_take_are_torchs(monkeypatch, change, dtype):
     options = {"out_channels": 16, "kernel_size": 3, "padding": 1, "bias": False} | change
     one = Chain(*chain(16), nn.Conv2d(16, **options))
-    x = signal(4, 16, 8, 8, dtype=torch.bfloat16)
+    x = signal(4, 16, 8, 8, dtype=dtype)
     used = calls(monkeypatch)
     fuse(one)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(dtype):
         out = one(x)
         assert [given[-1] for given in used] == [None]
         before = one[:2]
@@ -305,47 +337,53 @@ def test_convolutions_that_it_cannot_take_are_torchs(monkeypatch, change):
         assert torch.equal(out, one[2](before(x)))
 
 
-@PAIRS
-@pytest.mark.parametrize("case", ["odd width", "hook", "evaluation", "fp32", "no autocast"])
-def test_convolutions_stay_torchs_where_something_else_is_asked(monkeypatch, case):
+@TYPES
+@pytest.mark.parametrize("case", ["odd width", "hook", "evaluation", "autocast"])
+def test_convolutions_stay_torchs_where_something_else_is_asked(monkeypatch, case, dtype):
+    """`autocast`: switched on for fp32, whose convolution it would turn into bf16; off for bf16."""
     one = layers(16, 16, 3, *chain(16))
-    x = signal(4, 16, 8, 7 if case == "odd width" else 8, dtype=torch.bfloat16)
+    x = signal(4, 16, 8, 7 if case == "odd width" else 8, dtype=dtype)
     seen = []
     if case == "hook":
         one[2].register_forward_hook(lambda *_: seen.append(1))
     if case == "evaluation":
         one[2].eval()
-    if case == "fp32":
-        x = x.float()
     used = calls(monkeypatch)
     fuse(one)
-    if case == "no autocast":
+    if case == "autocast" and dtype is torch.bfloat16:
         with pytest.raises(RuntimeError, match="type"):
             one(x)
     else:
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(torch.bfloat16 if case == "autocast" else dtype):
             one(x)
-    assert [given[-1] for given in used] == [None]
+    if case == "odd width" and dtype is torch.float32:
+        assert used[0][-1] is one[2].weight  # only pairs of pixels need an even one
+    else:
+        assert [given[-1] for given in used] == [None]
     assert len(seen) == (case == "hook")
 
 
-@PAIRS
-@pytest.mark.parametrize("shape", [(2, 16, 4, 3), (2, 24, 4, 4)])
-def test_the_operator_itself_refuses_what_it_would_get_wrong(shape):
-    x = signal(*shape, dtype=torch.bfloat16)
-    with pytest.raises(RuntimeError, match="an even width, channels in sixteens"):
-        torch.ops.resvar.conv(x, torch.randn(16, shape[1], 1, 1))
+@TYPES
+@pytest.mark.parametrize(
+    ("channels", "width", "kernel"), [(16, 3, 1), (24, 4, 1), (16, 4, 5), (16, 4, (1, 3))]
+)
+def test_the_operator_itself_refuses_what_it_would_get_wrong(dtype, channels, width, kernel):
+    if dtype is torch.float32 and width % 2:
+        pytest.skip("only pairs of pixels need an even width")
+    filters = nn.Conv2d(channels, 16, kernel).weight
+    with pytest.raises(RuntimeError, match="channels in sixteens, and a kernel of 1 or 3"):
+        torch.ops.resvar.conv(signal(2, channels, 4, width, dtype=dtype), filters)
 
 
-@PAIRS
-def test_a_network_gives_it_every_convolution_that_it_takes(monkeypatch):
+@TYPES
+def test_a_network_gives_it_every_convolution_that_it_takes(monkeypatch, dtype):
     """ResNet-11 in full-preact, by hand: three units of three convolutions. Not taken: the stem's 3
     input channels, two strided 1×1 and three projections, of which the first is not strided."""
     used, real, alone = calls(monkeypatch), torch.ops.resvar.conv, []
     monkeypatch.setattr(torch.ops.resvar, "conv", lambda *a: alone.append(a) or real(*a))
     network = build_model("full-preact", depth=11, seed=1)
     fuse(network)
-    trained(network, torch.randn(4, 3, 32, 32), torch.bfloat16)
+    trained(network, torch.randn(4, 3, 32, 32), dtype)
     assert len([given for given in used if given[-1] is not None]) == 6
     assert len(alone) == 2  # the first convolution and the projection of the first unit
 
