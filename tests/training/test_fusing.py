@@ -15,6 +15,7 @@ from resvar.kernels import build
 from resvar.models.fused import Chain
 from resvar.training import fusing
 from resvar.training.loop import trainable
+from resvar.training.machine import memory_format
 from resvar.training.run import read_settings
 from tests.commands import sets, train
 from tests.outcome import differing
@@ -39,12 +40,31 @@ def fused(network):
 @needs_compiler
 def test_auto_is_fused_where_it_gains_and_plain_elsewhere():
     assert fusing.choose_kernels(make("precision=bf16"), CPU) == "fused"
-    assert fusing.choose_kernels(make("precision=fp32"), CPU) == "plain"
+    build.load()
+    fast = torch.ops.resvar.takes_convolutions(torch.float32)
+    assert fusing.choose_kernels(make("precision=fp32"), CPU) == ("fused" if fast else "plain")
     layout = make("precision=fp32", "memory_format=channels_last")
     assert fusing.choose_kernels(layout, CPU) == "fused"
+    layout = make("precision=fp32", "memory_format=contiguous")
+    assert fusing.choose_kernels(layout, CPU) == "plain"
     assert fusing.choose_kernels(make("precision=bf16", "compile=unit"), CPU) == "plain"
     assert fusing.choose_kernels(make("precision=bf16", "kernels=plain"), CPU) == "plain"
     assert fusing.choose_kernels(make("precision=bf16"), torch.device("cuda")) == "plain"
+
+
+@needs_compiler
+def test_in_fp32_a_processor_without_the_instructions_is_left_plain(monkeypatch):
+    build.load()
+    monkeypatch.setattr(torch.ops.resvar, "takes_convolutions", lambda _: False)
+    assert fusing.choose_kernels(make("precision=fp32"), CPU) == "plain"
+    assert fusing.choose_kernels(make("precision=bf16"), CPU) == "fused"
+    assert fusing.choose_kernels(make("precision=fp32", "kernels=fused"), CPU) == "fused"
+
+
+def test_fused_operators_bring_channels_last():
+    for kernels, rows in (("fused", True), ("plain", False), ("auto", False)):
+        layout = memory_format(make("precision=fp32", f"kernels={kernels}"))
+        assert layout == (torch.channels_last if rows else torch.contiguous_format)
 
 
 @needs_compiler
@@ -57,7 +77,7 @@ def test_only_a_network_that_asks_is_fused():
 @pytest.mark.parametrize(
     ("overrides", "why"),
     [
-        (["precision=fp32"], "they need channels_last"),
+        (["memory_format=contiguous"], "they need channels_last"),
         (["precision=bf16", "compile=unit"], "'compile' unit"),
         (["precision=bf16"], "no C\\+\\+ compiler is found"),
     ],

@@ -22,7 +22,7 @@ def iteration():
     held = [torch.ones(10_000_000) for _ in range(4)]  # 160 MB, page for page
     del held
 
-for _ in range(3):
+for _ in range(8):  # pieces that lie between grow the heap in the first two or three
     iteration()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(3):
