@@ -12,6 +12,18 @@ namespace resvar {
 constexpr int64_t WIDE = SIDE / LANES;  // vectors that hold a tile's output channels
 constexpr int64_t TALL = 8 / WIDE;      // input channels at a time: 8 sums that need not wait for each other
 
+// sums[i][o] += x[i] dy[o] of one pixel, for a few input channels.
+inline void add_pixel(Vec<float> (&sums)[TALL][WIDE], const float* x, const float* dy) {
+  Vec<float> outputs[WIDE];
+  for (int v = 0; v < WIDE; ++v) {
+    outputs[v] = get(dy + v * LANES);
+    asm("" : "+v"(outputs[v]));  // else g++ loads it anew for each product
+  }
+#pragma GCC unroll 8
+  for (int k = 0; k < TALL; ++k)
+    for (int v = 0; v < WIDE; ++v) sums[k][v] += x[k] * outputs[v];
+}
+
 // sum[i][o] += the products of `rows` rows of `pixels` pixels; the rows lie x_row and dy_row apart.
 inline void add_tile(float* sum, const float* x, int64_t x_row, const float* dy, int64_t dy_row,
                      int64_t rows, int64_t pixels, Ahead& ahead) {
@@ -22,18 +34,13 @@ inline void add_tile(float* sum, const float* x, int64_t x_row, const float* dy,
       for (int v = 0; v < WIDE; ++v) sums[k][v] = get(sum + (i + k) * SIDE + v * LANES);
     for (int64_t row = 0; row < rows; ++row) {
       const float *a = x + row * x_row + i, *b = dy + row * dy_row;
-      for (int64_t p = 0; p < pixels; ++p, a += SIDE, b += SIDE) {
-        Vec<float> outputs[WIDE];
-        for (int v = 0; v < WIDE; ++v) {
-          outputs[v] = get(b + v * LANES);
-          asm("" : "+v"(outputs[v]));  // else g++ loads it anew for each product
-        }
-#pragma GCC unroll 8
-        for (int k = 0; k < TALL; ++k)
-          for (int v = 0; v < WIDE; ++v) sums[k][v] += a[k] * outputs[v];
+      int64_t p = 0;
+      for (; p + 2 <= pixels; p += 2, a += 2 * SIDE, b += 2 * SIDE) {
+        add_pixel(sums, a, b);
+        add_pixel(sums, a + SIDE, b + SIDE);
+        next.step();
       }
-      next.step();
-      next.step();
+      if (p < pixels) add_pixel(sums, a, b);
     }
     for (int k = 0; k < TALL; ++k)
       for (int v = 0; v < WIDE; ++v) put(sum + (i + k) * SIDE + v * LANES, sums[k][v]);
