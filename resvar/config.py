@@ -80,9 +80,9 @@ class Settings(pydantic.BaseModel):
 
     # How it is carried out.
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"  # auto: by precision
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"  # by precision, kernels
     compile: Literal["none", "unit"] = "none"  # unit: torch.compile, each residual unit by itself
-    kernels: Literal["auto", "plain", "fused"] = "auto"  # fused: BN and ReLU in one, on a processor
+    kernels: Literal["auto", "plain", "fused"] = "auto"  # fused: our own, on a processor
     recompute: Literal["none", "unit"] = "none"  # unit: less memory, more time, the same bits
     deterministic: bool = False  # on a GPU: slower kernels that repeat bit for bit
     eval_every: Count = 391
