@@ -52,8 +52,8 @@ def finished(tmp_path_factory):
         dataset = make_cifar(folder / "data", train=20, test=30)
         install(dataset, patch)
         result = train(
-            make_settings("holdout=4"), folder / "data", Console(file=io.StringIO()),
-            folder / "run", "cpu",
+            make_settings("holdout=4", "kernels=plain"), folder / "data",
+            Console(file=io.StringIO()), folder / "run", "cpu",
         )  # fmt: skip
         images = load(dataset, folder / "data")
     return folder / "run", images, result
@@ -241,7 +241,7 @@ def test_a_finished_run_has_the_files_of_the_design(finished):
 def test_load_run_gives_config_metrics_and_result(finished):
     folder, _, result = finished
     run = resvar.load_run(folder)
-    assert run.config == make_settings("holdout=4", "kernels=plain")  # fp32, contiguous
+    assert run.config == make_settings("holdout=4", "kernels=plain")
     assert run.result == result
     assert run.metrics.columns.tolist() == [*COLUMNS.split(","), "holdout_loss", "holdout_error"]
     assert run.metrics["iteration"].tolist() == [2, 3]
