@@ -104,6 +104,14 @@ template <typename A> struct Affine {
   }
 };
 
+// What BN, and ReLU where it follows, make of LANES channels from c on: to the bit what `normalise`
+// writes.
+template <typename T>
+Vec<T> normalised(const T* x, const Affine<Acc<T>>& affine, int64_t c, bool relu) {
+  const Vec<T> y = get(x) * get(affine.scale.data() + c) + get(affine.shift.data() + c);
+  return relu ? clip(y) : y;
+}
+
 // y, and mean and 1 / standard deviation per channel. Running statistics move as torch's do.
 template <typename T>
 std::tuple<Tensor, Tensor, Tensor> normalise(

@@ -10,7 +10,7 @@
 namespace resvar {
 
 constexpr int64_t WIDE = SIDE / LANES;  // vectors that hold a tile's output channels
-constexpr int64_t TALL = 8 / WIDE;      // input channels at a time: 8 sums that need not wait for each other
+constexpr int64_t TALL = 8 / WIDE;      // input channels at a time, for 8 sums that need not wait
 
 // sums[i][o] += x[i] dy[o] of one pixel, for a few input channels.
 inline void add_pixel(Vec<float> (&sums)[TALL][WIDE], const float* x, const float* dy) {
@@ -61,16 +61,14 @@ struct FloatStrip {
     Vec<float> at(int64_t pixel, int64_t c) const { return get(signal + pixel * channels + c); }
   };
 
-  // or what BN, and ReLU where it follows, make of it: to the bit what the forward pass wrote.
+  // or what BN, and ReLU where it follows, make of it.
   struct Normalised {
     Plain plain;
     const Affine<float>& affine;
     bool relu;
 
     Vec<float> at(int64_t pixel, int64_t c) const {
-      const Vec<float> y = plain.at(pixel, c) * get(affine.scale.data() + c) +
-                           get(affine.shift.data() + c);
-      return relu ? clip(y) : y;
+      return normalised(plain.signal + pixel * plain.channels + c, affine, c, relu);
     }
   };
 

@@ -63,7 +63,7 @@ struct PairStrip {
     }
   };
 
-  // and of what BN, and ReLU where it follows, make of it: to the bit what the forward pass wrote.
+  // and of what BN, and ReLU where it follows, make of it.
   struct Normalised {
     Plain plain;
     const Affine<float>& affine;
@@ -76,8 +76,7 @@ struct PairStrip {
     }
 
     __m512 one(const Bf16* at, int64_t c) const {
-      const Vec<float> y = get(at) * get(affine.scale.data() + c) + get(affine.shift.data() + c);
-      return (__m512)(relu ? clip(y) : y);
+      return (__m512)normalised(at, affine, c, relu);
     }
   };
 

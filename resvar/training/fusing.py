@@ -76,7 +76,8 @@ def _obstacle(settings: Settings, device: torch.device) -> str | None:
 
 
 def _gain(settings: Settings) -> str | None:
-    """In fp32 `auto` is not sure of channels_last without the convolutions that go with it."""
+    """In fp32 the layout would change for the operators' sake alone, and that may cost more than BN
+    and ReLU gain where the weights' gradients do not come with them."""
     chosen = settings.kernels == settings.memory_format == "auto" and settings.precision == "fp32"
     if chosen and not torch.ops.resvar.takes_convolutions(torch.float32):
         return "they gain nothing in fp32 on this processor"

@@ -235,8 +235,9 @@ def test_the_weights_gradient_is_torchs_in_double(shape, ops, dtype):
 def test_the_weights_gradient_is_torchs_at_any_size(
     dtype, images, inputs, outputs, height, width, kernel
 ):
+    width *= 2 if dtype is torch.bfloat16 else 1  # pairs of pixels
     assume(images * height * width > 1)
-    shape = (images, 16 * inputs, 16 * outputs, height, 2 * width, kernel)
+    shape = (images, 16 * inputs, 16 * outputs, height, width, kernel)
     own, true = weights_gradients(shape, "bn relu", dtype)
     assert float((own - true).abs().max() / true.abs().max()) < 4e-6
 
