@@ -82,6 +82,7 @@ class Settings(pydantic.BaseModel):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"  # by precision, kernels
     compile: Literal["none", "unit"] = "none"  # unit: torch.compile, each residual unit by itself
+    capture: Literal["auto", "none", "iteration"] = "auto"  # on a GPU: an update as a CUDA graph
     kernels: Literal["auto", "plain", "fused"] = "auto"  # fused: our own, on a processor
     recompute: Literal["none", "unit"] = "none"  # unit: less memory, more time, the same bits
     deterministic: bool = False  # on a GPU: slower kernels that repeat bit for bit
@@ -163,13 +164,13 @@ TRAINING_HALF = (
 )  # fmt: skip
 """The settings that make two runs comparable. A protocol file may also hold how to carry it out."""
 
-BESIDE = ("tensorboard", "probe_at", "recompute")
+BESIDE = ("tensorboard", "probe_at", "recompute", "capture")
 """Settings that only watch, or trade time for memory: with and without them a run computes the same
 bits. Its hash, by which reports know one run from another, leaves them out, and they may change
 while it is under way."""
 
 PROTOCOL_KEYS = (
-    *TRAINING_HALF, "precision", "memory_format", "compile", "kernels", "recompute",
+    *TRAINING_HALF, "precision", "memory_format", "compile", "capture", "kernels", "recompute",
     "deterministic", "eval_every", "checkpoint_every",
 )  # fmt: skip
 

@@ -2,8 +2,9 @@
 
     python scripts/check_gpu.py [--depth 20] [--device cuda]
 
-Each claim is checked in a process of its own, since torch's switches belong to a process. Leaves
-with 0 where all hold, 1 where one does not, 2 where there is no GPU. No dataset is needed.
+Each claim is checked in a process of its own, since torch's switches belong to a process; those of
+time one by one, when the others are through. Leaves with 0 where all hold, 1 where one does not, 2
+where there is no GPU. No dataset is needed.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from statistics import median
 
 import numpy as np
 import torch
 
-from resvar.bench.contenders import Asked, Contender, contenders
+from resvar.bench.contenders import Contender
 from resvar.bench.turns import at_work, measure, together
 from resvar.config import Settings, resolve
 from resvar.data.batches import EvaluationBatches, Normalization, TrainingBatches
 from resvar.data.sets import Sets
+from resvar.training.capture import WARM_UPS, choose_capture
 from resvar.training.checkpoint import digest
 from resvar.training.fusing import choose_kernels
 from resvar.training.loop import Trainer, forward, train_step
@@ -48,13 +52,15 @@ def main() -> int:
     print(f"ResNet-{options.depth} on {describe(torch.device(options.device))}", flush=True)
     command = [sys.executable, __file__, "--depth", str(options.depth), "--device", options.device]
     environment = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-    codes = [
-        subprocess.run([*command, "--claim", claim], env=environment, check=False).returncode
-        for claim in CLAIMS
-    ]
-    failed = sum(code != 0 for code in codes)
-    print(f"{len(codes) - failed} of {len(codes)} claims hold")
-    return 1 if failed else 0
+
+    def holds(claim: str) -> bool:
+        return not subprocess.run([*command, "--claim", claim], env=environment).returncode
+
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        found = list(pool.map(holds, OF_BITS))
+    found += map(holds, OF_TIME)
+    print(f"{sum(found)} of {len(found)} claims hold")
+    return 0 if all(found) else 1
 
 
 def _here(claim: str, depth: int, device: torch.device) -> int:
@@ -81,7 +87,9 @@ def trains(depth: int, device: torch.device) -> Verdict:
 
 def equals_cpu(depth: int, device: torch.device) -> Verdict:
     """Logits at the start and losses of three updates, in fp32, are those of the processor."""
-    settings = settings_of(depth, "precision=fp32", "deterministic=true", "lr=0.01")
+    settings = settings_of(
+        depth, "precision=fp32", "deterministic=true", "lr=0.01", "kernels=plain"
+    )
     there, here = start(settings, device), start(settings, torch.device("cpu"))
     found = []
     for trainer in (there, here):
@@ -97,9 +105,15 @@ def equals_cpu(depth: int, device: torch.device) -> Verdict:
 
 def repeats(depth: int, device: torch.device) -> Verdict:
     """With deterministic=true two runs have the same bits."""
-    return _same(
-        [run_to(start(settings_of(depth, "deterministic=true"), device), 12) for _ in range(2)]
-    )
+    settings = settings_of(depth, "deterministic=true")
+    return _same([run_to(start(settings, device), 12) for _ in range(2)])
+
+
+def captures(depth: int, device: torch.device) -> Verdict:
+    """They are also those of a run whose kernels are launched one by one."""
+    asked = ("capture=iteration", "capture=none")
+    settings = [settings_of(depth, "deterministic=true", capture) for capture in asked]
+    return _same([run_to(start(each, device), 12) for each in settings])
 
 
 def resumes(depth: int, device: torch.device) -> Verdict:
@@ -120,32 +134,38 @@ def repeats_compiled(depth: int, device: torch.device) -> Verdict:
     return _same([run_to(start(settings, device), 12) for _ in range(2)])
 
 
-def queues_only(depth: int, device: torch.device) -> Verdict:
+def queues_only(depth: int, device: torch.device, overrides: tuple[str, ...] = ()) -> Verdict:
     """Inside an epoch an update waits for nothing: torch raises where one would."""
-    trainer = start(settings_of(depth), device)
-    run_to(trainer, 3)
+    trainer = start(settings_of(depth, *overrides), device)
+    run_to(trainer, WARM_UPS + 1)
     with no_waiting():
         run_to(trainer, 7)  # of the eight batches of the first epoch
-    return True, "four updates under torch.cuda.set_sync_debug_mode('error')"
-
-
-def queues_only_compiled(depth: int, device: torch.device) -> Verdict:
-    """The same with compile=unit, once the graphs are captured."""
-    trainer = start(settings_of(depth, "compile=unit"), device)
-    run_to(trainer, 4)
-    with no_waiting():
-        run_to(trainer, 7)
     return True, "three updates under torch.cuda.set_sync_debug_mode('error')"
 
 
+def capturing_pays(depth: int, device: torch.device) -> Verdict:
+    """An update from a graph is at least a tenth faster than its kernels one by one."""
+    return _faster(depth, device, (), ("capture=none",))
+
+
 def compiling_pays(depth: int, device: torch.device) -> Verdict:
-    """compile=unit is at least a tenth faster, in turns."""
-    asked = Asked("full-preact", "paper", (), ("compile=unit",), baseline=False)
-    group = contenders(asked, depth)
-    (plain, compiled), _ = measure(group, str(device), None, 7, 2.0, _quiet, details=False)
-    ratio = compiled.ratio(plain)
+    """compile=unit is at least a tenth faster, in turns; both captured."""
+    return _faster(depth, device, ("compile=unit",), ())
+
+
+def graphs_of_units_pay(depth: int, device: torch.device) -> Verdict:
+    """So it is with a graph for each unit, where the whole is not captured."""
+    return _faster(depth, device, ("compile=unit", "capture=none"), ("capture=none",))
+
+
+def _faster(
+    depth: int, device: torch.device, new: tuple[str, ...], old: tuple[str, ...]
+) -> Verdict:
+    group = [Contender(" ".join(how) or "default", settings_of(depth, *how)) for how in (old, new)]
+    (before, after), _ = measure(group, str(device), None, 5, 1.0, _quiet, details=False)
+    ratio = after.ratio(before)
     return ratio > 1.1, (
-        f"{plain.speed:,.0f} → {compiled.speed:,.0f} images/s, {ratio:.2f} × (median of 7 turns)"
+        f"{before.speed:,.0f} → {after.speed:,.0f} images/s, {ratio:.2f} × (median of 5 turns)"
     )
 
 
@@ -156,6 +176,7 @@ def packing_pays(depth: int, device: torch.device) -> Verdict:
     with at_work(crowd, str(device), None) as workers:
         for worker in workers:
             worker.answer()
+            worker.ask(do="warm up")
         together(workers, 10)
         alone, both = [], []
         for _ in range(5):
@@ -165,17 +186,27 @@ def packing_pays(depth: int, device: torch.device) -> Verdict:
     return ratio > 1, f"{median(alone):,.0f} → {median(both):,.0f} images/s in all, {ratio:.2f} ×"
 
 
-CLAIMS: dict[str, Callable[[int, torch.device], Verdict]] = {
+OF_BITS: dict[str, Callable[[int, torch.device], Verdict]] = {
     "training works": trains,
     "equals the processor": equals_cpu,
     "repeats bit for bit": repeats,
+    "captured: the same bits": captures,
     "resumes bit for bit": resumes,
-    "waits for nothing": queues_only,
     "repeats bit for bit, compiled": repeats_compiled,
-    "waits for nothing, compiled": queues_only_compiled,
+    "waits for nothing": queues_only,
+    "waits for nothing, not captured": partial(queues_only, overrides=("capture=none",)),
+    "waits for nothing, compiled": partial(queues_only, overrides=("compile=unit",)),
+    "waits for nothing, a graph for each unit": partial(
+        queues_only, overrides=("compile=unit", "capture=none")
+    ),
+}
+OF_TIME: dict[str, Callable[[int, torch.device], Verdict]] = {
+    "capturing is faster": capturing_pays,
     "compile=unit is faster": compiling_pays,
+    "compile=unit is faster, not captured": graphs_of_units_pay,
     "two runs on a GPU do more than one": packing_pays,
 }
+CLAIMS = OF_BITS | OF_TIME
 
 
 # --- with what ------------------------------------------------------------------------------------
@@ -193,6 +224,7 @@ def start(settings: Settings, device: torch.device) -> Trainer:
     precision = choose_precision(settings.precision, device)
     settings = settings.model_copy(update={"precision": precision})
     settings = settings.model_copy(update={"kernels": choose_kernels(settings, device)})
+    settings = settings.model_copy(update={"capture": choose_capture(settings, device)})
     prepare(settings, device)
     random = np.random.default_rng(0)
     labels = np.arange(IMAGES) % 10
@@ -210,7 +242,7 @@ def start(settings: Settings, device: torch.device) -> Trainer:
 def update(trainer: Trainer) -> None:
     train_step(
         trainer.network, trainer.optimizer, trainer.sets.training, trainer.iteration,
-        trainer.settings, trainer.sums,
+        trainer.settings, trainer.sums, captured=trainer.captured,
     )  # fmt: skip
     trainer.iteration += 1
 

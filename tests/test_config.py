@@ -430,6 +430,7 @@ OTHER = {
     "warmup_iterations": 1, "warmup_lr": 0.5, "peak_at": 0.5, "momentum": 0.5, "nesterov": True,
     "weight_decay": 0.0, "weight_decay_on": "all", "precision": "fp32", "deterministic": True,
     "memory_format": "channels_last", "compile": "unit", "kernels": "fused", "recompute": "unit",
+    "capture": "none",
     "eval_every": 1, "checkpoint_every": 1, "tensorboard": True, "probe_at": [0],
 }  # fmt: skip
 

@@ -189,8 +189,8 @@ def measure(
 
 
 def _warm_up(worker: Worker) -> float:
-    """Seconds of the third iteration: the first two fill caches and pools."""
-    worker.ask(do="run", iterations=2)
+    """Seconds of an iteration once caches and pools are filled and graphs are captured."""
+    worker.ask(do="warm up")
     found: float = worker.ask(do="run", iterations=1)["seconds"]
     return found
 

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from resvar.bench.profile import shares
 from resvar.config import Settings
 from resvar.data.batches import Normalization, TrainingBatches
 from resvar.errors import UserError
+from resvar.training.capture import WARM_UPS, CapturedUpdates, captured_updates, choose_capture
 from resvar.training.fusing import choose_kernels
 from resvar.training.loop import (
     Sums,
@@ -52,6 +54,7 @@ class Training:
             update={"precision": choose_precision(contender.settings.precision, device)}
         )
         settings = settings.model_copy(update={"kernels": choose_kernels(settings, device, _say)})
+        settings = settings.model_copy(update={"capture": choose_capture(settings, device)})
         self.settings = settings
         prepare(settings, device, keep_memory=not contender.plain)  # nobody else does that
         self.held = memory("VmRSS")
@@ -59,10 +62,12 @@ class Training:
         random = np.random.default_rng(0)
         pixels = random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
         labels = random.integers(0, 10, count)
-        self.step = (self._plain if contender.plain else self._ours)(pixels, labels)
+        make = self._plain if contender.plain else self._ours
+        self.step, self.step_by_kernels = make(pixels, labels)
 
-    def _ours(self, pixels: Any, labels: Any) -> Callable[[], None]:
-        """The update that `resvar train` makes, and nothing around it."""
+    def _ours(self, pixels: Any, labels: Any) -> tuple[Callable[[], None], Callable[[], None]]:
+        """The update that `resvar train` makes, and nothing around it; and the same without a
+        graph, whose kernels the profiler can tell apart."""
         s, device = self.settings, self.device
         batches = _Noted(
             TrainingBatches(
@@ -72,16 +77,17 @@ class Training:
         )  # fmt: skip
         network = trainable(s, device)
         optimizer, sums = build_optimizer(network, s), Sums.zero(device)
-        iterations = iter(range(10**9))
+        captured, iterations = captured_updates(s), iter(range(10**9))
 
-        def step() -> None:
-            train_step(network, optimizer, batches, next(iterations), s, sums)
+        def step(captured: CapturedUpdates | None) -> None:
+            train_step(network, optimizer, batches, next(iterations), s, sums, captured=captured)
 
-        return step
+        return partial(step, captured), partial(step, None)
 
-    def _plain(self, pixels: Any, labels: Any) -> Callable[[], None]:
+    def _plain(self, pixels: Any, labels: Any) -> tuple[Callable[[], None], Callable[[], None]]:
         network = build_network(self.settings)
-        return PlainTraining(network, pixels, labels, self.batch_size, self.device).step
+        step = PlainTraining(network, pixels, labels, self.batch_size, self.device).step
+        return step, step
 
     def run(self, iterations: int) -> float:
         """Seconds that so many updates take."""
@@ -91,6 +97,10 @@ class Training:
             self.step()
         self._wait()
         return time.perf_counter() - begun
+
+    def warm_up(self) -> float:
+        """Seconds of the first iterations, as many as are unlike the rest."""
+        return self.run(WARM_UPS + 1 if self.settings.capture == "iteration" else 2)
 
     def peak(self) -> dict[str, int | None]:
         """Bytes: the most that an update needs, and of it what network, data and update brought."""
@@ -111,9 +121,13 @@ class Training:
         if cuda:
             activities.append(torch.profiler.ProfilerActivity.CUDA)
         with torch.profiler.profile(activities=activities, acc_events=True) as found:
-            self.run(2)
+            for _ in range(2):
+                self.step_by_kernels()
+            self._wait()
         own = (lambda e: e.self_device_time_total) if cuda else (lambda e: e.self_cpu_time_total)
-        return shares(found.events(), own)
+        # A kernel is an event itself, and its time that of the operator which launched it.
+        here = (e for e in found.events() if e.device_type.name == "CPU")
+        return shares(here, own)
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -231,6 +245,8 @@ def main() -> None:
         command = json.loads(line)
         if isinstance(work, Ceiling):
             answer(ceiling=work.run())
+        elif command["do"] == "warm up":
+            answer(seconds=work.warm_up())
         elif command["do"] == "run":
             answer(seconds=work.run(command["iterations"]))
         elif command["do"] == "peak":

@@ -180,6 +180,7 @@ def _measure(kinds: Sequence[Settings], slot: Slot) -> tuple[list[float], str]:
     os.environ.update(slot.environment)  # before CUDA looks which GPU it may use
     import torch
 
+    from resvar.training.capture import choose_capture
     from resvar.training.fusing import choose_kernels
     from resvar.training.loop import measure_throughput
     from resvar.training.machine import choose_device, choose_precision, describe
@@ -192,6 +193,7 @@ def _measure(kinds: Sequence[Settings], slot: Slot) -> tuple[list[float], str]:
         known = {"precision": precision, "num_classes": settings.num_classes or 1000}
         settings = settings.model_copy(update=known)
         settings = settings.model_copy(update={"kernels": choose_kernels(settings, device)})
+        settings = settings.model_copy(update={"capture": choose_capture(settings, device)})
         speeds.append(measure_throughput(settings, device))
     return speeds, describe(device)
 

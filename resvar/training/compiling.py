@@ -3,10 +3,10 @@
 A whole network of 110 layers takes minutes to compile. Its units are the same code with other
 weights, so that one compilation serves all units of a shape: five or six in a CIFAR network.
 
-On a GPU the mode is `reduce-overhead`: each unit is captured as a CUDA graph and replayed with one
-launch instead of dozens, since the kernels of small images are shorter than their launches. A graph
-writes its results to the same memory each time; hence `begin_micro_batch`, and gradients that are
-set to zero where they lie and not given away.
+On a GPU without `capture` (`resvar.training.capture`) the mode is `reduce-overhead`: each unit is a
+CUDA graph of its own, replayed with one launch instead of dozens, since the kernels of small images
+are shorter than their launches. Such a graph writes its results to the same memory each time; hence
+`begin_micro_batch`, and gradients that are set to zero where they lie and not given away.
 """
 
 from __future__ import annotations
@@ -48,17 +48,24 @@ def compile_units(
 
     limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
     setattr(config, limit, SHAPES)  # the older name is that of torch before 2.6
+    mode = "reduce-overhead" if cuda and keeps_gradients(settings) else None
     for module in network.modules():
         if isinstance(module, ResidualUnit):
-            module.compile(dynamic=False, mode="reduce-overhead" if cuda else None)
-    for weights in network.parameters():
-        weights.grad = torch.zeros_like(weights)
+            module.compile(dynamic=False, mode=mode)
+    if keeps_gradients(settings):
+        for weights in network.parameters():
+            weights.grad = torch.zeros_like(weights)
     return network
+
+
+def keeps_gradients(settings: Settings) -> bool:
+    """Whether gradients stay where they lie, since graphs of single units add to them there."""
+    return settings.compile == "unit" and settings.capture != "iteration"
 
 
 def begin_micro_batch(settings: Settings) -> None:
     """Say that what captured graphs have put out is no longer needed."""
-    if settings.compile != "none":
+    if keeps_gradients(settings):
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
 
 

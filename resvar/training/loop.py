@@ -12,8 +12,10 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,8 +25,14 @@ from resvar.data.batches import Normalization, TrainingBatches
 from resvar.data.sets import Evaluated, Sets, Trained, classes
 from resvar.errors import RunError, Stopped
 from resvar.models.network import ResidualNetwork, build_model
+from resvar.training.capture import WARM_UPS, CapturedUpdates, captured_updates
 from resvar.training.checkpoint import State
-from resvar.training.compiling import begin_micro_batch, compile_units, uncompiled
+from resvar.training.compiling import (
+    begin_micro_batch,
+    compile_units,
+    keeps_gradients,
+    uncompiled,
+)
 from resvar.training.distributed import ALONE, Pool, World
 from resvar.training.fusing import fuse_operators
 from resvar.training.machine import memory_format
@@ -95,13 +103,19 @@ class Sums:
             finite=torch.zeros((), dtype=torch.int64, device=device),
         )
 
+    def clear(self) -> None:
+        """Back to zero, where they lie: a captured update adds to them there."""
+        for tensor in (self.loss, self.wrong, self.finite):
+            tensor.zero_()
+        self.images, self.seconds = 0, 0.0
+
 
 @dataclass
 class Trainer:
     """One run in memory.
 
     Attributes:
-        settings: with `precision` already `fp32` or `bf16`.
+        settings: with `precision` already `fp32` or `bf16`; `capture` left at `auto` is `none`.
         iteration: updates done so far.
         rows: one per evaluation, as in `metrics.csv`.
         world: the processes that share this run; each has a trainer, in the same state.
@@ -125,6 +139,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.sums = Sums.zero(self.device)
+        self.captured = captured_updates(self.settings)
         self.pool: Pool | None = None
         if self.world.size > 1:
             images = self.settings.batch_size // self.world.size
@@ -177,6 +192,7 @@ class Trainer:
             self.settings,
             self.sums,
             self.pool,
+            self.captured,
         )
         self.iteration += 1
         self.sums.images += self.settings.batch_size
@@ -304,7 +320,7 @@ class Trainer:
             row |= {"holdout_loss": aside.loss, "holdout_error": aside.error}
         row["seconds"] = self.total_seconds()
         self.train_seconds += seconds
-        self.sums = Sums.zero(self.device)
+        self.sums.clear()
         self.rows.append(row)
         self.last_test = test
         watcher.evaluated(row)
@@ -386,6 +402,7 @@ def train_step(
     settings: Settings,
     sums: Sums,
     pool: Pool | None = None,
+    captured: CapturedUpdates | None = None,
 ) -> None:
     """One update. The gradients of micro-batches of `bn_batch_size` add up to that of the batch.
 
@@ -393,9 +410,32 @@ def train_step(
 
     Args:
         pool: where several processes share a run; `batches` then give this one's images alone.
+        captured: where updates are replayed; always the same with the same network and sums.
     """
     images, labels = batches.batch(iteration)
     network.train()
+    rate = learning_rate(iteration, settings)
+    if images.device.type == "cuda":
+        rate = float(np.float32(rate))  # as in a captured update, which reads it from a tensor
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    work = partial(_update, network, optimizer, settings, sums, pool)
+    if captured is None:
+        work(images, labels)
+    else:
+        captured(work, optimizer, images, labels)
+
+
+def _update(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    settings: Settings,
+    sums: Sums,
+    pool: Pool | None,
+    images: Tensor,
+    labels: Tensor,
+) -> None:
+    """What of an update is captured: the device's part, from the batch to the new weights."""
     own = sums
     if pool is not None:
         pool.begin()
@@ -413,12 +453,9 @@ def train_step(
         sums.loss += loss
         sums.wrong += wrong
     sums.finite += sums.loss.isfinite()
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(iteration, settings)
     optimizer.step()
     if pool is None:
-        # A captured graph adds to the gradients where they lie.
-        optimizer.zero_grad(set_to_none=settings.compile == "none")
+        optimizer.zero_grad(set_to_none=not keeps_gradients(settings))
 
 
 @torch.no_grad()
@@ -479,7 +516,7 @@ def place(network: ResidualNetwork, settings: Settings, device: torch.device) ->
 def measure_throughput(settings: Settings, device: torch.device, seconds: float = 4.0) -> float:
     """Training images per second of this network here, on made-up images.
 
-    Two updates to warm up, then as many as fit in `seconds` (at least two).
+    A few updates to warm up, then as many as fit in `seconds` (at least two).
     """
     count = settings.batch_size
     side = settings.image_size if settings.dataset == "folder" else 32
@@ -489,13 +526,16 @@ def measure_throughput(settings: Settings, device: torch.device, seconds: float 
     batches = TrainingBatches(pixels, labels, normalization, count, 0, device=device)
     network = trainable(settings, device)
     optimizer, sums = build_optimizer(network, settings), Sums.zero(device)
+    captured, first = captured_updates(settings), 2
+    if captured is not None:
+        first += WARM_UPS
     times: list[float] = []
-    while len(times) < 4 or sum(times[2:]) < seconds:
+    while len(times) < first + 2 or sum(times[first:]) < seconds:
         begun = time.monotonic()
-        train_step(network, optimizer, batches, len(times), settings, sums)
+        train_step(network, optimizer, batches, len(times), settings, sums, captured=captured)
         float(sums.loss)  # wait for the device
         times.append(time.monotonic() - begun)
-    return count * len(times[2:]) / sum(times[2:])
+    return count * len(times[first:]) / sum(times[first:])
 
 
 def parameters(network: nn.Module) -> int:

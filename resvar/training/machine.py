@@ -69,6 +69,8 @@ def prepare(settings: Settings, device: torch.device, keep_memory: bool = True) 
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+        # Else each new tensor is filled with NaN; no unit here reads what nothing has written.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def keep_freed_memory() -> None:

@@ -25,6 +25,7 @@ from resvar.data.sets import Sets, open_images
 from resvar.errors import RunError, Stopped, UserError
 from resvar.files import replacing, write_json, write_text
 from resvar.training import run as files
+from resvar.training.capture import choose_capture
 from resvar.training.checkpoint import load_newest
 from resvar.training.distributed import World, joined
 from resvar.training.events import remove_events, require_tensorboard
@@ -117,6 +118,7 @@ def _decided(
     world.check_divides(settings)
     chosen = world.device(device)
     precision = choose_precision(settings.precision, chosen)
+    choose_capture(settings, chosen, world.size)
     settings = settings.model_copy(update={"precision": precision})
     speaking = console if world.first else Console(quiet=True)
     folder = out or Path("runs") / settings.directory
@@ -223,7 +225,10 @@ def _trainer(job: Job, images: Images | FolderImages) -> Trainer:
     """The run at its beginning, on this process's share of the images."""
     prepare(job.settings, job.device)
     sets = Sets.prepare(images, job.settings, job.device, job.world.share)
-    return Trainer.start(job.settings, sets, job.device, job.world)
+    # Not in the run's config.yaml, which another device may take up: the bits are the same.
+    capture = choose_capture(job.settings, job.device, job.world.size)
+    settings = job.settings.model_copy(update={"capture": capture})
+    return Trainer.start(settings, sets, job.device, job.world)
 
 
 def _announce(job: Job, trainer: Trainer) -> None:

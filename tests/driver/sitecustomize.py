@@ -162,12 +162,12 @@ def watch_renames():
 def watch_loop(loop):
     train_step, evaluate = loop.train_step, loop.evaluate
 
-    def slower_train_step(network, optimizer, batches, iteration, *others):
+    def slower_train_step(network, optimizer, batches, iteration, *others, **more):
         with Phase("other iterations" if iteration else "first iteration"):
             reached("iteration")
             if concerned():
                 time.sleep(float(os.environ.get("RESVAR_TEST_SLOW", "0")))
-            train_step(network, optimizer, batches, iteration, *others)
+            train_step(network, optimizer, batches, iteration, *others, **more)
 
     def watched_evaluate(network, batches, settings, report=None, *others):
         def watched_report(share):
