@@ -55,7 +55,7 @@ class Settings(pydantic.BaseModel):
     image_size: Annotated[int, Field(ge=8, le=1024)] = 224  # folder: side of a crop, in pixels
     normalize: Literal["pixel-mean", "channel", "imagenet"] = "pixel-mean"
     crop_padding: Annotated[int, Field(ge=0, le=16)] = 4
-    flip: bool = True
+    flip: bool | Literal["alternate"] = True  # alternate: mirrored in every other epoch
     holdout: Annotated[int, Field(ge=0, lt=50_000)] = 0  # training images kept aside and measured
 
     # The training.
@@ -73,6 +73,9 @@ class Settings(pydantic.BaseModel):
     peak_at: Annotated[float, Field(gt=0, lt=1)] = (
         0.3  # one-cycle: share of the run before the peak
     )
+    optimizer: Literal["sgd", "muon"] = "sgd"  # muon: filters step along an orthogonal matrix
+    muon_lr: Positive = 0.02  # of the filters, where lr is that of all else; same course
+    muon_decay: NotNegative = 0.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
     weight_decay: NotNegative = 1e-4
@@ -160,9 +163,15 @@ class Settings(pydantic.BaseModel):
 TRAINING_HALF = (
     "normalize", "crop_padding", "flip", "holdout", "iterations", "batch_size", "bn_batch_size",
     "schedule", "lr", "milestones", "lr_factor", "warmup_iterations", "warmup_lr", "peak_at",
-    "momentum", "nesterov", "weight_decay", "weight_decay_on",
+    "optimizer", "muon_lr", "muon_decay", "momentum", "nesterov", "weight_decay", "weight_decay_on",
 )  # fmt: skip
 """The settings that make two runs comparable. A protocol file may also hold how to carry it out."""
+
+LATER = {"optimizer": "sgd", "muon_lr": 0.02, "muon_decay": 0.0, "kernels": "plain"}
+"""Settings that older records lack, and what their runs did."""
+
+RECORDED = frozenset(TRAINING_HALF) - set(LATER)
+"""What a run's `config.yaml` holds, however old; a file with all of these is such a record."""
 
 BESIDE = ("tensorboard", "probe_at", "recompute", "capture")
 """Settings that only watch, or trade time for memory: with and without them a run computes the same
@@ -301,8 +310,8 @@ def differences(wanted: Settings, found: Settings) -> list[str]:
 def _of_file(values: Mapping[str, Any], source: str) -> Layers:
     layers = Layers()
     layers.add(values, source)
-    if set(TRAINING_HALF) <= set(values):  # the record of a run, maybe an old one
-        layers.values.setdefault("kernels", "plain")
+    if set(values) >= RECORDED:  # the record of a run, maybe an old one
+        layers.values = LATER | layers.values
     return layers
 
 
@@ -318,7 +327,7 @@ def _with_protocol(layers: Layers) -> Layers:
         raise UserError(f"{source}: 'protocol' must be a name or a YAML file, not {asked!r}.")
     # A finished config.yaml may name a protocol file that this machine does not have: it holds
     # all settings itself, and needs no file.
-    if asked not in shipped("protocols") and set(TRAINING_HALF) <= set(layers.values):
+    if asked not in shipped("protocols") and set(layers.values) >= RECORDED:
         return layers
     try:
         name, values, path = read_protocol(asked)

@@ -36,6 +36,7 @@ from resvar.training.compiling import (
 from resvar.training.distributed import ALONE, Pool, World
 from resvar.training.fusing import fuse_operators
 from resvar.training.machine import memory_format
+from resvar.training.muon import Muon, filters
 from resvar.training.recomputing import recompute_units
 from resvar.training.schedule import learning_rate
 
@@ -384,12 +385,33 @@ def build_optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optim
     `weights` are those of the convolutions and the linear layer: all parameters with more than one
     dimension. BN's scales and shifts and the linear layer's bias have one.
     """
+    if settings.optimizer == "muon":
+        return _muon(network, settings)
     weights = [p for p in network.parameters() if p.ndim > 1 or settings.weight_decay_on == "all"]
     others = [p for p in network.parameters() if p.ndim <= 1 and settings.weight_decay_on != "all"]
     groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": settings.weight_decay}]
     if others:
         groups.append({"params": others, "weight_decay": 0.0})
     return torch.optim.SGD(
+        groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov, fused=True
+    )
+
+
+def _muon(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    ours = filters(network)
+    known = set(ours)
+    rest = [p for p in network.parameters() if p not in known]
+    groups: list[dict[str, Any]] = [
+        {
+            "params": ours,
+            "weight_decay": settings.muon_decay,
+            "orthogonal": True,
+            "rate": settings.muon_lr / settings.lr,
+        },
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return Muon(
         groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov, fused=True
     )
 
@@ -418,7 +440,7 @@ def train_step(
     if images.device.type == "cuda":
         rate = float(np.float32(rate))  # as in a captured update, which reads it from a tensor
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("rate", 1.0)
     work = partial(_update, network, optimizer, settings, sums, pool)
     if captured is None:
         work(images, labels)
