@@ -55,7 +55,7 @@ class Settings(pydantic.BaseModel):
     image_size: Annotated[int, Field(ge=8, le=1024)] = 224  # folder: side of a crop, in pixels
     normalize: Literal["pixel-mean", "channel", "imagenet"] = "pixel-mean"
     crop_padding: Annotated[int, Field(ge=0, le=16)] = 4
-    flip: bool | Literal["alternate"] = True  # alternate: mirrored in every other epoch
+    flip: bool = True
     holdout: Annotated[int, Field(ge=0, lt=50_000)] = 0  # training images kept aside and measured
 
     # The training.
@@ -74,8 +74,8 @@ class Settings(pydantic.BaseModel):
         0.3  # one-cycle: share of the run before the peak
     )
     optimizer: Literal["sgd", "muon"] = "sgd"  # muon: filters step along an orthogonal matrix
-    muon_lr: Positive = 0.02  # of the filters, where lr is that of all else; same course
-    muon_decay: NotNegative = 0.0
+    muon_lr: Positive = 0.02  # muon: peak rate of the filters, whose course is that of lr
+    muon_decay: NotNegative = 0.0  # muon: of the filters, times their rate
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
     weight_decay: NotNegative = 1e-4

@@ -427,9 +427,11 @@ OTHER = {
     "seed": 1, "protocol": "short", "num_classes": 7, "image_size": 64,
     "iterations": 1, "batch_size": 64, "bn_batch_size": 32,
     "schedule": "one-cycle", "lr": 0.2, "milestones": [1], "lr_factor": 0.5,
-    "warmup_iterations": 1, "warmup_lr": 0.5, "peak_at": 0.5, "optimizer": "muon", "muon_lr": 0.5, "muon_decay": 0.5, "momentum": 0.5, "nesterov": True,
+    "warmup_iterations": 1, "warmup_lr": 0.5, "peak_at": 0.5,
+    "optimizer": "muon", "muon_lr": 0.5, "muon_decay": 0.5, "momentum": 0.5, "nesterov": True,
     "weight_decay": 0.0, "weight_decay_on": "all", "precision": "fp32", "deterministic": True,
-    "memory_format": "channels_last", "compile": "unit", "kernels": "fused", "recompute": "unit", "capture": "none",
+    "memory_format": "channels_last", "compile": "unit", "kernels": "fused", "recompute": "unit",
+    "capture": "none",
     "eval_every": 1, "checkpoint_every": 1, "tensorboard": True, "probe_at": [0],
 }  # fmt: skip
 

@@ -167,9 +167,6 @@ def draw_epoch(seed: int, epoch: int, images: int, padding: int, flip: bool) -> 
     order = random.permutation(images)
     offsets = random.integers(0, 2 * padding, (2, images), endpoint=True)
     mirrored = random.integers(0, 2, images) if flip else np.zeros(images, np.int64)
-    if flip == "alternate":
-        first = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed])))
-        mirrored = first.integers(0, 2, images) ^ (epoch % 2)
     return np.stack([order, *offsets, mirrored]).astype(np.int64)
 
 

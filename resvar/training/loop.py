@@ -380,40 +380,32 @@ def trainable(settings: Settings, device: torch.device) -> ResidualNetwork:
 
 
 def build_optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """SGD with momentum; weight decay on what `weight_decay_on` says.
+    """SGD with momentum, or Muon for the filters; weight decay on what `weight_decay_on` says.
 
     `weights` are those of the convolutions and the linear layer: all parameters with more than one
     dimension. BN's scales and shifts and the linear layer's bias have one.
     """
-    if settings.optimizer == "muon":
-        return _muon(network, settings)
-    weights = [p for p in network.parameters() if p.ndim > 1 or settings.weight_decay_on == "all"]
-    others = [p for p in network.parameters() if p.ndim <= 1 and settings.weight_decay_on != "all"]
-    groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": settings.weight_decay}]
-    if others:
-        groups.append({"params": others, "weight_decay": 0.0})
-    return torch.optim.SGD(
-        groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov, fused=True
-    )
-
-
-def _muon(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    ours = filters(network)
-    known = set(ours)
-    rest = [p for p in network.parameters() if p not in known]
+    everywhere = settings.weight_decay_on == "all"
+    orthogonal = filters(network) if settings.optimizer == "muon" else []
+    rest = [p for p in network.parameters() if all(p is not w for w in orthogonal)]
     groups: list[dict[str, Any]] = [
         {
-            "params": ours,
+            "params": orthogonal,
             "weight_decay": settings.muon_decay,
             "orthogonal": True,
             "rate": settings.muon_lr / settings.lr,
         },
-        {"params": [p for p in rest if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+        {
+            "params": [p for p in rest if p.ndim > 1 or everywhere],
+            "weight_decay": settings.weight_decay,
+        },
+        {"params": [p for p in rest if p.ndim <= 1 and not everywhere], "weight_decay": 0.0},
     ]
-    return Muon(
-        groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov, fused=True
-    )
+    kind = Muon if orthogonal else torch.optim.SGD
+    return kind(
+        [group for group in groups if group["params"]],
+        lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov, fused=True,
+    )  # fmt: skip
 
 
 def train_step(

@@ -1,14 +1,15 @@
-"""Muon: convolutions step along an orthogonal matrix, everything else as in SGD.
+"""Muon: filters step along an orthogonal matrix, everything else as in SGD.
 
-The momentum of a filter, as a matrix [out, in × k × k], is replaced by the nearest matrix whose
-singular values are all about one, found by a few products (K. Jordan et al., 2024,
-https://kellerjordan.github.io/posts/muon/). No direction of the gradient then drowns out the others,
-and a network needs fewer epochs. `torch.optim.Muon` has the same rule for matrices only, one by one;
-here all filters of a shape go through each product together, since a deep network has dozens of them.
+The momentum of a filter, as a matrix [out, in × k × k], is replaced by one with the same directions
+whose singular values are all about one, found by a few products (K. Jordan et al., 2024,
+https://kellerjordan.github.io/posts/muon/). No direction then drowns out the others, and a network
+needs fewer epochs. `torch.optim.Muon` has this rule for matrices only, and takes them one by one;
+here all filters of a shape go through each product together: a deep network has dozens of them.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -22,10 +23,10 @@ COEFFICIENTS = 3.4445, -4.7750, 2.0315
 
 
 class Muon(torch.optim.SGD):
-    """Two kinds of parameter groups: those with `orthogonal`, whose weights are filters, and others.
+    """SGD, but for parameter groups with `orthogonal`, which hold filters [out, in, k, k].
 
-    With orthogonal groups weight decay is decoupled: a step takes `lr · weight_decay` of the weights,
-    and adds `lr · √max(1, out / in)` times the orthogonal matrix. Momentum is Nesterov's.
+    Their step is `lr · √max(1, out / (in · k²))` times the orthogonal matrix of the momentum, which
+    is always Nesterov's; and weight decay takes `lr · weight_decay` of the weights themselves.
     """
 
     @torch.no_grad()
@@ -43,8 +44,9 @@ class Muon(torch.optim.SGD):
             weights.grad = gradient
 
     def _orthogonal(self, group: dict[str, Any]) -> None:
+        """The step of a group of filters."""
         weights: list[Tensor] = group["params"]
-        gradients = [w.grad for w in weights]
+        gradients = [w.grad for w in weights if w.grad is not None]
         for w in weights:
             if "momentum_buffer" not in self.state[w]:
                 self.state[w]["momentum_buffer"] = torch.zeros_like(w)
@@ -59,20 +61,20 @@ class Muon(torch.optim.SGD):
             alike[w.shape].append(number)
         for shape, numbers in alike.items():
             steps = orthogonal(torch.stack([ahead[n] for n in numbers]).flatten(2))
-            steps = steps.mul_(-lr * _scale(shape)).unflatten(2, shape[1:])
+            steps = steps.mul_(-lr * _scale(shape)).view(len(numbers), *shape)
             torch._foreach_add_([weights[n] for n in numbers], list(steps))
 
 
 def _scale(shape: torch.Size) -> float:
     """So that a filter changes its output by as much, whatever its shape."""
-    return max(1.0, shape[0] / shape[1:].numel()) ** 0.5
+    return math.sqrt(max(1.0, shape[0] / shape[1:].numel()))
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
     """float [N, rows, columns] → of each a matrix near to U Vᵀ of its U S Vᵀ."""
     a, b, c = COEFFICIENTS
     wide = matrices.shape[1] <= matrices.shape[2]
-    x = matrices if wide else matrices.mT
+    x: Tensor = matrices if wide else matrices.mT
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(PRODUCTS):
         gram = x @ x.mT
@@ -80,7 +82,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
     return x if wide else x.mT
 
 
-def filters(network: nn.Module) -> list[nn.Parameter]:
+def filters(network: nn.Module) -> list[Tensor]:
     """The weights of all convolutions but the first, which sees the image."""
-    found = [m.weight for m in network.modules() if isinstance(m, nn.Conv2d)]
+    found: list[Tensor] = [m.weight for m in network.modules() if isinstance(m, nn.Conv2d)]
     return found[1:]
