@@ -170,7 +170,8 @@ def _faster(
 
 
 def packing_pays(depth: int, device: torch.device) -> Verdict:
-    """Two runs that share the GPU do more together than one alone (`--per-gpu 2`)."""
+    """Two runs that share the GPU do more together than one alone (`--per-gpu 2`): not without
+    NVIDIA's multi-process service (`nvidia-cuda-mps-control -d`)."""
     settings = settings_of(depth)
     crowd: list[Contender | None] = [Contender(f"run {n}", settings) for n in range(2)]
     with at_work(crowd, str(device), None) as workers:

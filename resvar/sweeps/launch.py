@@ -21,6 +21,7 @@ from resvar.sweeps.local import (
     make_slots,
     report_failures,
     require_positive,
+    taking_turns,
 )
 from resvar.training.events import require_tensorboard
 
@@ -49,6 +50,12 @@ def run_here(
         return
     require_inputs(todo, data)
     where = f"{len(slots)} at a time ({slots[0].threads} thread{'s' * (slots[0].threads > 1)} each)"
+    if taking_turns(slots):
+        say(
+            console,
+            "Runs that share a GPU gain nothing unless NVIDIA's multi-process service is there: "
+            "start it with `nvidia-cuda-mps-control -d`.",
+        )
     say(console, f"{len(todo)} to do, {where}. Measuring how long that takes …")
     say(
         console,

@@ -374,6 +374,14 @@ def _gpu_slot(number: int, gpus: Sequence[str], threads: int) -> Slot:
     return _slot(name, threads, {"CUDA_VISIBLE_DEVICES": gpus[index]}, "cuda")
 
 
+def taking_turns(slots: Sequence[Slot]) -> bool:
+    """Whether runs share a GPU without NVIDIA's multi-process service: then they take turns on it,
+    and do less together than one alone (docs/performance.md)."""
+    gpus = [gpu for slot in slots if (gpu := slot.environment.get("CUDA_VISIBLE_DEVICES"))]
+    service = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY") or "/tmp/nvidia-mps", "control")
+    return len(set(gpus)) < len(gpus) and not service.exists()
+
+
 def _gpus(device: str) -> list[str]:
     """The GPUs to use, as `CUDA_VISIBLE_DEVICES` names them; none for `cpu`.
 

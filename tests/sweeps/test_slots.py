@@ -9,7 +9,7 @@ import torch
 
 from resvar.errors import UserError
 from resvar.sweeps import local
-from resvar.sweeps.local import make_slots
+from resvar.sweeps.local import make_slots, taking_turns
 
 UUIDS = "GPU-8f6d2a1c-1b2c-3d4e-5f60-718293a4b5c6,MIG-0c9e8d7f-6a5b-4c3d-2e1f-0a9b8c7d6e5f"
 
@@ -120,3 +120,15 @@ def test_what_cannot_be_is_refused(gpus, jobs, per_gpu, device, said):
     gpus(2)
     with pytest.raises(UserError, match=said):
         make_slots(jobs, per_gpu, device, runs=10)
+
+
+def test_runs_that_share_a_gpu_take_turns_unless_the_service_is_there(gpus, monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    gpus(2)
+    assert not taking_turns(make_slots(None, None, "auto", runs=10))
+    assert taking_turns(make_slots(None, 2, "auto", runs=10))
+    (tmp_path / "control").touch()
+    assert not taking_turns(make_slots(None, 2, "auto", runs=10))
+    (tmp_path / "control").unlink()
+    gpus(0)
+    assert not taking_turns(make_slots(4, None, "cpu", runs=10))
