@@ -5,8 +5,8 @@
 Trains ResNet-20 in full-preact for ten epochs of 45,000 training images with each of the settings
 below, one seed each, and sorts them by the error on the 5,000 images kept aside. The test set has
 no part in it. What is finished is not trained again, so that the records in results/short-search
-print the table at once; a run takes twelve minutes to an hour on one CPU core. More settings of Muon
-were compared on a GPU: docs/runs/short-gpu.
+print the table at once; a run takes twelve minutes to an hour on one CPU core. On a GPU more
+settings of Muon were compared: docs/runs/short-gpu.
 """
 
 from __future__ import annotations
