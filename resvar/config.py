@@ -87,6 +87,7 @@ class Settings(pydantic.BaseModel):
     compile: Literal["none", "unit"] = "none"  # unit: torch.compile, each residual unit by itself
     capture: Literal["auto", "none", "iteration"] = "auto"  # on a GPU: an update as a CUDA graph
     kernels: Literal["auto", "plain", "fused"] = "auto"  # fused: our own, on a processor
+    micro_batches: Literal["auto", "in-turn"] = "auto"  # auto: on a processor each its own threads
     recompute: Literal["none", "unit"] = "none"  # unit: less memory, more time, the same bits
     deterministic: bool = False  # on a GPU: slower kernels that repeat bit for bit
     eval_every: Count = 391
@@ -179,7 +180,8 @@ bits. Its hash, by which reports know one run from another, leaves them out, and
 while it is under way."""
 
 PROTOCOL_KEYS = (
-    *TRAINING_HALF, "precision", "memory_format", "compile", "capture", "kernels", "recompute",
+    *TRAINING_HALF, "precision", "memory_format", "compile", "capture", "kernels",
+    "micro_batches", "recompute",
     "deterministic", "eval_every", "checkpoint_every",
 )  # fmt: skip
 

@@ -243,7 +243,7 @@ def start(settings: Settings, device: torch.device) -> Trainer:
 def update(trainer: Trainer) -> None:
     train_step(
         trainer.network, trainer.optimizer, trainer.sets.training, trainer.iteration,
-        trainer.settings, trainer.sums, captured=trainer.captured,
+        trainer.settings, trainer.sums, trainer.means,
     )  # fmt: skip
     trainer.iteration += 1
 

@@ -431,7 +431,7 @@ OTHER = {
     "optimizer": "muon", "muon_lr": 0.5, "muon_decay": 0.5, "momentum": 0.5, "nesterov": True,
     "weight_decay": 0.0, "weight_decay_on": "all", "precision": "fp32", "deterministic": True,
     "memory_format": "channels_last", "compile": "unit", "kernels": "fused", "recompute": "unit",
-    "capture": "none",
+    "capture": "none", "micro_batches": "in-turn",
     "eval_every": 1, "checkpoint_every": 1, "tensorboard": True, "probe_at": [0],
 }  # fmt: skip
 

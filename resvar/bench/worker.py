@@ -26,9 +26,10 @@ from resvar.bench.profile import shares
 from resvar.config import Settings
 from resvar.data.batches import Normalization, TrainingBatches
 from resvar.errors import UserError
-from resvar.training.capture import WARM_UPS, CapturedUpdates, captured_updates, choose_capture
+from resvar.training.capture import WARM_UPS, choose_capture
 from resvar.training.fusing import choose_kernels
 from resvar.training.loop import (
+    Means,
     Sums,
     build_network,
     build_optimizer,
@@ -63,11 +64,11 @@ class Training:
         pixels = random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
         labels = random.integers(0, 10, count)
         make = self._plain if contender.plain else self._ours
-        self.step, self.step_by_kernels = make(pixels, labels)
+        self.step, self.step_by_step = make(pixels, labels)
 
     def _ours(self, pixels: Any, labels: Any) -> tuple[Callable[[], None], Callable[[], None]]:
-        """The update that `resvar train` makes, and nothing around it; and the same without a
-        graph, whose kernels the profiler can tell apart."""
+        """The update that `resvar train` makes, and nothing around it; and the same one
+        operator at a time, as the profiler wants it."""
         s, device = self.settings, self.device
         batches = _Noted(
             TrainingBatches(
@@ -77,12 +78,12 @@ class Training:
         )  # fmt: skip
         network = trainable(s, device)
         optimizer, sums = build_optimizer(network, s), Sums.zero(device)
-        captured, iterations = captured_updates(s), iter(range(10**9))
+        means, iterations = Means.of(network, s, device), iter(range(10**9))
 
-        def step(captured: CapturedUpdates | None) -> None:
-            train_step(network, optimizer, batches, next(iterations), s, sums, captured=captured)
+        def step(means: Means) -> None:
+            train_step(network, optimizer, batches, next(iterations), s, sums, means)
 
-        return partial(step, captured), partial(step, None)
+        return partial(step, means), partial(step, Means())
 
     def _plain(self, pixels: Any, labels: Any) -> tuple[Callable[[], None], Callable[[], None]]:
         network = build_network(self.settings)
@@ -122,7 +123,7 @@ class Training:
             activities.append(torch.profiler.ProfilerActivity.CUDA)
         with torch.profiler.profile(activities=activities, acc_events=True) as found:
             for _ in range(2):
-                self.step_by_kernels()
+                self.step_by_step()
             self._wait()
         own = (lambda e: e.self_device_time_total) if cuda else (lambda e: e.self_cpu_time_total)
         # A kernel is an event itself, and its time that of the operator which launched it.

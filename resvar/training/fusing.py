@@ -35,7 +35,7 @@ def choose_kernels(
     """
     if settings.kernels == "plain":
         return "plain"
-    obstacle = _obstacle(settings, device)
+    obstacle = _obstacle(settings, device) or _too_old(settings)
     if obstacle is None:
         try:
             load(say)
@@ -75,10 +75,23 @@ def _obstacle(settings: Settings, device: torch.device) -> str | None:
     return None
 
 
+def _too_old(settings: Settings) -> str | None:
+    """What would come of it is known without building anything."""
+    if _only_for_speed(settings) and torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+        return NO_GAIN
+    return None
+
+
 def _gain(settings: Settings) -> str | None:
     """In fp32 the layout would change for the operators' sake alone, and that may cost more than BN
     and ReLU gain where the weights' gradients do not come with them."""
-    chosen = settings.kernels == settings.memory_format == "auto" and settings.precision == "fp32"
-    if chosen and not torch.ops.resvar.takes_convolutions(torch.float32):
-        return "they gain nothing in fp32 on this processor"
+    if _only_for_speed(settings) and not torch.ops.resvar.takes_convolutions(torch.float32):
+        return NO_GAIN
     return None
+
+
+def _only_for_speed(settings: Settings) -> bool:
+    return settings.kernels == settings.memory_format == "auto" and settings.precision == "fp32"
+
+
+NO_GAIN = "they gain nothing in fp32 on this processor"

@@ -25,6 +25,7 @@ from resvar.data.batches import Normalization, TrainingBatches
 from resvar.data.sets import Evaluated, Sets, Trained, classes
 from resvar.errors import RunError, Stopped
 from resvar.models.network import ResidualNetwork, build_model
+from resvar.training.abreast import Abreast, workers
 from resvar.training.capture import WARM_UPS, CapturedUpdates, captured_updates
 from resvar.training.checkpoint import State
 from resvar.training.compiling import (
@@ -111,6 +112,36 @@ class Sums:
         self.images, self.seconds = 0, 0.0
 
 
+@dataclass(frozen=True)
+class Means:
+    """How the updates of one network are carried out, beside the network itself.
+
+    Attributes:
+        pool: where several processes share a run; each is given its own images alone.
+        captured: on a GPU, a graph that does what an update does.
+        abreast: on a processor, workers that take a micro-batch each.
+    """
+
+    pool: Pool | None = None
+    captured: CapturedUpdates | None = None
+    abreast: Abreast | None = None
+
+    @classmethod
+    def of(
+        cls, network: nn.Module, settings: Settings, device: torch.device, world: World = ALONE
+    ) -> Means:
+        """As the settings say, what is `auto` in them decided already but for `micro_batches`."""
+        pool = None
+        if world.size > 1:
+            images = settings.batch_size // world.size
+            pool = Pool(network, world, images // settings.bn_batch_size)
+        return cls(
+            pool,
+            captured_updates(settings),
+            _abreast(network, settings, device, world.size),
+        )
+
+
 @dataclass
 class Trainer:
     """One run in memory.
@@ -140,11 +171,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.sums = Sums.zero(self.device)
-        self.captured = captured_updates(self.settings)
-        self.pool: Pool | None = None
-        if self.world.size > 1:
-            images = self.settings.batch_size // self.world.size
-            self.pool = Pool(self.network, self.world, images // self.settings.bn_batch_size)
+        self.means = Means.of(self.network, self.settings, self.device, self.world)
 
     @classmethod
     def start(
@@ -192,8 +219,7 @@ class Trainer:
             self.iteration,
             self.settings,
             self.sums,
-            self.pool,
-            self.captured,
+            self.means,
         )
         self.iteration += 1
         self.sums.images += self.settings.batch_size
@@ -415,16 +441,14 @@ def train_step(
     iteration: int,
     settings: Settings,
     sums: Sums,
-    pool: Pool | None = None,
-    captured: CapturedUpdates | None = None,
+    means: Means | None = None,
 ) -> None:
     """One update. The gradients of micro-batches of `bn_batch_size` add up to that of the batch.
 
     Waits for nothing: on a GPU it only queues work.
 
     Args:
-        pool: where several processes share a run; `batches` then give this one's images alone.
-        captured: where updates are replayed; always the same with the same network and sums.
+        means: always the same with the same network and sums.
     """
     images, labels = batches.batch(iteration)
     network.train()
@@ -433,11 +457,12 @@ def train_step(
         rate = float(np.float32(rate))  # as in a captured update, which reads it from a tensor
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("rate", 1.0)
-    work = partial(_update, network, optimizer, settings, sums, pool)
-    if captured is None:
+    means = means or Means()
+    work = partial(_update, network, optimizer, settings, sums, means)
+    if means.captured is None:
         work(images, labels)
     else:
-        captured(work, optimizer, images, labels)
+        means.captured(work, optimizer, images, labels)
 
 
 def _update(
@@ -445,23 +470,21 @@ def _update(
     optimizer: torch.optim.Optimizer,
     settings: Settings,
     sums: Sums,
-    pool: Pool | None,
+    means: Means,
     images: Tensor,
     labels: Tensor,
 ) -> None:
     """What of an update is captured: the device's part, from the batch to the new weights."""
-    own = sums
+    own, pool = sums, means.pool
     if pool is not None:
         pool.begin()
         own = Sums.zero(images.device)
-    for first in range(0, len(labels), settings.bn_batch_size):
-        micro = slice(first, first + settings.bn_batch_size)
-        begin_micro_batch(settings)
-        logits = forward(network, images[micro], settings)
-        loss = F.cross_entropy(logits, labels[micro], reduction="sum")
-        (loss / settings.batch_size).backward()  # type: ignore[no-untyped-call]
-        own.loss += loss.detach()
-        own.wrong += (logits.detach().argmax(dim=1) != labels[micro]).sum()
+    if means.abreast is not None:
+        for found in means.abreast.add_gradients(images, labels, settings.bn_batch_size):
+            own.loss += found.loss
+            own.wrong += found.wrong
+    else:
+        _add_gradients(network, settings, own, images, labels)
     if pool is not None:
         loss, wrong = pool.add_up(own.loss, own.wrong)
         sums.loss += loss
@@ -470,6 +493,36 @@ def _update(
     optimizer.step()
     if pool is None:
         optimizer.zero_grad(set_to_none=not keeps_gradients(settings))
+
+
+def _add_gradients(
+    network: nn.Module, settings: Settings, sums: Sums, images: Tensor, labels: Tensor
+) -> None:
+    """Those of the mean loss over all images, one micro-batch after the other."""
+    for first in range(0, len(labels), settings.bn_batch_size):
+        micro = slice(first, first + settings.bn_batch_size)
+        begin_micro_batch(settings)
+        logits = forward(network, images[micro], settings)
+        loss = F.cross_entropy(logits, labels[micro], reduction="sum")
+        (loss / settings.batch_size).backward()  # type: ignore[no-untyped-call]
+        sums.loss += loss.detach()
+        sums.wrong += (logits.detach().argmax(dim=1) != labels[micro]).sum()
+
+
+def _abreast(
+    network: nn.Module, settings: Settings, device: torch.device, processes: int
+) -> Abreast | None:
+    """Workers that take a micro-batch each, where that is to be."""
+    threads = torch.get_num_threads()
+    count = workers(settings, device, threads, processes)
+    if count == 1:
+        return None
+    twins: list[nn.Module] = [trainable(settings, device) for _ in range(count - 1)]
+    return Abreast(network, twins, partial(_forward, settings), threads // count)
+
+
+def _forward(settings: Settings, network: nn.Module, images: Tensor) -> Tensor:
+    return forward(network, images, settings)
 
 
 @torch.no_grad()
@@ -540,13 +593,13 @@ def measure_throughput(settings: Settings, device: torch.device, seconds: float 
     batches = TrainingBatches(pixels, labels, normalization, count, 0, device=device)
     network = trainable(settings, device)
     optimizer, sums = build_optimizer(network, settings), Sums.zero(device)
-    captured, first = captured_updates(settings), 2
-    if captured is not None:
+    means, first = Means.of(network, settings, device), 2
+    if means.captured is not None:
         first += WARM_UPS
     times: list[float] = []
     while len(times) < first + 2 or sum(times[first:]) < seconds:
         begun = time.monotonic()
-        train_step(network, optimizer, batches, len(times), settings, sums, captured=captured)
+        train_step(network, optimizer, batches, len(times), settings, sums, means)
         float(sums.loss)  # wait for the device
         times.append(time.monotonic() - begun)
     return count * len(times[first:]) / sum(times[first:])

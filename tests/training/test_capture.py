@@ -16,7 +16,7 @@ from resvar.errors import UserError
 from resvar.training.capture import WARM_UPS, CapturedUpdates, choose_capture
 from resvar.training.checkpoint import digest
 from resvar.training.compiling import compile_units
-from resvar.training.loop import Trainer, build_network
+from resvar.training.loop import Means, Trainer, build_network
 from resvar.training.schedule import learning_rate
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -77,7 +77,7 @@ def bits(trainer):
 
 def captured(settings):
     trainer, graph = start(settings), Recorded()
-    trainer.captured = CapturedUpdates(graph)
+    trainer.means = Means(captured=CapturedUpdates(graph))
     return trainer, graph
 
 
@@ -97,7 +97,7 @@ def test_they_read_images_and_rates_where_these_lay_at_the_capture():
     run(trainer, WARM_UPS + 1)
     seen = []
     graph.work = lambda: seen.append([tensor.clone() for tensor in (*held[:2], *held[2])])
-    held = trainer.captured._held
+    held = trainer.means.captured._held
     for iteration in (WARM_UPS + 1, WARM_UPS + 2):
         run(trainer, 1)
         images, labels = trainer.sets.training.batch(iteration)
