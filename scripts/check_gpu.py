@@ -27,7 +27,7 @@ from resvar.bench.turns import at_work, measure, together
 from resvar.config import Settings, resolve
 from resvar.data.batches import EvaluationBatches, Normalization, TrainingBatches
 from resvar.data.sets import Sets
-from resvar.training.capture import WARM_UPS, choose_capture
+from resvar.training.capture import WARM_UPS
 from resvar.training.checkpoint import digest
 from resvar.training.fusing import choose_kernels
 from resvar.training.loop import Trainer, forward, train_step
@@ -225,7 +225,6 @@ def start(settings: Settings, device: torch.device) -> Trainer:
     precision = choose_precision(settings.precision, device)
     settings = settings.model_copy(update={"precision": precision})
     settings = settings.model_copy(update={"kernels": choose_kernels(settings, device)})
-    settings = settings.model_copy(update={"capture": choose_capture(settings, device)})
     prepare(settings, device)
     random = np.random.default_rng(0)
     labels = np.arange(IMAGES) % 10
@@ -243,7 +242,7 @@ def start(settings: Settings, device: torch.device) -> Trainer:
 def update(trainer: Trainer) -> None:
     train_step(
         trainer.network, trainer.optimizer, trainer.sets.training, trainer.iteration,
-        trainer.settings, trainer.sums, trainer.means,
+        trainer.decided, trainer.sums, trainer.means,
     )  # fmt: skip
     trainer.iteration += 1
 

@@ -26,7 +26,7 @@ from resvar.data.sets import Evaluated, Sets, Trained, classes
 from resvar.errors import RunError, Stopped
 from resvar.models.network import ResidualNetwork, build_model
 from resvar.training.abreast import Abreast, workers
-from resvar.training.capture import WARM_UPS, CapturedUpdates, captured_updates
+from resvar.training.capture import WARM_UPS, CapturedUpdates, captured_updates, choose_capture
 from resvar.training.checkpoint import State
 from resvar.training.compiling import (
     begin_micro_batch,
@@ -147,7 +147,9 @@ class Trainer:
     """One run in memory.
 
     Attributes:
-        settings: with `precision` already `fp32` or `bf16`; `capture` left at `auto` is `none`.
+        settings: with `precision` already `fp32` or `bf16`.
+        decided: the same with `capture` decided too. No record holds that: another device may go on
+            with the run, and decides anew.
         iteration: updates done so far.
         rows: one per evaluation, as in `metrics.csv`.
         world: the processes that share this run; each has a trainer, in the same state.
@@ -171,14 +173,15 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.sums = Sums.zero(self.device)
-        self.means = Means.of(self.network, self.settings, self.device, self.world)
+        self.decided = _decided(self.settings, self.device, self.world)
+        self.means = Means.of(self.network, self.decided, self.device, self.world)
 
     @classmethod
     def start(
         cls, settings: Settings, sets: Sets, device: torch.device, world: World = ALONE
     ) -> Trainer:
         """A run at iteration 0; the weights are drawn from the seed, on the host."""
-        network = trainable(settings, device)
+        network = trainable(_decided(settings, device, world), device)
         return cls(settings, sets, device, network, build_optimizer(network, settings), world)
 
     def run(self, watcher: Watcher, stop: object) -> Evaluation:
@@ -217,7 +220,7 @@ class Trainer:
             self.optimizer,
             self.sets.training,
             self.iteration,
-            self.settings,
+            self.decided,
             self.sums,
             self.means,
         )
@@ -377,6 +380,11 @@ class Trainer:
     def _save_and_stop(self, watcher: Watcher) -> None:
         self._save(watcher)
         raise Stopped(f"stopped after iteration {self.iteration}; a checkpoint is saved.")
+
+
+def _decided(settings: Settings, device: torch.device, world: World) -> Settings:
+    capture = choose_capture(settings, device, world.size)
+    return settings.model_copy(update={"capture": capture})
 
 
 # --- the parts, usable alone ----------------------------------------------------------------------

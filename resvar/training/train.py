@@ -225,10 +225,7 @@ def _trainer(job: Job, images: Images | FolderImages) -> Trainer:
     """The run at its beginning, on this process's share of the images."""
     prepare(job.settings, job.device)
     sets = Sets.prepare(images, job.settings, job.device, job.world.share)
-    # Not in the run's config.yaml, which another device may take up: the bits are the same.
-    capture = choose_capture(job.settings, job.device, job.world.size)
-    settings = job.settings.model_copy(update={"capture": capture})
-    return Trainer.start(settings, sets, job.device, job.world)
+    return Trainer.start(job.settings, sets, job.device, job.world)
 
 
 def _announce(job: Job, trainer: Trainer) -> None:
