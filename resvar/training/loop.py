@@ -460,11 +460,10 @@ def train_step(
     """
     images, labels = batches.batch(iteration)
     network.train()
-    rate = learning_rate(iteration, settings)
-    if images.device.type == "cuda":
-        rate = float(np.float32(rate))  # as in a captured update, which reads it from a tensor
     for group in optimizer.param_groups:
-        group["lr"] = rate * group.get("rate", 1.0)
+        rate = learning_rate(iteration, settings) * group.get("rate", 1.0)
+        # A captured update reads it from a tensor in fp32, and each on a GPU shall be as that.
+        group["lr"] = float(np.float32(rate)) if images.device.type == "cuda" else rate
     means = means or Means()
     work = partial(_update, network, optimizer, settings, sums, means)
     if means.captured is None:

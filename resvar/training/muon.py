@@ -55,6 +55,8 @@ class Muon(torch.optim.SGD):
         torch._foreach_add_(momenta, gradients)
         ahead = torch._foreach_add(gradients, momenta, alpha=group["momentum"])
         lr = group["lr"]
+        if not isinstance(lr, Tensor):  # so that numbers and tensors give the same bits
+            lr = torch.full((), lr, device=weights[0].device)
         torch._foreach_mul_(weights, 1 - lr * group["weight_decay"])
         alike: dict[torch.Size, list[int]] = defaultdict(list)
         for number, w in enumerate(weights):

@@ -81,8 +81,9 @@ def captured(settings):
     return trainer, graph
 
 
-def test_captured_updates_are_the_updates_that_they_stand_for():
-    settings = make()
+@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
+def test_captured_updates_are_the_updates_that_they_stand_for(optimizer):
+    settings = make(f"optimizer={optimizer}", "muon_decay=0.3", "nesterov=true")
     plain = run(start(settings), 10)
     trainer, graph = captured(settings)
     run(trainer, 10)
