@@ -5,17 +5,16 @@ from __future__ import annotations
 import copy
 import shutil
 
-import numpy as np
 import pytest
 import torch
 
 from resvar.config import resolve
-from resvar.data.batches import EvaluationBatches, Normalization, TrainingBatches
-from resvar.data.sets import Sets
 from resvar.models.ordering import PAPER_ORDER
 from resvar.training.abreast import LARGEST, Abreast, held_bytes, workers
 from resvar.training.fusing import choose_kernels
-from resvar.training.loop import Means, Trainer, forward, trainable
+from resvar.training.loop import Means, forward, trainable
+from tests.training import stepping
+from tests.training.stepping import Silent, run
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -41,27 +40,11 @@ def make(*overrides, variant="full-preact", depth=8):
 
 
 def start(settings, count=1):
-    random = np.random.default_rng(0)
-    pixels = random.integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
-    labels = random.integers(0, 10, 24)
-    normalization = Normalization.measure(pixels, "pixel-mean")
-    batches = TrainingBatches(pixels, labels, normalization, settings.batch_size, seed=0, padding=1)
-    test = EvaluationBatches(pixels, labels, normalization)
-    trainer = Trainer.start(settings, Sets(batches, test, None), CPU)
+    """With so many micro-batches at a time, on a thread each."""
+    trainer = stepping.start(settings)
     twins = [trainable(settings, CPU) for _ in range(count - 1)]
     logits = lambda network, images: forward(network, images, settings)  # noqa: E731
     trainer.means = Means(abreast=Abreast(trainer.network, twins, logits, 1) if twins else None)
-    return trainer
-
-
-class Silent:
-    def __getattr__(self, _name):
-        return lambda *_: None
-
-
-def run(trainer, updates):
-    for _ in range(updates):
-        trainer.step(Silent())
     return trainer
 
 

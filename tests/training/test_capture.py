@@ -5,19 +5,17 @@ from __future__ import annotations
 import copy
 from unittest.mock import ANY
 
-import numpy as np
 import pytest
 import torch
 
 from resvar.config import resolve
-from resvar.data.batches import EvaluationBatches, Normalization, TrainingBatches
-from resvar.data.sets import Sets
 from resvar.errors import UserError
 from resvar.training.capture import WARM_UPS, CapturedUpdates, choose_capture
 from resvar.training.checkpoint import digest
 from resvar.training.compiling import compile_units
-from resvar.training.loop import Means, Trainer, build_network
+from resvar.training.loop import Means, build_network
 from resvar.training.schedule import learning_rate
+from tests.training.stepping import Silent, run, start
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -46,28 +44,6 @@ def make(*overrides):
             "iterations=12", "lr=0.25", "warmup_lr=0.125", "kernels=plain", *overrides,
         ],
     )  # fmt: skip
-
-
-def start(settings):
-    random = np.random.default_rng(0)
-    pixels = random.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
-    labels = random.integers(0, 10, 12)
-    normalization = Normalization.measure(pixels, "pixel-mean")
-    batches = TrainingBatches(pixels, labels, normalization, settings.batch_size, seed=0, padding=1)
-    return Trainer.start(
-        settings, Sets(batches, EvaluationBatches(pixels, labels, normalization), None), CPU
-    )
-
-
-class Silent:
-    def __getattr__(self, _name):
-        return lambda *_: None
-
-
-def run(trainer, updates):
-    for _ in range(updates):
-        trainer.step(Silent())
-    return trainer
 
 
 def bits(trainer):

@@ -1,0 +1,33 @@
+"""A trainer on a few made-up images, and updates of it without a run around them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from resvar.data.batches import EvaluationBatches, Normalization, TrainingBatches
+from resvar.data.sets import Sets
+from resvar.training.loop import Trainer
+
+
+class Silent:
+    """A watcher that sees nothing."""
+
+    def __getattr__(self, _name):
+        return lambda *_: None
+
+
+def start(settings, images=24):
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (images, 8, 8, 3), dtype=np.uint8)
+    labels = random.integers(0, 10, images)
+    normalization = Normalization.measure(pixels, "pixel-mean")
+    batches = TrainingBatches(pixels, labels, normalization, settings.batch_size, seed=0, padding=1)
+    test = EvaluationBatches(pixels, labels, normalization)
+    return Trainer.start(settings, Sets(batches, test, None), torch.device("cpu"))
+
+
+def run(trainer, updates):
+    for _ in range(updates):
+        trainer.step(Silent())
+    return trainer
