@@ -24,7 +24,7 @@ $(VENV)/.ready: pyproject.toml
 	touch $@
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

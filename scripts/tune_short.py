@@ -60,7 +60,8 @@ def main() -> None:
     asked = parser.parse_args()
     found = []
     for name, changes in SEARCH.items():
-        subprocess.run(command(asked.out / name, changes, asked.device), check=True)
+        if not (asked.out / name / "result.json").exists():  # on whatever device it was made
+            subprocess.run(command(asked.out / name, changes, asked.device), check=True)
         result = json.loads((asked.out / name / "result.json").read_text())
         found.append((result["holdout_error"], name, result["train_loss"]))
     table = Table(Column("settings", overflow="fold"), "held-out error in %", "mean training loss")
