@@ -97,10 +97,11 @@ def machine(group: Group) -> str:
     results = [result_of(record) for record in group.records if record.state is State.DONE]
     devices = ", ".join(sorted({f"{r['device']} in {r['precision']}" for r in results}))
     hours = sum(r["seconds"] for r in results) / 3600
+    many = "s" * (len(results) > 1)
     return (
-        f"{len(results)} run{'s' * (len(results) > 1)}, {hours:.1f} hours of run time in all, each on {devices}. Every run, "
-        "with its settings, metrics and predictions, is in [results/](results/README.md), with the "
-        "command that made it; the map, the comparisons and the agreement of predictions are in "
+        f"{len(results)} run{many}, {hours:.1f} hours of run time in all, each on {devices}. Every "
+        "run, with its settings, metrics and predictions, is in [results/](results/README.md), with "
+        "the command that made it; the map, the comparisons and the agreement of predictions are in "
         "the [report](results/report.md)."
     )
 
