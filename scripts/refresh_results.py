@@ -100,9 +100,9 @@ def machine(group: Group) -> str:
     many = "s" * (len(results) > 1)
     return (
         f"{len(results)} run{many}, {hours:.1f} hours of run time in all, each on {devices}. Every "
-        "run, with its settings, metrics and predictions, is in [results/](results/README.md), with "
-        "the command that made it; the map, the comparisons and the agreement of predictions are in "
-        "the [report](results/report.md)."
+        "run, with its settings, metrics and predictions, is in [results/](results/README.md), "
+        "with the command that made it; the map, the comparisons and the agreement of predictions "
+        "are in the [report](results/report.md)."
     )
 
 
