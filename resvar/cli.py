@@ -727,7 +727,10 @@ def show(
 def data(
     dir: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where it goes. Default: $RESVAR_DATA, else data/."),
+        # Named, since Typer 0.27 takes a metavar for the name where the two differ in case alone.
+        typer.Option(
+            "--dir", metavar="DIR", help="Where it goes. Default: $RESVAR_DATA, else data/."
+        ),
     ] = None,
     archive: Annotated[
         Path | None,
@@ -735,7 +738,7 @@ def data(
     ] = None,
     url: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Download from a mirror instead of the source."),
+        typer.Option("--url", metavar="URL", help="Download from a mirror instead of the source."),
     ] = None,
     dataset: Annotated[DatasetName, typer.Option(help="Which one.")] = DatasetName.cifar10,
 ) -> None:
