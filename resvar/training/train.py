@@ -231,7 +231,7 @@ def _trainer(job: Job, images: Images | FolderImages) -> Trainer:
 def _announce(job: Job, trainer: Trainer) -> None:
     """What will be done, before it is done."""
     s = job.settings
-    micro = f" in micro-batches of {s.bn_batch_size}" if s.bn_batch_size != s.batch_size else ""
+    micro = f", in micro-batches of {s.bn_batch_size}" if s.bn_batch_size != s.batch_size else ""
     if trainer.means.abreast is not None:
         micro += f", {len(trainer.means.abreast.workers)} at a time"
     begin = f", going on from iteration {trainer.iteration:,}" if trainer.iteration else ""
@@ -239,7 +239,7 @@ def _announce(job: Job, trainer: Trainer) -> None:
         job,
         f"{s.variant}-{s.depth}, protocol {s.protocol}, seed {s.seed}: "
         f"{parameters(trainer.network):,} parameters, {s.iterations:,} iterations of "
-        f"{s.batch_size} images{micro} of {s.dataset}{begin}.",
+        f"{s.batch_size} images of {s.dataset}{micro}{begin}.",
     )
     how = f"{s.precision}, {s.kernels} kernels" if s.kernels != "plain" else s.precision
     _say(job, f"On {job.devices} in {how}; everything goes to {job.folder}")
