@@ -8,8 +8,10 @@ from hypothesis import given, settings, strategies
 from torch import nn
 
 from resvar.config import resolve
+from resvar.training import checkpoint
 from resvar.training.loop import build_network, build_optimizer
 from resvar.training.muon import Muon, filters, orthogonal
+from tests.training.stepping import run, start
 
 
 def make(*overrides):
@@ -94,3 +96,19 @@ def test_every_convolution_in_a_unit_is_a_filter():
     inside = {id(m.weight) for m in network.modules() if isinstance(m, nn.Conv2d)}
     assert {id(w) for w in filters(network)} == inside - {id(network.stem[0].weight)}
     assert len(filters(network)) == 6
+
+
+def test_a_run_goes_on_from_its_checkpoint_with_the_same_bits(tmp_path):
+    wanted = make(
+        "batch_size=8", "bn_batch_size=4", "muon_decay=0.1", "kernels=plain", "precision=fp32"
+    )
+    whole = run(start(wanted), 6)
+    begun = run(start(wanted), 3)
+    checkpoint.save(tmp_path, begun.state())
+    gone_on = start(wanted)
+    gone_on.restore(checkpoint.load(tmp_path / "checkpoint.pt"))
+    run(gone_on, 3)
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, gone_on.network.state_dict()[name]), name
+    held, other = (t.optimizer.state_dict() for t in (whole, gone_on))
+    assert checkpoint.digest(held) == checkpoint.digest(other)
