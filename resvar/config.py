@@ -168,8 +168,8 @@ TRAINING_HALF = (
 )  # fmt: skip
 """The settings that make two runs comparable. A protocol file may also hold how to carry it out."""
 
-LATER = {"optimizer": "sgd", "muon_lr": 0.02, "muon_decay": 0.0, "kernels": "plain"}
-"""Settings that older records lack, and what their runs did."""
+LATER = ("optimizer", "muon_lr", "muon_decay")
+"""Of these those that older records lack: their runs did what the defaults say."""
 
 RECORDED = frozenset(TRAINING_HALF) - set(LATER)
 """What a run's `config.yaml` holds, however old; a file with all of these is such a record."""
@@ -313,7 +313,8 @@ def _of_file(values: Mapping[str, Any], source: str) -> Layers:
     layers = Layers()
     layers.add(values, source)
     if set(values) >= RECORDED:  # the record of a run, maybe an old one
-        layers.values = LATER | layers.values
+        before = {name: Settings.model_fields[name].default for name in LATER}
+        layers.values = {**before, "kernels": "plain", **layers.values}
     return layers
 
 

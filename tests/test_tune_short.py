@@ -6,9 +6,11 @@ import itertools
 import json
 import runpy
 
+import numpy as np
 import pytest
 
 from resvar.config import TRAINING_HALF, parse_overrides, read_protocol, resolve
+from resvar.reports.agreement import cifar10_labels
 from resvar.training.run import read_settings
 from tests.commands import ROOT
 
@@ -47,3 +49,10 @@ def test_short_is_the_best_on_images_held_out():
     chosen = set(TRAINING_HALF) - {"iterations", "holdout", "milestones", "lr_factor"}
     for key in chosen & set(short):
         assert short[key] == getattr(best, key), key
+
+
+def test_the_predictions_that_came_back_from_the_gpu_give_what_its_log_says():
+    folder = ROOT / "docs" / "runs" / "short-gpu"
+    wrong = np.load(folder / "predictions.npy") != cifar10_labels()
+    log = (folder / "full-preact-110-seed-0.log").read_text()
+    assert f"test error {100 * wrong.mean():.2f} %" in log.splitlines()[-1]

@@ -1,6 +1,6 @@
 """Micro-batches abreast: on a processor each goes through the network on threads of its own.
 
-Threads that share every operator wait for each other at the end of each, a thousand times an
+Threads that share every operator wait for each other at the end of each, hundreds of times in an
 iteration. Where each takes a micro-batch for itself, they meet once. The price is memory: what the
 backward pass needs of several micro-batches is held at the same time.
 
@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from resvar.config import Settings
 from resvar.models.complexity import describe
@@ -25,7 +24,7 @@ from resvar.models.complexity import describe
 LARGEST = 2 * 2**30
 """Bytes that the further micro-batches may hold on to, for more speed."""
 
-Forward = Callable[[nn.Module, Tensor], Tensor]
+Score = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def workers(settings: Settings, device: torch.device, threads: int, processes: int = 1) -> int:
@@ -82,14 +81,14 @@ class Abreast:
     Args:
         network: whose gradients and running statistics the workers make.
         twins: more networks of the same kind, one per further worker; they get its weights.
-        forward: logits of a network for images.
+        score: of a network for images and labels, the summed loss and how many are wrong.
         threads: of each worker.
     """
 
     def __init__(
-        self, network: nn.Module, twins: list[nn.Module], forward: Forward, threads: int
+        self, network: nn.Module, twins: list[nn.Module], score: Score, threads: int
     ) -> None:
-        self.network, self.forward = network, forward
+        self.network, self.score = network, score
         self.networks = [network, *twins]
         for twin in twins:
             _share_weights(network, twin)
@@ -127,10 +126,8 @@ class Abreast:
         return found
 
     def _found(self, network: nn.Module, images: Tensor, labels: Tensor, batch: int) -> Found:
-        logits = self.forward(network, images)
-        loss = F.cross_entropy(logits, labels, reduction="sum")
+        loss, wrong = self.score(network, images, labels)
         gradients = torch.autograd.grad(loss / batch, list(network.parameters()))
-        wrong = (logits.detach().argmax(dim=1) != labels).sum()
         return Found(loss.detach(), wrong, gradients)
 
     @torch.no_grad()

@@ -509,11 +509,10 @@ def _add_gradients(
     for first in range(0, len(labels), settings.bn_batch_size):
         micro = slice(first, first + settings.bn_batch_size)
         begin_micro_batch(settings)
-        logits = forward(network, images[micro], settings)
-        loss = F.cross_entropy(logits, labels[micro], reduction="sum")
+        loss, wrong = _score(settings, network, images[micro], labels[micro])
         (loss / settings.batch_size).backward()  # type: ignore[no-untyped-call]
         sums.loss += loss.detach()
-        sums.wrong += (logits.detach().argmax(dim=1) != labels[micro]).sum()
+        sums.wrong += wrong
 
 
 def _abreast(
@@ -525,11 +524,16 @@ def _abreast(
     if count == 1:
         return None
     twins: list[nn.Module] = [trainable(settings, device) for _ in range(count - 1)]
-    return Abreast(network, twins, partial(_forward, settings), threads // count)
+    return Abreast(network, twins, partial(_score, settings), threads // count)
 
 
-def _forward(settings: Settings, network: nn.Module, images: Tensor) -> Tensor:
-    return forward(network, images, settings)
+def _score(
+    settings: Settings, network: nn.Module, images: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Summed cross-entropy, and how many are wrong."""
+    logits = forward(network, images, settings)
+    wrong = (logits.detach().argmax(dim=1) != labels).sum()
+    return F.cross_entropy(logits, labels, reduction="sum"), wrong
 
 
 @torch.no_grad()

@@ -118,7 +118,7 @@ def _decided(
     world.check_divides(settings)
     chosen = world.device(device)
     precision = choose_precision(settings.precision, chosen)
-    choose_capture(settings, chosen, world.size)
+    choose_capture(settings, chosen, world.size)  # refuses; the trainer decides for itself
     settings = settings.model_copy(update={"precision": precision})
     speaking = console if world.first else Console(quiet=True)
     folder = out or Path("runs") / settings.directory

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from resvar.config import resolve
 from resvar.models.ordering import PAPER_ORDER
 from resvar.training.abreast import LARGEST, Abreast, held_bytes, workers
 from resvar.training.fusing import choose_kernels
-from resvar.training.loop import Means, forward, trainable
+from resvar.training.loop import Means, _score, trainable
 from tests.training import stepping
 from tests.training.stepping import Silent, run
 
@@ -43,8 +44,8 @@ def start(settings, count=1):
     """With so many micro-batches at a time, on a thread each."""
     trainer = stepping.start(settings)
     twins = [trainable(settings, CPU) for _ in range(count - 1)]
-    logits = lambda network, images: forward(network, images, settings)  # noqa: E731
-    trainer.means = Means(abreast=Abreast(trainer.network, twins, logits, 1) if twins else None)
+    score = partial(_score, settings)
+    trainer.means = Means(abreast=Abreast(trainer.network, twins, score, 1) if twins else None)
     return trainer
 
 
@@ -112,10 +113,10 @@ def test_the_threads_of_this_one_stay_as_many():
 def test_a_failure_in_a_worker_is_one_here():
     trainer = start(make(), 2)
 
-    def broken(_network, _images):
+    def broken(_network, _images, _labels):
         raise RuntimeError("no memory")
 
-    trainer.means.abreast.forward = broken
+    trainer.means.abreast.score = broken
     with pytest.raises(RuntimeError, match="no memory"):
         trainer.step(Silent())
 

@@ -61,6 +61,17 @@ def test_in_fp32_a_processor_without_the_instructions_is_left_plain(monkeypatch)
     assert fusing.choose_kernels(make("precision=fp32", "kernels=fused"), CPU) == "fused"
 
 
+def test_where_they_gain_nothing_they_are_not_even_built(monkeypatch):
+    def build(_say):
+        raise AssertionError("built")
+
+    monkeypatch.setattr(fusing, "load", build)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    assert fusing.choose_kernels(make("precision=fp32"), CPU) == "plain"
+    with pytest.raises(AssertionError, match="built"):
+        fusing.choose_kernels(make("precision=fp32", "kernels=fused"), CPU)
+
+
 def test_fused_operators_bring_channels_last():
     for kernels, rows in (("fused", True), ("plain", False), ("auto", False)):
         layout = memory_format(make("precision=fp32", f"kernels={kernels}"))
