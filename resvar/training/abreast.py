@@ -97,7 +97,7 @@ class Abreast:
             norm.momentum = 1.0  # keeps the statistics of the last micro-batch as they are
         mine = torch.get_num_threads()
         self.workers = [
-            ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,))
+            ThreadPoolExecutor(1, initializer=_use_threads, initargs=(threads,))
             for _ in self.networks
         ]
         for worker in self.workers:
@@ -146,6 +146,14 @@ class Abreast:
                 getattr(norm, name).lerp_(getattr(twin, name), norm.momentum)
             if norm.num_batches_tracked is not None:
                 norm.num_batches_tracked.add_(1)
+
+
+def _use_threads(count: int) -> None:
+    """So many for what the calling thread does, in torch and in the fused operators."""
+    if hasattr(torch.ops.resvar, "set_threads"):
+        torch.ops.resvar.set_threads(count)
+    else:
+        torch.set_num_threads(count)
 
 
 def _share_weights(network: nn.Module, twin: nn.Module) -> None:
