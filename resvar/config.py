@@ -87,7 +87,6 @@ class Settings(pydantic.BaseModel):
     compile: Literal["none", "unit"] = "none"  # unit: torch.compile, each residual unit by itself
     capture: Literal["auto", "none", "iteration"] = "auto"  # on a GPU: an update as a CUDA graph
     kernels: Literal["auto", "plain", "fused"] = "auto"  # fused: our own, on a processor
-    micro_batches: Literal["auto", "in-turn"] = "auto"  # auto: on a processor each its own threads
     recompute: Literal["none", "unit"] = "none"  # unit: less memory, more time, the same bits
     deterministic: bool = False  # on a GPU: slower kernels that repeat bit for bit
     eval_every: Count = 391
@@ -171,6 +170,9 @@ TRAINING_HALF = (
 LATER = ("optimizer", "muon_lr", "muon_decay")
 """Of these those that older records lack: their runs did what the defaults say."""
 
+GONE = ("micro_batches",)
+"""Settings that there were for a while, and that records of that time hold: they change nothing."""
+
 RECORDED = frozenset(TRAINING_HALF) - set(LATER)
 """What a run's `config.yaml` holds, however old; a file with all of these is such a record."""
 
@@ -181,8 +183,7 @@ while it is under way."""
 
 PROTOCOL_KEYS = (
     *TRAINING_HALF, "precision", "memory_format", "compile", "capture", "kernels",
-    "micro_batches", "recompute",
-    "deterministic", "eval_every", "checkpoint_every",
+    "recompute", "deterministic", "eval_every", "checkpoint_every",
 )  # fmt: skip
 
 
@@ -311,8 +312,11 @@ def differences(wanted: Settings, found: Settings) -> list[str]:
 
 def _of_file(values: Mapping[str, Any], source: str) -> Layers:
     layers = Layers()
+    recorded = set(values) >= RECORDED
+    if recorded:  # a run's record, maybe an old one
+        values = {key: value for key, value in values.items() if key not in GONE}
     layers.add(values, source)
-    if set(values) >= RECORDED:  # the record of a run, maybe an old one
+    if recorded:
         before = {name: Settings.model_fields[name].default for name in LATER}
         layers.values = {**before, "kernels": "plain", **layers.values}
     return layers

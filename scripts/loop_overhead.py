@@ -41,7 +41,7 @@ def main() -> None:
     device = choose_device(options.device)
     asked = {key: getattr(options, key) for key in ("variant", "depth", "protocol")}
     # The bare update launches kernel by kernel and takes micro-batches in turn: so does ours here.
-    settings = resolve(options=asked, overrides=["capture=none", "micro_batches=in-turn"])
+    settings = resolve(options=asked, overrides=["capture=none"])
     precision = choose_precision(settings.precision, device)
     settings = settings.model_copy(update={"precision": precision})
     settings = settings.model_copy(update={"kernels": choose_kernels(settings, device)})

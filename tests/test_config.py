@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from resvar.config import (
     BESIDE,
+    GONE,
     PROTOCOL_KEYS,
     TRAINING_HALF,
     Settings,
@@ -417,6 +418,18 @@ def test_an_unusual_variant_reads_back(tmp_path):
     assert resolve(config).ordering.unusual
 
 
+# --- records of runs ------------------------------------------------------------------------------
+
+
+def test_a_record_may_hold_a_setting_that_is_gone(tmp_path):
+    base = settings()
+    path = tmp_path / "config.yaml"
+    path.write_text(base.to_yaml() + "".join(f"{name}: auto\n" for name in GONE))
+    assert resolve(path) == base
+    with pytest.raises(UserError, match="unknown setting 'micro_batches'"):
+        resolve(overrides=["micro_batches=auto"])
+
+
 # --- the hash -------------------------------------------------------------------------------------
 
 OTHER = {
@@ -431,7 +444,7 @@ OTHER = {
     "optimizer": "muon", "muon_lr": 0.5, "muon_decay": 0.5, "momentum": 0.5, "nesterov": True,
     "weight_decay": 0.0, "weight_decay_on": "all", "precision": "fp32", "deterministic": True,
     "memory_format": "channels_last", "compile": "unit", "kernels": "fused", "recompute": "unit",
-    "capture": "none", "micro_batches": "in-turn",
+    "capture": "none",
     "eval_every": 1, "checkpoint_every": 1, "tensorboard": True, "probe_at": [0],
 }  # fmt: skip
 

@@ -78,7 +78,7 @@ class Training:
         )  # fmt: skip
         network = trainable(s, device)
         optimizer, sums = build_optimizer(network, s), Sums.zero(device)
-        means, iterations = Means.of(network, s, device), iter(range(10**9))
+        means, iterations = Means.of(network, s), iter(range(10**9))
 
         def step(means: Means) -> None:
             train_step(network, optimizer, batches, next(iterations), s, sums, means)

@@ -124,14 +124,6 @@ Tensor conv(const Tensor& x, const Tensor& filters) {
   return Layer::apply(x, none, none, none, none, 0.0, 0.0, false, false, filters)[0];
 }
 
-// torch.set_num_threads for the calling thread, once and for all. Without it the first operator from
-// this library on a thread would take it back: at::parallel_for begins there with the number of the
-// whole process, and whether it has begun is noted in each library apart.
-void set_threads(int64_t count) {
-  at::internal::lazy_init_num_threads();
-  at::set_num_threads(static_cast<int>(count));
-}
-
 }  // namespace resvar
 
 TORCH_LIBRARY(resvar, library) {
@@ -141,5 +133,4 @@ TORCH_LIBRARY(resvar, library) {
       &resvar::bn);
   library.def("conv(Tensor x, Tensor filters) -> Tensor", &resvar::conv);
   library.def("takes_convolutions(ScalarType type) -> bool", &resvar::takes_convolutions);
-  library.def("set_threads(int count) -> ()", &resvar::set_threads);
 }

@@ -25,7 +25,6 @@ from resvar.data.batches import Normalization, TrainingBatches
 from resvar.data.sets import Evaluated, Sets, Trained, classes
 from resvar.errors import RunError, Stopped
 from resvar.models.network import ResidualNetwork, build_model
-from resvar.training.abreast import Abreast, workers
 from resvar.training.capture import WARM_UPS, CapturedUpdates, captured_updates, choose_capture
 from resvar.training.checkpoint import State
 from resvar.training.compiling import (
@@ -119,27 +118,19 @@ class Means:
     Attributes:
         pool: where several processes share a run; each is given its own images alone.
         captured: on a GPU, a graph that does what an update does.
-        abreast: on a processor, workers that take a micro-batch each.
     """
 
     pool: Pool | None = None
     captured: CapturedUpdates | None = None
-    abreast: Abreast | None = None
 
     @classmethod
-    def of(
-        cls, network: nn.Module, settings: Settings, device: torch.device, world: World = ALONE
-    ) -> Means:
-        """As the settings say, what is `auto` in them decided already but for `micro_batches`."""
+    def of(cls, network: nn.Module, settings: Settings, world: World = ALONE) -> Means:
+        """As the settings say, what is `auto` in them decided already."""
         pool = None
         if world.size > 1:
             images = settings.batch_size // world.size
             pool = Pool(network, world, images // settings.bn_batch_size)
-        return cls(
-            pool,
-            captured_updates(settings),
-            _abreast(network, settings, device, world.size),
-        )
+        return cls(pool, captured_updates(settings))
 
 
 @dataclass
@@ -174,7 +165,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.sums = Sums.zero(self.device)
         self.decided = _decided(self.settings, self.device, self.world)
-        self.means = Means.of(self.network, self.decided, self.device, self.world)
+        self.means = Means.of(self.network, self.decided, self.world)
 
     @classmethod
     def start(
@@ -486,12 +477,7 @@ def _update(
     if pool is not None:
         pool.begin()
         own = Sums.zero(images.device)
-    if means.abreast is not None:
-        for found in means.abreast.add_gradients(images, labels, settings.bn_batch_size):
-            own.loss += found.loss
-            own.wrong += found.wrong
-    else:
-        _add_gradients(network, settings, own, images, labels)
+    _add_gradients(network, settings, own, images, labels)
     if pool is not None:
         loss, wrong = pool.add_up(own.loss, own.wrong)
         sums.loss += loss
@@ -509,31 +495,11 @@ def _add_gradients(
     for first in range(0, len(labels), settings.bn_batch_size):
         micro = slice(first, first + settings.bn_batch_size)
         begin_micro_batch(settings)
-        loss, wrong = _score(settings, network, images[micro], labels[micro])
+        logits = forward(network, images[micro], settings)
+        loss = F.cross_entropy(logits, labels[micro], reduction="sum")
         (loss / settings.batch_size).backward()  # type: ignore[no-untyped-call]
         sums.loss += loss.detach()
-        sums.wrong += wrong
-
-
-def _abreast(
-    network: nn.Module, settings: Settings, device: torch.device, processes: int
-) -> Abreast | None:
-    """Workers that take a micro-batch each, where that is to be."""
-    threads = torch.get_num_threads()
-    count = workers(settings, device, threads, processes)
-    if count == 1:
-        return None
-    twins: list[nn.Module] = [trainable(settings, device) for _ in range(count - 1)]
-    return Abreast(network, twins, partial(_score, settings), threads // count)
-
-
-def _score(
-    settings: Settings, network: nn.Module, images: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Summed cross-entropy, and how many are wrong."""
-    logits = forward(network, images, settings)
-    wrong = (logits.detach().argmax(dim=1) != labels).sum()
-    return F.cross_entropy(logits, labels, reduction="sum"), wrong
+        sums.wrong += (logits.detach().argmax(dim=1) != labels[micro]).sum()
 
 
 @torch.no_grad()
@@ -604,7 +570,7 @@ def measure_throughput(settings: Settings, device: torch.device, seconds: float 
     batches = TrainingBatches(pixels, labels, normalization, count, 0, device=device)
     network = trainable(settings, device)
     optimizer, sums = build_optimizer(network, settings), Sums.zero(device)
-    means, first = Means.of(network, settings, device), 2
+    means, first = Means.of(network, settings), 2
     if means.captured is not None:
         first += WARM_UPS
     times: list[float] = []

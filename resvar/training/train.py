@@ -232,8 +232,6 @@ def _announce(job: Job, trainer: Trainer) -> None:
     """What will be done, before it is done."""
     s = job.settings
     micro = f", in micro-batches of {s.bn_batch_size}" if s.bn_batch_size != s.batch_size else ""
-    if trainer.means.abreast is not None:
-        micro += f", {len(trainer.means.abreast.workers)} at a time"
     begin = f", going on from iteration {trainer.iteration:,}" if trainer.iteration else ""
     _say(
         job,
