@@ -17,6 +17,13 @@ struct Convolution {
         outputs(filters.size(0)), kernel(filters.size(2)) {}
 };
 
+// What is put into tiles at a time: rows `first` to `last` of an image, or of several in a row.
+struct Piece {
+  int64_t image, images, first, last;
+
+  int64_t rows() const { return last - first; }
+};
+
 // The products of one tap are those of dy in the rows `from` to `to` with x so many rows further down.
 struct Tap {
   int64_t down, right, from, to;
@@ -25,6 +32,12 @@ struct Tap {
       : down(number / c.kernel - c.kernel / 2), right(number % c.kernel - c.kernel / 2),
         from(std::max(first, -down)), to(std::min(last, c.height - down)) {}
 };
+
+#if defined(__AMX_BF16__)
+constexpr int CACHE = 2;  // Intel's first cache waits for few lines at a time, the second for many
+#else
+constexpr int CACHE = 3;  // the first one
+#endif
 
 // What is to be fetched while something else is computed, a line of the cache at a time: some
 // channels of a number of pixels.
@@ -41,7 +54,7 @@ struct Fetch {
 
   bool step() {
     if (pixels <= 0) return false;
-    __builtin_prefetch(at + line);
+    __builtin_prefetch(at + line, 0, CACHE);
     if ((line += 64) >= width) line = 0, at += stride, --pixels;
     return true;
   }

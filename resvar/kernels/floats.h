@@ -52,6 +52,9 @@ inline void add_tile(float* sum, const float* x, int64_t x_row, const float* dy,
 // and output channels of one part.
 struct FloatStrip {
   using Number = float;
+  static constexpr int64_t most_inputs = 1;  // tiles of a part where the kernel is 3
+
+  static bool turns_outputs(const Convolution&) { return false; }
 
   // What enters the convolution: the signal as it is,
   struct Plain {
@@ -72,6 +75,7 @@ struct FloatStrip {
     }
   };
 
+  static constexpr int64_t images = 1;  // of a piece
   const Convolution& c;
   int64_t inputs, outputs, rows, halo;  // in tiles of channels; rows above and below
   std::vector<float> x, dy;
@@ -84,10 +88,10 @@ struct FloatStrip {
     dy.resize(outputs * rows * c.width * SIDE);
   }
 
-  // Rows `first` to `last` of an image, and of x the ones beside them.
+  // A piece of both signals, and of x the rows beside it.
   template <typename Source>
-  void fill(const Source& signal, const Plain& gradient, int64_t image, int64_t first, int64_t last,
-            int64_t input, int64_t output) {
+  void fill(const Source& signal, const Plain& gradient, const Piece& piece, int64_t input, int64_t output) {
+    const auto [image, images, first, last] = piece;
     const int64_t top = image * c.height;
     copy(gradient, dy.data(), outputs, rows, top + first, last - first, output);
     const int64_t begin = std::max<int64_t>(0, first - halo), end = std::min(c.height, last + halo);
@@ -96,7 +100,8 @@ struct FloatStrip {
   }
 
   // The products of all taps, added to sums[tap][input][output][16][16].
-  void add(float* sums, int64_t first, int64_t last, Ahead& ahead) const {
+  void add(float* sums, const Piece& piece, Ahead& ahead) const {
+    const auto [image, images, first, last] = piece;
     const int64_t row = c.width * SIDE;
     for (int64_t number = 0; number < c.kernel * c.kernel; ++number) {
       const Tap tap(c, number, first, last);

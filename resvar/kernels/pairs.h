@@ -3,6 +3,8 @@
 
 #pragma once
 
+#include <limits>
+
 #include "convolution.h"
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
@@ -48,19 +50,30 @@ inline int64_t offset(int64_t row, int64_t pairs, int64_t pair) {
 // Both signals of a few rows in pairs, for the input channels and output channels of one part.
 struct PairStrip {
   using Number = Bf16;
+  static constexpr int64_t most_inputs = 1;  // tiles of a part where the kernel is 3
 
-  // 16 channels from c on of two pixels that lie next to each other: of the signal as it is,
+  static bool turns_outputs(const Convolution&) { return false; }
+
+  // 16 channels, c and those after it, of two pixels that lie next to each other: of the signal as
+  // it is,
   struct Plain {
     const Bf16* signal;
     int64_t channels;
-    __m512i order = order_of_pairs();
 
-    __m512i pair(int64_t pixel, int64_t c) const {
-      const Bf16* left = signal + pixel * channels + c;
-      const __m256i l = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(left));
-      const __m256i r = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(left + channels));
-      return _mm512_permutexvar_epi16(order, _mm512_inserti64x4(_mm512_castsi256_si512(l), r, 1));
-    }
+    struct Column {
+      const Bf16* at;
+      int64_t channels;
+      __m512i order = order_of_pairs();
+
+      __m512i pair(int64_t pixel) const {
+        const Bf16* left = at + pixel * channels;
+        const __m256i l = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(left));
+        const __m256i r = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(left + channels));
+        return _mm512_permutexvar_epi16(order, _mm512_inserti64x4(_mm512_castsi256_si512(l), r, 1));
+      }
+    };
+
+    Column column(int64_t c) const { return {signal + c, channels}; }
   };
 
   // and of what BN, and ReLU where it follows, make of it.
@@ -69,17 +82,30 @@ struct PairStrip {
     const Affine<float>& affine;
     bool relu;
 
-    __m512i pair(int64_t pixel, int64_t c) const {
-      const Bf16* left = plain.signal + pixel * plain.channels + c;
-      const __m512bh both = _mm512_cvtne2ps_pbh(one(left + plain.channels, c), one(left, c));
-      return _mm512_permutexvar_epi16(plain.order, (__m512i)both);
-    }
+    struct Column {
+      Plain::Column plain;
+      __m512 scale, shift, least;
 
-    __m512 one(const Bf16* at, int64_t c) const {
-      return (__m512)normalised(at, affine, c, relu);
+      __m512i pair(int64_t pixel) const {
+        const __m512i both = plain.pair(pixel);
+        const __m512i left = _mm512_slli_epi32(both, 16);
+        const __m512i right = _mm512_and_si512(both, _mm512_set1_epi32(0xffff0000));
+        const __m512bh halves = _mm512_cvtne2ps_pbh(one((__m512)right), one((__m512)left));
+        return _mm512_permutexvar_epi16(plain.order, (__m512i)halves);
+      }
+
+      // The larger one, and where there is none, the second: a NaN passes, and so does -0.
+      __m512 one(__m512 x) const { return _mm512_max_ps(least, _mm512_fmadd_ps(x, scale, shift)); }
+    };
+
+    Column column(int64_t c) const {
+      const float least = relu ? 0.0f : -std::numeric_limits<float>::infinity();
+      return {plain.column(c), _mm512_loadu_ps(affine.scale.data() + c),
+              _mm512_loadu_ps(affine.shift.data() + c), _mm512_set1_ps(least)};
     }
   };
 
+  static constexpr int64_t images = 1;  // of a piece
   const Convolution& c;
   int64_t inputs, outputs, rows, pairs, halo;  // in tiles of channels; rows above and below
   std::vector<Pair> dy, even, odd;  // pairs that begin in even columns, and in odd ones from -1 on
@@ -94,29 +120,28 @@ struct PairStrip {
     if (halo) odd.resize(inputs * (rows + 2 * halo) * (pairs + 1) * LANES);
   }
 
-  // Rows `first` to `last` of an image, and of x the ones beside them.
+  // A piece of both signals, and of x the rows beside it.
   template <typename Source>
-  void fill(const Source& x, const Plain& gradient, int64_t image, int64_t first, int64_t last,
-            int64_t input, int64_t output) {
+  void fill(const Source& x, const Plain& gradient, const Piece& piece, int64_t input, int64_t output) {
+    const auto [image, images, first, last] = piece;
     const int64_t top = image * c.height;
-    for (int64_t row = first; row < last; ++row)
-      for (int64_t p = 0; p < pairs; ++p)
-        for (int64_t o = 0; o < outputs; ++o)
-          _mm512_storeu_si512(&dy[offset(o * rows + row - first, pairs, p)],
-                              gradient.pair((top + row) * c.width + 2 * p, output + LANES * o));
+    for (int64_t o = 0; o < outputs; ++o)
+      copy(gradient.column(output + LANES * o), (top + first) * c.width, (last - first) * pairs,
+           &dy[offset(o * rows, pairs, 0)]);
     const int64_t end = std::min(c.height, last + halo);
-    for (int64_t row = std::max<int64_t>(0, first - halo); row < end; ++row) {
-      const int64_t to = row - first + halo;
-      for (int64_t p = 0; p < pairs; ++p)
-        for (int64_t i = 0; i < inputs; ++i)
-          _mm512_storeu_si512(&even[offset(i * (rows + 2 * halo) + to, pairs, p)],
-                              x.pair((top + row) * c.width + 2 * p, input + LANES * i));
-      for (int64_t i = 0; halo && i < inputs; ++i) shift(i * (rows + 2 * halo) + to);
+    for (int64_t i = 0; i < inputs; ++i) {
+      const auto column = x.column(input + LANES * i);
+      for (int64_t row = std::max<int64_t>(0, first - halo); row < end; ++row) {
+        const int64_t to = i * (rows + 2 * halo) + row - first + halo;
+        copy(column, (top + row) * c.width, pairs, &even[offset(to, pairs, 0)]);
+        if (halo) shift(to);
+      }
     }
   }
 
   // The products of all taps, added to sums[tap][input][output][16][16].
-  void add(float* sums, int64_t first, int64_t last, Ahead& ahead) const {
+  void add(float* sums, const Piece& piece, Ahead& ahead) const {
+    const auto [image, images, first, last] = piece;
     if (!halo) {
       for (int64_t i = 0; i < inputs; ++i)
         for (int64_t o = 0; o < outputs; ++o)
@@ -140,6 +165,12 @@ struct PairStrip {
   }
 
  private:
+  template <typename Column>
+  static void copy(const Column column, int64_t pixel, int64_t count, Pair* to) {
+    for (int64_t p = 0; p < count; ++p)
+      _mm512_storeu_si512(to + LANES * p, column.pair(pixel + 2 * p));
+  }
+
   // Pairs that begin one column to the left, with zeros beyond both ends.
   void shift(int64_t row) {
     __m512i before = _mm512_setzero_si512();

@@ -17,6 +17,7 @@
 
 #include "floats.h"
 #include "pairs.h"
+#include "tiles.h"
 
 namespace resvar {
 
@@ -26,8 +27,8 @@ constexpr int64_t PARTS = 16;  // at least so many, where there are as many imag
 struct Cut {
   int64_t inputs, outputs, in_ranges, out_ranges, blocks;
 
-  explicit Cut(const Convolution& c)
-      : inputs(range(c.inputs, c.kernel == 1 ? 4 : 1)), outputs(range(c.outputs, 4)),
+  Cut(const Convolution& c, int64_t most_inputs)
+      : inputs(range(c.inputs, c.kernel == 1 ? 4 : most_inputs)), outputs(range(c.outputs, 4)),
         in_ranges(c.inputs / SIDE / inputs), out_ranges(c.outputs / SIDE / outputs),
         blocks(std::clamp<int64_t>(PARTS / (in_ranges * out_ranges), 1, c.images)) {}
 
@@ -55,21 +56,25 @@ Tensor sums_of_parts(const Convolution& c, const Cut& cut, const Source& x,
       const int64_t in = range / cut.out_ranges * ins, out = range % cut.out_ranges * outs;
       float* sum = sums + part * size;
       std::fill(sum, sum + size, 0.0f);
-      for (int64_t image = block * c.images / cut.blocks,
-                   stop = (block + 1) * c.images / cut.blocks; image < stop; ++image)
-        for (int64_t first = 0; first < c.height; first += strip.rows) {
-          const int64_t last = std::min(c.height, first + strip.rows);
-          strip.fill(x, gradient, image, first, last, in, out);
-          const int64_t next = (image * c.height + last) * c.width;
+      const int64_t stop = (block + 1) * c.images / cut.blocks;
+      Piece piece;
+      for (piece.image = block * c.images / cut.blocks; piece.image < stop;
+           piece.image += piece.images) {
+        piece.images = std::min(strip.images, stop - piece.image);
+        for (piece.first = 0; piece.first < c.height; piece.first = piece.last) {
+          piece.last = std::min(c.height, piece.first + strip.rows);
+          strip.fill(x, gradient, piece, in, out);
+          const int64_t next = ((piece.image + piece.images - 1) * c.height + piece.last) * c.width;
           const int64_t below = next + strip.halo * c.width;  // that row of x is here already
           const auto count = [&](int64_t from) {
-            return std::min(strip.rows * c.width, pixels - from);
+            return std::min(piece.images * piece.rows() * c.width, pixels - from);
           };
           Ahead ahead = {
               Fetch(gradient.signal + next * c.outputs + out, c.outputs, outs, count(next)),
               Fetch(signal.signal + below * c.inputs + in, c.inputs, ins, count(below))};
-          strip.add(sum, first, last, ahead);
+          strip.add(sum, piece, ahead);
         }
+      }
     }
   });
   return parts;
@@ -80,7 +85,7 @@ template <typename Strip>
 Tensor weight_gradient_in(const Tensor& x, const Tensor& dy, const Tensor& filters,
                               const Affine<float>* affine, bool relu) {
   const Convolution c(x, filters);
-  const Cut cut(c);
+  const Cut cut(c, Strip::most_inputs);
   using Number = typename Strip::Number;
   const typename Strip::Plain signal = {x.const_data_ptr<Number>(), c.inputs};
   const typename Strip::Plain gradient = {dy.const_data_ptr<Number>(), c.outputs};
@@ -91,6 +96,8 @@ Tensor weight_gradient_in(const Tensor& x, const Tensor& dy, const Tensor& filte
   Tensor sum = at::empty_like(filters, filters.options().dtype(at::kFloat));
   const float* from = parts.const_data_ptr<float>();
   float* to = sum.data_ptr<float>();
+  const bool turned = Strip::turns_outputs(c);  // tiles are [16 outputs, 16 inputs] then
+  const int64_t down = sum.stride(!turned), across = sum.stride(turned);
   const int64_t all = parts.stride(0), tiles = cut.inputs * cut.outputs;
   at::parallel_for(0, all / TILE, 8, [&](int64_t begin, int64_t end) {
     for (int64_t tile = begin; tile < end; ++tile) {
@@ -104,7 +111,7 @@ Tensor weight_gradient_in(const Tensor& x, const Tensor& dy, const Tensor& filte
       float* corner = to + o * SIDE * sum.stride(0) + i * SIDE * sum.stride(1) +
                       tap / c.kernel * sum.stride(2) + tap % c.kernel * sum.stride(3);
       for (int64_t k = 0; k < TILE; ++k)
-        corner[k % SIDE * sum.stride(0) + k / SIDE * sum.stride(1)] = whole[k];
+        corner[k / SIDE * down + k % SIDE * across] = whole[k];
     }
   });
   return sum;
@@ -124,8 +131,12 @@ inline bool takes_convolutions(at::ScalarType type) {
 inline Tensor weight_gradient(const Tensor& x, const Tensor& dy, const Tensor& filters,
                               const Affine<float>* affine, bool relu) {
 #ifdef RESVAR_PAIRS
-  if (x.scalar_type() == at::kBFloat16)
+  if (x.scalar_type() == at::kBFloat16) {
+#ifdef RESVAR_TILES
+    if (tiles_granted()) return weight_gradient_in<TileStrip>(x, dy, filters, affine, relu);
+#endif
     return weight_gradient_in<PairStrip>(x, dy, filters, affine, relu);
+  }
 #endif
 #ifdef RESVAR_FLOATS
   if (x.scalar_type() == at::kFloat)

@@ -1,0 +1,258 @@
+// Some rows of an image in bf16, as AMX takes them: it multiplies a tile of 16 output channels by 32
+// pixels with one of 32 pixels by 16 input channels, all in one instruction.
+//
+// A line of a tile is 64 bytes: 16 pairs of pixels of one output channel on the one side, one pair of
+// pixels of 16 input channels on the other, which is what pairs.h makes of them.
+
+#pragma once
+
+#include "pairs.h"
+
+#if defined(RESVAR_PAIRS) && defined(__AMX_BF16__) && defined(__AMX_TILE__) && defined(__AVX512VBMI2__)
+#define RESVAR_TILES 1
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace resvar {
+
+// Linux lets a process have the tiles' registers only where it asks.
+inline bool tiles_granted() {
+  constexpr long ask = 0x1023, tiles = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  static const bool granted = syscall(SYS_arch_prctl, ask, tiles) == 0;
+  return granted;
+}
+
+constexpr int64_t DEEP = 16;  // pairs of pixels that a tile is deep
+
+struct alignas(64) Line {
+  Pair lanes[LANES];
+};
+
+// The registers of this thread: eight tiles of 16 lines, as long as this is alive.
+struct Registers {
+  Registers() {
+    struct alignas(64) {
+      uint8_t palette = 1, start = 0, reserved[14] = {};
+      uint16_t bytes[16] = {};
+      uint8_t lines[16] = {};
+    } shape;
+    for (int tile = 0; tile < 8; ++tile) shape.bytes[tile] = 64, shape.lines[tile] = 16;
+    _tile_loadconfig(&shape);
+  }
+  ~Registers() { _tile_release(); }
+  Registers(const Registers&) = delete;
+};
+
+// Lanes become lines: 16 × 16 words, turned about their diagonal.
+inline void transpose(const __m512i (&from)[16], Line* to) {
+  __m512i a[16], b[16];
+  for (int i = 0; i < 16; i += 2) {
+    a[i] = _mm512_unpacklo_epi32(from[i], from[i + 1]);
+    a[i + 1] = _mm512_unpackhi_epi32(from[i], from[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4)
+    for (int k = 0; k < 2; ++k) {
+      b[i + 2 * k] = _mm512_unpacklo_epi64(a[i + k], a[i + k + 2]);
+      b[i + 2 * k + 1] = _mm512_unpackhi_epi64(a[i + k], a[i + k + 2]);
+    }
+  for (int k = 0; k < 4; ++k) {  // quarters of registers from here on
+    const __m512i low = _mm512_shuffle_i32x4(b[k], b[k + 4], 0x88);
+    const __m512i high = _mm512_shuffle_i32x4(b[k + 8], b[k + 12], 0x88);
+    const __m512i low_odd = _mm512_shuffle_i32x4(b[k], b[k + 4], 0xdd);
+    const __m512i high_odd = _mm512_shuffle_i32x4(b[k + 8], b[k + 12], 0xdd);
+    _mm512_store_si512(to + k, _mm512_shuffle_i32x4(low, high, 0x88));
+    _mm512_store_si512(to + k + 4, _mm512_shuffle_i32x4(low_odd, high_odd, 0x88));
+    _mm512_store_si512(to + k + 8, _mm512_shuffle_i32x4(low, high, 0xdd));
+    _mm512_store_si512(to + k + 12, _mm512_shuffle_i32x4(low_odd, high_odd, 0xdd));
+  }
+}
+
+// A sum of 16 × 16 weights, and where the tiles begin whose products it takes.
+struct Products {
+  float* sum;
+  const Line *turned, *straight;
+};
+
+// The tiles of one strip: so many of each image, and from one image to the next so many lines.
+struct Depth {
+  int64_t images, tiles, turned_room, straight_room;
+};
+
+// Several sums at a time, since each has to wait for its last addition.
+template <int N>
+inline void add_products(const Products* p, const Depth& depth, int64_t fetched, Ahead& ahead) {
+  constexpr int64_t row = sizeof(Line);
+  _tile_loadd(0, p[0].sum, row);
+  if constexpr (N > 1) _tile_loadd(1, p[1].sum, row);
+  if constexpr (N > 2) _tile_loadd(2, p[2].sum, row);
+  if constexpr (N > 3) _tile_loadd(3, p[3].sum, row);
+  for (int64_t image = 0; image < depth.images; ++image) {
+    int64_t t = image * depth.turned_room, s = image * depth.straight_room;
+    for (int64_t k = 0; k < depth.tiles; ++k, t += DEEP, s += DEEP) {
+      for (int64_t i = 0; i < fetched; ++i) ahead.step();
+      _tile_loadd(4, p[0].turned + t, row);
+      _tile_loadd(5, p[0].straight + s, row);
+      _tile_dpbf16ps(0, 4, 5);
+      if constexpr (N > 1) {
+        _tile_loadd(6, p[1].turned + t, row);
+        _tile_loadd(7, p[1].straight + s, row);
+        _tile_dpbf16ps(1, 6, 7);
+      }
+      if constexpr (N > 2) {
+        _tile_loadd(4, p[2].turned + t, row);
+        _tile_loadd(5, p[2].straight + s, row);
+        _tile_dpbf16ps(2, 4, 5);
+      }
+      if constexpr (N > 3) {
+        _tile_loadd(6, p[3].turned + t, row);
+        _tile_loadd(7, p[3].straight + s, row);
+        _tile_dpbf16ps(3, 6, 7);
+      }
+    }
+  }
+  _tile_stored(0, p[0].sum, row);
+  if constexpr (N > 1) _tile_stored(1, p[1].sum, row);
+  if constexpr (N > 2) _tile_stored(2, p[2].sum, row);
+  if constexpr (N > 3) _tile_stored(3, p[3].sum, row);
+}
+
+inline void add_products(const Products* p, int64_t count, const Depth& depth, int64_t fetched,
+                         Ahead& ahead) {
+  switch (count) {
+    case 1: return add_products<1>(p, depth, fetched, ahead);
+    case 2: return add_products<2>(p, depth, fetched, ahead);
+    case 3: return add_products<3>(p, depth, fetched, ahead);
+    case 4: return add_products<4>(p, depth, fetched, ahead);
+  }
+}
+
+// Both signals of a few rows in tiles, for the input channels and output channels of one part. One of
+// them is turned, which costs time: dy for the kernel of 3, since x is wanted three times; for the
+// kernel of 1 the one with fewer channels.
+struct TileStrip {
+  using Number = Bf16;
+  using Plain = PairStrip::Plain;
+  using Normalised = PairStrip::Normalised;
+  static constexpr int64_t most_inputs = 4;
+
+  static bool turns_outputs(const Convolution& c) { return c.kernel > 1 || c.outputs <= c.inputs; }
+
+  const Convolution& c;
+  bool outputs_turned;
+  int64_t inputs, outputs, pairs, halo;  // in tiles of channels; rows above and below
+  int64_t images, rows;                  // of a strip; several images only where it has all rows
+  int64_t deep, room;                    // lines of an image: turned, and straight
+  std::vector<Line> turned;    // [channels][images][deep]
+  std::vector<Line> straight;  // [columns that it is shifted by][channels][images][room]
+  Registers registers;
+
+  TileStrip(const Convolution& convolution, int64_t in, int64_t out)
+      : c(convolution), outputs_turned(turns_outputs(c)), inputs(in), outputs(out),
+        pairs(c.width / 2), halo(c.kernel / 2) {
+    constexpr int64_t scratch = 81920;  // bytes of both signals in tiles
+    const int64_t t = outputs_turned ? outputs : inputs, s = inputs + outputs - t;
+    rows = std::clamp<int64_t>(
+        scratch / (64 * pairs * (t + s * c.kernel)) - 2 * halo, 1, c.height);
+    deep = (rows * pairs + DEEP - 1) / DEEP * DEEP;
+    room = deep + 2 * halo * pairs;
+    const int64_t image = 64 * (t * deep + s * c.kernel * room);
+    images = rows < c.height ? 1 : std::clamp<int64_t>(scratch / image, 1, c.images);
+    turned.resize(t * images * deep);
+    straight.resize(c.kernel * s * images * room);
+  }
+
+  // A piece of both signals, and of x the rows beside it.
+  template <typename Source>
+  void fill(const Source& x, const Plain& dy, const Piece& piece, int64_t input, int64_t output) {
+    for (int64_t k = 0; k < piece.images; ++k) {
+      if (outputs_turned) {
+        turn(dy, piece, k, output, outputs);
+        straighten(x, piece, k, input, inputs);
+      } else {
+        turn(x, piece, k, input, inputs);
+        straighten(dy, piece, k, output, outputs);
+      }
+    }
+  }
+
+  // The products of all taps, added to sums[tap][input][output][16][16].
+  void add(float* sums, const Piece& piece, Ahead& ahead) const {
+    const Depth depth = {piece.images, (piece.rows() * pairs + DEEP - 1) / DEEP, deep, room};
+    const int64_t all = c.kernel * c.kernel * inputs * outputs, groups = (all + 3) / 4;
+    const int64_t lines = (inputs + outputs) * DEEP;
+    for (int64_t group = 0; group < groups; ++group) {
+      Products some[4];
+      const int64_t begin = all * group / groups, end = all * (group + 1) / groups;
+      for (int64_t n = begin; n < end; ++n) {
+        const int64_t o = n % outputs, i = n / outputs % inputs, tap = n / outputs / inputs;
+        const int64_t t = outputs_turned ? o : i, s = outputs_turned ? i : o;
+        const int64_t channels = outputs_turned ? inputs : outputs;
+        some[n - begin] = {sums + n * TILE, &turned[t * images * deep],
+                           &straight[(tap % c.kernel * channels + s) * images * room +
+                                     tap / c.kernel * pairs]};
+      }
+      add_products(some, end - begin, depth, (lines + groups - 1) / groups, ahead);
+    }
+  }
+
+ private:
+  // The k-th image of a piece, so many tiles of channels.
+  template <typename Source>
+  void turn(const Source& source, const Piece& piece, int64_t k, int64_t channel, int64_t tiles) {
+    const int64_t pixel = ((piece.image + k) * c.height + piece.first) * c.width;
+    const int64_t count = piece.rows() * pairs;
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const auto column = source.column(channel + LANES * tile);
+      Line* line = &turned[(tile * images + k) * deep];
+      for (int64_t from = 0; from < count; from += DEEP) {
+        __m512i lines[DEEP];
+        for (int64_t p = from; p < from + DEEP; ++p)
+          lines[p - from] = p < count ? column.pair(pixel + 2 * p) : _mm512_setzero_si512();
+        transpose(lines, line + from);
+      }
+    }
+  }
+
+  // With the rows beside them where the kernel wants these, which are zero outside of the image.
+  template <typename Source>
+  void straighten(const Source& source, const Piece& piece, int64_t k, int64_t channel,
+                  int64_t tiles) {
+    const int64_t shift = tiles * images * room;
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const auto column = source.column(channel + LANES * tile);
+      Line* line = &straight[(tile * images + k) * room];
+      for (int64_t row = piece.first - halo; row < piece.last + halo; ++row, line += pairs) {
+        const int64_t pixel = ((piece.image + k) * c.height + row) * c.width;
+        if (row < 0 || row >= c.height)
+          for (int64_t n = 0; n < c.kernel; ++n) std::fill_n(line + n * shift, pairs, Line());
+        else if (halo)
+          put_shifted(column, pixel, pairs, line, shift);
+        else
+          for (int64_t p = 0; p < pairs; ++p)
+            _mm512_store_si512(line + p, column.pair(pixel + 2 * p));
+      }
+    }
+  }
+
+  // A row from one column to the left on, as it is, and from one to the right on.
+  template <typename Column>
+  static void put_shifted(const Column column, int64_t pixel, int64_t pairs, Line* to,
+                          int64_t shift) {
+    Line *left = to, *here = to + shift, *right = to + 2 * shift;
+    __m512i before = _mm512_setzero_si512();
+    for (int64_t p = 0; p < pairs; ++p) {
+      const __m512i now = column.pair(pixel + 2 * p);
+      const __m512i between = _mm512_shrdi_epi32(before, now, 16);
+      _mm512_store_si512(here + p, now);
+      _mm512_store_si512(left + p, between);
+      if (p) _mm512_store_si512(right + p - 1, between);
+      before = now;
+    }
+    _mm512_store_si512(right + pairs - 1, _mm512_srli_epi32(before, 16));
+  }
+};
+
+}  // namespace resvar
+
+#endif
