@@ -41,37 +41,55 @@ struct Rows {
     blocks = (rows + rows_per_block - 1) / rows_per_block;
   }
 
-  // Blocks, shared out over torch's own threads. Backwards, each thread meets first what it read
-  // last, while that is still in its cache.
-  template <typename F> void each_block(bool backwards, const F& work) const {
+  int64_t first(int64_t block) const { return block * rows_per_block; }
+  int64_t count(int64_t block) const { return std::min(rows - first(block), rows_per_block); }
+
+  // Blocks, shared out over torch's own threads, with what `other` needs for one thread. Backwards,
+  // each thread meets first what it read last, while that is still in its cache.
+  template <typename Other, typename F>
+  void each_block(bool backwards, const Other& other, const F& work) const {
     at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) work(backwards ? begin + end - 1 - i : i);
+      typename Other::Worker worker(other, *this);
+      for (int64_t i = begin; i < end; ++i) work(backwards ? begin + end - 1 - i : i, worker);
     });
   }
 
   // `work(c, lanes, first, last)` for each 16 channels from c on; fewer lanes at the end. `first`
   // and `last` are offsets of the block's rows at channel c.
   template <typename F> void each_group(int64_t block, const F& work) const {
-    const int64_t first = block * rows_per_block * channels;
-    const int64_t last = std::min(rows, (block + 1) * rows_per_block) * channels;
+    const int64_t from = first(block) * channels, to = from + count(block) * channels;
     int64_t c = 0;
     for (; c + LANES <= channels; c += LANES)
-      work(c, std::integral_constant<int64_t, LANES>(), first + c, last + c);
-    if (c < channels) work(c, channels - c, first + c, last + c);
+      work(c, std::integral_constant<int64_t, LANES>(), from + c, to + c);
+    if (c < channels) work(c, channels - c, from + c, to + c);
   }
 };
 
-// Two sums per channel over all rows, in double: `terms(c, lanes)` gives a function from a row's
+// The other signal that a pass reads or writes beside x: here one that lies in memory as a whole. For
+// each block `begin` gives where its numbers are, counted from the first number of the tensor, and
+// `end` is told when they have been written. (pointwise.h has those that never lie there.)
+template <typename T> struct Whole {
+  T* numbers;
+
+  struct Worker {
+    Worker(const Whole&, const Rows&) {}
+  };
+  T* begin(const Rows&, int64_t, Worker&) const { return numbers; }
+  void end(const Rows&, int64_t, Worker&) const {}
+};
+
+// Two sums per channel over all rows, in double: `terms(c, lanes, dy)` gives a function from a row's
 // offset to the two terms of 16 channels.
-template <typename T, typename F>
-std::vector<double> sums(const Rows& r, const F& terms) {
+template <typename T, typename Other, typename F>
+std::vector<double> sums(const Rows& r, const Other& other, const F& terms) {
   constexpr int64_t U = 4;  // rows at once, whose additions need not wait for each other
   const int64_t C = r.channels;
   std::vector<Acc<T>> parts(r.blocks * 2 * C);
-  r.each_block(false, [&](int64_t block) {
+  r.each_block(false, other, [&](int64_t block, auto& worker) {
     Acc<T>* part = parts.data() + block * 2 * C;
+    const T* dy = other.begin(r, block, worker);
     r.each_group(block, [&](int64_t c, auto lanes, int64_t first, int64_t last) {
-      const auto term = terms(c, lanes);
+      const auto term = terms(c, lanes, dy);
       Vec<T> p[U] = {}, q[U] = {};
       int64_t at = first;
       for (; at + (U - 1) * C < last; at += U * C)
@@ -112,25 +130,25 @@ Vec<T> normalised(const T* x, const Affine<Acc<T>>& affine, int64_t c, bool relu
   return relu ? clip(y) : y;
 }
 
-// y, and mean and 1 / standard deviation per channel. Running statistics move as torch's do.
+// Mean and 1 / standard deviation per channel. Running statistics move as torch's do.
 template <typename T>
-std::tuple<Tensor, Tensor, Tensor> normalise(
-    const Tensor& input, const Tensor& weight, const Tensor& bias,
-    const std::optional<Tensor>& running_mean, const std::optional<Tensor>& running_var,
-    double momentum, double eps, bool relu) {
+std::tuple<Tensor, Tensor> statistics(
+    const Tensor& input, const Tensor& weight, const std::optional<Tensor>& running_mean,
+    const std::optional<Tensor>& running_var, double momentum, double eps) {
   using A = Acc<T>;
   const Rows r(input);
   const int64_t C = r.channels;
   const T* x = input.const_data_ptr<T>();
   // Differences from the first row, since a mean far from zero would drown the variance.
-  const std::vector<double> sum = sums<T>(r, [&](int64_t c, auto lanes) {
-    const Vec<T> origin = get(x + c, lanes);
-    return [=](int64_t at, Vec<T>& p, Vec<T>& q) {
-      const Vec<T> d = get(x + at, lanes) - origin;
-      p += d;
-      q += d * d;
-    };
-  });
+  const std::vector<double> sum =
+      sums<T>(r, Whole<const T>{x}, [&](int64_t c, auto lanes, const T* from) {
+        const Vec<T> origin = get(x + c, lanes);
+        return [=](int64_t at, Vec<T>& p, Vec<T>& q) {
+          const Vec<T> d = get(from + at, lanes) - origin;
+          p += d;
+          q += d * d;
+        };
+      });
   Tensor mean = at::empty_like(weight), invstd = at::empty_like(weight);
   A *m = mean.data_ptr<A>(), *s = invstd.data_ptr<A>();
   A* rm = running_mean ? running_mean->data_ptr<A>() : nullptr;
@@ -144,15 +162,21 @@ std::tuple<Tensor, Tensor, Tensor> normalise(
     if (rm) rm[c] = momentum * average + (1 - momentum) * rm[c];
     if (rv) rv[c] = momentum * variance * n / (n - 1) + (1 - momentum) * rv[c];
   }
-  Tensor output = at::empty_like(input);
-  T* y = output.data_ptr<T>();
-  const Affine<A> affine(mean, invstd, weight, bias);
-  r.each_block(true, [&](int64_t block) {
+  return {mean, invstd};
+}
+
+// Writes y = relu(a x + b), or without the ReLU, to `output`.
+template <typename T, typename Output>
+void normalise(const Tensor& input, const Affine<Acc<T>>& affine, bool relu, const Output& output) {
+  const Rows r(input);
+  const T* x = input.const_data_ptr<T>();
+  r.each_block(true, output, [&](int64_t block, auto& worker) {
+    T* y = output.begin(r, block, worker);
     r.each_group(block, [&](int64_t c, auto lanes, int64_t first, int64_t last) {
       const Vec<T> a = get(affine.scale.data() + c, lanes), b = get(affine.shift.data() + c, lanes);
       const T* from = x;
       T* to = y;  // local copies: what is written could be the captured ones, for all g++ knows
-      const int64_t step = C;
+      const int64_t step = r.channels;
       if (relu)
         for (int64_t at = first; at < last; at += step)
           put(to + at, clip(get(from + at, lanes) * a + b), lanes);
@@ -160,25 +184,26 @@ std::tuple<Tensor, Tensor, Tensor> normalise(
         for (int64_t at = first; at < last; at += step)
           put(to + at, get(from + at, lanes) * a + b, lanes);
     });
+    output.end(r, block, worker);
   });
-  return {output, mean, invstd};
 }
 
-// Gradients of input, weight and bias; `more` is added to that of the input.
-template <typename T>
+// Gradients of input, weight and bias, from that of the output, `gradient`; `more` is added to that of
+// the input.
+template <typename T, typename Gradient>
 std::tuple<Tensor, Tensor, Tensor> normalise_backward(
-    const Tensor& gradient, const Tensor& input, const Tensor& mean, const Tensor& invstd,
+    const Gradient& gradient, const Tensor& input, const Tensor& mean, const Tensor& invstd,
     const Tensor& weight, const Tensor& bias, bool relu, const std::optional<Tensor>& more) {
   using A = Acc<T>;
   const Rows r(input);
   const int64_t C = r.channels;
-  const T *x = input.const_data_ptr<T>(), *dy = gradient.const_data_ptr<T>();
+  const T* x = input.const_data_ptr<T>();
   const A *m = mean.const_data_ptr<A>(), *s = invstd.const_data_ptr<A>();
   const Affine<A> affine(mean, invstd, weight, bias);
   const A *scale = affine.scale.data(), *shift = affine.shift.data();
 
   const auto reduce = [&](auto clipped) {
-    return sums<T>(r, [&](int64_t c, auto lanes) {
+    return sums<T>(r, gradient, [&](int64_t c, auto lanes, const T* dy) {
       const Vec<T> average = get(m + c, lanes), a = get(scale + c, lanes), b = get(shift + c, lanes);
       return [=](int64_t at, Vec<T>& p, Vec<T>& q) {
         const Vec<T> v = get(x + at, lanes);
@@ -204,7 +229,8 @@ std::tuple<Tensor, Tensor, Tensor> normalise_backward(
   T* dx = dinput.data_ptr<T>();
   const T* also = more ? more->const_data_ptr<T>() : nullptr;
   const auto write = [&](auto clipped, auto added) {
-    r.each_block(true, [&](int64_t block) {
+    r.each_block(true, gradient, [&](int64_t block, auto& worker) {
+      const T* dy = gradient.begin(r, block, worker);
       r.each_group(block, [&](int64_t c, auto lanes, int64_t first, int64_t last) {
         const Vec<T> a = get(scale + c, lanes), b = get(shift + c, lanes);
         const Vec<T> k = get(slope.data() + c, lanes), average = get(m + c, lanes);

@@ -7,6 +7,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include "pointwise.h"
 #include "weight_gradient.h"
 
 namespace resvar {
@@ -51,14 +52,12 @@ struct Layer : torch::autograd::Function<Layer> {
         "resvar: a convolution here takes fp32, or bf16 of an even width, as far as the processor has "
         "the instructions, channels in sixteens, and a kernel of 1 or 3");
     at::AutoDispatchBelowADInplaceOrView below;
-    Tensor y = x, mean, invstd;
+    Tensor mean, invstd;
     if (weight)
-      std::tie(y, mean, invstd) = typed(x, [&](auto number) {
-        return normalise<decltype(number)>(
-            x, *weight, *bias, running_mean, running_var, momentum, eps, relu);
+      std::tie(mean, invstd) = typed(x, [&](auto number) {
+        return statistics<decltype(number)>(x, *weight, running_mean, running_var, momentum, eps);
       });
-    if (filters)
-      y = at::conv2d(y, filters->to(x.scalar_type()), {}, at::IntArrayRef({1, 1}), padding(*filters));
+    const Tensor y = forward(x, weight, bias, mean, invstd, relu, filters);
     context->save_for_backward(
         {x, weight.value_or(Tensor()), bias.value_or(Tensor()), mean, invstd,
          filters.value_or(Tensor())});
@@ -77,13 +76,9 @@ struct Layer : torch::autograd::Function<Layer> {
     if (gradients.size() > 1 && gradients[1].defined()) more = in_rows(gradients[1]);
     Tensor dx, dweight, dbias, dfilters;
     if (gradients[0].defined()) {
-      dx = in_rows(gradients[0]);
-      if (filters.defined()) std::tie(dx, dfilters) = convolution_backward(dx, saved, relu);
-      if (weight.defined())
-        std::tie(dx, dweight, dbias) = typed(x, [&](auto number) {
-          return normalise_backward<decltype(number)>(
-              in_rows(dx), x, saved[3], saved[4], weight, bias, relu, more);
-        });
+      const Tensor gradient = in_rows(gradients[0]);
+      if (filters.defined()) dfilters = gradient_of_filters(gradient, saved, relu);
+      std::tie(dx, dweight, dbias) = backward(gradient, saved, relu, more);
     } else if (more) {
       dx = *more;
     }
@@ -92,22 +87,75 @@ struct Layer : torch::autograd::Function<Layer> {
   }
 
  private:
-  // Gradients of what went into the convolution, and of its filters in their own type.
-  static std::tuple<Tensor, Tensor> convolution_backward(
-      const Tensor& gradient, const variable_list& saved, bool relu) {
-    const Tensor &x = saved[0], &filters = saved[5];
-    Tensor dfilters;
-    {
-      RECORD_FUNCTION("resvar::weight_gradient", {});
-      std::optional<Affine<float>> affine;
-      if (saved[1].defined()) affine.emplace(saved[3], saved[4], saved[1], saved[2]);
-      dfilters = weight_gradient(x, gradient, filters, affine ? &*affine : nullptr, relu);
+  static Tensor forward(const Tensor& x, const std::optional<Tensor>& weight,
+                        const std::optional<Tensor>& bias, const Tensor& mean,
+                        const Tensor& invstd, bool relu, const std::optional<Tensor>& filters) {
+#ifdef RESVAR_TILES
+    if (filters && is_product(x, *filters)) {
+      RECORD_FUNCTION("resvar::pointwise", {});
+      const Product product(*filters, false);
+      if (!weight) return multiplied(product, x);
+      Tensor out = with_channels(x, product.outputs);
+      normalise<Bf16>(x, Affine<float>(mean, invstd, *weight, *bias), relu,
+                      Entering{product, out.data_ptr<Bf16>()});
+      return out;
     }
-    // Of x only the shape matters for this one.
-    const Tensor dy = std::get<0>(at::convolution_backward(
-        gradient, x, filters.to(x.scalar_type()), std::nullopt, {1, 1}, padding(filters), {1, 1},
-        false, {0, 0}, 1, {true, false, false}));
-    return {dy, dfilters.to(filters.scalar_type())};
+#endif
+    Tensor y = x;
+    if (weight)
+      typed(x, [&](auto number) {
+        using T = decltype(number);
+        y = at::empty_like(x);
+        normalise<T>(x, Affine<Acc<T>>(mean, invstd, *weight, *bias), relu,
+                     Whole<T>{y.template data_ptr<T>()});
+      });
+    if (!filters) return y;
+    return at::conv2d(y, filters->to(x.scalar_type()), {}, at::IntArrayRef({1, 1}),
+                      padding(*filters));
+  }
+
+  static Tensor gradient_of_filters(const Tensor& gradient, const variable_list& saved, bool relu) {
+    RECORD_FUNCTION("resvar::weight_gradient", {});
+    std::optional<Affine<float>> affine;
+    if (saved[1].defined()) affine.emplace(saved[3], saved[4], saved[1], saved[2]);
+    return weight_gradient(saved[0], gradient, saved[5], affine ? &*affine : nullptr, relu)
+        .to(saved[5].scalar_type());
+  }
+
+  // Gradients of x and of BN's weight and bias.
+  static std::tuple<Tensor, Tensor, Tensor> backward(
+      Tensor gradient, const variable_list& saved, bool relu, const std::optional<Tensor>& more) {
+    const Tensor &x = saved[0], &weight = saved[1], &bias = saved[2], &filters = saved[5];
+    const auto through_bn = [&]<typename T>(T, const auto& dy) {
+      return normalise_backward<T>(dy, x, saved[3], saved[4], weight, bias, relu, more);
+    };
+#ifdef RESVAR_TILES
+    if (filters.defined() && is_product(x, filters)) {
+      RECORD_FUNCTION("resvar::pointwise_backward", {});
+      const Product product(filters, true);
+      if (!weight.defined()) return {multiplied(product, gradient), Tensor(), Tensor()};
+      return through_bn(Bf16(), Returning{product, gradient.const_data_ptr<Bf16>()});
+    }
+#endif
+    if (filters.defined())  // of x only the shape matters here
+      gradient = in_rows(std::get<0>(at::convolution_backward(
+          gradient, x, filters.to(x.scalar_type()), std::nullopt, {1, 1}, padding(filters), {1, 1},
+          false, {0, 0}, 1, {true, false, false})));
+    if (!weight.defined()) return {gradient, Tensor(), Tensor()};
+    return typed(x, [&](auto number) {
+      using T = decltype(number);
+      return through_bn(number, Whole<const T>{gradient.template const_data_ptr<T>()});
+    });
+  }
+
+  // Whether a convolution is a product of ours.
+  static bool is_product(const Tensor& x, const Tensor& filters) {
+#ifdef RESVAR_TILES
+    return x.scalar_type() == at::kBFloat16 && filters.scalar_type() == at::kFloat &&
+           filters.size(2) == 1 && tiles_granted();
+#else
+    return false;
+#endif
   }
 };
 

@@ -29,15 +29,18 @@ struct alignas(64) Line {
   Pair lanes[LANES];
 };
 
-// The registers of this thread: eight tiles of 16 lines, as long as this is alive.
+// The registers of this thread, as long as this is alive: four sums of 16 × 16, and what is multiplied,
+// 5 to 7 so many pairs deep from above, and 4 from left to right (for 16 pairs all of them are alike).
 struct Registers {
-  Registers() {
+  explicit Registers(int64_t deep = DEEP) {
     struct alignas(64) {
       uint8_t palette = 1, start = 0, reserved[14] = {};
       uint16_t bytes[16] = {};
       uint8_t lines[16] = {};
     } shape;
     for (int tile = 0; tile < 8; ++tile) shape.bytes[tile] = 64, shape.lines[tile] = 16;
+    shape.bytes[4] = 4 * deep;
+    for (int tile = 5; tile < 8; ++tile) shape.lines[tile] = deep;
     _tile_loadconfig(&shape);
   }
   ~Registers() { _tile_release(); }
