@@ -39,7 +39,7 @@ struct Layer : torch::autograd::Function<Layer> {
       AutogradContext* context, const Tensor& x, const std::optional<Tensor>& weight,
       const std::optional<Tensor>& bias, const std::optional<Tensor>& running_mean,
       const std::optional<Tensor>& running_var, double momentum, double eps, bool relu, bool fork,
-      const std::optional<Tensor>& filters) {
+      const std::optional<Tensor>& filters, const std::optional<Tensor>& added) {
     TORCH_CHECK(
         x.is_contiguous(at::MemoryFormat::ChannelsLast) && x.numel() > x.size(1),
         "resvar::bn takes a tensor [N, C, H, W] in channels_last with two values per channel");
@@ -51,17 +51,24 @@ struct Layer : torch::autograd::Function<Layer> {
                      filters->size(2) == filters->size(3)),
         "resvar: a convolution here takes fp32, or bf16 of an even width, as far as the processor has "
         "the instructions, channels in sixteens, and a kernel of 1 or 3");
+    TORCH_CHECK(
+        !added || (filters && added->scalar_type() == x.scalar_type() &&
+                   added->is_contiguous(at::MemoryFormat::ChannelsLast) &&
+                   added->size(0) == x.size(0) && added->size(1) == filters->size(0) &&
+                   added->size(2) == x.size(2) && added->size(3) == x.size(3)),
+        "resvar: what is added lies in memory as the convolution's output does");
     at::AutoDispatchBelowADInplaceOrView below;
     Tensor mean, invstd;
     if (weight)
       std::tie(mean, invstd) = typed(x, [&](auto number) {
         return statistics<decltype(number)>(x, *weight, running_mean, running_var, momentum, eps);
       });
-    const Tensor y = forward(x, weight, bias, mean, invstd, relu, filters);
+    const Tensor y = forward(x, weight, bias, mean, invstd, relu, filters, added);
     context->save_for_backward(
         {x, weight.value_or(Tensor()), bias.value_or(Tensor()), mean, invstd,
          filters.value_or(Tensor())});
     context->saved_data["relu"] = relu;
+    context->saved_data["added"] = added.has_value();
     context->set_materialize_grads(false);
     if (fork) return {y, x};
     return {y};
@@ -82,22 +89,24 @@ struct Layer : torch::autograd::Function<Layer> {
     } else if (more) {
       dx = *more;
     }
-    const Tensor none;
-    return {dx, dweight, dbias, none, none, none, none, none, none, dfilters};
+    const Tensor none, dadded = context->saved_data["added"].toBool() ? gradients[0] : none;
+    return {dx, dweight, dbias, none, none, none, none, none, none, dfilters, dadded};
   }
 
  private:
   static Tensor forward(const Tensor& x, const std::optional<Tensor>& weight,
                         const std::optional<Tensor>& bias, const Tensor& mean,
-                        const Tensor& invstd, bool relu, const std::optional<Tensor>& filters) {
+                        const Tensor& invstd, bool relu, const std::optional<Tensor>& filters,
+                        const std::optional<Tensor>& added) {
 #ifdef RESVAR_TILES
     if (filters && is_product(x, *filters)) {
       RECORD_FUNCTION("resvar::pointwise", {});
       const Product product(*filters, false);
-      if (!weight) return multiplied(product, x);
+      const Bf16* more = added ? added->const_data_ptr<Bf16>() : nullptr;
+      if (!weight) return multiplied(product, x, more);
       Tensor out = with_channels(x, product.outputs);
       normalise<Bf16>(x, Affine<float>(mean, invstd, *weight, *bias), relu,
-                      Entering{product, out.data_ptr<Bf16>()});
+                      Entering{product, more, out.data_ptr<Bf16>()});
       return out;
     }
 #endif
@@ -110,8 +119,8 @@ struct Layer : torch::autograd::Function<Layer> {
                      Whole<T>{y.template data_ptr<T>()});
       });
     if (!filters) return y;
-    return at::conv2d(y, filters->to(x.scalar_type()), {}, at::IntArrayRef({1, 1}),
-                      padding(*filters));
+    y = at::conv2d(y, filters->to(x.scalar_type()), {}, at::IntArrayRef({1, 1}), padding(*filters));
+    return added ? y.add_(*added) : y;
   }
 
   static Tensor gradient_of_filters(const Tensor& gradient, const variable_list& saved, bool relu) {
@@ -133,9 +142,10 @@ struct Layer : torch::autograd::Function<Layer> {
     if (filters.defined() && is_product(x, filters)) {
       RECORD_FUNCTION("resvar::pointwise_backward", {});
       const Product product(filters, true);
-      if (!weight.defined()) return {multiplied(product, gradient), Tensor(), Tensor()};
-      return through_bn(Bf16(), Returning{product, gradient.const_data_ptr<Bf16>()});
-    }
+      const bool wide = weight.defined() && product.outputs > product.inputs;
+      if (wide) return through_bn(Bf16(), Returning{product, gradient.const_data_ptr<Bf16>()});
+      gradient = multiplied(product, gradient);  // what is written is less than what is read
+    } else
 #endif
     if (filters.defined())  // of x only the shape matters here
       gradient = in_rows(std::get<0>(at::convolution_backward(
@@ -162,14 +172,15 @@ struct Layer : torch::autograd::Function<Layer> {
 std::vector<Tensor> bn(
     const Tensor& x, const Tensor& weight, const Tensor& bias,
     const std::optional<Tensor>& running_mean, const std::optional<Tensor>& running_var,
-    double momentum, double eps, bool relu, bool fork, const std::optional<Tensor>& filters) {
+    double momentum, double eps, bool relu, bool fork, const std::optional<Tensor>& filters,
+    const std::optional<Tensor>& added) {
   return Layer::apply(
-      x, weight, bias, running_mean, running_var, momentum, eps, relu, fork, filters);
+      x, weight, bias, running_mean, running_var, momentum, eps, relu, fork, filters, added);
 }
 
-Tensor conv(const Tensor& x, const Tensor& filters) {
+Tensor conv(const Tensor& x, const Tensor& filters, const std::optional<Tensor>& added) {
   const std::optional<Tensor> none;
-  return Layer::apply(x, none, none, none, none, 0.0, 0.0, false, false, filters)[0];
+  return Layer::apply(x, none, none, none, none, 0.0, 0.0, false, false, filters, added)[0];
 }
 
 }  // namespace resvar
@@ -177,8 +188,9 @@ Tensor conv(const Tensor& x, const Tensor& filters) {
 TORCH_LIBRARY(resvar, library) {
   library.def(
       "bn(Tensor x, Tensor weight, Tensor bias, Tensor(a!)? running_mean, Tensor(b!)? running_var, "
-      "float momentum, float eps, bool relu, bool fork, Tensor? filters=None) -> Tensor[]",
+      "float momentum, float eps, bool relu, bool fork, Tensor? filters=None, "
+      "Tensor? added=None) -> Tensor[]",
       &resvar::bn);
-  library.def("conv(Tensor x, Tensor filters) -> Tensor", &resvar::conv);
+  library.def("conv(Tensor x, Tensor filters, Tensor? added=None) -> Tensor", &resvar::conv);
   library.def("takes_convolutions(ScalarType type) -> bool", &resvar::takes_convolutions);
 }

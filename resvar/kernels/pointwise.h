@@ -40,7 +40,8 @@ class Product {
       }
   }
 
-  void rows(const Bf16* in, int64_t count, Bf16* out, Worker& worker) const {
+  // `count` rows; `added`, where it is given, is added to what would else have been put out.
+  void rows(const Bf16* in, int64_t count, const Bf16* added, Bf16* out, Worker& worker) const {
     const int64_t tiles = outputs / SIDE;
     for (int64_t row = 0; row < count; row += SIDE, in += SIDE * inputs, out += SIDE * outputs) {
       const int64_t some = std::min(SIDE, count - row);
@@ -52,7 +53,10 @@ class Product {
       for (int64_t tile = 0; tile < tiles; tile += 4) {
         const int64_t wide = std::min<int64_t>(4, tiles - tile);
         multiply(from, &lines[tile * chunks * deep], wide, worker.sums);
-        put(worker.sums, wide, some, out + tile * SIDE);
+        if (added)
+          put(worker.sums, wide, some, added + row * outputs + tile * SIDE, out + tile * SIDE);
+        else
+          put(worker.sums, wide, some, out + tile * SIDE);
       }
     }
   }
@@ -114,6 +118,16 @@ class Product {
         resvar::put<Bf16>(out + tile * SIDE, (Vec<float>)_mm512_load_ps(sums + tile * TILE));
     }
   }
+
+  // The same, and `added`: rounded before and after, as two operators would.
+  void put(const float* sums, int64_t wide, int64_t rows, const Bf16* added, Bf16* out) const {
+    for (int64_t row = 0; row < rows; ++row, sums += SIDE, added += outputs, out += outputs)
+      for (int64_t tile = 0; tile < wide; ++tile) {
+        Bf16 rounded[SIDE];
+        resvar::put<Bf16>(rounded, (Vec<float>)_mm512_load_ps(sums + tile * TILE));
+        resvar::put<Bf16>(out + tile * SIDE, get(rounded) + get(added + tile * SIDE));
+      }
+  }
 };
 
 // A signal of which only a block lies in memory at a time, and what makes it or takes it: the product
@@ -136,8 +150,8 @@ struct Returning {
   using Worker = Block::Worker;
 
   const Bf16* begin(const Rows& r, int64_t block, Worker& worker) const {
-    product.rows(gradient + r.first(block) * product.inputs, r.count(block), worker.numbers.data(),
-                 worker.product);
+    product.rows(gradient + r.first(block) * product.inputs, r.count(block), nullptr,
+                 worker.numbers.data(), worker.product);
     return worker.numbers.data() - r.first(block) * r.channels;
   }
 };
@@ -145,6 +159,7 @@ struct Returning {
 // y, which goes into the convolution, and what that makes of it into memory.
 struct Entering {
   const Product& product;
+  const Bf16* added;
   Bf16* out;
   using Worker = Block::Worker;
 
@@ -152,8 +167,11 @@ struct Entering {
     return worker.numbers.data() - r.first(block) * r.channels;
   }
   void end(const Rows& r, int64_t block, Worker& worker) const {
-    product.rows(worker.numbers.data(), r.count(block), out + r.first(block) * product.outputs,
-                 worker.product);
+    multiply(worker.numbers.data(), r, block, worker.product);
+  }
+  void multiply(const Bf16* in, const Rows& r, int64_t block, Product::Worker& worker) const {
+    const int64_t first = r.first(block) * product.outputs;
+    product.rows(in, r.count(block), added ? added + first : nullptr, out + first, worker);
   }
 };
 
@@ -163,17 +181,15 @@ inline Tensor with_channels(const Tensor& x, int64_t channels) {
                    at::MemoryFormat::ChannelsLast);
 }
 
-// The product alone, of all pixels of x.
-inline Tensor multiplied(const Product& product, const Tensor& x) {
+// The product of x as it is.
+inline Tensor multiplied(const Product& product, const Tensor& x, const Bf16* added = nullptr) {
   const Rows r(x);
-  const Bf16* in = x.const_data_ptr<Bf16>();
   Tensor out = with_channels(x, product.outputs);
-  Bf16* to = out.data_ptr<Bf16>();
+  const Entering sink = {product, added, out.data_ptr<Bf16>()};
+  const Bf16* in = x.const_data_ptr<Bf16>();
   at::parallel_for(0, r.blocks, 1, [&](int64_t begin, int64_t end) {
     Product::Worker worker(product);
-    for (int64_t i = begin; i < end; ++i)
-      product.rows(in + r.first(i) * product.inputs, r.count(i), to + r.first(i) * product.outputs,
-                   worker);
+    for (int64_t i = begin; i < end; ++i) sink.multiply(in + r.first(i) * r.channels, r, i, worker);
   });
   return out;
 }

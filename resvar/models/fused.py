@@ -10,6 +10,7 @@ to rounding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import cast
 
@@ -27,20 +28,30 @@ class Chain(nn.Sequential):
             return cast(Tensor, super().forward(x))  # type: ignore[no-untyped-call]
         return _run(list(self), x)
 
-    def fork(self, x: Tensor, after: Chain) -> tuple[Tensor, Tensor]:
+    def fork(
+        self, x: Tensor, after: Chain, shortcut: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """What comes out of this chain and the one after it, and x for a second path.
 
         Both paths send a gradient back to x. Fused, BN's backward pass adds the second one to its
         own as it writes it; otherwise adding the two is an operation of its own.
+
+        Args:
+            shortcut: the second path; what comes out of it is added to what comes out first.
         """
         if not self.fused or _hooked(after):
-            return after(self(x)), x
-        modules = [*self, *after]
+            out = after(self(x))
+            return (out if shortcut is None else out + shortcut(x)), x
+        modules, out, again = [*self, *after], x, x
         head = _head(modules, x)
         if head and type(head[0]) is nn.BatchNorm2d:
             out, again = _operator(head, x, fork=True)
-            return _run(modules[len(head) :], out), again
-        return _run(modules, x), x
+            modules = modules[len(head) :]
+        return _run(modules, out, None if shortcut is None else shortcut(again)), again
+
+    def plus(self, x: Tensor, added: Tensor) -> Tensor:
+        """What comes out of this chain, and `added`."""
+        return _run(list(self), x, added) if self.fused else cast(Tensor, self(x)) + added
 
 
 def fuse(network: nn.Module) -> None:
@@ -50,15 +61,18 @@ def fuse(network: nn.Module) -> None:
             module.fused = True
 
 
-def _run(modules: list[nn.Module], x: Tensor) -> Tensor:
+def _run(modules: list[nn.Module], x: Tensor, added: Tensor | None = None) -> Tensor:
     while modules:
         if head := _head(modules, x):
-            (x,) = _operator(head, x)
+            last = len(head) == len(modules) and _takes_added(head[-1], x, added)
+            (x,) = _operator(head, x, added=added if last else None)
+            if last:
+                return x
         else:
             head = modules[:1]
             x = head[0](x)
         modules = modules[len(head) :]
-    return x
+    return x if added is None else x + added
 
 
 def _head(modules: list[nn.Module], x: Tensor) -> list[nn.Module]:
@@ -106,6 +120,17 @@ def _takes_conv(conv: nn.Module, x: Tensor) -> bool:
     )
 
 
+def _takes_added(conv: nn.Module, x: Tensor, added: Tensor | None) -> bool:
+    """Whether something is added that lies in memory as what the convolution of x puts out does."""
+    return (
+        added is not None
+        and type(conv) is nn.Conv2d
+        and added.dtype is x.dtype
+        and added.shape == (x.shape[0], conv.out_channels, *x.shape[2:])
+        and _in_rows(added)
+    )
+
+
 def _in_rows(x: Tensor) -> bool:
     return (
         x.device.type == "cpu"
@@ -136,10 +161,12 @@ def _hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def _operator(head: list[nn.Module], x: Tensor, fork: bool = False) -> list[Tensor]:
+def _operator(
+    head: list[nn.Module], x: Tensor, fork: bool = False, added: Tensor | None = None
+) -> list[Tensor]:
     filters = head[-1].weight if type(head[-1]) is nn.Conv2d else None
     if type(head[0]) is not nn.BatchNorm2d:
-        return [torch.ops.resvar.conv(x, filters)]
+        return [torch.ops.resvar.conv(x, filters, added)]
     bn = head[0]
     mean, var = bn.running_mean, bn.running_var
     if not bn.track_running_stats:
@@ -148,6 +175,6 @@ def _operator(head: list[nn.Module], x: Tensor, fork: bool = False) -> list[Tens
         bn.num_batches_tracked.add_(1)
     relu = any(type(module) is nn.ReLU for module in head)
     out: list[Tensor] = torch.ops.resvar.bn(
-        x, bn.weight, bn.bias, mean, var, bn.momentum, bn.eps, relu, fork, filters
+        x, bn.weight, bn.bias, mean, var, bn.momentum, bn.eps, relu, fork, filters, added
     )
     return out

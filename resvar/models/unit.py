@@ -52,10 +52,10 @@ class ResidualUnit(nn.Module):
         # pass the raw signal on, which is the point of pre-activation.
         if isinstance(self.shortcut, Projection):
             x = self.lead(x)
-            y = self.branch(x)
+            y = self.branch.plus(x, self.shortcut(x))
         else:
-            y, x = self.lead.fork(x, self.branch)
-        return self.after_add(y + self.shortcut(x))  # type: ignore[no-any-return]
+            y, _ = self.lead.fork(x, self.branch, self.shortcut)
+        return self.after_add(y)  # type: ignore[no-any-return]
 
 
 class Projection(Chain):

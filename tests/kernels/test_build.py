@@ -129,3 +129,38 @@ def test_it_brings_no_second_openmp_runtime():
     runtimes = [name for name in done.stdout.split() if "libgomp" in name or "libomp" in name]
     assert len(runtimes) == 1
     assert "torch" in runtimes[0]
+
+
+SIMPLER = """
+import sys, torch
+from resvar.kernels import build
+build.FLAGS = (*build.FLAGS, sys.argv[1])
+build.load()
+from resvar.models.fused import Chain, fuse
+torch.manual_seed(0)
+found, kernel = [], int(sys.argv[2])
+for fused in (True, False):
+    torch.manual_seed(1)
+    conv = torch.nn.Conv2d(16, 32, kernel, padding=kernel // 2, bias=False)
+    one = Chain(torch.nn.BatchNorm2d(16), torch.nn.ReLU(), conv)
+    if fused:
+        fuse(one)
+    x = torch.randn(5, 16, 6, 8).bfloat16().to(memory_format=torch.channels_last).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = one(x)
+    out.backward(torch.randn_like(out))
+    found.append([out, x.grad, *(p.grad for p in one.parameters())])
+print(max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(*found)))
+"""
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("without", ["-mno-amx-bf16", "-mno-avx512bf16", "-mno-avx512f"])
+def test_built_for_a_simpler_processor_it_computes_the_same(without, kernel):
+    """The ways that this processor would not take: the library of one that lacks an instruction."""
+    done = subprocess.run(
+        [sys.executable, "-c", SIMPLER, without, str(kernel)],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 0.02

@@ -57,8 +57,11 @@ def both(one, x, work):
     return found
 
 
+FILTERS, ADDED = 9, 10  # places of the operator's arguments
+
+
 def calls(monkeypatch):
-    """How often the operator is used from here on."""
+    """The arguments of each use of the operator from here on."""
     used, real = [], torch.ops.resvar.bn
     monkeypatch.setattr(torch.ops.resvar, "bn", lambda *a: used.append(a) or real(*a))
     return used
@@ -275,6 +278,64 @@ def test_with_a_convolution_all_else_has_the_same_bits_as_without(shape, fork, d
 
 
 @TYPES
+@pytest.mark.parametrize("alone", [True, False], ids=["conv alone", "bn relu conv"])
+@pytest.mark.parametrize("shape", CONVOLUTIONS)
+def test_what_is_added_to_a_convolution_has_the_same_bits_as_an_addition(
+    monkeypatch, shape, alone, dtype
+):
+    torch.manual_seed(12)
+    images, channels_in, channels_out, height, width, kernel = shape
+    one = layers(channels_in, channels_out, kernel, *([] if alone else chain(channels_in)))
+    fuse(one)
+    name = "conv" if alone else "bn"
+    used, real = [], getattr(torch.ops.resvar, name)
+    monkeypatch.setattr(torch.ops.resvar, name, lambda *a: used.append(a) or real(*a))
+    given = signal(images, channels_in, height, width, dtype=dtype)
+    other = signal(images, channels_out, height, width, dtype=dtype)
+    gradient = signal(images, channels_out, height, width, dtype=dtype)
+    found = []
+    for inside in (False, True):
+        x, added = given.clone().requires_grad_(), other.clone().requires_grad_()
+        with autocast(dtype):
+            out = one.plus(x, added) if inside else one(x) + added
+        gradients = torch.autograd.grad(out, [x, added, *one.parameters()], gradient)
+        found.append([out, *gradients])
+    place = 2 if alone else ADDED
+    assert [call[place] is not None for call in used] == [False, True]
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@TYPES
+@pytest.mark.parametrize("last", ["conv", "bn", "stride"])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_a_fork_adds_its_shortcut_wherever_the_branch_ends(last, layout, dtype):
+    """In the convolution that the branch ends with where both lie alike; else after it."""
+    torch.manual_seed(13)
+    branch = layers(16, 16, 3)
+    if last == "bn":
+        branch.append(chain(16, relu=False)[0])
+    if last == "stride":
+        branch[0].stride = (2, 2)
+    lead, pick = chain(16), slice(None, None, 2 if last == "stride" else 1)
+    x = signal(4, 16, 8, 8, dtype=dtype)
+    found = []
+    for fused in (False, True):
+        own, given = copy.deepcopy(nn.ModuleList([lead, branch])), x.clone().requires_grad_()
+        if fused:
+            fuse(own)
+        with autocast(dtype):
+            out, _ = own[0].fork(
+                given, own[1], lambda x: (2 * x[:, :, pick, pick]).contiguous(memory_format=layout)
+            )
+        torch.manual_seed(14)
+        out.backward(torch.randn_like(out))
+        found.append([out.detach(), given.grad, own[1][0].weight.grad])
+    for plain, own in zip(*found, strict=True):
+        apart = float((plain.double() - own.double()).abs().max() / plain.double().abs().max())
+        assert apart < (0.02 if dtype is torch.bfloat16 else 1e-5)
+
+
+@TYPES
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_the_weights_gradient_has_the_same_bits_with_other_threads(kernel, dtype):
     torch.manual_seed(11)
@@ -332,7 +393,7 @@ def test_convolutions_that_it_cannot_take_are_torchs(monkeypatch, change, dtype)
     fuse(one)
     with autocast(dtype):
         out = one(x)
-        assert [given[-1] for given in used] == [None]
+        assert [given[FILTERS] for given in used] == [None]
         before = one[:2]
         fuse(before)
         assert torch.equal(out, one[2](before(x)))
@@ -358,9 +419,9 @@ def test_convolutions_stay_torchs_where_something_else_is_asked(monkeypatch, cas
         with autocast(torch.bfloat16 if case == "autocast" else dtype):
             one(x)
     if case == "odd width" and dtype is torch.float32:
-        assert used[0][-1] is one[2].weight  # only pairs of pixels need an even one
+        assert used[0][FILTERS] is one[2].weight  # only pairs of pixels need an even one
     else:
-        assert [given[-1] for given in used] == [None]
+        assert [given[FILTERS] for given in used] == [None]
     assert len(seen) == (case == "hook")
 
 
@@ -385,7 +446,7 @@ def test_a_network_gives_it_every_convolution_that_it_takes(monkeypatch, dtype):
     network = build_model("full-preact", depth=11, seed=1)
     fuse(network)
     trained(network, torch.randn(4, 3, 32, 32), dtype)
-    assert len([given for given in used if given[-1] is not None]) == 6
+    assert len([given for given in used if given[FILTERS] is not None]) == 6
     assert len(alone) == 2  # the first convolution and the projection of the first unit
 
 
