@@ -52,8 +52,9 @@ inline void add_tile(float* sum, const float* x, int64_t x_row, const float* dy,
 // and output channels of one part.
 struct FloatStrip {
   using Number = float;
-  static constexpr int64_t most_inputs = 1;  // tiles of a part where the kernel is 3
 
+  static int64_t most_inputs(const Convolution& c) { return c.kernel == 1 ? 4 : 1; }
+  static int64_t most_outputs(const Convolution&) { return 4; }
   static bool turns_outputs(const Convolution&) { return false; }
 
   // What enters the convolution: the signal as it is,

@@ -83,9 +83,8 @@ struct Layer : torch::autograd::Function<Layer> {
     if (gradients.size() > 1 && gradients[1].defined()) more = in_rows(gradients[1]);
     Tensor dx, dweight, dbias, dfilters;
     if (gradients[0].defined()) {
-      const Tensor gradient = in_rows(gradients[0]);
-      if (filters.defined()) dfilters = gradient_of_filters(gradient, saved, relu);
-      std::tie(dx, dweight, dbias) = backward(gradient, saved, relu, more);
+      dx = in_rows(gradients[0]);
+      std::tie(dx, dweight, dbias, dfilters) = backward(dx, saved, relu, more);
     } else if (more) {
       dx = *more;
     }
@@ -123,39 +122,49 @@ struct Layer : torch::autograd::Function<Layer> {
     return added ? y.add_(*added) : y;
   }
 
-  static Tensor gradient_of_filters(const Tensor& gradient, const variable_list& saved, bool relu) {
-    RECORD_FUNCTION("resvar::weight_gradient", {});
-    std::optional<Affine<float>> affine;
-    if (saved[1].defined()) affine.emplace(saved[3], saved[4], saved[1], saved[2]);
-    return weight_gradient(saved[0], gradient, saved[5], affine ? &*affine : nullptr, relu)
-        .to(saved[5].scalar_type());
-  }
-
-  // Gradients of x and of BN's weight and bias.
-  static std::tuple<Tensor, Tensor, Tensor> backward(
+  // Gradients of x, of BN's weight and bias, and of the filters.
+  static std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
       Tensor gradient, const variable_list& saved, bool relu, const std::optional<Tensor>& more) {
     const Tensor &x = saved[0], &weight = saved[1], &bias = saved[2], &filters = saved[5];
+    std::optional<Affine<float>> affine;
+    if (weight.defined() && filters.defined()) affine.emplace(saved[3], saved[4], weight, bias);
+    const Affine<float>* normalised = affine ? &*affine : nullptr;
+    Tensor dfilters;
     const auto through_bn = [&]<typename T>(T, const auto& dy) {
-      return normalise_backward<T>(dy, x, saved[3], saved[4], weight, bias, relu, more);
+      RECORD_FUNCTION("resvar::bn_backward", {});
+      const auto [dx, dweight, dbias] =
+          normalise_backward<T>(dy, x, saved[3], saved[4], weight, bias, relu, more);
+      return std::tuple(dx, dweight, dbias, dfilters);
     };
 #ifdef RESVAR_TILES
     if (filters.defined() && is_product(x, filters)) {
-      RECORD_FUNCTION("resvar::pointwise_backward", {});
       const Product product(filters, true);
-      const bool wide = weight.defined() && product.outputs > product.inputs;
-      if (wide) return through_bn(Bf16(), Returning{product, gradient.const_data_ptr<Bf16>()});
-      gradient = multiplied(product, gradient);  // what is written is less than what is read
+      if (weight.defined() && product.outputs > product.inputs) {
+        dfilters = gradient_of_filters(gradient, saved, normalised, relu);
+        return through_bn(Bf16(), Returning{product, gradient.const_data_ptr<Bf16>()});
+      }
+      RECORD_FUNCTION("resvar::convolution_backward", {});
+      std::tie(dfilters, gradient) = both_gradients(x, gradient, filters, normalised, relu, product);
     } else
 #endif
-    if (filters.defined())  // of x only the shape matters here
-      gradient = in_rows(std::get<0>(at::convolution_backward(
+    if (filters.defined()) {
+      dfilters = gradient_of_filters(gradient, saved, normalised, relu);
+      gradient = in_rows(std::get<0>(at::convolution_backward(  // of x only the shape matters here
           gradient, x, filters.to(x.scalar_type()), std::nullopt, {1, 1}, padding(filters), {1, 1},
           false, {0, 0}, 1, {true, false, false})));
-    if (!weight.defined()) return {gradient, Tensor(), Tensor()};
+    }
+    if (!weight.defined()) return {gradient, Tensor(), Tensor(), dfilters};
     return typed(x, [&](auto number) {
       using T = decltype(number);
       return through_bn(number, Whole<const T>{gradient.template const_data_ptr<T>()});
     });
+  }
+
+  static Tensor gradient_of_filters(const Tensor& gradient, const variable_list& saved,
+                                    const Affine<float>* affine, bool relu) {
+    RECORD_FUNCTION("resvar::weight_gradient", {});
+    const Tensor& filters = saved[5];
+    return weight_gradient(saved[0], gradient, filters, affine, relu).to(filters.scalar_type());
   }
 
   // Whether a convolution is a product of ours.

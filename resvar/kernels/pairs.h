@@ -50,8 +50,9 @@ inline int64_t offset(int64_t row, int64_t pairs, int64_t pair) {
 // Both signals of a few rows in pairs, for the input channels and output channels of one part.
 struct PairStrip {
   using Number = Bf16;
-  static constexpr int64_t most_inputs = 1;  // tiles of a part where the kernel is 3
 
+  static int64_t most_inputs(const Convolution& c) { return c.kernel == 1 ? 4 : 1; }
+  static int64_t most_outputs(const Convolution&) { return 4; }
   static bool turns_outputs(const Convolution&) { return false; }
 
   // 16 channels, c and those after it, of two pixels that lie next to each other: of the signal as

@@ -61,6 +61,9 @@ class Product {
     }
   }
 
+  // Whether the registers are shaped as those of the weights' gradient.
+  bool uses_whole_tiles() const { return deep == DEEP; }
+
   const int64_t inputs, outputs;
 
  private:

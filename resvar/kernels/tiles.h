@@ -137,8 +137,9 @@ struct TileStrip {
   using Number = Bf16;
   using Plain = PairStrip::Plain;
   using Normalised = PairStrip::Normalised;
-  static constexpr int64_t most_inputs = 4;
 
+  static int64_t most_inputs(const Convolution& c) { return c.kernel == 1 ? 16 : 4; }
+  static int64_t most_outputs(const Convolution& c) { return most_inputs(c); }
   static bool turns_outputs(const Convolution& c) { return c.kernel > 1 || c.outputs <= c.inputs; }
 
   const Convolution& c;

@@ -17,7 +17,7 @@
 
 #include "floats.h"
 #include "pairs.h"
-#include "tiles.h"
+#include "pointwise.h"
 
 namespace resvar {
 
@@ -27,8 +27,9 @@ constexpr int64_t PARTS = 16;  // at least so many, where there are as many imag
 struct Cut {
   int64_t inputs, outputs, in_ranges, out_ranges, blocks;
 
-  Cut(const Convolution& c, int64_t most_inputs)
-      : inputs(range(c.inputs, c.kernel == 1 ? 4 : most_inputs)), outputs(range(c.outputs, 4)),
+  // With so many tiles of input channels and of output channels in a part at most.
+  Cut(const Convolution& c, int64_t most_inputs, int64_t most_outputs)
+      : inputs(range(c.inputs, most_inputs)), outputs(range(c.outputs, most_outputs)),
         in_ranges(c.inputs / SIDE / inputs), out_ranges(c.outputs / SIDE / outputs),
         blocks(std::clamp<int64_t>(PARTS / (in_ranges * out_ranges), 1, c.images)) {}
 
@@ -39,10 +40,37 @@ struct Cut {
   }
 };
 
+// What else is to be done with a piece while it is in the cache: here nothing.
+struct Nothing {
+  struct Worker {
+    explicit Worker(const Nothing&) {}
+  };
+  void operator()(const Convolution&, const Piece&, Worker&) const {}
+};
+
+#ifdef RESVAR_TILES
+// The gradient of what goes into a convolution of kernel 1, from the one that the weights' is made of.
+struct Backward {
+  const Product& product;
+  const Bf16* gradient;
+  Bf16* out;
+
+  struct Worker : Product::Worker {
+    explicit Worker(const Backward& b) : Product::Worker(b.product) {}
+  };
+  void operator()(const Convolution& c, const Piece& piece, Worker& worker) const {
+    const int64_t first = (piece.image * c.height + piece.first) * c.width;
+    product.rows(gradient + first * c.outputs, piece.images * piece.rows() * c.width, nullptr,
+                 out + first * c.inputs, worker);
+  }
+};
+#endif
+
 // The parts of the sums: [blocks, in_ranges, out_ranges, taps, inputs, outputs, 16, 16].
-template <typename Strip, typename Source>
+template <typename Strip, typename Source, typename Beside>
 Tensor sums_of_parts(const Convolution& c, const Cut& cut, const Source& x,
-                     const typename Strip::Plain& signal, const typename Strip::Plain& gradient) {
+                     const typename Strip::Plain& signal, const typename Strip::Plain& gradient,
+                     const Beside& beside) {
   const int64_t ranges = cut.in_ranges * cut.out_ranges;
   const int64_t size = c.kernel * c.kernel * cut.inputs * cut.outputs * TILE;
   const int64_t ins = cut.inputs * SIDE, outs = cut.outputs * SIDE;
@@ -51,6 +79,7 @@ Tensor sums_of_parts(const Convolution& c, const Cut& cut, const Source& x,
   float* sums = parts.data_ptr<float>();
   at::parallel_for(0, cut.blocks * ranges, 1, [&](int64_t begin, int64_t end) {
     Strip strip(c, cut.inputs, cut.outputs);
+    typename Beside::Worker worker(beside);
     for (int64_t part = begin; part < end; ++part) {
       const int64_t block = part / ranges, range = part % ranges;
       const int64_t in = range / cut.out_ranges * ins, out = range % cut.out_ranges * outs;
@@ -64,6 +93,7 @@ Tensor sums_of_parts(const Convolution& c, const Cut& cut, const Source& x,
         for (piece.first = 0; piece.first < c.height; piece.first = piece.last) {
           piece.last = std::min(c.height, piece.first + strip.rows);
           strip.fill(x, gradient, piece, in, out);
+          beside(c, piece, worker);
           const int64_t next = ((piece.image + piece.images - 1) * c.height + piece.last) * c.width;
           const int64_t below = next + strip.halo * c.width;  // that row of x is here already
           const auto count = [&](int64_t from) {
@@ -81,18 +111,18 @@ Tensor sums_of_parts(const Convolution& c, const Cut& cut, const Source& x,
 }
 
 // dW in fp32, laid out as the filters [outputs, inputs, kernel, kernel] are. x and dy lie in rows.
-template <typename Strip>
+template <typename Strip, typename Beside = Nothing>
 Tensor weight_gradient_in(const Tensor& x, const Tensor& dy, const Tensor& filters,
-                              const Affine<float>* affine, bool relu) {
+                          const Affine<float>* affine, bool relu, const Beside& beside = {}) {
   const Convolution c(x, filters);
-  const Cut cut(c, Strip::most_inputs);
+  const Cut cut(c, Strip::most_inputs(c), Strip::most_outputs(c));
   using Number = typename Strip::Number;
   const typename Strip::Plain signal = {x.const_data_ptr<Number>(), c.inputs};
   const typename Strip::Plain gradient = {dy.const_data_ptr<Number>(), c.outputs};
   const Tensor parts =
       affine ? sums_of_parts<Strip>(
-                   c, cut, typename Strip::Normalised{signal, *affine, relu}, signal, gradient)
-             : sums_of_parts<Strip>(c, cut, signal, signal, gradient);
+                   c, cut, typename Strip::Normalised{signal, *affine, relu}, signal, gradient, beside)
+             : sums_of_parts<Strip>(c, cut, signal, signal, gradient, beside);
   Tensor sum = at::empty_like(filters, filters.options().dtype(at::kFloat));
   const float* from = parts.const_data_ptr<float>();
   float* to = sum.data_ptr<float>();
@@ -144,5 +174,21 @@ inline Tensor weight_gradient(const Tensor& x, const Tensor& dy, const Tensor& f
 #endif
   TORCH_CHECK(false, "resvar: no gradient of weights in ", x.scalar_type(), " on this processor");
 }
+
+#ifdef RESVAR_TILES
+// That, and the gradient of what goes into a convolution of kernel 1: `product` is the way back. Where
+// dy has more channels than the other, reading it once instead of twice is what counts.
+inline std::tuple<Tensor, Tensor> both_gradients(
+    const Tensor& x, const Tensor& dy, const Tensor& filters, const Affine<float>* affine, bool relu,
+    const Product& product) {
+  const Convolution c(x, filters);
+  const Cut cut(c, TileStrip::most_inputs(c), TileStrip::most_outputs(c));
+  if (cut.in_ranges * cut.out_ranges > 1 || !product.uses_whole_tiles())
+    return {weight_gradient(x, dy, filters, affine, relu), multiplied(product, dy)};
+  Tensor dx = at::empty_like(x);
+  const Backward back = {product, dy.const_data_ptr<Bf16>(), dx.data_ptr<Bf16>()};
+  return {weight_gradient_in<TileStrip>(x, dy, filters, affine, relu, back), dx};
+}
+#endif
 
 }  // namespace resvar
