@@ -125,7 +125,11 @@ def _announced(sweep: Sweep, console: Console) -> list[PlannedRun]:
     """The runs that are still to do, after a line that counts the others."""
     todo, done, hopeless = sort_runs(sweep)
     also = f", {hopeless} diverged" if hopeless else ""
-    say(console, f"{len(sweep.runs)} runs in {sweep.root}, {done} of them finished already{also}.")
+    runs = len(sweep.runs)
+    say(
+        console,
+        f"{runs} run{'s' * (runs != 1)} in {sweep.root}, {done} of them finished already{also}.",
+    )
     return todo
 
 

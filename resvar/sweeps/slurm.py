@@ -158,7 +158,8 @@ def _missing(sweep: Sweep, console: Console, patient: bool = True) -> list[Plann
     words = [f"{done} of them finished already"]
     others = {"diverged": hopeless, "with Slurm": len(in_queue), "at work elsewhere": elsewhere}
     words += [f"{count} {what}" for what, count in others.items() if count]
-    say(console, f"{len(sweep.runs)} runs in {sweep.root}, {', '.join(words)}.")
+    runs = len(sweep.runs)
+    say(console, f"{runs} run{'s' * (runs != 1)} in {sweep.root}, {', '.join(words)}.")
     return todo
 
 
