@@ -1,8 +1,8 @@
 // A convolution whose kernel is 1, in bf16 on AMX: rows of pixels times a matrix of weights.
 //
 // It is cheap beside what it reads and writes, so it is computed where its signal lies in the cache
-// anyway: forward on what BN has just normalised, backward again in each of BN's two passes. Then
-// neither is written to memory as a whole.
+// anyway: forward on what BN has just normalised; backward, where that signal is the wider one, again in
+// each of BN's two passes. Then neither is written to memory as a whole.
 
 #pragma once
 
@@ -82,6 +82,7 @@ class Product {
   template <int N> void multiply(const Bf16* in, const Line* weights, float* sums) const {
     constexpr int64_t line = sizeof(Line);
     const int64_t next = chunks * deep, row = 2 * inputs;
+    written();
     _tile_zero(0);
     if constexpr (N > 1) _tile_zero(1);
     if constexpr (N > 2) _tile_zero(2);
@@ -133,24 +134,22 @@ class Product {
   }
 };
 
-// A signal of which only a block lies in memory at a time, and what makes it or takes it: the product
-// `from` → `to` on the way in, or on the way out.
-struct Block {
-  struct Worker {
-    Product::Worker product;
-    std::vector<Bf16> numbers;
+// One thread's room for a signal of which only a block lies in memory at a time (see `Whole` in bn.h for
+// the others), and for the product that makes it or takes it.
+struct BlockWorker {
+  Product::Worker product;
+  std::vector<Bf16> numbers;
 
-    template <typename Through>
-    Worker(const Through& through, const Rows& r)
-        : product(through.product), numbers(r.rows_per_block * r.channels) {}
-  };
+  template <typename Signal>
+  BlockWorker(const Signal& signal, const Rows& r)
+      : product(signal.product), numbers(r.rows_per_block * r.channels) {}
 };
 
 // dy, as it comes back through the convolution from the gradient of what that puts out.
 struct Returning {
   const Product& product;  // backward
   const Bf16* gradient;
-  using Worker = Block::Worker;
+  using Worker = BlockWorker;
 
   const Bf16* begin(const Rows& r, int64_t block, Worker& worker) const {
     product.rows(gradient + r.first(block) * product.inputs, r.count(block), nullptr,
@@ -164,7 +163,7 @@ struct Entering {
   const Product& product;
   const Bf16* added;
   Bf16* out;
-  using Worker = Block::Worker;
+  using Worker = BlockWorker;
 
   Bf16* begin(const Rows& r, int64_t block, Worker& worker) const {
     return worker.numbers.data() - r.first(block) * r.channels;

@@ -29,6 +29,9 @@ struct alignas(64) Line {
   Pair lanes[LANES];
 };
 
+// g++ does not know that a tile is read from memory: what is written before this is there after it.
+inline void written() { asm volatile("" ::: "memory"); }
+
 // The registers of this thread, as long as this is alive: four sums of 16 × 16, and what is multiplied,
 // 5 to 7 so many pairs deep from above, and 4 from left to right (for 16 pairs all of them are alike).
 struct Registers {
@@ -41,6 +44,7 @@ struct Registers {
     for (int tile = 0; tile < 8; ++tile) shape.bytes[tile] = 64, shape.lines[tile] = 16;
     shape.bytes[4] = 4 * deep;
     for (int tile = 5; tile < 8; ++tile) shape.lines[tile] = deep;
+    asm volatile("" ::"r"(&shape) : "memory");  // nor that more than a word of this is
     _tile_loadconfig(&shape);
   }
   ~Registers() { _tile_release(); }
@@ -86,6 +90,7 @@ struct Depth {
 template <int N>
 inline void add_products(const Products* p, const Depth& depth, int64_t fetched, Ahead& ahead) {
   constexpr int64_t row = sizeof(Line);
+  written();
   _tile_loadd(0, p[0].sum, row);
   if constexpr (N > 1) _tile_loadd(1, p[1].sum, row);
   if constexpr (N > 2) _tile_loadd(2, p[2].sum, row);

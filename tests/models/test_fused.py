@@ -337,22 +337,57 @@ def test_a_fork_adds_its_shortcut_wherever_the_branch_ends(last, layout, dtype):
 
 @TYPES
 @pytest.mark.parametrize("kernel", [1, 3])
-def test_the_weights_gradient_has_the_same_bits_with_other_threads(kernel, dtype):
+@pytest.mark.parametrize("narrowing", [True, False])
+def test_with_a_convolution_the_bits_are_the_same_with_other_threads(kernel, narrowing, dtype):
     torch.manual_seed(11)
-    one = layers(48, 64, kernel, *chain(48))
+    wide = 96 if narrowing else 32
+    one = layers(48, 128 - wide, kernel, *chain(48))
     fuse(one)
-    x = signal(16, 48, 16, 16, dtype=dtype)
-    gradient = signal(16, 64, 16, 16, dtype=dtype)
+    x = signal(16, 48, 16, 16, dtype=dtype).requires_grad_()
+    gradient = signal(16, 128 - wide, 16, 16, dtype=dtype)
     threads, found = torch.get_num_threads(), []
     try:
         for count in (1, 1, 2, 3):
             torch.set_num_threads(count)
             with autocast(dtype):
                 out = one(x)
-            found += torch.autograd.grad(out, one[-1].weight, gradient)
+            found.append([out, *torch.autograd.grad(out, [x, *one.parameters()], gradient)])
     finally:
         torch.set_num_threads(threads)
-    assert all(torch.equal(found[0], other) for other in found[1:])
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+@TYPES
+@given(
+    images=st.integers(1, 20), inputs=st.integers(1, 6), outputs=st.integers(1, 6),
+    height=st.integers(1, 12), width=st.integers(1, 20),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_a_convolution_of_kernel_1_is_a_product_at_any_size(
+    dtype, images, inputs, outputs, height, width
+):
+    """Output and gradient of the input, against the product in double: to one rounding to bf16."""
+    width *= 2 if dtype is torch.bfloat16 else 1
+    assume(images * height * width > 1)
+    before, one = chain(16 * inputs), layers(16 * inputs, 16 * outputs, 1)
+    fuse(before)
+    fuse(one)
+    x = signal(images, 16 * inputs, height, width, dtype=dtype)
+    y = before(x).detach().requires_grad_()
+    with autocast(dtype):
+        out = one(y)
+        both = Chain(*before, *one)
+        fuse(both)
+        together = both(x)
+    gradient = signal(*out.shape, dtype=dtype)
+    out.backward(gradient)
+    matrix = one[0].weight.detach().to(dtype).double().flatten(1)
+    true = torch.einsum("ncij,oc->noij", y.detach().double(), matrix)
+    back = torch.einsum("noij,oc->ncij", gradient.double(), matrix)
+    for own, wanted in ((out, true), (together, true), (y.grad, back)):
+        apart = (own.detach().double() - wanted).abs().max() / wanted.abs().max()
+        assert float(apart) < (4e-3 if dtype is torch.bfloat16 else 1e-5)
 
 
 @TYPES
