@@ -6,9 +6,9 @@
 // x, so that nobody has to keep it.
 //
 // Some rows of both signals at a time are put into tiles of 16 channels, small enough for the cache, in
-// the order that the processor multiplies them in: pairs.h for bf16, floats.h for fp32. Then registers
-// add up the gradient of 16 × 16 weights of one tap. While that goes on, the next rows are fetched
-// from memory.
+// the order that the processor multiplies them in: tiles.h (AMX) or pairs.h for bf16, floats.h for fp32.
+// Then registers add up the gradient of 16 × 16 weights of one tap. While that goes on, the next rows
+// are fetched from memory.
 //
 // The work is cut into parts by images and channels, in a way that depends on the shape alone, and
 // the parts are added up in their order. So the result does not depend on the number of threads.
