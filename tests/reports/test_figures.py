@@ -65,6 +65,15 @@ def test_errors_show_every_run_its_median_and_the_published_one(tmp_path):
     assert {6.61, 6.37} <= set(published)
 
 
+@pytest.mark.parametrize(("ends", "least"), [((6.9, 6.91), 0.6), ((6.9,), 0.6), ((6, 9), 3)])
+def test_errors_that_hardly_differ_do_not_look_far_apart(tmp_path, ends, least):
+    for seed, end in enumerate(ends):
+        write_run(tmp_path, "original", 20, seed, end)
+    low, high = drawn(tmp_path)["quick-errors-20"].figure.axes[0].get_xlim()
+    assert low < min(ends) <= max(ends) < high
+    assert least <= round(high - low, 6) < 2 * least
+
+
 @pytest.mark.parametrize("protocol", ["quick", "short"])
 def test_without_the_papers_protocol_no_published_figure_is_drawn(tmp_path, protocol):
     write_rich(tmp_path, seeds=1, protocol=protocol)
