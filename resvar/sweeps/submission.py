@@ -17,10 +17,10 @@ import os
 import re
 import shutil
 import subprocess
-import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,8 @@ def prepare(
 ) -> Submission:
     """Write down what will be submitted, before it is."""
     clean = re.sub(r"[^A-Za-z0-9.-]+", "-", sweep)[:40]
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    # To the microsecond, since the newest submission of a run is the one that counts.
+    stamp = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
     folder = root.absolute() / FOLDER / f"resvar-{stamp}-{clean}-{uuid.uuid4().hex[:6]}"
     folder.mkdir(parents=True)
     names = tuple(tuple(run.name for run in task) for task in tasks)

@@ -16,7 +16,8 @@ import pytest
 from resvar.cli import run_command
 from resvar.config import resolve
 from resvar.sweeps import task
-from resvar.sweeps.submission import read_plan, read_submission
+from resvar.sweeps.grid import plan_sweep
+from resvar.sweeps.submission import Plan, places, prepare, read_plan, read_submission
 from tests.commands import TINY, sets, train
 from tests.slurm.fake import calls, fake, line
 from tests.tiny import install, make_cifar
@@ -296,3 +297,11 @@ def test_a_requeue_that_slurm_refuses(programs, monkeypatch, capsys):
     assert not task.requeue()
     assert calls(programs, "scontrol") == ["requeue 12"] * 3
     assert "presently disabled" in capsys.readouterr().out
+
+
+def test_of_submissions_within_a_second_the_last_one_counts(tmp_path):
+    names = {"variants": "original", "depths": "8", "seeds": "1"}
+    (run,) = plan_sweep(None, names, (), tmp_path).runs
+    for _ in range(20):
+        made = prepare(tmp_path, "sweep", [[run]], Plan(tmp_path, tmp_path, "cpu", 1, {}))
+        assert places(tmp_path)[run.name][0].folder == made.folder
