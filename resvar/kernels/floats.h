@@ -91,9 +91,9 @@ struct FloatStrip {
 
   // A piece of both signals, and of x the rows beside it.
   template <typename Source>
-  void fill(const Source& signal, const Plain& gradient, const Piece& piece, int64_t input, int64_t output) {
-    const auto [image, images, first, last] = piece;
-    const int64_t top = image * c.height;
+  void fill(const Source& signal, const Plain& gradient, const Piece& piece, int64_t input,
+            int64_t output) {
+    const int64_t top = piece.image * c.height, first = piece.first, last = piece.last;
     copy(gradient, dy.data(), outputs, rows, top + first, last - first, output);
     const int64_t begin = std::max<int64_t>(0, first - halo), end = std::min(c.height, last + halo);
     copy(signal, x.data() + (begin - first + halo) * c.width * SIDE, inputs, rows + 2 * halo,
@@ -102,7 +102,7 @@ struct FloatStrip {
 
   // The products of all taps, added to sums[tap][input][output][16][16].
   void add(float* sums, const Piece& piece, Ahead& ahead) const {
-    const auto [image, images, first, last] = piece;
+    const int64_t first = piece.first, last = piece.last;
     const int64_t row = c.width * SIDE;
     for (int64_t number = 0; number < c.kernel * c.kernel; ++number) {
       const Tap tap(c, number, first, last);

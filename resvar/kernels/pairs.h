@@ -123,9 +123,9 @@ struct PairStrip {
 
   // A piece of both signals, and of x the rows beside it.
   template <typename Source>
-  void fill(const Source& x, const Plain& gradient, const Piece& piece, int64_t input, int64_t output) {
-    const auto [image, images, first, last] = piece;
-    const int64_t top = image * c.height;
+  void fill(const Source& x, const Plain& gradient, const Piece& piece, int64_t input,
+            int64_t output) {
+    const int64_t top = piece.image * c.height, first = piece.first, last = piece.last;
     for (int64_t o = 0; o < outputs; ++o)
       copy(gradient.column(output + LANES * o), (top + first) * c.width, (last - first) * pairs,
            &dy[offset(o * rows, pairs, 0)]);
@@ -142,7 +142,7 @@ struct PairStrip {
 
   // The products of all taps, added to sums[tap][input][output][16][16].
   void add(float* sums, const Piece& piece, Ahead& ahead) const {
-    const auto [image, images, first, last] = piece;
+    const int64_t first = piece.first, last = piece.last;
     if (!halo) {
       for (int64_t i = 0; i < inputs; ++i)
         for (int64_t o = 0; o < outputs; ++o)

@@ -86,7 +86,8 @@ struct Depth {
   int64_t images, tiles, turned_room, straight_room;
 };
 
-// Several sums at a time, since each has to wait for its last addition.
+// Several sums at a time, since each has to wait for its last addition. The tiles' numbers are part of
+// the instructions, and g++ takes only literals for them: hence no loop over them.
 template <int N>
 inline void add_products(const Products* p, const Depth& depth, int64_t fetched, Ahead& ahead) {
   constexpr int64_t row = sizeof(Line);

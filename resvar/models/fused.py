@@ -39,7 +39,7 @@ class Chain(nn.Sequential):
         Args:
             shortcut: the second path; what comes out of it is added to what comes out first.
         """
-        if not self.fused or _hooked(after):
+        if not self.fused or _hooked(self) or _hooked(after):
             out = after(self(x))
             return (out if shortcut is None else out + shortcut(x)), x
         modules, out, again = [*self, *after], x, x
@@ -51,7 +51,9 @@ class Chain(nn.Sequential):
 
     def plus(self, x: Tensor, added: Tensor) -> Tensor:
         """What comes out of this chain, and `added`."""
-        return _run(list(self), x, added) if self.fused else cast(Tensor, self(x)) + added
+        if not self.fused or _hooked(self):
+            return cast(Tensor, self(x)) + added
+        return _run(list(self), x, added)
 
 
 def fuse(network: nn.Module) -> None:

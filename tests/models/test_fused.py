@@ -305,6 +305,21 @@ def test_what_is_added_to_a_convolution_has_the_same_bits_as_an_addition(
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.parametrize("where", ["lead", "branch", "plus"])
+def test_a_hook_at_a_chain_sees_what_comes_out_of_it(where):
+    lead, branch, seen = chain(16), layers(16, 16, 1), []
+    x, own = signal(4, 16, 8, 8), nn.ModuleList([lead, branch])
+    (lead if where == "lead" else branch).register_forward_hook(lambda *a: seen.append(a[2]))
+    fuse(own)
+    if where == "plus":
+        out, inside = branch.plus(lead(x), x), lambda: seen[0] + x
+    else:
+        out, inside = lead.fork(x, branch, lambda x: 2 * x)[0], lambda: seen[0] + 2 * x
+    assert len(seen) == 1
+    if where != "lead":
+        assert torch.equal(out, inside())
+
+
 @TYPES
 @pytest.mark.parametrize("last", ["conv", "bn", "stride"])
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
