@@ -84,12 +84,14 @@ def soak(
 
 
 def look(pid: int, done: int) -> Sample:
-    """Raises OSError where the process is gone."""
+    """Raises OSError where the process is gone, or has ended and holds no memory any more."""
     status = dict(
         line.split(":\t", 1)
         for line in Path(f"/proc/{pid}/status").read_text().splitlines()
         if ":\t" in line
     )
+    if "VmRSS" not in status:
+        raise ProcessLookupError(f"process {pid} has ended")
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return Sample(
         done=done,
