@@ -36,8 +36,10 @@ constexpr int64_t BLOCK = 16384;  // numbers in a block of rows
 struct Rows {
   int64_t rows, channels, rows_per_block, blocks;
 
-  explicit Rows(const Tensor& x) : rows(x.numel() / x.size(1)), channels(x.size(1)) {
-    rows_per_block = std::max<int64_t>(1, BLOCK / channels);
+  // A block is a multiple of so many rows that have to come together.
+  explicit Rows(const Tensor& x, int64_t together = 1)
+      : rows(x.numel() / x.size(1)), channels(x.size(1)) {
+    rows_per_block = std::max<int64_t>(1, BLOCK / channels / together) * together;
     blocks = (rows + rows_per_block - 1) / rows_per_block;
   }
 
@@ -67,13 +69,14 @@ struct Rows {
 
 // The other signal that a pass reads or writes beside x: here one that lies in memory as a whole. For
 // each block `begin` gives where its numbers are, counted from the first number of the tensor, and
-// `end` is told when they have been written. (pointwise.h has those that never lie there.)
+// `end` is told when they have been written. (product.h has those that never lie there.)
 template <typename T> struct Whole {
   T* numbers;
 
   struct Worker {
     Worker(const Whole&, const Rows&) {}
   };
+  int64_t together() const { return 1; }  // rows that it wants in one block
   T* begin(const Rows&, int64_t, Worker&) const { return numbers; }
   void end(const Rows&, int64_t, Worker&) const {}
 };
@@ -168,7 +171,7 @@ std::tuple<Tensor, Tensor> statistics(
 // Writes y = relu(a x + b), or without the ReLU, to `output`.
 template <typename T, typename Output>
 void normalise(const Tensor& input, const Affine<Acc<T>>& affine, bool relu, const Output& output) {
-  const Rows r(input);
+  const Rows r(input, output.together());
   const T* x = input.const_data_ptr<T>();
   r.each_block(true, output, [&](int64_t block, auto& worker) {
     T* y = output.begin(r, block, worker);
@@ -188,14 +191,14 @@ void normalise(const Tensor& input, const Affine<Acc<T>>& affine, bool relu, con
   });
 }
 
-// Gradients of input, weight and bias, from that of the output, `gradient`; `more` is added to that of
-// the input.
-template <typename T, typename Gradient>
+// Gradients of input, weight and bias, from that of the output, which the second pass may find elsewhere
+// than the first; `more` is added to that of the input.
+template <typename T, typename First, typename Second>
 std::tuple<Tensor, Tensor, Tensor> normalise_backward(
-    const Gradient& gradient, const Tensor& input, const Tensor& mean, const Tensor& invstd,
+    const First& gradient, const Second& again, const Tensor& input, const Tensor& mean, const Tensor& invstd,
     const Tensor& weight, const Tensor& bias, bool relu, const std::optional<Tensor>& more) {
   using A = Acc<T>;
-  const Rows r(input);
+  const Rows r(input, gradient.together());
   const int64_t C = r.channels;
   const T* x = input.const_data_ptr<T>();
   const A *m = mean.const_data_ptr<A>(), *s = invstd.const_data_ptr<A>();
@@ -229,8 +232,8 @@ std::tuple<Tensor, Tensor, Tensor> normalise_backward(
   T* dx = dinput.data_ptr<T>();
   const T* also = more ? more->const_data_ptr<T>() : nullptr;
   const auto write = [&](auto clipped, auto added) {
-    r.each_block(true, gradient, [&](int64_t block, auto& worker) {
-      const T* dy = gradient.begin(r, block, worker);
+    r.each_block(true, again, [&](int64_t block, auto& worker) {
+      const T* dy = again.begin(r, block, worker);
       r.each_group(block, [&](int64_t c, auto lanes, int64_t first, int64_t last) {
         const Vec<T> a = get(scale + c, lanes), b = get(shift + c, lanes);
         const Vec<T> k = get(slope.data() + c, lanes), average = get(m + c, lanes);

@@ -7,7 +7,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
-#include "pointwise.h"
+#include "product.h"
 #include "weight_gradient.h"
 
 namespace resvar {
@@ -99,8 +99,8 @@ struct Layer : torch::autograd::Function<Layer> {
                         const std::optional<Tensor>& added) {
 #ifdef RESVAR_TILES
     if (filters && is_product(x, *filters)) {
-      RECORD_FUNCTION("resvar::pointwise", {});
-      const Product product(*filters, false);
+      RECORD_FUNCTION("resvar::product", {});
+      const Product product(*filters, false, x.size(2), x.size(3));
       const Bf16* more = added ? added->const_data_ptr<Bf16>() : nullptr;
       if (!weight) return multiplied(product, x, more);
       Tensor out = with_channels(x, product.outputs);
@@ -130,18 +130,26 @@ struct Layer : torch::autograd::Function<Layer> {
     if (weight.defined() && filters.defined()) affine.emplace(saved[3], saved[4], weight, bias);
     const Affine<float>* normalised = affine ? &*affine : nullptr;
     Tensor dfilters;
-    const auto through_bn = [&]<typename T>(T, const auto& dy) {
+    const auto through_bn = [&]<typename T>(T, const auto& dy, const auto& again) {
       RECORD_FUNCTION("resvar::bn_backward", {});
       const auto [dx, dweight, dbias] =
-          normalise_backward<T>(dy, x, saved[3], saved[4], weight, bias, relu, more);
+          normalise_backward<T>(dy, again, x, saved[3], saved[4], weight, bias, relu, more);
       return std::tuple(dx, dweight, dbias, dfilters);
     };
 #ifdef RESVAR_TILES
     if (filters.defined() && is_product(x, filters)) {
-      const Product product(filters, true);
-      if (weight.defined() && product.outputs > product.inputs) {
+      const Product product(filters, true, x.size(2), x.size(3));
+      const bool from_narrower = product.outputs > product.inputs;
+      if (weight.defined() && (from_narrower || product.kernel > 1)) {
         dfilters = gradient_of_filters(gradient, saved, normalised, relu);
-        return through_bn(Bf16(), Returning{product, gradient.const_data_ptr<Bf16>()});
+        const Bf16* in = gradient.const_data_ptr<Bf16>();
+        if (product.kernel == 1) {  // cheap enough to be computed twice
+          const Returning returning = {product, in, nullptr};
+          return through_bn(Bf16(), returning, returning);
+        }
+        const Tensor kept = at::empty_like(x);
+        return through_bn(Bf16(), Returning{product, in, kept.data_ptr<Bf16>()},
+                          Whole<const Bf16>{kept.const_data_ptr<Bf16>()});
       }
       RECORD_FUNCTION("resvar::convolution_backward", {});
       std::tie(dfilters, gradient) = both_gradients(x, gradient, filters, normalised, relu, product);
@@ -156,7 +164,8 @@ struct Layer : torch::autograd::Function<Layer> {
     if (!weight.defined()) return {gradient, Tensor(), Tensor(), dfilters};
     return typed(x, [&](auto number) {
       using T = decltype(number);
-      return through_bn(number, Whole<const T>{gradient.template const_data_ptr<T>()});
+      const Whole<const T> whole = {gradient.template const_data_ptr<T>()};
+      return through_bn(number, whole, whole);
     });
   }
 
@@ -171,7 +180,7 @@ struct Layer : torch::autograd::Function<Layer> {
   static bool is_product(const Tensor& x, const Tensor& filters) {
 #ifdef RESVAR_TILES
     return x.scalar_type() == at::kBFloat16 && filters.scalar_type() == at::kFloat &&
-           filters.size(2) == 1 && tiles_granted();
+           tiles_granted();
 #else
     return false;
 #endif

@@ -14,6 +14,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <utility>
+
 namespace resvar {
 
 // Linux lets a process have the tiles' registers only where it asks.
@@ -29,25 +31,45 @@ struct alignas(64) Line {
   Pair lanes[LANES];
 };
 
-// g++ does not know that a tile is read from memory: what is written before this is there after it.
-inline void written() { asm volatile("" ::: "memory"); }
+// --- the instructions -----------------------------------------------------------------------------
 
-// The registers of this thread, as long as this is alive: four sums of 16 × 16, and what is multiplied,
-// 5 to 7 so many pairs deep from above, and 4 from left to right (for 16 pairs all of them are alike).
+// g++'s own take no number of a register that a template gives, and do not say that they read memory.
+template <int R> inline void load(const void* from, int64_t row) {
+  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(row), "i"(R) : "memory");
+}
+
+template <int R> inline void store(void* to, int64_t row) {
+  asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(row), "i"(R) : "memory");
+}
+
+template <int R> inline void clear() { asm volatile("tilezero %%tmm%c0" ::"i"(R)); }
+
+// sum += left · right
+template <int Sum, int Left, int Right> inline void add_product() {
+  asm volatile("tdpbf16ps %%tmm%c0, %%tmm%c1, %%tmm%c2" ::"i"(Right), "i"(Left), "i"(Sum));
+}
+
+// `work` for 0 to N - 1, as constants.
+template <int N, typename F> inline void each(const F& work) {
+  [&]<int... n>(std::integer_sequence<int, n...>) {
+    (work.template operator()<n>(), ...);
+  }(std::make_integer_sequence<int, N>());
+}
+
+// The registers of this thread, as long as this is alive: four sums of 16 × 16, and what is multiplied, 16
+// pairs deep. With `halves` the 5th, from left to right, and the 7th, from above, are 8 pairs deep.
 struct Registers {
-  explicit Registers(int64_t deep = DEEP) {
+  explicit Registers(bool halves = false) {
     struct alignas(64) {
       uint8_t palette = 1, start = 0, reserved[14] = {};
       uint16_t bytes[16] = {};
       uint8_t lines[16] = {};
     } shape;
     for (int tile = 0; tile < 8; ++tile) shape.bytes[tile] = 64, shape.lines[tile] = 16;
-    shape.bytes[4] = 4 * deep;
-    for (int tile = 5; tile < 8; ++tile) shape.lines[tile] = deep;
-    asm volatile("" ::"r"(&shape) : "memory");  // nor that more than a word of this is
-    _tile_loadconfig(&shape);
+    if (halves) shape.bytes[5] = 32, shape.lines[7] = 8;
+    asm volatile("ldtilecfg %0" ::"m"(shape));
   }
-  ~Registers() { _tile_release(); }
+  ~Registers() { asm volatile("tilerelease"); }
   Registers(const Registers&) = delete;
 };
 
@@ -86,44 +108,24 @@ struct Depth {
   int64_t images, tiles, turned_room, straight_room;
 };
 
-// Several sums at a time, since each has to wait for its last addition. The tiles' numbers are part of
-// the instructions, and g++ takes only literals for them: hence no loop over them.
+// Several sums at a time, since each has to wait for its last addition.
 template <int N>
 inline void add_products(const Products* p, const Depth& depth, int64_t fetched, Ahead& ahead) {
   constexpr int64_t row = sizeof(Line);
-  written();
-  _tile_loadd(0, p[0].sum, row);
-  if constexpr (N > 1) _tile_loadd(1, p[1].sum, row);
-  if constexpr (N > 2) _tile_loadd(2, p[2].sum, row);
-  if constexpr (N > 3) _tile_loadd(3, p[3].sum, row);
+  each<N>([&]<int n>() { load<n>(p[n].sum, row); });
   for (int64_t image = 0; image < depth.images; ++image) {
     int64_t t = image * depth.turned_room, s = image * depth.straight_room;
     for (int64_t k = 0; k < depth.tiles; ++k, t += DEEP, s += DEEP) {
       for (int64_t i = 0; i < fetched; ++i) ahead.step();
-      _tile_loadd(4, p[0].turned + t, row);
-      _tile_loadd(5, p[0].straight + s, row);
-      _tile_dpbf16ps(0, 4, 5);
-      if constexpr (N > 1) {
-        _tile_loadd(6, p[1].turned + t, row);
-        _tile_loadd(7, p[1].straight + s, row);
-        _tile_dpbf16ps(1, 6, 7);
-      }
-      if constexpr (N > 2) {
-        _tile_loadd(4, p[2].turned + t, row);
-        _tile_loadd(5, p[2].straight + s, row);
-        _tile_dpbf16ps(2, 4, 5);
-      }
-      if constexpr (N > 3) {
-        _tile_loadd(6, p[3].turned + t, row);
-        _tile_loadd(7, p[3].straight + s, row);
-        _tile_dpbf16ps(3, 6, 7);
-      }
+      each<N>([&]<int n>() {
+        constexpr int left = n % 2 ? 6 : 4, right = left + 1;
+        load<left>(p[n].turned + t, row);
+        load<right>(p[n].straight + s, row);
+        add_product<n, left, right>();
+      });
     }
   }
-  _tile_stored(0, p[0].sum, row);
-  if constexpr (N > 1) _tile_stored(1, p[1].sum, row);
-  if constexpr (N > 2) _tile_stored(2, p[2].sum, row);
-  if constexpr (N > 3) _tile_stored(3, p[3].sum, row);
+  each<N>([&]<int n>() { store<n>(p[n].sum, row); });
 }
 
 inline void add_products(const Products* p, int64_t count, const Depth& depth, int64_t fetched,

@@ -17,7 +17,7 @@
 
 #include "floats.h"
 #include "pairs.h"
-#include "pointwise.h"
+#include "product.h"
 
 namespace resvar {
 
@@ -56,12 +56,12 @@ struct Backward {
   Bf16* out;
 
   struct Worker : Product::Worker {
-    explicit Worker(const Backward& b) : Product::Worker(b.product) {}
+    explicit Worker(const Backward& b) : Product::Worker(b.product, 0) {}
   };
   void operator()(const Convolution& c, const Piece& piece, Worker& worker) const {
     const int64_t first = (piece.image * c.height + piece.first) * c.width;
-    product.rows(gradient + first * c.outputs, piece.images * piece.rows() * c.width, nullptr,
-                 out + first * c.inputs, worker);
+    product.multiply(gradient + first * c.outputs, piece.images * piece.rows() * c.width, nullptr,
+                     out + first * c.inputs, worker);
   }
 };
 #endif
@@ -183,7 +183,7 @@ inline std::tuple<Tensor, Tensor> both_gradients(
     const Product& product) {
   const Convolution c(x, filters);
   const Cut cut(c, TileStrip::most_inputs(c), TileStrip::most_outputs(c));
-  if (cut.in_ranges * cut.out_ranges > 1 || !product.uses_whole_tiles())
+  if (c.kernel > 1 || cut.in_ranges * cut.out_ranges > 1 || product.halves)
     return {weight_gradient(x, dy, filters, affine, relu), multiplied(product, dy)};
   Tensor dx = at::empty_like(x);
   const Backward back = {product, dy.const_data_ptr<Bf16>(), dx.data_ptr<Bf16>()};
