@@ -97,45 +97,30 @@ inline void transpose(const __m512i (&from)[16], Line* to) {
   }
 }
 
-// A sum of 16 × 16 weights, and where the tiles begin whose products it takes.
-struct Products {
-  float* sum;
-  const Line *turned, *straight;
-};
-
 // The tiles of one strip: so many of each image, and from one image to the next so many lines.
 struct Depth {
   int64_t images, tiles, turned_room, straight_room;
 };
 
-// Several sums at a time, since each has to wait for its last addition.
-template <int N>
-inline void add_products(const Products* p, const Depth& depth, int64_t fetched, Ahead& ahead) {
+// Adds to T times S sums of 16 × 16 weights the products of the tiles that begin there. Several at a time,
+// since each sum waits for its last addition, and each tile serves all that take it.
+template <int T, int S>
+inline void add_products(float* const* sums, const Line* const* turned, const Line* const* straight,
+                         const Depth& depth, int64_t fetched, Ahead& ahead) {
   constexpr int64_t row = sizeof(Line);
-  each<N>([&]<int n>() { load<n>(p[n].sum, row); });
+  each<T * S>([&]<int n>() { load<n>(sums[n], row); });
   for (int64_t image = 0; image < depth.images; ++image) {
-    int64_t t = image * depth.turned_room, s = image * depth.straight_room;
-    for (int64_t k = 0; k < depth.tiles; ++k, t += DEEP, s += DEEP) {
+    int64_t down = image * depth.turned_room, along = image * depth.straight_room;
+    for (int64_t k = 0; k < depth.tiles; ++k, down += DEEP, along += DEEP) {
       for (int64_t i = 0; i < fetched; ++i) ahead.step();
-      each<N>([&]<int n>() {
-        constexpr int left = n % 2 ? 6 : 4, right = left + 1;
-        load<left>(p[n].turned + t, row);
-        load<right>(p[n].straight + s, row);
-        add_product<n, left, right>();
+      each<T>([&]<int t>() { load<4 + t>(turned[t] + down, row); });
+      each<S>([&]<int s>() {
+        load<6 + s % 2>(straight[s] + along, row);
+        each<T>([&]<int t>() { add_product<t * S + s, 4 + t, 6 + s % 2>(); });
       });
     }
   }
-  each<N>([&]<int n>() { store<n>(p[n].sum, row); });
-}
-
-inline void add_products(const Products* p, int64_t count, const Depth& depth, int64_t fetched,
-                         Ahead& ahead) {
-  switch (count) {
-    case 1: return add_products<1>(p, depth, fetched, ahead);
-    case 2: return add_products<2>(p, depth, fetched, ahead);
-    case 3: return add_products<3>(p, depth, fetched, ahead);
-    case 4: return add_products<4>(p, depth, fetched, ahead);
-  }
+  each<T * S>([&]<int n>() { store<n>(sums[n], row); });
 }
 
 // Both signals of a few rows in tiles, for the input channels and output channels of one part. One of
@@ -191,21 +176,36 @@ struct TileStrip {
   // The products of all taps, added to sums[tap][input][output][16][16].
   void add(float* sums, const Piece& piece, Ahead& ahead) const {
     const Depth depth = {piece.images, (piece.rows() * pairs + DEEP - 1) / DEEP, deep, room};
-    const int64_t all = c.kernel * c.kernel * inputs * outputs, groups = (all + 3) / 4;
-    const int64_t lines = (inputs + outputs) * DEEP;
-    for (int64_t group = 0; group < groups; ++group) {
-      Products some[4];
-      const int64_t begin = all * group / groups, end = all * (group + 1) / groups;
-      for (int64_t n = begin; n < end; ++n) {
-        const int64_t o = n % outputs, i = n / outputs % inputs, tap = n / outputs / inputs;
-        const int64_t t = outputs_turned ? o : i, s = outputs_turned ? i : o;
-        const int64_t channels = outputs_turned ? inputs : outputs;
-        some[n - begin] = {sums + n * TILE, &turned[t * images * deep],
-                           &straight[(tap % c.kernel * channels + s) * images * room +
-                                     tap / c.kernel * pairs]};
+    const int64_t all = outputs_turned ? outputs : inputs, others = inputs + outputs - all;
+    const int64_t beside = others * c.kernel * c.kernel;  // straight tiles, each once for each row of taps
+    const int64_t most = all > 1 ? 2 : 4;
+    const int64_t calls = (all + 1) / 2 * ((beside + most - 1) / most);
+    const int64_t fetched = ((inputs + outputs) * DEEP + calls - 1) / calls;
+    for (int64_t s = 0; s < beside; s += most)
+      for (int64_t t = 0; t < all; t += 2) {
+        const int64_t high = std::min<int64_t>(2, all - t), wide = std::min(most, beside - s);
+        float* sum[4];
+        const Line *left[2], *right[4];
+        for (int64_t n = 0; n < high; ++n) left[n] = &turned[(t + n) * images * deep];
+        for (int64_t k = 0; k < wide; ++k) {
+          // What lies in one place is taken for all rows of taps in turn, while it is in the first cache.
+          const int64_t row = (s + k) % c.kernel, which = (s + k) / c.kernel;
+          right[k] = &straight[which * images * room + row * pairs];
+          const int64_t tap = row * c.kernel + which / others, other = which % others;
+          for (int64_t n = 0; n < high; ++n) {
+            const int64_t i = outputs_turned ? other : t + n, o = outputs_turned ? t + n : other;
+            sum[n * wide + k] = sums + ((tap * inputs + i) * outputs + o) * TILE;
+          }
+        }
+        switch (10 * high + wide) {
+          case 11: add_products<1, 1>(sum, left, right, depth, fetched, ahead); break;
+          case 12: add_products<1, 2>(sum, left, right, depth, fetched, ahead); break;
+          case 13: add_products<1, 3>(sum, left, right, depth, fetched, ahead); break;
+          case 14: add_products<1, 4>(sum, left, right, depth, fetched, ahead); break;
+          case 21: add_products<2, 1>(sum, left, right, depth, fetched, ahead); break;
+          case 22: add_products<2, 2>(sum, left, right, depth, fetched, ahead); break;
+        }
       }
-      add_products(some, end - begin, depth, (lines + groups - 1) / groups, ahead);
-    }
   }
 
  private:
