@@ -39,9 +39,7 @@ template <typename T> inline Vec<T> get(const T* from) {
   return out;
 }
 
-template <> inline Vec<at::BFloat16> get(const at::BFloat16* from) {
-  Halves halves;
-  std::memcpy(&halves, from, sizeof halves);
+inline Vec<float> from_halves(Halves halves) {
 #if defined(__AVX512F__)
   const Words words = (Words)_mm512_cvtepu16_epi32((__m256i)halves);  // g++ 12 takes four steps
 #elif defined(__AVX2__)
@@ -50,6 +48,12 @@ template <> inline Vec<at::BFloat16> get(const at::BFloat16* from) {
   const Words words = __builtin_convertvector(halves, Words);
 #endif
   return (Vec<float>)(words << 16);
+}
+
+template <> inline Vec<at::BFloat16> get(const at::BFloat16* from) {
+  Halves halves;
+  std::memcpy(&halves, from, sizeof halves);
+  return from_halves(halves);
 }
 
 template <typename T> inline void put(T* to, Vec<T> value) { std::memcpy(to, &value, sizeof value); }

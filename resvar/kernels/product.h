@@ -85,19 +85,18 @@ class Product {
     }
   }
 
+  // Whether the registers are shaped as those of the weights' gradient.
+  bool takes_whole_tiles() const { return !halves; }
+
   const int64_t inputs, outputs, kernel;
-  const int64_t whole_images;  // so many pixels, and multiples of it, can be multiplied at a time
+  const int64_t whole_images;  // so many pixels, or a multiple, have to come together
 
  private:
-  const int64_t height, width, pitch;  // of an image, and from one row of it to the next
+  const int64_t height, width, pitch;  // of an image, and from a row to the next where it is spread out
   const int64_t tiles;                 // that the taps of a row are deep
-
- public:
-  const bool halves;  // whether half a tile follows those
-
- private:
-  const int64_t depth;        // pairs of inputs of all taps
-  std::vector<Line> weights;  // [tiles of outputs][depth]
+  const bool halves;                   // whether half a tile follows those
+  const int64_t depth;                 // pairs of inputs of all taps
+  std::vector<Line> weights;           // [tiles of outputs][depth]
 
   int64_t place(int64_t pixel) const {
     const int64_t row = pixel / width;
@@ -134,7 +133,7 @@ class Product {
         if ((some + SIDE - 1) / SIDE == n + 1)
           multiply<n + 1, O>(in + p * inputs, &weights[tile * depth], sums);
       });
-      put<O>(sums, some, [&](int64_t i) { return pixel(p + i); }, tile * SIDE, added, out);
+      put<O>(sums, some, [=](int64_t i) { return pixel(p + i); }, tile * SIDE, added, out);
     }
   }
 
@@ -146,7 +145,7 @@ class Product {
       each<O>([&]<int o>() {
         load<right>(with + o * other, line);
         each<P>([&]<int n>() {
-          constexpr int p = o ? P - 1 - n : n;  // back again, since the last one is still there
+          constexpr int p = o % 2 ? P - 1 - n : n;  // back again, since the last one is there
           if constexpr (o == 0 || n > 0) load<left>(from + p * next, pixel);
           add_product<p * O + o, left, right>();
         });
@@ -162,33 +161,23 @@ class Product {
     each<P * O>([&]<int n>() { store<n>(sums + n * TILE, line); });
   }
 
-  // Sums of so many places → the channels of their pixels, in bf16. What is added is added to what
-  // has been rounded, and rounded again, as two operators would.
+  // Sums of so many places → the channels of their pixels, in bf16. What is added is added to what has
+  // been rounded, and rounded again, as two operators would.
   template <int O, typename Pixel>
   void put(const float* sums, int64_t count, const Pixel& pixel, int64_t channel,
            const Bf16* added, Bf16* out) const {
+    const int64_t all = outputs;  // a local copy: what is written could be the member, for all g++ knows
     for (int64_t p = 0; p < count; ++p) {
-      if (pixel(p) < 0) continue;
+      const int64_t number = pixel(p);
+      if (number < 0) continue;
       const float* sum = sums + (p / SIDE * O * SIDE + p % SIDE) * SIDE;
-      const int64_t at = pixel(p) * outputs + channel;
-      each<(O + 1) / 2>([&]<int half>() {
-        constexpr int o = 2 * half;
-        const Vec<float> left = sum_of(sum + o * TILE, added, at + o * SIDE);
-        if constexpr (o + 1 < O) {
-          const Vec<float> right = sum_of(sum + (o + 1) * TILE, added, at + (o + 1) * SIDE);
-          _mm512_storeu_si512(out + at + o * SIDE,
-                              (__m512i)_mm512_cvtne2ps_pbh((__m512)right, (__m512)left));
-        } else {
-          resvar::put<Bf16>(out + at + o * SIDE, left);
-        }
+      const int64_t at = number * all + channel;
+      each<O>([&]<int o>() {
+        Vec<float> value = get(sum + o * TILE);
+        if (added) value = from_halves(to_halves(value)) + get(added + at + o * SIDE);
+        resvar::put<Bf16>(out + at + o * SIDE, value);
       });
     }
-  }
-
-  static Vec<float> sum_of(const float* sum, const Bf16* added, int64_t at) {
-    const __m512 value = _mm512_load_ps(sum);
-    if (!added) return (Vec<float>)value;
-    return (Vec<float>)_mm512_cvtpbh_ps(_mm512_cvtneps_pbh(value)) + get(added + at);
   }
 };
 

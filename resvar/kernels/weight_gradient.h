@@ -183,7 +183,7 @@ inline std::tuple<Tensor, Tensor> both_gradients(
     const Product& product) {
   const Convolution c(x, filters);
   const Cut cut(c, TileStrip::most_inputs(c), TileStrip::most_outputs(c));
-  if (c.kernel > 1 || cut.in_ranges * cut.out_ranges > 1 || product.halves)
+  if (c.kernel > 1 || cut.in_ranges * cut.out_ranges > 1 || !product.takes_whole_tiles())
     return {weight_gradient(x, dy, filters, affine, relu), multiplied(product, dy)};
   Tensor dx = at::empty_like(x);
   const Backward back = {product, dy.const_data_ptr<Bf16>(), dx.data_ptr<Bf16>()};

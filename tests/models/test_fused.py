@@ -249,6 +249,8 @@ def test_the_weights_gradient_is_torchs_at_any_size(
 @pytest.mark.parametrize("shape", CONVOLUTIONS)
 @pytest.mark.parametrize("fork", [True, False])
 def test_with_a_convolution_all_else_has_the_same_bits_as_without(shape, fork, dtype):
+    """But for a kernel of 3 in bf16: our own product adds up the taps, and BN its sums, in another
+    order."""
     torch.manual_seed(9)
     images, channels_in, channels_out, height, width, kernel = shape
     bn = chain(channels_in)
@@ -274,7 +276,11 @@ def test_with_a_convolution_all_else_has_the_same_bits_as_without(shape, fork, d
         return [out, given.grad, lead[0].weight.grad, lead[0].bias.grad, *kept.values()]
 
     for alone, together in zip(train(True), train(False), strict=True):
-        assert torch.equal(alone, together)
+        if kernel == 1 or dtype is torch.float32:
+            assert torch.equal(alone, together)
+        else:
+            apart = (alone.double() - together.double()).abs().max() / alone.double().abs().max()
+            assert float(apart) < (4e-3 if alone.dtype is dtype else 2e-5)  # 4e-3: one rounding
 
 
 @TYPES
@@ -376,16 +382,16 @@ def test_with_a_convolution_the_bits_are_the_same_with_other_threads(kernel, nar
 @TYPES
 @given(
     images=st.integers(1, 20), inputs=st.integers(1, 6), outputs=st.integers(1, 6),
-    height=st.integers(1, 12), width=st.integers(1, 20),
+    height=st.integers(1, 12), width=st.integers(1, 20), kernel=st.sampled_from([1, 3]),
 )  # fmt: skip
-@settings(max_examples=40, deadline=None)
-def test_a_convolution_of_kernel_1_is_a_product_at_any_size(
-    dtype, images, inputs, outputs, height, width
+@settings(max_examples=60, deadline=None)
+def test_a_convolution_is_torchs_in_double_at_any_size(
+    dtype, images, inputs, outputs, height, width, kernel
 ):
-    """Output and gradient of the input, against the product in double: to one rounding to bf16."""
+    """Output and gradient of the input, to one rounding to bf16."""
     width *= 2 if dtype is torch.bfloat16 else 1
     assume(images * height * width > 1)
-    before, one = chain(16 * inputs), layers(16 * inputs, 16 * outputs, 1)
+    before, one = chain(16 * inputs), layers(16 * inputs, 16 * outputs, kernel)
     fuse(before)
     fuse(one)
     x = signal(images, 16 * inputs, height, width, dtype=dtype)
@@ -397,11 +403,12 @@ def test_a_convolution_of_kernel_1_is_a_product_at_any_size(
         together = both(x)
     gradient = signal(*out.shape, dtype=dtype)
     out.backward(gradient)
-    matrix = one[0].weight.detach().to(dtype).double().flatten(1)
-    true = torch.einsum("ncij,oc->noij", y.detach().double(), matrix)
-    back = torch.einsum("noij,oc->ncij", gradient.double(), matrix)
+    filters = one[0].weight.detach().to(dtype).double()
+    exact = y.detach().double().requires_grad_()
+    true = nn.functional.conv2d(exact, filters, padding=kernel // 2)
+    (back,) = torch.autograd.grad(true, exact, gradient.double())
     for own, wanted in ((out, true), (together, true), (y.grad, back)):
-        apart = (own.detach().double() - wanted).abs().max() / wanted.abs().max()
+        apart = (own.double() - wanted).detach().abs().max() / wanted.detach().abs().max()
         assert float(apart) < (4e-3 if dtype is torch.bfloat16 else 1e-5)
 
 
