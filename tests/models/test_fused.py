@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -196,6 +197,10 @@ def layers(channels_in, channels_out, kernel, *before):
     return Chain(*before, conv)
 
 
+def has_amx():
+    return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+
+
 def autocast(dtype):
     return torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16)
 
@@ -249,8 +254,8 @@ def test_the_weights_gradient_is_torchs_at_any_size(
 @pytest.mark.parametrize("shape", CONVOLUTIONS)
 @pytest.mark.parametrize("fork", [True, False])
 def test_with_a_convolution_all_else_has_the_same_bits_as_without(shape, fork, dtype):
-    """But for a kernel of 3 in bf16: our own product adds up the taps, and BN its sums, in another
-    order."""
+    """But for a kernel of 3 in bf16 with AMX: our own product adds up the taps, and BN its sums, in
+    another order."""
     torch.manual_seed(9)
     images, channels_in, channels_out, height, width, kernel = shape
     bn = chain(channels_in)
@@ -276,11 +281,11 @@ def test_with_a_convolution_all_else_has_the_same_bits_as_without(shape, fork, d
         return [out, given.grad, lead[0].weight.grad, lead[0].bias.grad, *kept.values()]
 
     for alone, together in zip(train(True), train(False), strict=True):
-        if kernel == 1 or dtype is torch.float32:
+        if kernel == 1 or dtype is torch.float32 or not has_amx():
             assert torch.equal(alone, together)
         else:
             apart = (alone.double() - together.double()).abs().max() / alone.double().abs().max()
-            assert float(apart) < (4e-3 if alone.dtype is dtype else 2e-5)  # 4e-3: one rounding
+            assert apart.item() < (4e-3 if alone.dtype is dtype else 2e-5)  # 4e-3: one rounding
 
 
 @TYPES
