@@ -31,6 +31,11 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 86400} d {whole // 3600 % 24} h"
 
 
+def counted(count: int, what: str) -> str:
+    """`1 run`, `2 runs`, `0 runs`."""
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
 def moment(seconds: float) -> str:
     """The day and time here, so many seconds from now: `Tue 16:30`."""
     try:

@@ -78,9 +78,9 @@ class Product {
       if (kernel == 1 && some % SIDE) from = std::copy_n(from, some * inputs, room) - some * inputs;
       if (kernel > 1) {
         const int32_t* pixels = &worker.pixels[first];
-        multiply(from, some, wide, [=](int64_t p) { return pixels[p]; }, added, out, worker.sums);
+        put_out(from, some, wide, [=](int64_t p) { return pixels[p]; }, added, out, worker.sums);
       } else {
-        multiply(from, some, wide, [=](int64_t p) { return first + p; }, added, out, worker.sums);
+        put_out(from, some, wide, [=](int64_t p) { return first + p; }, added, out, worker.sums);
       }
     }
   }
@@ -111,34 +111,34 @@ class Product {
 
   // All outputs of some places, whose pixels `pixel` tells; `wide` tiles of outputs at a time.
   template <typename Pixel>
-  void multiply(const Bf16* in, int64_t count, int64_t wide, const Pixel& pixel, const Bf16* added,
-                Bf16* out, float* sums) const {
+  void put_out(const Bf16* in, int64_t count, int64_t wide, const Pixel& pixel, const Bf16* added,
+               Bf16* out, float* sums) const {
     for (int64_t tile = 0; tile < outputs / SIDE; tile += wide) {
       switch (std::min(wide, outputs / SIDE - tile)) {
-        case 1: multiply<4, 1>(in, count, tile, pixel, added, out, sums); break;
-        case 2: multiply<2, 2>(in, count, tile, pixel, added, out, sums); break;
-        case 3: multiply<1, 3>(in, count, tile, pixel, added, out, sums); break;
-        case 4: multiply<1, 4>(in, count, tile, pixel, added, out, sums); break;
+        case 1: columns<4, 1>(in, count, tile, pixel, added, out, sums); break;
+        case 2: columns<2, 2>(in, count, tile, pixel, added, out, sums); break;
+        case 3: columns<1, 3>(in, count, tile, pixel, added, out, sums); break;
+        case 4: columns<1, 4>(in, count, tile, pixel, added, out, sums); break;
       }
     }
   }
 
   // O tiles of outputs, from `tile` on, of P times 16 places at a time.
   template <int P, int O, typename Pixel>
-  void multiply(const Bf16* in, int64_t count, int64_t tile, const Pixel& pixel, const Bf16* added,
-                Bf16* out, float* sums) const {
+  void columns(const Bf16* in, int64_t count, int64_t tile, const Pixel& pixel, const Bf16* added,
+               Bf16* out, float* sums) const {
     for (int64_t p = 0; p < count; p += P * SIDE) {
       const int64_t some = std::min<int64_t>(P * SIDE, count - p);
       each<P>([&]<int n>() {
         if ((some + SIDE - 1) / SIDE == n + 1)
-          multiply<n + 1, O>(in + p * inputs, &weights[tile * depth], sums);
+          add_up<n + 1, O>(in + p * inputs, &weights[tile * depth], sums);
       });
       put<O>(sums, some, [=](int64_t i) { return pixel(p + i); }, tile * SIDE, added, out);
     }
   }
 
   // Sums [P][O][16 places][16 outputs].
-  template <int P, int O> void multiply(const Bf16* in, const Line* with, float* sums) const {
+  template <int P, int O> void add_up(const Bf16* in, const Line* with, float* sums) const {
     constexpr int64_t line = sizeof(Line);
     const int64_t pixel = sizeof(Bf16) * inputs, next = SIDE * inputs, other = depth;
     const auto add = [&]<int left, int right>(const Bf16* from) {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from resvar.console import console_for_output, duration
+from resvar.console import console_for_output, counted, duration
 from resvar.data.cifar import DATASETS, problems
 from resvar.errors import UserError
 from resvar.sweeps.estimate import estimate, given, measure, print_estimate
@@ -49,7 +49,7 @@ def run_here(
     if not todo:
         return
     require_inputs(todo, data)
-    where = f"{len(slots)} at a time ({slots[0].threads} thread{'s' * (slots[0].threads > 1)} each)"
+    where = f"{len(slots)} at a time ({counted(slots[0].threads, 'thread')} each)"
     if taking_turns(slots):
         say(
             console,
@@ -125,11 +125,8 @@ def _announced(sweep: Sweep, console: Console) -> list[PlannedRun]:
     """The runs that are still to do, after a line that counts the others."""
     todo, done, hopeless = sort_runs(sweep)
     also = f", {hopeless} diverged" if hopeless else ""
-    runs = len(sweep.runs)
-    say(
-        console,
-        f"{runs} run{'s' * (runs != 1)} in {sweep.root}, {done} of them finished already{also}.",
-    )
+    runs = counted(len(sweep.runs), "run")
+    say(console, f"{runs} in {sweep.root}, {done} of them finished already{also}.")
     return todo
 
 

@@ -25,7 +25,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from resvar.console import duration, plain
+from resvar.console import counted, duration, plain
 from resvar.errors import RunError, Stopped, UserError
 from resvar.sweeps.grid import PlannedRun, Sweep
 from resvar.training.run import (
@@ -296,11 +296,8 @@ def report_failures(outcome: Outcome, console: Console) -> None:
         for line in last_lines(run.folder):
             console.print(f"    {plain(line)}", markup=False, highlight=False, soft_wrap=True)
     if outcome.failed:
-        count = len(outcome.failed)
-        raise RunError(
-            f"{count} run{'s' * (count != 1)} failed, the others are finished; the same command "
-            "tries again."
-        )
+        failed = counted(len(outcome.failed), "run")
+        raise RunError(f"{failed} failed, the others are finished; the same command tries again.")
 
 
 # --- inside ---------------------------------------------------------------------------------------

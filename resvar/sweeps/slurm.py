@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from resvar.console import console_for_output
+from resvar.console import console_for_output, counted
 from resvar.errors import RunError, UserError
 from resvar.sequences import chunks
 from resvar.sweeps.grid import PlannedRun, Sweep
@@ -158,8 +158,8 @@ def _missing(sweep: Sweep, console: Console, patient: bool = True) -> list[Plann
     words = [f"{done} of them finished already"]
     others = {"diverged": hopeless, "with Slurm": len(in_queue), "at work elsewhere": elsewhere}
     words += [f"{count} {what}" for what, count in others.items() if count]
-    runs = len(sweep.runs)
-    say(console, f"{runs} run{'s' * (runs != 1)} in {sweep.root}, {', '.join(words)}.")
+    runs = counted(len(sweep.runs), "run")
+    say(console, f"{runs} in {sweep.root}, {', '.join(words)}.")
     return todo
 
 
@@ -206,8 +206,8 @@ def _submit(sweep: Sweep, todo: Sequence[PlannedRun], asked: _Asked, console: Co
         count += runs
         say(
             console,
-            f"Submitted {runs} run{'s' * (runs != 1)} as job {job}: an array of {len(tasks)} "
-            f"task{'s' * (len(tasks) != 1)}.",
+            f"Submitted {counted(runs, 'run')} as job {job}: an array of "
+            f"{counted(len(tasks), 'task')}.",
         )
     say(
         console,

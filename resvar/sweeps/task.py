@@ -27,6 +27,7 @@ from tempfile import TemporaryDirectory
 from types import FrameType
 
 from resvar.config import resolve
+from resvar.console import counted
 from resvar.errors import Stopped, UserError
 from resvar.files import write_json, write_text
 from resvar.sweeps.grid import PlannedRun
@@ -124,7 +125,7 @@ class Task:
                   "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
                   "in_vain": self.in_vain}  # fmt: skip
         write_json(self.note_path, values, durable=False)
-        _say(f"{state}: {len(self.runs)} run{'s' * (len(self.runs) != 1)}")
+        _say(f"{state}: {counted(len(self.runs), 'run')}")
 
 
 def await_predecessor(runs: Sequence[PlannedRun], asked: Sequence[int]) -> None:

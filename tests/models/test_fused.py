@@ -192,6 +192,15 @@ CONVOLUTIONS = [  # images, channels in and out, height, width, kernel
 ]  # fmt: skip
 
 
+def at_any_size(test):
+    """Images, channels in sixteens, height, width (in pairs for bf16) and kernel, by Hypothesis."""
+    sizes = given(
+        images=st.integers(1, 20), inputs=st.integers(1, 6), outputs=st.integers(1, 6),
+        height=st.integers(1, 12), width=st.integers(1, 20), kernel=st.sampled_from([1, 3]),
+    )  # fmt: skip
+    return sizes(settings(max_examples=60, deadline=None)(test))
+
+
 def layers(channels_in, channels_out, kernel, *before):
     conv = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, bias=False)
     return Chain(*before, conv)
@@ -235,11 +244,7 @@ def test_the_weights_gradient_is_torchs_in_double(shape, ops, dtype):
 
 
 @TYPES
-@given(
-    images=st.integers(1, 20), inputs=st.integers(1, 6), outputs=st.integers(1, 6),
-    height=st.integers(1, 12), width=st.integers(1, 20), kernel=st.sampled_from([1, 3]),
-)  # fmt: skip
-@settings(max_examples=40, deadline=None)
+@at_any_size
 def test_the_weights_gradient_is_torchs_at_any_size(
     dtype, images, inputs, outputs, height, width, kernel
 ):
@@ -385,11 +390,7 @@ def test_with_a_convolution_the_bits_are_the_same_with_other_threads(kernel, nar
 
 
 @TYPES
-@given(
-    images=st.integers(1, 20), inputs=st.integers(1, 6), outputs=st.integers(1, 6),
-    height=st.integers(1, 12), width=st.integers(1, 20), kernel=st.sampled_from([1, 3]),
-)  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@at_any_size
 def test_a_convolution_is_torchs_in_double_at_any_size(
     dtype, images, inputs, outputs, height, width, kernel
 ):
