@@ -14,10 +14,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resvar.exchange import load_model as load_model
+    from resvar.api import load_run as load_run
+    from resvar.export.exchange import load_model as load_model
     from resvar.models.network import build_model as build_model
     from resvar.models.ordering import Ordering as Ordering
-    from resvar.training.run import load_run as load_run
 
 __version__ = "0.1.0"
 __all__ = ["Ordering", "__version__", "build_model", "load_model", "load_run"]
@@ -25,8 +25,8 @@ __all__ = ["Ordering", "__version__", "build_model", "load_model", "load_run"]
 _HOMES = {
     "build_model": "resvar.models.network",
     "Ordering": "resvar.models.ordering",
-    "load_model": "resvar.exchange",
-    "load_run": "resvar.training.run",
+    "load_model": "resvar.export.exchange",
+    "load_run": "resvar.api",
 }
 
 

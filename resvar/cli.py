@@ -21,7 +21,7 @@ import typer
 import typer.core
 
 from resvar import __version__
-from resvar.errors import Echo, RunError, Stopped, UserError
+from resvar.errors import PeerFailure, RunError, Stopped, UserError
 
 app = typer.Typer(
     name="resvar",
@@ -482,7 +482,7 @@ def evaluate(
 
     Example:  resvar evaluate runs/quick/full-preact-20/seed-0
     """
-    from resvar.training.evaluation import evaluate_source
+    from resvar.evaluation.evaluation import evaluate_source
 
     evaluate_source(source, _data(data), device, format.value, out)
 
@@ -646,7 +646,7 @@ def export(
 
     Example:  resvar export runs/quick/full-preact-20/seed-0 --out full-preact-20.safetensors
     """
-    from resvar.training.evaluation import export_source
+    from resvar.evaluation.evaluation import export_source
 
     export_source(source, out, None if to is None else to.value, data, force)
 
@@ -707,7 +707,7 @@ def show(
 
     Example:  resvar show --compare resnet50 resnet101
     """
-    from resvar.models.show import show as run
+    from resvar.explain.show import show as run
 
     options = {
         "depth": depth,
@@ -813,7 +813,7 @@ def _code_of(arguments: list[str] | None) -> int:
     except Stopped as stopped:
         print(f"resvar: {stopped}", file=sys.stderr)
         return stopped.exit_code
-    except Echo as echo:
+    except PeerFailure as echo:
         return echo.exit_code
     except KeyboardInterrupt:
         return _complain(STOPPED, Stopped.exit_code)

@@ -144,13 +144,13 @@ class Settings(pydantic.BaseModel):
 
     @property
     def hash(self) -> str:
-        """16 hexadecimal digits that change with any setting but `BESIDE`.
+        """16 hexadecimal digits that change with any setting but `NOT_HASHED`.
 
         Settings at their default do not count, so that a run keeps its hash when a later version
         adds a setting. For the same reason a default never changes, and `kernels: plain` does not
         count: it is what runs did before there was that setting.
         """
-        values = self.model_dump(exclude_defaults=True, exclude=set(BESIDE))
+        values = self.model_dump(exclude_defaults=True, exclude=set(NOT_HASHED))
         if self.kernels == "plain":
             values.pop("kernels", None)
         canonical = json.dumps(values, sort_keys=True)
@@ -167,16 +167,16 @@ TRAINING_HALF = (
 )  # fmt: skip
 """The settings that make two runs comparable. A protocol file may also hold how to carry it out."""
 
-LATER = ("optimizer", "muon_lr", "muon_decay")
+ADDED_LATER = ("optimizer", "muon_lr", "muon_decay")
 """Of these those that older records lack: their runs did what the defaults say."""
 
-GONE = ("micro_batches",)
+REMOVED = ("micro_batches",)
 """Settings that there were for a while, and that records of that time hold: they change nothing."""
 
-RECORDED = frozenset(TRAINING_HALF) - set(LATER)
+RECORDED = frozenset(TRAINING_HALF) - set(ADDED_LATER)
 """What a run's `config.yaml` holds, however old; a file with all of these is such a record."""
 
-BESIDE = ("tensorboard", "probe_at", "recompute", "capture")
+NOT_HASHED = ("tensorboard", "probe_at", "recompute", "capture")
 """Settings that only watch, or trade time for memory: with and without them a run computes the same
 bits. Its hash, by which reports know one run from another, leaves them out, and they may change
 while it is under way."""
@@ -306,7 +306,7 @@ def differences(wanted: Settings, found: Settings) -> list[str]:
     for name, still_open in (("precision", "auto"), ("kernels", "auto"), ("num_classes", None)):
         if now[name] == still_open:
             now[name] = there[name]
-    changed = [key for key in now if there[key] != now[key] and key not in BESIDE]
+    changed = [key for key in now if there[key] != now[key] and key not in NOT_HASHED]
     return [f"{key}: {there[key]} → {now[key]}" for key in changed]
 
 
@@ -314,10 +314,10 @@ def _of_file(values: Mapping[str, Any], source: str) -> Layers:
     layers = Layers()
     recorded = set(values) >= RECORDED
     if recorded:  # a run's record, maybe an old one
-        values = {key: value for key, value in values.items() if key not in GONE}
+        values = {key: value for key, value in values.items() if key not in REMOVED}
     layers.add(values, source)
     if recorded:
-        before = {name: Settings.model_fields[name].default for name in LATER}
+        before = {name: Settings.model_fields[name].default for name in ADDED_LATER}
         layers.values = {**before, "kernels": "plain", **layers.values}
     return layers
 

@@ -31,7 +31,7 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 86400} d {whole // 3600 % 24} h"
 
 
-def counted(count: int, what: str) -> str:
+def pluralize(count: int, what: str) -> str:
     """`1 run`, `2 runs`, `0 runs`."""
     return f"{count} {what}{'s' * (count != 1)}"
 

@@ -27,7 +27,7 @@ class Stopped(Exception):  # noqa: N818 - nothing went wrong
     exit_code = 130
 
 
-class Echo(Exception):  # noqa: N818 - the error is another process's
+class PeerFailure(Exception):  # noqa: N818 - the error is another process's
     """Another process of the same run says what happened; this one leaves without a word."""
 
     def __init__(self, exit_code: int) -> None:

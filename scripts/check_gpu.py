@@ -26,7 +26,7 @@ from resvar.bench.contenders import Contender
 from resvar.bench.turns import at_work, measure, together
 from resvar.config import Settings, resolve
 from resvar.data.batches import EvaluationBatches, Normalization, TrainingBatches
-from resvar.data.sets import Sets
+from resvar.data.sets import Splits
 from resvar.training.capture import WARM_UPS
 from resvar.training.checkpoint import digest
 from resvar.training.fusing import choose_kernels
@@ -236,7 +236,7 @@ def start(settings: Settings, device: torch.device) -> Trainer:
         pixels, labels, normalization, settings.batch_size, settings.seed, device=device
     )
     test = EvaluationBatches(pixels[:100], labels[:100], normalization, device)
-    return Trainer.start(settings, Sets(batches, test, None), device)
+    return Trainer.start(settings, Splits(batches, test, None), device)
 
 
 def update(trainer: Trainer) -> None:

@@ -26,11 +26,11 @@ from rich.console import Console
 
 from resvar.config import Settings, resolve
 from resvar.data.cifar import Images
-from resvar.data.sets import Sets
+from resvar.data.sets import Splits
+from resvar.rundir import CHECKPOINT
 from resvar.training.loop import Trainer
 from resvar.training.machine import choose_device, choose_precision, describe, prepare
 from resvar.training.progress import Watch
-from resvar.training.run import CHECKPOINT
 
 ALLOWED = 0.01
 
@@ -90,13 +90,13 @@ def measure(
     return saves[2:], iterations[2:]
 
 
-def made_up(settings: Settings, device: torch.device) -> Sets:
+def made_up(settings: Settings, device: torch.device) -> Splits:
     """As much data as one batch needs."""
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (settings.batch_size, 32, 32, 3), dtype=np.uint8)
     labels = random.integers(0, 10, settings.batch_size)
     names = tuple(str(number) for number in range(10))
-    return Sets.prepare(Images(pixels, labels, pixels, labels, names, ""), settings, device)
+    return Splits.prepare(Images(pixels, labels, pixels, labels, names, ""), settings, device)
 
 
 def spread(seconds: list[float]) -> str:

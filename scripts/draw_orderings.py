@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from resvar.models.drawing import units_svg
+from resvar.explain.drawing import units_svg
+from resvar.explain.show import caption
 from resvar.models.ordering import PAPER_ORDER, find_ordering
-from resvar.models.show import caption
 
 DEFAULT = Path(__file__).parent.parent / "docs" / "orderings.svg"
 

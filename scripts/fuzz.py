@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 
-from tests.fuzz import Fuzz
+from tests.long.fuzz import Fuzz
 
 
 def main() -> int:

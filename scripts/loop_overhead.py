@@ -21,9 +21,9 @@ from rich.console import Console
 
 from resvar.config import Settings, resolve
 from resvar.data.cifar import DATASETS, default_folder, load
-from resvar.data.sets import Sets
+from resvar.data.sets import Splits
 from resvar.training.fusing import choose_kernels
-from resvar.training.loop import Sums, Trainer, forward
+from resvar.training.loop import Meters, Trainer, forward
 from resvar.training.machine import choose_device, choose_precision, describe, prepare
 from resvar.training.progress import Watch
 
@@ -46,7 +46,7 @@ def main() -> None:
     settings = settings.model_copy(update={"precision": precision})
     settings = settings.model_copy(update={"kernels": choose_kernels(settings, device)})
     prepare(settings, device)
-    sets = Sets.prepare(load(DATASETS[settings.dataset], options.data), settings, device)
+    sets = Splits.prepare(load(DATASETS[settings.dataset], options.data), settings, device)
     with tempfile.TemporaryDirectory() as folder:
         console = Console(force_terminal=True, file=(Path(folder) / "screen").open("w"))
         trainer, plain = (Trainer.start(settings, sets, device) for _ in range(2))
@@ -90,7 +90,7 @@ def measure(
         begun = time.perf_counter()
         for _ in range(options.iterations):
             update()
-        float(Sums.zero(device).loss)  # wait for the device
+        float(Meters.zero(device).loss)  # wait for the device
         return (time.perf_counter() - begun) / int(options.iterations)
 
     block(bare), block(ours)

@@ -13,6 +13,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+from resvar import rundir
 from resvar.files import shipped
 from resvar.reports.figures import figures
 from resvar.reports.findings import Group, Report, build
@@ -20,7 +21,6 @@ from resvar.reports.plotting import write_pictures
 from resvar.reports.records import State, read_records, result_of
 from resvar.reports.render import markdown_table, render
 from resvar.reports.tables import tables
-from resvar.training import run as files
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
@@ -28,11 +28,11 @@ FIGURES = RESULTS / "figures"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- results: written by scripts/refresh_results.py -->", "<!-- end of results -->"
 RECORDS = (
-    files.CONFIG,
-    files.ENVIRONMENT,
-    files.METRICS,
-    files.PREDICTIONS,
-    files.RESULT,
+    rundir.CONFIG,
+    rundir.ENVIRONMENT,
+    rundir.METRICS,
+    rundir.PREDICTIONS,
+    rundir.RESULT,
 )
 
 

@@ -23,11 +23,11 @@ from itertools import count, islice, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from resvar import rundir
 from resvar.config import Settings, resolve
 from resvar.files import write_json, write_text
 from resvar.models.ordering import PAPER_ORDER
 from resvar.sweeps.grid import MANIFEST
-from resvar.training import run as files
 
 FORMATS = ("table", "markdown", "json", "html")
 
@@ -54,7 +54,7 @@ def time_status(runs: Path, wanted: int, out: Path, looks: int = 5) -> None:
     working = make_sweep(runs, wanted)
     with ExitStack() as held:
         for folder in working:
-            held.enter_context(files.locked(folder))
+            held.enter_context(rundir.locked(folder))
         for _ in range(looks):
             cost = measure_status(runs, out)
             print(
@@ -88,10 +88,10 @@ def make_sweep(root: Path, wanted: int, protocol: str = "paper") -> list[Path]:
             write_note(folder, settings, place - 60)
         if 80 <= place < 89:
             note = {"format": 1, "message": "No space left on device", "diverged": False}
-            write_json(folder / files.FAILURE, note, durable=False)
+            write_json(folder / rundir.FAILURE, note, durable=False)
         if 89 <= place < 99:
             note = {"format": 1, "iteration": 400, "message": "the training loss became nan"}
-            write_json(folder / files.DIVERGED, note, durable=False)
+            write_json(folder / rundir.DIVERGED, note, durable=False)
         if place == 99:
             working.append(folder)
     write_json(root / f"made-up{MANIFEST}", {"format": 1, "runs": planned}, durable=False)
@@ -104,8 +104,8 @@ def write_note(folder: Path, settings: Settings, evaluations: int) -> None:
         "format": 1, "iteration": done, "iterations": settings.iterations,
         "seconds": done * 0.032, "images_per_second": 4000.0,
     }  # fmt: skip
-    write_json(folder / files.PROGRESS, note, durable=False)
-    (folder / files.LOCK).write_text("process 1 on a machine that is made up")
+    write_json(folder / rundir.PROGRESS, note, durable=False)
+    (folder / rundir.LOCK).write_text("process 1 on a machine that is made up")
 
 
 def cells(protocol: str) -> Iterator[Settings]:
@@ -132,11 +132,11 @@ def write_run(root: Path, settings: Settings, evaluations: int | None = None) ->
     folder.mkdir(parents=True, exist_ok=True)
     chance = random.Random(f"{settings.variant} {settings.depth} {settings.seed}")
     rows = list(islice(curve(settings, chance), evaluations))
-    write_text(folder / files.CONFIG, settings.to_yaml(), durable=False)
-    write_json(folder / files.ENVIRONMENT, environment(settings), durable=False)
-    files.write_metrics(folder / files.METRICS, rows)
+    write_text(folder / rundir.CONFIG, settings.to_yaml(), durable=False)
+    write_json(folder / rundir.ENVIRONMENT, environment(settings), durable=False)
+    rundir.write_metrics(folder / rundir.METRICS, rows)
     if evaluations is None:
-        write_json(folder / files.RESULT, result(settings, rows), durable=False)
+        write_json(folder / rundir.RESULT, result(settings, rows), durable=False)
     return folder
 
 

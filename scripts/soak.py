@@ -17,9 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.commands import Commands
-from tests.soak import Sample, soak
-from tests.tiny import make_marked_cifar
+from tests.long.soak import Sample, soak
+from tests.support.commands import Commands
+from tests.support.tiny import make_marked_cifar
 
 
 def main() -> int:

@@ -29,9 +29,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.commands import TINY, Commands, WarmCommands, sets, train
-from tests.tiny import make_marked_cifar
-from tests.torture import Tally, Victim, torture_checkpoints, torture_runs, torture_sweep
+from tests.long.torture import Tally, Victim, torture_checkpoints, torture_runs, torture_sweep
+from tests.support.commands import TINY, Commands, WarmCommands, sets, train
+from tests.support.tiny import make_marked_cifar
 
 VARIANTS = ("original", "full-preact")
 SEEDS = 2

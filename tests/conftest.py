@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import Commands, WarmCommands
-from tests.tiny import make_marked_cifar
+from tests.support.commands import Commands, WarmCommands
+from tests.support.tiny import make_marked_cifar
 
 
 @pytest.fixture(scope="session")

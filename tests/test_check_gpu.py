@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from tests.commands import ROOT
+from tests.support.commands import ROOT
 
 SCRIPT = ROOT / "scripts" / "check_gpu.py"
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ import pytest
 
 from resvar import __version__
 from resvar.cli import _let_threads_wait_briefly, run_command
-from tests.commands import DRIVER, ROOT, TINY, contents, sets, train
+from tests.support.commands import DRIVER, ROOT, TINY, contents, sets, train
 
 COMMANDS = ("train", "sweep", "status", "report", "data")
 

@@ -8,9 +8,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from resvar.config import (
-    BESIDE,
-    GONE,
+    NOT_HASHED,
     PROTOCOL_KEYS,
+    REMOVED,
     TRAINING_HALF,
     Settings,
     deviations,
@@ -424,7 +424,7 @@ def test_an_unusual_variant_reads_back(tmp_path):
 def test_a_record_may_hold_a_setting_that_is_gone(tmp_path):
     base = settings()
     path = tmp_path / "config.yaml"
-    path.write_text(base.to_yaml() + "".join(f"{name}: auto\n" for name in GONE))
+    path.write_text(base.to_yaml() + "".join(f"{name}: auto\n" for name in REMOVED))
     assert resolve(path) == base
     with pytest.raises(UserError, match="unknown setting 'micro_batches'"):
         resolve(overrides=["micro_batches=auto"])
@@ -455,13 +455,13 @@ def test_the_hash_changes_with_any_setting_and_differences_name_it():
     hashes = {base.hash}
     for name, value in OTHER.items():
         changed = base.model_copy(update={name: value})
-        if name in BESIDE:  # the run computes the same
+        if name in NOT_HASHED:  # the run computes the same
             assert changed.hash == base.hash
             assert differences(changed, base) == []
         hashes.add(changed.hash)
-        if name != "precision" and name not in BESIDE:
+        if name != "precision" and name not in NOT_HASHED:
             assert differences(changed, base) == [f"{name}: {getattr(base, name)} → {value}"]
-    assert len(hashes) == len(OTHER) - len(BESIDE) + 1
+    assert len(hashes) == len(OTHER) - len(NOT_HASHED) + 1
     assert all(len(h) == 16 and int(h, 16) >= 0 for h in hashes)
 
 

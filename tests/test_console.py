@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from resvar.console import counted
+from resvar.console import pluralize
 
 
 @pytest.mark.parametrize(("count", "words"), [(0, "0 runs"), (1, "1 run"), (2, "2 runs")])
 def test_one_run_and_two_runs(count, words):
-    assert counted(count, "run") == words
+    assert pluralize(count, "run") == words

@@ -19,10 +19,10 @@ from resvar import load_model, load_run
 from resvar.errors import RunError, UserError
 from resvar.probes.findings import read_probe
 from resvar.reports.records import State, read_records
+from resvar.rundir import CHECKPOINT, read_divergence, snapshots
 from resvar.training.checkpoint import FORMAT, load_newest
-from resvar.training.run import CHECKPOINT, read_divergence, snapshots
-from tests.commands import contents, train
 from tests.frozen.make import END, unpack, weights
+from tests.support.commands import contents, train
 
 FROZEN = sorted((Path(__file__).parent / "frozen").glob("format-*"))
 CLOSE = 0.01
@@ -77,8 +77,8 @@ def test_a_snapshot_and_a_probe_are_read(old):
     begun = load_run(old / "begun")
     ((iteration, path),) = snapshots(old / "begun").items()
     network = load_model(path)
-    assert (iteration, network.origin.iteration) == (6, 6)
-    assert network.origin.settings.hash == begun.config.hash
+    assert (iteration, network.provenance.iteration) == (6, 6)
+    assert network.provenance.settings.hash == begun.config.hash
     ours, theirs = network.state_dict(), begun.model.state_dict()
     assert all(torch.equal(ours[name], held) for name, held in theirs.items())
     probe = read_probe(old / "begun")

@@ -10,7 +10,7 @@ import zipfile
 import pytest
 
 from resvar import __version__
-from tests.commands import ROOT
+from tests.support.commands import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import sys
 
 import pytest
 
-from resvar.training import run
-from tests.commands import ROOT
+from resvar import rundir
+from tests.support.commands import ROOT
 
 TEXT = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
 NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TEXT)))
@@ -55,11 +55,11 @@ def test_it_says_of_every_file_of_a_run_where_its_format_stands():
     (table,) = re.findall(r"^\| file \| format \|\n(.+?)\n\n", TEXT, re.MULTILINE | re.DOTALL)
     files = [
         value
-        for name, value in vars(run).items()
+        for name, value in vars(rundir).items()
         if name.isupper() and isinstance(value, str) and re.fullmatch(r"[\w.]+\.\w+", value)
     ]
     assert len(files) > 8
-    for name in (*files, f"{run.SNAPSHOTS}/"):
+    for name in (*files, f"{rundir.SNAPSHOTS}/"):
         assert f"`{name}" in table
 
 

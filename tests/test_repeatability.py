@@ -1,8 +1,8 @@
 """A run that was killed at any moment and started again ends with the same bits.
 
-Black box: real processes, killed from outside or, at an exact place, by `tests/driver`. What they
-leave is compared with an undisturbed run, bit for bit: predictions, weights, momentum, metrics and
-result, timings aside. `pytest -s` shows what was survived.
+Black box: real processes, killed from outside or, at an exact place, by `tests/support/driver`.
+Their files are compared with those of an undisturbed run, bit for bit: predictions, weights,
+momentum, metrics and result, timings aside. `pytest -s` shows what was survived.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import pytest
 import torch
 
 from resvar.training.machine import choose_precision
-from tests.commands import Commands, contents, train
-from tests.outcome import differing
-from tests.torture import AT_A_TIME, PLACES, Victim, torture_checkpoints, torture_runs
+from tests.long.torture import AT_A_TIME, PLACES, Victim, torture_checkpoints, torture_runs
+from tests.support.commands import Commands, contents, train
+from tests.support.outcome import differing
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import typer
 import yaml
 
 from resvar.cli import app
-from tests.commands import ROOT
+from tests.support.commands import ROOT
 
 PAGE = ROOT / "docs" / "scaling.md"
 TEXT = PAGE.read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from resvar.sweeps.estimate import makespan
-from tests.commands import ROOT
+from tests.support.commands import ROOT
 
 SCRIPT = ROOT / "scripts" / "simulate_sweep.py"
 

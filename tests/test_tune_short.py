@@ -11,8 +11,8 @@ import pytest
 
 from resvar.config import TRAINING_HALF, parse_overrides, read_protocol, resolve
 from resvar.reports.agreement import cifar10_labels
-from resvar.training.run import read_settings
-from tests.commands import ROOT
+from resvar.rundir import read_settings
+from tests.support.commands import ROOT
 
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "tune_short.py"))
 SEARCH, command = SCRIPT["SEARCH"], SCRIPT["command"]

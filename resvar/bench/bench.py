@@ -18,7 +18,7 @@ from resvar.bench.floor import PASSES, Floor, floor, flop
 from resvar.bench.profile import HEADINGS
 from resvar.bench.turns import Ceilings, Measured, Worker, at_work, measure, together
 from resvar.config import Settings
-from resvar.console import console_for_output, counted
+from resvar.console import console_for_output, pluralize
 from resvar.errors import UserError
 
 FORMAT = 1
@@ -112,7 +112,7 @@ def show(found: dict[str, Any], console: Console) -> None:
     for one in found["contenders"]:
         table.add_row(
             f"{one['name']} ({one['precision']}, {one['batch_size']}/{one['bn_batch_size']}, "
-            f"{counted(one['threads'], 'thread')})",
+            f"{pluralize(one['threads'], 'thread')})",
             f"{one['images_per_second']:,.0f}",
             f"{one['slowest']:,.0f} to {one['fastest']:,.0f}",
             "–" if one["ratio"] is None else f"{one['ratio']:.2f}",
@@ -301,7 +301,7 @@ def _measure_splits(
 
 def _in_words(share: tuple[int, int]) -> str:
     jobs, threads = share
-    return f"{counted(jobs, 'job')} × {counted(threads, 'thread')}"
+    return f"{pluralize(jobs, 'job')} × {pluralize(threads, 'thread')}"
 
 
 # --- around ---------------------------------------------------------------------------------------

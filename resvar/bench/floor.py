@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from resvar.explain.complexity import describe
 from resvar.models.architecture import KERNELS, Architecture
-from resvar.models.complexity import describe
 from resvar.models.names import INPUT_SIZE
 from resvar.models.ordering import Ordering
 

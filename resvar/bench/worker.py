@@ -30,7 +30,7 @@ from resvar.training.capture import WARM_UPS, choose_capture
 from resvar.training.fusing import choose_kernels
 from resvar.training.loop import (
     Means,
-    Sums,
+    Meters,
     build_network,
     build_optimizer,
     train_step,
@@ -77,7 +77,7 @@ class Training:
             )
         )  # fmt: skip
         network = trainable(s, device)
-        optimizer, sums = build_optimizer(network, s), Sums.zero(device)
+        optimizer, sums = build_optimizer(network, s), Meters.zero(device)
         means, iterations = Means.of(network, s), iter(range(10**9))
 
         def step(means: Means) -> None:

@@ -21,7 +21,7 @@ Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """What one of several processes takes of the images: part `index` of `count`."""
 
     index: int = 0
@@ -33,7 +33,7 @@ class Share:
         return slice(self.index * each, (self.index + 1) * each)
 
 
-WHOLE = Share()
+WHOLE = Shard()
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class TrainingBatches:
         padding: int = 4,
         flip: bool = True,
         device: torch.device | str = "cpu",
-        share: Share = WHOLE,
+        share: Shard = WHOLE,
     ) -> None:
         device = torch.device(device)
         self.share = share
@@ -151,9 +151,9 @@ class EvaluationBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images float [B, 3, H, W] in channels_last, labels int64 [B]."""
-        return self.dealt(WHOLE)
+        return self.shard(WHOLE)
 
-    def dealt(self, share: Share) -> Iterator[tuple[Tensor, Tensor]]:
+    def shard(self, share: Shard) -> Iterator[tuple[Tensor, Tensor]]:
         """Of the same batches those with the numbers `index`, `index + count`, …"""
         step = share.count * self.batch_size
         for first in range(share.index * self.batch_size, len(self.labels), step):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from resvar.data.batches import WHOLE, Share, draw_epoch
+from resvar.data.batches import WHOLE, Shard, draw_epoch
 from resvar.errors import UserError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class FolderTrainingBatches:
         flip: bool,
         device: torch.device,
         workers: int | None = None,
-        share: Share = WHOLE,
+        share: Shard = WHOLE,
     ) -> None:
         self.labels = torch.tensor(images.targets, device=device)
         self.batch_size, self.seed, self.device, self.share = batch_size, seed, device, share
@@ -141,9 +141,9 @@ class FolderEvaluationBatches:
         self._samples = _Samples(images, _evaluation_transform(size), None)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.dealt(WHOLE)
+        return self.shard(WHOLE)
 
-    def dealt(self, share: Share) -> Iterator[tuple[Tensor, Tensor]]:
+    def shard(self, share: Shard) -> Iterator[tuple[Tensor, Tensor]]:
         """Of the same batches those with the numbers `index`, `index + count`, …"""
         keys = [(index, 0) for index in range(len(self.labels))]
         first, step = share.index * self.batch_size, share.count * self.batch_size
@@ -189,7 +189,7 @@ class _Positions:
     """From an iteration on, for ever: the (index, position) of each image of each batch."""
 
     def __init__(
-        self, iteration: int, batch_size: int, images: int, seed: int, share: Share
+        self, iteration: int, batch_size: int, images: int, seed: int, share: Shard
     ) -> None:
         self.first, self.batch_size, self.images, self.seed = iteration, batch_size, images, seed
         self.share = share

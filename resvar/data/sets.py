@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from resvar.config import Settings
-from resvar.data.batches import WHOLE, EvaluationBatches, Normalization, Share, TrainingBatches
+from resvar.data.batches import WHOLE, EvaluationBatches, Normalization, Shard, TrainingBatches
 from resvar.data.cifar import DATASETS, Images, load
 from resvar.data.folder import (
     FolderEvaluationBatches,
@@ -22,7 +22,7 @@ from resvar.data.folder import (
 from resvar.errors import UserError
 
 
-class Trained(Protocol):
+class TrainLoader(Protocol):
     """Batch `i` of a run, or this process's share of it; `labels` of all images, int64 [N]."""
 
     labels: Tensor
@@ -31,7 +31,7 @@ class Trained(Protocol):
         """Images float [B, 3, H, W], labels int64 [B]."""
 
 
-class Evaluated(Protocol):
+class EvalLoader(Protocol):
     """All images once, in their order, as batches of `batch_size`."""
 
     labels: Tensor
@@ -40,17 +40,17 @@ class Evaluated(Protocol):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images float [B, 3, H, W], labels int64 [B]."""
 
-    def dealt(self, share: Share) -> Iterator[tuple[Tensor, Tensor]]:
+    def shard(self, share: Shard) -> Iterator[tuple[Tensor, Tensor]]:
         """Of the same batches those with the numbers `index`, `index + count`, …"""
 
 
 @dataclass(frozen=True)
-class Sets:
+class Splits:
     """The images of a run: for training, the test set, and those held out (None: none)."""
 
-    training: Trained
-    test: Evaluated
-    holdout: Evaluated | None
+    training: TrainLoader
+    test: EvalLoader
+    holdout: EvalLoader | None
 
     @classmethod
     def prepare(
@@ -58,8 +58,8 @@ class Sets:
         images: Images | FolderImages,
         settings: Settings,
         device: torch.device,
-        share: Share = WHOLE,
-    ) -> Sets:
+        share: Shard = WHOLE,
+    ) -> Splits:
         """Make batches of opened images; CIFAR moves to the device as a whole.
 
         Args:
@@ -84,8 +84,8 @@ class Sets:
 
     @classmethod
     def _of_cifar(
-        cls, images: Images, settings: Settings, device: torch.device, share: Share
-    ) -> Sets:
+        cls, images: Images, settings: Settings, device: torch.device, share: Shard
+    ) -> Splits:
         """The last `holdout` training images, in the official order, are kept aside."""
         kept = len(images.train_labels) - settings.holdout
         if kept < 1:

@@ -57,9 +57,9 @@ class ResidualNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         signal = self.pool(self.first_lead(self.stem(images)))
-        return self.read_out(self.stages(signal))
+        return self.forward_head(self.stages(signal))
 
-    def read_out(self, signal: Tensor) -> Tensor:
+    def forward_head(self, signal: Tensor) -> Tensor:
         """What follows the last unit: float [N, C, H, W] → logits [N, classes]."""
         activated = self.head_lead(signal)
         return self.classifier(activated.mean(dim=(2, 3)))  # type: ignore[no-any-return]

@@ -69,7 +69,7 @@ def _without(
         signal = parts[index](signal)
     for unit in parts[index + 1 :]:
         signal = unit(signal)
-    return network.read_out(signal)
+    return network.forward_head(signal)
 
 
 def _silence(signal: Tensor) -> None:

@@ -18,7 +18,7 @@ from resvar.config import Settings
 from resvar.errors import UserError
 from resvar.files import write_text
 from resvar.models.ordering import Ordering
-from resvar.training.run import PROBE, read_json
+from resvar.rundir import PROBE, read_json
 
 FORMAT: Literal[1] = 1
 """Of `probe.json`; a file with another is refused."""

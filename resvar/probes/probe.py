@@ -13,9 +13,10 @@ from torch import Tensor
 
 from resvar.config import Settings, resolve
 from resvar.console import console_for_output, deliver, duration
-from resvar.data.sets import Evaluated, Sets, open_images
+from resvar.data.sets import EvalLoader, Splits, open_images
 from resvar.errors import UserError
-from resvar.exchange import load_model
+from resvar.evaluation.evaluation import open_trained
+from resvar.export.exchange import load_model
 from resvar.models.network import ResidualNetwork
 from resvar.models.ordering import PAPER_ORDER
 from resvar.probes.deletion import delete_units
@@ -26,10 +27,9 @@ from resvar.probes.render import print_outcome, render
 from resvar.probes.signals import measure_signals
 from resvar.probes.verdicts import judge, read_cells
 from resvar.reports.records import Record, read_records
-from resvar.training.evaluation import open_trained
+from resvar.rundir import CHECKPOINT, PREVIOUS_CHECKPOINT, snapshots
 from resvar.training.loop import build_network, place
 from resvar.training.machine import choose_device, choose_precision, describe, prepare
-from resvar.training.run import CHECKPOINT, PREVIOUS_CHECKPOINT, snapshots
 
 INITIAL, END = "init", "end"
 
@@ -199,10 +199,10 @@ def _initial(settings: Settings) -> Callable[[], tuple[ResidualNetwork, int]]:
 def _snapshot(path: Path, settings: Settings) -> Callable[[], tuple[ResidualNetwork, int]]:
     def load() -> tuple[ResidualNetwork, int]:
         network = load_model(path)
-        origin = network.origin
-        if origin.settings is None or origin.settings.hash != settings.hash:
+        provenance = network.provenance
+        if provenance.settings is None or provenance.settings.hash != settings.hash:
             raise UserError(f"{path}: these weights belong to a run with other settings.")
-        return network, origin.iteration or 0
+        return network, provenance.iteration or 0
 
     return load
 
@@ -210,7 +210,7 @@ def _snapshot(path: Path, settings: Settings) -> Callable[[], tuple[ResidualNetw
 def _end(folder: Path) -> Callable[[], tuple[ResidualNetwork, int]]:
     def load() -> tuple[ResidualNetwork, int]:
         trained = open_trained(folder)
-        return trained.network, trained.origin.iteration or 0
+        return trained.network, trained.provenance.iteration or 0
 
     return load
 
@@ -230,12 +230,12 @@ class _Tests:
         key = settings.dataset, settings.normalize, settings.holdout, settings.image_size
         if key not in self.opened:
             asked = self.question
-            test = Sets.prepare(open_images(settings, asked.data), settings, asked.device).test
+            test = Splits.prepare(open_images(settings, asked.data), settings, asked.device).test
             self.opened[key] = _first(test, asked.images)
         return self.opened[key]
 
 
-def _first(test: Evaluated, count: int) -> tuple[Tensor, Tensor]:
+def _first(test: EvalLoader, count: int) -> tuple[Tensor, Tensor]:
     if count > len(test.labels):
         raise UserError(f"--images {count}: the test set has {len(test.labels):,} images only.")
     images: list[Tensor] = []

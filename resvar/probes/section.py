@@ -14,7 +14,7 @@ from resvar.probes.verdicts import judge, read_cells
 from resvar.reports.html import Picture, Section
 from resvar.reports.plotting import inline_svg
 from resvar.reports.records import Record
-from resvar.training.run import PROBE
+from resvar.rundir import PROBE
 
 TITLE = "Why: what the signal does along the depth"
 

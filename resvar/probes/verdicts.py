@@ -10,7 +10,7 @@ from resvar.models.ordering import Ordering, in_paper_order
 from resvar.probes.claims import OF_A_MOMENT, OF_RUNS, Course, Word, reference
 from resvar.probes.findings import Probe
 from resvar.reports.records import Record, State, settings_of
-from resvar.training.run import load_run
+from resvar.rundir import read_metrics
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def read_cells(records: Iterable[Record]) -> list[Cell]:
 
 def _course(record: Record) -> Course | None:
     """None where the run has no row of metrics."""
-    metrics = load_run(record.folder).metrics
+    metrics = read_metrics(record.folder)
     if not len(metrics):
         return None
     columns: Mapping[str, list[float]] = {

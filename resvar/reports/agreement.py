@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resvar.errors import UserError
-from resvar.training.run import read_predictions
+from resvar.rundir import read_predictions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,7 @@ LABELS = Path(__file__).parent / "cifar10-test-labels.txt"
 
 
 @dataclass(frozen=True)
-class Guesses:
+class Predictions:
     """What one run predicted.
 
     Attributes:
@@ -80,7 +80,7 @@ class Agreement:
 
 
 def agreement(
-    variant: str, depth: int, cells: Mapping[str, Sequence[Guesses]], baseline: str
+    variant: str, depth: int, cells: Mapping[str, Sequence[Predictions]], baseline: str
 ) -> Agreement:
     """How the runs of a cell agree.
 
@@ -128,8 +128,8 @@ def mcnemar(first_only: int, second_only: int) -> float:
     return float(stats.binomtest(min(first_only, second_only), either, 0.5).pvalue)
 
 
-def _pairing(baseline: Sequence[Guesses], runs: Sequence[Guesses]) -> Pairing | None:
-    ours: Mapping[int, Guesses] = {run.seed: run for run in runs}
+def _pairing(baseline: Sequence[Predictions], runs: Sequence[Predictions]) -> Pairing | None:
+    ours: Mapping[int, Predictions] = {run.seed: run for run in runs}
     for first in sorted(baseline, key=lambda run: run.seed):
         second = ours.get(first.seed)
         if second is None or first.right is None or second.right is None:
@@ -139,20 +139,20 @@ def _pairing(baseline: Sequence[Guesses], runs: Sequence[Guesses]) -> Pairing | 
     return None
 
 
-def _within(runs: Sequence[Guesses]) -> float:
+def _within(runs: Sequence[Predictions]) -> float:
     """Percent of images on which two runs of the cell, at least two, differ; mean over pairs."""
     n, images = len(runs), len(runs[0].predictions)
     same = _same(runs, runs) - n * images  # each run agrees with itself
     return 100.0 * (1 - same / (n * (n - 1) * images))
 
 
-def _across(first: Sequence[Guesses], second: Sequence[Guesses]) -> float:
+def _across(first: Sequence[Predictions], second: Sequence[Predictions]) -> float:
     """The same between a run of one cell and a run of another."""
     images = len(first[0].predictions)
     return 100.0 * (1 - _same(first, second) / (len(first) * len(second) * images))
 
 
-def _same(first: Sequence[Guesses], second: Sequence[Guesses]) -> int:
+def _same(first: Sequence[Predictions], second: Sequence[Predictions]) -> int:
     """How often a run of `first` and one of `second` put an image into the same class.
 
     Counted class by class from how many runs chose it, not pair by pair: a hundred seeds of two
@@ -170,7 +170,7 @@ def _same(first: Sequence[Guesses], second: Sequence[Guesses]) -> int:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def read_guesses(folder: Path, seed: int, dataset: str, test_error: float) -> Guesses | str:
+def read_guesses(folder: Path, seed: int, dataset: str, test_error: float) -> Predictions | str:
     """The predictions of a finished run, or in a few words why they do not count."""
     import numpy as np
 
@@ -182,7 +182,7 @@ def read_guesses(folder: Path, seed: int, dataset: str, test_error: float) -> Gu
     right = _right(found, dataset)
     if right is not None and abs(100.0 * float((~right).mean()) - test_error) > 1e-6:
         return "not those of the recorded test error"
-    return Guesses(seed, found.astype(np.int32), right)
+    return Predictions(seed, found.astype(np.int32), right)
 
 
 def _right(predictions: Array, dataset: str) -> Array | None:

@@ -19,7 +19,16 @@ from resvar.console import plain
 from resvar.models.ordering import MAP_PLACES
 from resvar.reports.charts import MOST_POINTS, curves_of, drawn_by_variant
 from resvar.reports.curves import Band, band, common_grid, error_range
-from resvar.reports.findings import V1, V2, Duel, Entry, Group, Placement, PlacementMap, Report
+from resvar.reports.findings import (
+    V1,
+    V2,
+    Entry,
+    Group,
+    Placement,
+    PlacementMap,
+    Report,
+    V1V2Comparison,
+)
 from resvar.reports.plotting import Picture, house_style, panels, style
 from resvar.reports.records import State
 from resvar.reports.tables import row_name, standing
@@ -240,7 +249,7 @@ def _slopes(group: Group) -> Picture:
     return _titled("From V1 to V2", group, figure, caption)
 
 
-def _slope(panel: Axes, duel: Duel, colour: str, marker: str) -> tuple[float, float]:
+def _slope(panel: Axes, duel: V1V2Comparison, colour: str, marker: str) -> tuple[float, float]:
     """Draw one depth; the medians of V1 and V2."""
     summaries = [entry.summary for entry in (duel.v1, duel.v2) if entry.summary is not None]
     medians = summaries[0].median, summaries[1].median
@@ -251,7 +260,7 @@ def _slope(panel: Axes, duel: Duel, colour: str, marker: str) -> tuple[float, fl
     return medians
 
 
-def _published_slope(panel: Axes, duel: Duel) -> float | None:
+def _published_slope(panel: Axes, duel: V1V2Comparison) -> float | None:
     """Draw the paper's line; its right end."""
     if duel.v1.published is None or duel.v2.published is None:
         return None

@@ -21,7 +21,7 @@ from resvar.models.ordering import (
     in_paper_order,
     known_variants,
 )
-from resvar.reports.agreement import Agreement, Guesses, agreement, read_guesses
+from resvar.reports.agreement import Agreement, Predictions, agreement, read_guesses
 from resvar.reports.published import Published, published
 from resvar.reports.records import (
     Record,
@@ -81,7 +81,7 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Duel:
+class V1V2Comparison:
     """V1 against V2 at one depth; the comparison is None where one of them has no finished run."""
 
     depth: int
@@ -163,7 +163,7 @@ class Group:
     depths: tuple[int, ...]
     entries: Mapping[tuple[str, int], Entry]
     contrasts: tuple[Contrast, ...]
-    duels: tuple[Duel, ...]
+    duels: tuple[V1V2Comparison, ...]
     maps: tuple[PlacementMap, ...]
     agreements: tuple[Agreement, ...]
     records: tuple[Record, ...]
@@ -323,19 +323,20 @@ def _duels(
     entries: Mapping[tuple[str, int], Entry],
     contrasts: Sequence[Contrast],
     depths: Sequence[int],
-) -> Iterator[Duel]:
+) -> Iterator[V1V2Comparison]:
     comparisons = {c.depth: c.comparison for c in contrasts if c.variant == V2}
     for depth in depths:
         if (V1, depth) in entries:
             v1, v2, comparison = entries[V1, depth], entries[V2, depth], comparisons.get(depth)
-            yield Duel(depth, v1, v2, comparison, verdict(v1.summary, v2.summary, comparison))
+            found = verdict(v1.summary, v2.summary, comparison)
+            yield V1V2Comparison(depth, v1, v2, comparison, found)
 
 
 def _guesses(
     counted: Mapping[tuple[str, int, int], Record],
-) -> tuple[dict[tuple[str, int], list[Guesses]], list[str]]:
+) -> tuple[dict[tuple[str, int], list[Predictions]], list[str]]:
     """The predictions of the counted runs by cell, and sentences about those that do not count."""
-    found: dict[tuple[str, int], list[Guesses]] = {}
+    found: dict[tuple[str, int], list[Predictions]] = {}
     unread: dict[str, list[str]] = {}
     for (variant, depth, seed), record in counted.items():
         error = result_of(record)["test_error"]
@@ -354,7 +355,7 @@ def _guesses(
 
 
 def _agreements(
-    guesses: Mapping[tuple[str, int], Sequence[Guesses]],
+    guesses: Mapping[tuple[str, int], Sequence[Predictions]],
     variants: Sequence[str],
     depths: Sequence[int],
 ) -> Iterator[Agreement]:

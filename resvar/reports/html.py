@@ -25,11 +25,11 @@ from markupsafe import Markup
 from resvar import __version__
 from resvar.console import plain
 from resvar.reports.charts import Chart, charts, points_per_curve
-from resvar.reports.findings import DATASETS, Duel, Group, Report
+from resvar.reports.findings import DATASETS, Group, Report, V1V2Comparison
 from resvar.reports.provenance import FACTS, Environments, cells_text, commands, environments
 from resvar.reports.records import Record, State, settings_of
 from resvar.reports.tables import Cell, Column, Table, damaged_table, reason, tables
-from resvar.training.run import CONFIG
+from resvar.rundir import CONFIG
 
 PAGE = Path(__file__).parent / "page"
 TITLE = "Where should BatchNorm and ReLU stand?"
@@ -196,7 +196,7 @@ def _chart_data(chart: Chart) -> dict[str, Any]:
 def _verdicts(report: Report) -> Iterator[tuple[str, str]]:
     """The page in a sentence per group: a word on V1 and V2 for each depth."""
     for group in report.groups:
-        by_word: dict[str, list[Duel]] = {}
+        by_word: dict[str, list[V1V2Comparison]] = {}
         for duel in group.duels:
             by_word.setdefault(duel.verdict.word, []).append(duel)
         words = []

@@ -10,12 +10,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from resvar.config import BESIDE, Settings, resolve
+from resvar.config import NOT_HASHED, Settings, resolve
 from resvar.errors import UserError
 from resvar.files import shipped
 from resvar.models.ordering import in_paper_order, shipped_as
 from resvar.reports.records import Record, settings_of, shown
-from resvar.training.run import CONFIG, ENVIRONMENT, read_json
+from resvar.rundir import CONFIG, ENVIRONMENT, read_json
 
 FACTS = {
     "device": "device",
@@ -221,7 +221,7 @@ def _overrides(settings: Settings) -> tuple[str, ...] | None:
 
     None where no command line leads there.
     """
-    at_rest = {name: Settings.model_fields[name].default for name in BESIDE}
+    at_rest = {name: Settings.model_fields[name].default for name in NOT_HASHED}
     settings = settings.model_copy(update=at_rest)
     if shipped_as(settings.variant) is None or settings.protocol not in shipped("protocols"):
         return None

@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from resvar.reports.records import Record, State
+from resvar.rundir import FAILURE
 from resvar.sweeps.submission import NoAnswerError, Place, Queued, Submission, ask, note, places
-from resvar.training.run import FAILURE
 
 SETTLED = (State.DONE, State.DAMAGED)
 

@@ -23,7 +23,7 @@ from resvar.files import read_yaml, shipped
 from resvar.models.architecture import plan
 from resvar.models.ordering import in_paper_order
 from resvar.reports.curves import Curve, read_curve
-from resvar.training.run import (
+from resvar.rundir import (
     CONFIG,
     FAILURE,
     METRICS,

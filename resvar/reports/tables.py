@@ -9,7 +9,16 @@ from typing import Literal
 
 from resvar.console import plain
 from resvar.models.ordering import MAP_PLACES, PAPER_ORDER, map_name
-from resvar.reports.findings import V1, V2, Duel, Entry, Group, Placement, PlacementMap, Report
+from resvar.reports.findings import (
+    V1,
+    V2,
+    Entry,
+    Group,
+    Placement,
+    PlacementMap,
+    Report,
+    V1V2Comparison,
+)
 from resvar.reports.published import Published
 from resvar.reports.records import (
     Record,
@@ -327,7 +336,7 @@ def _duel_table(group: Group) -> Table:
     return Table(title, columns, tuple(rows), tuple(plain(note) for note in notes), "verdict")
 
 
-def _seeds_needed(duel: Duel) -> Iterator[str]:
+def _seeds_needed(duel: V1V2Comparison) -> Iterator[str]:
     """How many seeds would show the paper's difference, where two seeds of each tell the spread."""
     if duel.sd is None or duel.published_difference is None:
         return

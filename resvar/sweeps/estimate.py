@@ -19,9 +19,9 @@ from rich.table import Table
 from resvar.config import Settings
 from resvar.console import duration
 from resvar.errors import UserError
+from resvar.rundir import read_progress
 from resvar.sweeps.grid import PlannedRun
 from resvar.sweeps.local import Slot
-from resvar.training.run import read_progress
 
 Network = tuple[object, ...]
 """What runs of one speed have in common: the architecture and the batch, not the ordering."""

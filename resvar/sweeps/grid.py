@@ -11,7 +11,7 @@ from typing import Any
 from resvar.config import Settings, resolve
 from resvar.errors import UserError, nearest
 from resvar.files import parse_yaml, read_yaml, shipped, to_yaml, write_json
-from resvar.training.run import NOTE_FORMAT, read_json
+from resvar.rundir import NOTE_FORMAT, read_json
 
 KEYS = ("variants", "depths", "seeds", "protocol", "set")
 MOST_RUNS = 100_000

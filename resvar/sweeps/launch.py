@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from resvar.console import console_for_output, counted, duration
+from resvar.console import console_for_output, duration, pluralize
 from resvar.data.cifar import DATASETS, problems
 from resvar.errors import UserError
 from resvar.sweeps.estimate import estimate, given, measure, print_estimate
@@ -49,7 +49,7 @@ def run_here(
     if not todo:
         return
     require_inputs(todo, data)
-    where = f"{len(slots)} at a time ({counted(slots[0].threads, 'thread')} each)"
+    where = f"{len(slots)} at a time ({pluralize(slots[0].threads, 'thread')} each)"
     if taking_turns(slots):
         say(
             console,
@@ -125,7 +125,7 @@ def _announced(sweep: Sweep, console: Console) -> list[PlannedRun]:
     """The runs that are still to do, after a line that counts the others."""
     todo, done, hopeless = sort_runs(sweep)
     also = f", {hopeless} diverged" if hopeless else ""
-    runs = counted(len(sweep.runs), "run")
+    runs = pluralize(len(sweep.runs), "run")
     say(console, f"{runs} in {sweep.root}, {done} of them finished already{also}.")
     return todo
 

@@ -25,10 +25,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from resvar.console import counted, duration, plain
+from resvar.console import duration, plain, pluralize
 from resvar.errors import RunError, Stopped, UserError
-from resvar.sweeps.grid import PlannedRun, Sweep
-from resvar.training.run import (
+from resvar.rundir import (
     DIVERGED,
     LOG,
     RESULT,
@@ -39,6 +38,7 @@ from resvar.training.run import (
     read_progress,
     read_result,
 )
+from resvar.sweeps.grid import PlannedRun, Sweep
 from resvar.training.stop import PARENT, StopRequest, stop_request
 
 POLL = 0.5
@@ -296,7 +296,7 @@ def report_failures(outcome: Outcome, console: Console) -> None:
         for line in last_lines(run.folder):
             console.print(f"    {plain(line)}", markup=False, highlight=False, soft_wrap=True)
     if outcome.failed:
-        failed = counted(len(outcome.failed), "run")
+        failed = pluralize(len(outcome.failed), "run")
         raise RunError(f"{failed} failed, the others are finished; the same command tries again.")
 
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from resvar.console import console_for_output, counted
+from resvar.console import console_for_output, pluralize
 from resvar.errors import RunError, UserError
+from resvar.rundir import is_locked, locked
 from resvar.sequences import chunks
 from resvar.sweeps.grid import PlannedRun, Sweep
 from resvar.sweeps.launch import require_inputs, say, sort_runs
@@ -34,7 +35,6 @@ from resvar.sweeps.submission import (
     record,
     withdraw,
 )
-from resvar.training.run import is_locked, locked
 
 if TYPE_CHECKING:
     from resvar.sweeps.executor import ArrayExecutor
@@ -158,7 +158,7 @@ def _missing(sweep: Sweep, console: Console, patient: bool = True) -> list[Plann
     words = [f"{done} of them finished already"]
     others = {"diverged": hopeless, "with Slurm": len(in_queue), "at work elsewhere": elsewhere}
     words += [f"{count} {what}" for what, count in others.items() if count]
-    runs = counted(len(sweep.runs), "run")
+    runs = pluralize(len(sweep.runs), "run")
     say(console, f"{runs} in {sweep.root}, {', '.join(words)}.")
     return todo
 
@@ -206,8 +206,8 @@ def _submit(sweep: Sweep, todo: Sequence[PlannedRun], asked: _Asked, console: Co
         count += runs
         say(
             console,
-            f"Submitted {counted(runs, 'run')} as job {job}: an array of "
-            f"{counted(len(tasks), 'task')}.",
+            f"Submitted {pluralize(runs, 'run')} as job {job}: an array of "
+            f"{pluralize(len(tasks), 'task')}.",
         )
     say(
         console,

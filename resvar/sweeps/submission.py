@@ -26,8 +26,8 @@ from typing import Any
 
 from resvar.errors import UserError
 from resvar.files import write_json
+from resvar.rundir import NOTE_FORMAT, read_json
 from resvar.sweeps.grid import PlannedRun
-from resvar.training.run import NOTE_FORMAT, read_json
 
 FOLDER = ".slurm"
 RECORD = "submission.json"

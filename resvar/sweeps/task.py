@@ -27,9 +27,10 @@ from tempfile import TemporaryDirectory
 from types import FrameType
 
 from resvar.config import resolve
-from resvar.console import counted
+from resvar.console import pluralize
 from resvar.errors import Stopped, UserError
 from resvar.files import write_json, write_text
+from resvar.rundir import CHECKPOINT, FAILURE, NOTE_FORMAT, RESULT, is_locked
 from resvar.sweeps.grid import PlannedRun
 from resvar.sweeps.local import POLL, Process, Slot, end, has_diverged, last_lines, start
 from resvar.sweeps.submission import (
@@ -40,7 +41,6 @@ from resvar.sweeps.submission import (
     read_plan,
     read_submission,
 )
-from resvar.training.run import CHECKPOINT, FAILURE, NOTE_FORMAT, RESULT, is_locked
 
 PREDECESSOR = 120.0
 """Seconds to wait for a process that still holds a run, such as the one before a requeue."""
@@ -125,7 +125,7 @@ class Task:
                   "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
                   "in_vain": self.in_vain}  # fmt: skip
         write_json(self.note_path, values, durable=False)
-        _say(f"{state}: {counted(len(self.runs), 'run')}")
+        _say(f"{state}: {pluralize(len(self.runs), 'run')}")
 
 
 def await_predecessor(runs: Sequence[PlannedRun], asked: Sequence[int]) -> None:

@@ -19,7 +19,7 @@ import torch
 
 from resvar.errors import RunError
 from resvar.files import flush_folder
-from resvar.training.run import CHECKPOINT, PREVIOUS_CHECKPOINT
+from resvar.rundir import CHECKPOINT, PREVIOUS_CHECKPOINT
 
 FORMAT = 2
 """Of the file. A later version of resvar that changes it goes on reading this one."""

@@ -5,8 +5,8 @@ found: gradients, BN's statistics, losses. So all of them hold the same run at e
 is the run that one device would make, to rounding. The first process alone touches the run
 directory and speaks; what it reads there, or refuses, it tells the others.
 
-`World` is what the rest of the package knows of this. Outside torchrun it is `ALONE`, which asks
-nobody.
+`World` is what the rest of the package knows of this. Outside torchrun it is `SINGLE_PROCESS`,
+which asks nobody.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from resvar.config import Settings
-from resvar.data.batches import Share
-from resvar.errors import Echo, RunError, Stopped, UserError
+from resvar.data.batches import Shard
+from resvar.errors import PeerFailure, RunError, Stopped, UserError
 from resvar.training.machine import choose_device, describe
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class World:
 
     @classmethod
     def found(cls) -> World:
-        """As torchrun says in the environment; `ALONE` where it did not start this process."""
+        """As torchrun says in the environment; `SINGLE_PROCESS` without torchrun."""
         if any(name not in os.environ for name in VARIABLES):
             return cls()
         return cls(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
@@ -81,8 +81,8 @@ class World:
         return self.rank == 0
 
     @property
-    def share(self) -> Share:
-        return Share(self.rank, self.size)
+    def share(self) -> Shard:
+        return Shard(self.rank, self.size)
 
     # --- what is decided together ---------------------------------------------------------------
 
@@ -97,7 +97,7 @@ class World:
                 dist.all_reduce(values)
         return values
 
-    def gathered(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """The `value` of each process."""
         found = [value] * self.size
         if self.size > 1:
@@ -105,18 +105,18 @@ class World:
                 dist.all_gather_object(found, value)
         return found
 
-    def by_first(self, action: Callable[[], T]) -> T:
+    def on_rank0(self, action: Callable[[], T]) -> T:
         """What `action` returns, or raises, in the first process; it is called nowhere else.
 
         Raises:
-            Echo: in the others, where it raised.
+            PeerFailure: in the others, where it raised.
         """
         if self.size == 1:
             return action()
         if not self.first:
             code, value = self._of_first(None)
             if code is not None:
-                raise Echo(code)
+                raise PeerFailure(code)
             return cast(T, value)
         try:
             value = action()
@@ -127,11 +127,11 @@ class World:
         self._of_first((None, value))
         return value
 
-    def by_all(self, action: Callable[[], T]) -> T:
+    def on_all_ranks(self, action: Callable[[], T]) -> T:
         """What `action` returns here; if it raises anywhere, it does so everywhere.
 
         Raises:
-            Echo: in all processes but the first, which raises what went wrong.
+            PeerFailure: in all processes but the first, which raises what went wrong.
         """
         if self.size == 1:
             return action()
@@ -139,12 +139,12 @@ class World:
             value, error = action(), None
         except Exception as problem:
             value, error = None, problem
-        said = self.gathered(None if error is None else _said(error))
+        said = self.all_gather(None if error is None else _said(error))
         for rank, (code, sentence) in (
             (rank, failed) for rank, failed in enumerate(said) if failed
         ):
             if not self.first:
-                raise Echo(code) from error
+                raise PeerFailure(code) from error
             if error is not None:
                 raise error
             kind = UserError if code == UserError.exit_code else RunError
@@ -156,16 +156,16 @@ class World:
 
         Raises:
             UserError: a fact is another in another process.
-            Echo: in all processes but the first.
+            PeerFailure: in all processes but the first.
         """
-        everywhere = self.gathered({**facts, "machine": socket.gethostname()})
+        everywhere = self.all_gather({**facts, "machine": socket.gethostname()})
         for rank, theirs in enumerate(everywhere):
             for name in facts:
                 ours = everywhere[0][name]
                 if theirs[name] == ours:
                     continue
                 if not self.first:
-                    raise Echo(UserError.exit_code)
+                    raise PeerFailure(UserError.exit_code)
                 raise UserError(
                     f"process {rank} on {theirs['machine']} has {name} {theirs[name]} where "
                     f"process 0 has {ours}: give all the same command, on machines that are alike."
@@ -205,7 +205,7 @@ class World:
 
     def describe(self, device: torch.device) -> str:
         """All devices in words, such as `2 × NVIDIA A100`; one alone by its name."""
-        counted = Counter(self.gathered(describe(device)))
+        counted = Counter(self.all_gather(describe(device)))
         if self.size == 1:
             return next(iter(counted))
         return " + ".join(f"{number} × {name}" for name, number in counted.items())
@@ -226,7 +226,7 @@ class World:
             )
 
 
-ALONE = World()
+SINGLE_PROCESS = World()
 
 
 # --- what they add up -----------------------------------------------------------------------------
@@ -317,15 +317,15 @@ def _laid_out(tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
 
 
 @contextmanager
-def joined() -> Iterator[World]:
-    """The processes that torchrun started, in touch with each other; `ALONE` without it.
+def process_group() -> Iterator[World]:
+    """The processes that torchrun started, in touch with each other; `SINGLE_PROCESS` without it.
 
     What ends all of them is said once: by the first. It leaves first, since torchrun, seeing one
     leave with an error, ends the others.
 
     Raises:
         RunError: they do not come together.
-        Echo: in the other processes, where the first says what happened.
+        PeerFailure: in the other processes, where the first says what happened.
     """
     world = World.found()
     if world.size == 1:
@@ -334,16 +334,16 @@ def joined() -> Iterator[World]:
     store = _join(world)
     try:
         yield world
-    except (Echo, Stopped, RunError) as error:
+    except (PeerFailure, Stopped, RunError) as error:
         if world.first:
             raise
         _part()
         _wait_for(lambda: store.check([SPOKEN]), PATIENCE.total_seconds())
-        raise Echo(error.exit_code) from error
+        raise PeerFailure(error.exit_code) from error
     except KeyboardInterrupt as error:
         if world.first:
             raise
-        raise Echo(Stopped.exit_code) from error
+        raise PeerFailure(Stopped.exit_code) from error
     finally:
         _part()
         if not world.first:

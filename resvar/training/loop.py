@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from resvar.config import Settings
 from resvar.data.batches import Normalization, TrainingBatches
-from resvar.data.sets import Evaluated, Sets, Trained, classes
+from resvar.data.sets import EvalLoader, Splits, TrainLoader, classes
 from resvar.errors import RunError, Stopped
 from resvar.models.network import ResidualNetwork, build_model
 from resvar.training.capture import WARM_UPS, CapturedUpdates, captured_updates, choose_capture
@@ -33,7 +33,7 @@ from resvar.training.compiling import (
     keeps_gradients,
     uncompiled,
 )
-from resvar.training.distributed import ALONE, Pool, World
+from resvar.training.distributed import SINGLE_PROCESS, Pool, World
 from resvar.training.fusing import fuse_operators
 from resvar.training.machine import memory_format
 from resvar.training.muon import Muon, filters
@@ -57,7 +57,7 @@ class DivergedError(RunError):
         self.iteration, self.loss = iteration, loss
 
 
-NO_STATE = (
+MALFORMED_STATE = (
     LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError,
 )  # fmt: skip
 """What taking up a state raises that somebody made up."""
@@ -83,7 +83,7 @@ class Evaluation:
 
 
 @dataclass
-class Sums:
+class Meters:
     """Over the training images since the last evaluation; the tensors stay on the device.
 
     `finite` counts the iterations whose loss left the sum finite: so the first that did not is
@@ -97,7 +97,7 @@ class Sums:
     seconds: float = 0.0
 
     @classmethod
-    def zero(cls, device: torch.device) -> Sums:
+    def zero(cls, device: torch.device) -> Meters:
         return cls(
             loss=torch.zeros((), dtype=torch.float64, device=device),
             wrong=torch.zeros((), dtype=torch.int64, device=device),
@@ -124,7 +124,7 @@ class Means:
     captured: CapturedUpdates | None = None
 
     @classmethod
-    def of(cls, network: nn.Module, settings: Settings, world: World = ALONE) -> Means:
+    def of(cls, network: nn.Module, settings: Settings, world: World = SINGLE_PROCESS) -> Means:
         """As the settings say, what is `auto` in them decided already."""
         pool = None
         if world.size > 1:
@@ -149,11 +149,11 @@ class Trainer:
     """
 
     settings: Settings
-    sets: Sets
+    sets: Splits
     device: torch.device
     network: ResidualNetwork
     optimizer: torch.optim.Optimizer
-    world: World = ALONE
+    world: World = SINGLE_PROCESS
     iteration: int = 0
     rows: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
@@ -163,13 +163,13 @@ class Trainer:
     saved_at: int = 0
 
     def __post_init__(self) -> None:
-        self.sums = Sums.zero(self.device)
+        self.sums = Meters.zero(self.device)
         self.decided = _decided(self.settings, self.device, self.world)
         self.means = Means.of(self.network, self.decided, self.world)
 
     @classmethod
     def start(
-        cls, settings: Settings, sets: Sets, device: torch.device, world: World = ALONE
+        cls, settings: Settings, sets: Splits, device: torch.device, world: World = SINGLE_PROCESS
     ) -> Trainer:
         """A run at iteration 0; the weights are drawn from the seed, on the host."""
         network = trainable(_decided(settings, device, world), device)
@@ -279,7 +279,7 @@ class Trainer:
             if state["config_hash"] != self.settings.hash:
                 raise RunError("the checkpoint belongs to a run with other settings; use --fresh.")
             self._take(state)
-        except NO_STATE as error:
+        except MALFORMED_STATE as error:
             reason = (str(error).splitlines() or [""])[0][:120]
             raise RunError(
                 "the checkpoint is whole, but does not hold the state of this run "
@@ -347,14 +347,14 @@ class Trainer:
         watcher.evaluated(row)
 
     def _measured(
-        self, batches: Evaluated, which: str, watcher: Watcher, stop: object
+        self, batches: EvalLoader, which: str, watcher: Watcher, stop: object
     ) -> Evaluation:
         found = self._evaluate(batches, watcher, stop)
         if not math.isfinite(found.loss):
             raise DivergedError(f"the {which} loss became {found.loss}", self.iteration, found.loss)
         return found
 
-    def _evaluate(self, batches: Evaluated, watcher: Watcher, stop: object) -> Evaluation:
+    def _evaluate(self, batches: EvalLoader, watcher: Watcher, stop: object) -> Evaluation:
         """Obeys a stop meanwhile: the evaluation is then done again when the run goes on."""
 
         def report(share: float) -> None:
@@ -436,10 +436,10 @@ def build_optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optim
 def train_step(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: Trained,
+    batches: TrainLoader,
     iteration: int,
     settings: Settings,
-    sums: Sums,
+    sums: Meters,
     means: Means | None = None,
 ) -> None:
     """One update. The gradients of micro-batches of `bn_batch_size` add up to that of the batch.
@@ -467,7 +467,7 @@ def _update(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     settings: Settings,
-    sums: Sums,
+    sums: Meters,
     means: Means,
     images: Tensor,
     labels: Tensor,
@@ -476,7 +476,7 @@ def _update(
     own, pool = sums, means.pool
     if pool is not None:
         pool.begin()
-        own = Sums.zero(images.device)
+        own = Meters.zero(images.device)
     _add_gradients(network, settings, own, images, labels)
     if pool is not None:
         loss, wrong = pool.add_up(own.loss, own.wrong)
@@ -489,7 +489,7 @@ def _update(
 
 
 def _add_gradients(
-    network: nn.Module, settings: Settings, sums: Sums, images: Tensor, labels: Tensor
+    network: nn.Module, settings: Settings, sums: Meters, images: Tensor, labels: Tensor
 ) -> None:
     """Those of the mean loss over all images, one micro-batch after the other."""
     for first in range(0, len(labels), settings.bn_batch_size):
@@ -505,10 +505,10 @@ def _add_gradients(
 @torch.no_grad()
 def evaluate(
     network: nn.Module,
-    batches: Evaluated,
+    batches: EvalLoader,
     settings: Settings,
     report: Callable[[float], None] | None = None,
-    world: World = ALONE,
+    world: World = SINGLE_PROCESS,
 ) -> Evaluation:
     """Loss, error and predictions over all images, BN in evaluation mode.
 
@@ -523,13 +523,13 @@ def evaluate(
     total, size, device = len(batches.labels), batches.batch_size, batches.labels.device
     losses = torch.zeros(-(-total // size), dtype=torch.float64, device=device)
     predicted = torch.zeros(total, dtype=torch.int64, device=device)
-    dealt = batches.dealt(world.share)
+    shard = batches.shard(world.share)
     for begun in range(0, len(losses), world.size):
         if report is not None:
             report(begun * size / total)
         number = begun + world.rank
         if number < len(losses):
-            images, labels = next(dealt)
+            images, labels = next(shard)
             with uncompiled(settings):
                 logits = forward(network, images, settings)
             losses[number] = F.cross_entropy(logits, labels, reduction="sum")
@@ -569,7 +569,7 @@ def measure_throughput(settings: Settings, device: torch.device, seconds: float 
     normalization = Normalization.measure(pixels, settings.normalize)
     batches = TrainingBatches(pixels, labels, normalization, count, 0, device=device)
     network = trainable(settings, device)
-    optimizer, sums = build_optimizer(network, settings), Sums.zero(device)
+    optimizer, sums = build_optimizer(network, settings), Meters.zero(device)
     means, first = Means.of(network, settings), 2
     if means.captured is not None:
         first += WARM_UPS

@@ -14,9 +14,9 @@ import torch
 
 import resvar
 from resvar.config import Settings
-from resvar.console import counted
+from resvar.console import pluralize
 from resvar.errors import UserError
-from resvar.training.run import NOTE_FORMAT
+from resvar.rundir import NOTE_FORMAT
 
 Precision = Literal["fp32", "bf16"]
 
@@ -35,7 +35,7 @@ def choose_device(name: str) -> torch.device:
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(number or 0) >= count:
-            have = counted(count, "GPU") if count else "no GPU that torch can use"
+            have = pluralize(count, "GPU") if count else "no GPU that torch can use"
             raise UserError(f"--device {name}: this machine has {have}; use --device cpu or auto.")
     return torch.device(name)
 
@@ -95,7 +95,7 @@ def describe(device: torch.device) -> str:
     """The device in words, for records: the GPU's or the processor's name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {counted(torch.get_num_threads(), 'thread')}"
+    return f"{_processor()}, {pluralize(torch.get_num_threads(), 'thread')}"
 
 
 def environment(device: torch.device, dataset_checksum: str) -> dict[str, Any]:

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from resvar.console import duration, moment
-from resvar.exchange import Origin, to_safetensors
+from resvar.export.exchange import Provenance, to_safetensors
 from resvar.files import replacing, write_json
+from resvar.rundir import METRICS, NOTE_FORMAT, PROGRESS, snapshot_path, write_metrics
 from resvar.training.checkpoint import save
 from resvar.training.events import Events
 from resvar.training.loop import Trainer
-from resvar.training.run import METRICS, NOTE_FORMAT, PROGRESS, snapshot_path, write_metrics
 from resvar.training.schedule import learning_rate
 
 REFRESH = 0.3
@@ -131,9 +131,9 @@ class Watch:
         """The weights and BN's buffers alone, as `resvar.load_model` reads them."""
         path = snapshot_path(self.folder, trainer.iteration)
         path.parent.mkdir(exist_ok=True)
-        origin = Origin(trainer.settings, trainer.iteration)
+        provenance = Provenance(trainer.settings, trainer.iteration)
         with replacing(path) as file:
-            file.write(to_safetensors(trainer.network, origin))
+            file.write(to_safetensors(trainer.network, provenance))
 
     # --- figures --------------------------------------------------------------------------------
 
@@ -181,7 +181,7 @@ class Watch:
         write_json(self.folder / PROGRESS, note, durable=False)
 
 
-class Unseen:
+class NullCallback:
     """In the place of `Watch` in the processes of a run that neither write nor speak."""
 
     def iteration(self, done: int, trainer: Trainer) -> None: ...

@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from resvar import rundir
 from resvar.config import Settings
 from resvar.console import duration
 from resvar.data.cifar import Images
 from resvar.data.folder import FolderImages
-from resvar.data.sets import Sets, open_images
+from resvar.data.sets import Splits, open_images
 from resvar.errors import RunError, Stopped, UserError
 from resvar.files import replacing, write_json, write_text
-from resvar.training import run as files
 from resvar.training.capture import choose_capture
 from resvar.training.checkpoint import load_newest
-from resvar.training.distributed import World, joined
+from resvar.training.distributed import World, process_group
 from resvar.training.events import remove_events, require_tensorboard
 from resvar.training.fusing import choose_kernels
 from resvar.training.loop import DivergedError, Evaluation, Trainer, parameters
@@ -37,12 +37,13 @@ from resvar.training.machine import (
     prepare,
     source_version,
 )
-from resvar.training.progress import Unseen, Watch
+from resvar.training.progress import NullCallback, Watch
 from resvar.training.stop import MESSAGE, stop_request
 
 RUN_FILES = (
-    files.RESULT, files.CONFIG, files.ENVIRONMENT, files.METRICS, files.PREDICTIONS, files.PROGRESS,
-    files.FAILURE, files.DIVERGED, files.CHECKPOINT, files.PREVIOUS_CHECKPOINT, files.PROBE,
+    rundir.RESULT, rundir.CONFIG, rundir.ENVIRONMENT, rundir.METRICS, rundir.PREDICTIONS,
+    rundir.PROGRESS, rundir.FAILURE, rundir.DIVERGED, rundir.CHECKPOINT,
+    rundir.PREVIOUS_CHECKPOINT, rundir.PROBE,
 )  # fmt: skip
 """What `--fresh` removes, with event files and snapshots; nothing else in a folder is touched."""
 
@@ -82,14 +83,14 @@ def train(
         UserError: wrong input; nothing was written.
         RunError: the run cannot be finished; what it has is kept.
         Stopped: asked to stop; a checkpoint was saved.
-        Echo: this is not the first process of several, and that one raised one of these.
+        PeerFailure: this is not the first process of several, and that one raised one of these.
     """
-    with joined() as world, ExitStack() as held:
-        job = world.by_all(lambda: _decided(settings, console, out, device, world))
+    with process_group() as world, ExitStack() as held:
+        job = world.on_all_ranks(lambda: _decided(settings, console, out, device, world))
         job = replace(job, devices=world.describe(job.device))
-        if not fresh and (done := world.by_first(lambda: _guarded(job))) is not None:
+        if not fresh and (done := world.on_rank0(lambda: _guarded(job))) is not None:
             return done
-        job, images = world.by_all(lambda: _with_images(job, data))
+        job, images = world.on_all_ranks(lambda: _with_images(job, data))
         job = _with_kernels(job, fresh)  # after the images: building operators takes a while
         world.agree_on(
             {
@@ -100,7 +101,7 @@ def train(
                 "torch": torch.__version__,
             }
         )
-        if (done := world.by_first(lambda: _entered(job, fresh, held))) is not None:
+        if (done := world.on_rank0(lambda: _entered(job, fresh, held))) is not None:
             return done
         with _failures_noted(job):
             return _work(job, images)
@@ -136,15 +137,15 @@ def _with_images(job: Job, data: Path) -> tuple[Job, Images | FolderImages]:
 
 def _guarded(job: Job) -> dict[str, Any] | None:
     """The result of a run that has it; refuses the folder of another run."""
-    files.guard(job.folder, job.settings)
+    rundir.guard(job.folder, job.settings)
     return _finished(job)
 
 
 def _entered(job: Job, fresh: bool, held: ExitStack) -> dict[str, Any] | None:
     """Lock the run directory until `held` is closed, and look again who was there before."""
-    held.enter_context(files.locked(job.folder))
+    held.enter_context(rundir.locked(job.folder))
     if fresh:
-        kept = files.snapshots(job.folder).values()
+        kept = rundir.snapshots(job.folder).values()
         for path in [*map(job.folder.joinpath, RUN_FILES), *kept]:
             path.unlink(missing_ok=True)
         remove_events(job.folder)
@@ -159,9 +160,9 @@ def _with_kernels(job: Job, fresh: bool) -> Job:
     """
     settings = job.settings
     if settings.kernels == "auto" and not fresh:
-        begun = job.world.by_first(lambda: _begun_with(job.folder))
+        begun = job.world.on_rank0(lambda: _begun_with(job.folder))
         settings = settings.model_copy(update={"kernels": begun})
-    kernels = job.world.by_all(
+    kernels = job.world.on_all_ranks(
         lambda: choose_kernels(settings, job.device, lambda text: _say(job, text))
     )
     return replace(job, settings=settings.model_copy(update={"kernels": kernels}))
@@ -169,7 +170,7 @@ def _with_kernels(job: Job, fresh: bool) -> Job:
 
 def _begun_with(folder: Path) -> str:
     """The kernels of the run in a folder; `auto` where there is none yet."""
-    return files.read_settings(folder).kernels if (folder / files.CONFIG).exists() else "auto"
+    return rundir.read_settings(folder).kernels if (folder / rundir.CONFIG).exists() else "auto"
 
 
 def _finished(job: Job) -> dict[str, Any] | None:
@@ -178,14 +179,14 @@ def _finished(job: Job) -> dict[str, Any] | None:
     Raises:
         RunError: the run has diverged, and would do so again.
     """
-    if not (job.folder / files.RESULT).exists():
-        if (found := files.read_divergence(job.folder)) is not None:
+    if not (job.folder / rundir.RESULT).exists():
+        if (found := rundir.read_divergence(job.folder)) is not None:
             raise RunError(
                 f"{job.folder}: this run diverged at iteration {found.iteration}, and the same "
                 "settings would do so again; change one, such as lr, or start over with --fresh."
             )
         return None
-    result = files.read_result(job.folder)
+    result = rundir.read_result(job.folder)
     job.console.print(
         f"{job.folder}: already finished, test error {result['test_error']:.2f} %. "
         "Start it over with --fresh.",
@@ -199,19 +200,20 @@ def _work(job: Job, images: Images | FolderImages) -> dict[str, Any]:
     """Everything between the lock and the result."""
     world = job.world
     if world.first:
-        (job.folder / files.FAILURE).unlink(missing_ok=True)
-    trainer = world.by_all(lambda: _trainer(job, images))
-    state = world.by_first(
+        (job.folder / rundir.FAILURE).unlink(missing_ok=True)
+    trainer = world.on_all_ranks(lambda: _trainer(job, images))
+    state = world.on_rank0(
         lambda: load_newest(job.folder, warn=lambda problem: _say(job, f"Warning: {problem}"))
     )
     if state is not None:
         trainer.restore(state)
     if world.first:
-        head = files.CONFIG_HEAD.format(files.CONFIG_FORMAT)
-        write_text(job.folder / files.CONFIG, head + job.settings.to_yaml())
+        head = rundir.CONFIG_HEAD.format(rundir.CONFIG_FORMAT)
+        write_text(job.folder / rundir.CONFIG, head + job.settings.to_yaml())
         _note_environment(job, images, trainer.iteration)
     _announce(job, trainer)
-    watching = Watch(job.folder, trainer, job.console) if world.first else nullcontext(Unseen())
+    silent = nullcontext(NullCallback())
+    watching = Watch(job.folder, trainer, job.console) if world.first else silent
     message = MESSAGE if world.first else ""
     with stop_request(message, together=world.size > 1) as stop, watching as watch:
         test = trainer.run(watch, stop)
@@ -224,7 +226,7 @@ def _work(job: Job, images: Images | FolderImages) -> dict[str, Any]:
 def _trainer(job: Job, images: Images | FolderImages) -> Trainer:
     """The run at its beginning, on this process's share of the images."""
     prepare(job.settings, job.device)
-    sets = Sets.prepare(images, job.settings, job.device, job.world.share)
+    sets = Splits.prepare(images, job.settings, job.device, job.world.share)
     return Trainer.start(job.settings, sets, job.device, job.world)
 
 
@@ -245,13 +247,13 @@ def _announce(job: Job, trainer: Trainer) -> None:
 
 def _note_environment(job: Job, images: Images | FolderImages, iteration: int) -> None:
     """Where the run was begun; where it goes on elsewhere, that too, and a warning."""
-    path = job.folder / files.ENVIRONMENT
+    path = job.folder / rundir.ENVIRONMENT
     here = environment(job.device, images.checksum)
     here |= {"device": job.devices, "world_size": job.world.size}
     if not iteration or not path.exists():
         write_json(path, here)
         return
-    begun = files.read_json(path)
+    begun = rundir.read_json(path)
     try:
         resumed = [note["changed"].items() for note in begun.get("resumed", [])]
     except (TypeError, KeyError, AttributeError):
@@ -283,7 +285,7 @@ def _result(job: Job, trainer: Trainer, test: Evaluation) -> dict[str, Any]:
     """What `result.json` holds."""
     settings, last = job.settings, trainer.rows[-1]
     result = {
-        "format": files.NOTE_FORMAT,
+        "format": rundir.NOTE_FORMAT,
         "variant": settings.variant,
         "depth": settings.depth,
         "seed": settings.seed,
@@ -311,10 +313,10 @@ def _result(job: Job, trainer: Trainer, test: Evaluation) -> dict[str, Any]:
 
 def _finish(job: Job, result: dict[str, Any], test: Evaluation) -> None:
     """Predictions, then the result: its presence says that the run is finished."""
-    with replacing(job.folder / files.PREDICTIONS) as file:
+    with replacing(job.folder / rundir.PREDICTIONS) as file:
         np.save(file, test.predictions.numpy().astype(np.int64))
-    write_json(job.folder / files.RESULT, result)
-    (job.folder / files.PREVIOUS_CHECKPOINT).unlink(missing_ok=True)
+    write_json(job.folder / rundir.RESULT, result)
+    (job.folder / rundir.PREVIOUS_CHECKPOINT).unlink(missing_ok=True)
     _say(
         job,
         f"Finished {result['variant']}-{result['depth']}, seed {result['seed']}: test error "
@@ -333,12 +335,12 @@ def _failures_noted(job: Job) -> Iterator[None]:
     except DivergedError as error:
         loss = error.loss if math.isfinite(error.loss) else str(error.loss)  # JSON has no NaN
         note = {
-            "format": files.NOTE_FORMAT,
+            "format": rundir.NOTE_FORMAT,
             "iteration": error.iteration,
             "loss": loss,
             "message": str(error),
         }
-        write_json(job.folder / files.DIVERGED, note)
+        write_json(job.folder / rundir.DIVERGED, note)
         raise
     except OSError as error:
         reason = f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
@@ -353,7 +355,7 @@ def _failures_noted(job: Job) -> Iterator[None]:
 
 def _note_failure(job: Job, message: str) -> None:
     with suppress(OSError):  # the disk that failed may be the one to write to
-        write_json(job.folder / files.FAILURE, {"format": files.NOTE_FORMAT, "message": message})
+        write_json(job.folder / rundir.FAILURE, {"format": rundir.NOTE_FORMAT, "message": message})
 
 
 def _say(job: Job, text: str) -> None:

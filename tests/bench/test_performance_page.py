@@ -10,7 +10,7 @@ import typer
 
 from resvar.bench.floor import PASSES
 from resvar.cli import app
-from tests.commands import ROOT
+from tests.support.commands import ROOT
 
 TEXT = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
 TYPED = re.findall(r"`(resvar [^`]+)`", TEXT) + re.findall(r"^    (resvar .+)$", TEXT, re.MULTILINE)

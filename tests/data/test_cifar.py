@@ -15,7 +15,7 @@ import pytest
 from resvar.data.cifar import DATASETS, default_folder, find_dataset, load, problems
 from resvar.data.obtain import obtain
 from resvar.errors import UserError
-from tests.tiny import dump_like_python2, install, make_cifar
+from tests.support.tiny import dump_like_python2, install, make_cifar
 
 # --- helpers --------------------------------------------------------------------------------------
 

@@ -7,12 +7,12 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from resvar.api import load_run
 from resvar.cli import run_command
 from resvar.config import resolve
-from resvar.data.batches import WHOLE, Share
+from resvar.data.batches import WHOLE, Shard
 from resvar.data.folder import FolderEvaluationBatches, FolderTrainingBatches, open_folder
 from resvar.errors import UserError
-from resvar.training.run import load_run
 
 CPU = torch.device("cpu")
 
@@ -61,15 +61,15 @@ def test_a_batch_is_a_function_of_seed_and_iteration(photos):
 
 
 def test_the_shares_of_several_processes_are_the_whole(photos):
-    shares = [Share(index, 3) for index in range(3)]
+    shares = [Shard(index, 3) for index in range(3)]
     parts = [training(photos, batch_size=6, share=share).batch(5) for share in shares]
     images, labels = training(photos, batch_size=6).batch(5)
     assert torch.equal(torch.cat([part[0] for part in parts]), images)
     assert torch.equal(torch.cat([part[1] for part in parts]), labels)
     evaluated = FolderEvaluationBatches(open_folder(photos).evaluation, 32, CPU, 2, workers=0)
-    dealt = [list(evaluated.dealt(share)) for share in shares]
-    assert [len(hand) for hand in dealt] == [2, 2, 1]
-    in_order = [dealt[number % 3][number // 3] for number in range(5)]
+    shard = [list(evaluated.shard(share)) for share in shares]
+    assert [len(hand) for hand in shard] == [2, 2, 1]
+    in_order = [shard[number % 3][number // 3] for number in range(5)]
     for (x, y), (its_x, its_y) in zip(in_order, evaluated, strict=True):
         assert torch.equal(x, its_x)
         assert torch.equal(y, its_y)

@@ -17,7 +17,7 @@ from resvar.data import obtain as obtaining
 from resvar.data.cifar import problems
 from resvar.data.obtain import obtain
 from resvar.errors import RunError, UserError
-from tests.tiny import make_cifar
+from tests.support.tiny import make_cifar
 
 # --- helpers --------------------------------------------------------------------------------------
 

@@ -20,12 +20,12 @@ from pathlib import Path
 import torch
 
 from resvar import load_run
-from resvar.exchange import Origin, to_safetensors
+from resvar.export.exchange import Provenance, to_safetensors
+from resvar.rundir import CHECKPOINT, PROBE, SNAPSHOTS, snapshot_path
 from resvar.sweeps.grid import plan_sweep
 from resvar.training.checkpoint import load, load_newest, save
-from resvar.training.run import CHECKPOINT, PROBE, SNAPSHOTS, snapshot_path
-from tests.commands import Commands, train
-from tests.tiny import make_marked_cifar
+from tests.support.commands import Commands, train
+from tests.support.tiny import make_marked_cifar
 
 END = "end.json"
 """Beside the begun run: what its weights come to when it is gone on with."""
@@ -63,7 +63,7 @@ def add_the_rest(commands: Commands, begun: Path, target: Path) -> None:
     run, state = load_run(begun), load(begun / CHECKPOINT)
     path = snapshot_path(begun, state["iteration"])
     path.parent.mkdir()
-    path.write_bytes(to_safetensors(run.model, Origin(run.config, state["iteration"])))
+    path.write_bytes(to_safetensors(run.model, Provenance(run.config, state["iteration"])))
     pack(path, target / begun.name / SNAPSHOTS)
     probed = commands.run(
         "probe", begun, "--at", "init", "--images", "8", "--device", "cpu", cwd=begun

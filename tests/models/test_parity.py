@@ -30,13 +30,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 # --- two networks, one set of weights -------------------------------------------------------------
 
 
-def on_paper(variant, depth, **options):
+def meta_model(variant, depth, **options):
     """A network without memory or numbers."""
     with torch.device("meta"):
         return build_model(variant, depth, num_classes=CLASSES, **options)
 
 
-def shake(network, dtype=torch.float32):
+def randomize(network, dtype=torch.float32):
     """Draw what training would have changed in BN: scales (positive), shifts, statistics."""
     with torch.no_grad():
         for part in network.modules():
@@ -114,8 +114,8 @@ def assert_same(theirs, ours, loose=(), bound=0.0):
 def test_original_is_torchvisions_network_to_the_last_bit(name, options):
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
-    theirs = shake(getattr(models, name)(num_classes=CLASSES))
-    ours = filled(on_paper("original", family="imagenet", **options), in_order(theirs))
+    theirs = randomize(getattr(models, name)(num_classes=CLASSES))
+    ours = filled(meta_model("original", family="imagenet", **options), in_order(theirs))
     images = images_for()
     for training in (False, True):
         assert_same(outcome(theirs, images, training), outcome(ours, images, training))
@@ -125,8 +125,8 @@ def test_original_is_torchvisions_network_at_the_size_of_imagenet_too():
     """The last average is over 7 × 7 numbers, enough for the order of a sum to show."""
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
-    theirs = shake(models.resnet18(num_classes=CLASSES))
-    ours = filled(on_paper("original", 18, family="imagenet"), in_order(theirs))
+    theirs = randomize(models.resnet18(num_classes=CLASSES))
+    ours = filled(meta_model("original", 18, family="imagenet"), in_order(theirs))
     images = images_for(height=224, width=224, count=1)
     assert_same(outcome(theirs, images, False), outcome(ours, images, False))
 
@@ -153,7 +153,7 @@ def timms(depth, dtype, norm1="in the block"):
     """timm's network; `norm1` of its first block may stand in the stem, around the pooling."""
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
-    network = shake(timm.create_model(f"resnetv2_{depth}", num_classes=CLASSES), dtype)
+    network = randomize(timm.create_model(f"resnetv2_{depth}", num_classes=CLASSES), dtype)
     stem, first = network.stem, network.stages[0].blocks[0]
     orders = {
         "in the block": ("conv", "pool"),
@@ -182,7 +182,7 @@ def in_our_order(network):
 def ours_like(theirs, depth):
     tensors = [tensor for layer in in_our_order(theirs) for tensor in in_order(layer)]
     tensors[-2] = tensors[-2].flatten(1)  # a 1×1 convolution as the matrix that it is
-    return filled(on_paper("full-preact", depth, family="imagenet"), tensors)
+    return filled(meta_model("full-preact", depth, family="imagenet"), tensors)
 
 
 def outcomes(theirs, ours, images, training):
@@ -315,7 +315,7 @@ class Plain(nn.Module):
 @pytest.mark.parametrize(("depth", "layers"), [(20, 6), (110, 6), (164, 9)])
 def test_cifar_networks_are_those_of_the_papers_to_the_last_bit(depth, layers, variant):
     torch.manual_seed(depth)
-    ours = shake(build_model(variant, depth, num_classes=CLASSES))
+    ours = randomize(build_model(variant, depth, num_classes=CLASSES))
     theirs = Plain(
         ours, n=(depth - 2) // layers, bottleneck=layers == 9, preact=variant == "full-preact"
     )
@@ -372,7 +372,7 @@ def test_a_grouped_unit_is_the_sum_of_its_32_paths(variant, before, stride, trai
     unit = ResidualUnit(find_ordering(variant), architecture, before, 128, 256, stride)
     assert unit.branch[3].groups == 32
     initialise(unit)
-    shake(unit, dtype)
+    randomize(unit, dtype)
     with torch.no_grad():  # like the weights of a trained network, and not larger than the signal
         unit.branch[6].weight.mul_(0.5)
     x = torch.randn(2, before, 8, 8, dtype=dtype)
@@ -433,7 +433,7 @@ def ops_of(parts):
 @pytest.mark.parametrize("variant", ORDERINGS)
 def test_the_stem_has_what_the_lead_leaves_and_the_head_repeats_the_lead(variant, name):
     options, _ = FAMILIES[name]
-    network, lead = on_paper(variant, **options), find_ordering(variant).lead
+    network, lead = meta_model(variant, **options), find_ordering(variant).lead
     left = tuple(op for op in ("bn", "relu") if op not in lead)
     assert (ops_of(network.stem[1:]), ops_of(network.first_lead)) == (left, lead)
     assert sorted(left + lead) == ["bn", "relu"]

@@ -19,7 +19,7 @@ from resvar.models.network import build_model
 from resvar.models.ordering import PAPER_ORDER, Ordering, find_ordering, map_name, read_ordering
 from resvar.sweeps.grid import plan_sweep
 from resvar.training.train import train
-from tests.tiny import install, make_cifar
+from tests.support.tiny import install, make_cifar
 
 PLACES = ("lead", "trail", "after_add")
 

@@ -22,7 +22,7 @@ VARIANTS = ("original", "bn-after-add", "relu-before-add", "relu-only-preact", "
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def on_paper(variant, depth, **options):
+def meta_model(variant, depth, **options):
     """A network without memory or numbers."""
     with torch.device("meta"):
         return build_model(variant, depth, **options)
@@ -45,7 +45,7 @@ def published_parameters(variant, depth):
 @pytest.mark.parametrize("depth", [20, 110, 164, 1001])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_parameters_and_layers_are_those_of_the_paper(variant, depth):
-    network = on_paper(variant, depth)
+    network = meta_model(variant, depth)
     assert sum(p.numel() for p in network.parameters()) == published_parameters(variant, depth)
     assert network.layers == depth == count_layers(network)
 
@@ -73,12 +73,12 @@ def count_layers(network):
     ],
 )
 def test_the_depth_is_the_number_of_layers(depth, options):
-    network = on_paper("full-preact", depth, **options)
+    network = meta_model("full-preact", depth, **options)
     assert network.layers == depth == count_layers(network)
 
 
 def test_the_classes_change_the_last_layer_only():
-    ten, hundred = on_paper("original", 20), on_paper("original", 20, num_classes=100)
+    ten, hundred = meta_model("original", 20), meta_model("original", 20, num_classes=100)
     numbers = [sum(p.numel() for p in network.parameters()) for network in (ten, hundred)]
     assert numbers[1] - numbers[0] == 90 * (64 + 1)
 
@@ -164,10 +164,10 @@ def test_every_depth_fits_what_arithmetic_says_or_is_refused_with_near_ones(dept
 def test_a_network_that_does_not_exist_is_refused_in_words(depth, options, message):
     options = {"variant": "original"} | options
     if message is None:
-        assert on_paper(depth=depth, **options).layers == depth
+        assert meta_model(depth=depth, **options).layers == depth
     else:
         with pytest.raises(UserError, match=message):
-            on_paper(depth=depth, **options)
+            meta_model(depth=depth, **options)
 
 
 @pytest.mark.parametrize("depth", [20, 32, 44, 56, 110, 1202])
@@ -335,7 +335,7 @@ def signal_of(network):
 @pytest.mark.parametrize("depth", [8, 14])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_signal_of_basic_units_meets_what_figure_4_draws(variant, depth, shortcut):
-    network = on_paper(variant, depth, shortcut=shortcut)
+    network = meta_model(variant, depth, shortcut=shortcut)
     expected = expected_signal(variant, False, (depth - 2) // 6, shortcut == "pad")
     assert signal_of(network) == expected
 
@@ -344,7 +344,7 @@ def test_the_signal_of_basic_units_meets_what_figure_4_draws(variant, depth, sho
 @pytest.mark.parametrize("depth", [11, 20])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_signal_of_bottlenecks_meets_what_figure_4_draws(variant, depth, stride_on):
-    network = on_paper(variant, depth, unit="bottleneck", stride_on=stride_on)
+    network = meta_model(variant, depth, unit="bottleneck", stride_on=stride_on)
     expected = expected_signal(variant, True, (depth - 2) // 9, False, stride_on)
     assert signal_of(network) == expected
 
@@ -370,7 +370,7 @@ IN_FULL = {
 def test_modules_are_registered_in_the_order_in_which_the_signal_meets_them(variant):
     """Read off the modules: a unit's branch, then its projection, then what follows both."""
     letters = []
-    for name, part in on_paper(variant, 11).named_modules():
+    for name, part in meta_model(variant, 11).named_modules():
         letter = {"Conv2d": "c", "BatchNorm2d": "b", "ReLU": "r", "Linear": "fc"}.get(
             type(part).__name__
         )
@@ -393,9 +393,9 @@ def test_the_imagenet_stem_applies_the_first_lead_and_then_pools():
 
     expected = ["7x7 3→64 /2", "bn64", "relu", "maxpool"]
     for variant in VARIANTS:
-        network = on_paper(variant, 18, family="imagenet")
+        network = meta_model(variant, 18, family="imagenet")
         assert beginning(signal_of(network))[:4] == expected
-        small = on_paper(variant, 18, family="imagenet", stem="cifar")
+        small = meta_model(variant, 18, family="imagenet", stem="cifar")
         words = beginning(signal_of(small))
         assert words[:3] == ["3x3 3→64 /1", "bn64", "relu"]
         assert "maxpool" not in words
@@ -657,7 +657,7 @@ def test_option_a_takes_every_second_pixel_and_adds_zero_channels(before, after,
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_padded_shortcut_has_no_parameters_and_a_projection_has(variant):
     for shortcut, count in (("pad", 0), ("project", 2)):
-        names = [n for n, _ in on_paper(variant, 8, shortcut=shortcut).named_parameters()]
+        names = [n for n, _ in meta_model(variant, 8, shortcut=shortcut).named_parameters()]
         assert sum(n.endswith("shortcut.0.weight") for n in names) == count
 
 
@@ -742,4 +742,4 @@ def test_the_variants_begin_with_the_same_convolutions_where_nothing_else_is_dra
 
 def test_an_ordering_object_is_as_good_as_its_name():
     mine = Ordering("mine", lead=("bn", "relu"))
-    assert signal_of(on_paper(mine, 8)) == signal_of(on_paper("full-preact", 8))
+    assert signal_of(meta_model(mine, 8)) == signal_of(meta_model("full-preact", 8))

@@ -29,7 +29,7 @@ def error_without(network, deleted, images, labels):
         lead = unit.lead(signal)
         carried = unit.shortcut(lead if isinstance(unit.shortcut, Projection) else signal)
         signal = unit.after_add(carried if unit is deleted else carried + unit.branch(lead))
-    return 100 * float((network.read_out(signal).argmax(dim=1) != labels).float().mean())
+    return 100 * float((network.forward_head(signal).argmax(dim=1) != labels).float().mean())
 
 
 @pytest.mark.parametrize("shape", [{"depth": 14}, {"depth": 20, "unit": "bottleneck"}])

@@ -14,8 +14,8 @@ from resvar.probes.deletion import delete_units
 from resvar.probes.hooks import looking, mode, units
 from resvar.probes.identity import check_identity
 from resvar.probes.signals import measure_signals
-from tests.outcome import bits
 from tests.probes.networks import make_images, make_network, trained
+from tests.support.outcome import bits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from resvar.probes.claims import in_words
-from tests.commands import contents, train
-from tests.outcome import differing
+from tests.support.commands import contents, train
+from tests.support.outcome import differing
 
 PROBED = ("--set", "probe_at=[0,5]")
 

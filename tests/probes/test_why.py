@@ -11,7 +11,7 @@ import typer
 from resvar.cli import app
 from resvar.config import resolve
 from resvar.probes.claims import CLAIMS
-from tests.commands import ROOT
+from tests.support.commands import ROOT
 
 PAGE = ROOT / "docs" / "why.md"
 TEXT = PAGE.read_text(encoding="utf-8")

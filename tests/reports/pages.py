@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from resvar.models.ordering import PAPER_ORDER
-from resvar.training.run import ENVIRONMENT, METRICS, write_metrics
+from resvar.rundir import ENVIRONMENT, METRICS, write_metrics
 from tests.reports.runs import write_run
 
 ENVIRONMENT_A = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from resvar.config import Settings, resolve
-from resvar.training.run import CONFIG, DIVERGED, FAILURE, PROGRESS, RESULT
+from resvar.rundir import CONFIG, DIVERGED, FAILURE, PROGRESS, RESULT
 
 
 def make_settings(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from resvar.data.cifar import DATASETS, default_folder, load, problems
 from resvar.reports.agreement import (
-    Guesses,
+    Predictions,
     agreement,
     cifar10_labels,
     mcnemar,
@@ -28,7 +28,7 @@ MAGIC = np.lib.format.MAGIC_PREFIX
 
 
 def guesses(predictions, seed=0, right=None):
-    return Guesses(seed, np.array(predictions), None if right is None else np.array(right))
+    return Predictions(seed, np.array(predictions), None if right is None else np.array(right))
 
 
 def predict(wrong, seed=0):
@@ -125,7 +125,7 @@ def test_the_shipped_labels_are_those_of_cifar_10():
 
 def test_predictions_are_read_with_what_is_right(tmp_path):
     found = read_guesses(write(tmp_path, wrong=700), 0, "cifar10", 7.0)
-    assert isinstance(found, Guesses)
+    assert isinstance(found, Predictions)
     assert int((~found.right).sum()) == 700
 
 
@@ -136,7 +136,7 @@ def test_predictions_of_another_error_do_not_count(tmp_path):
 
 def test_other_data_has_no_labels_but_still_disagrees(tmp_path):
     found = read_guesses(write(tmp_path), 0, "folder", 1.0)
-    assert isinstance(found, Guesses)
+    assert isinstance(found, Predictions)
     assert found.right is None
 
 

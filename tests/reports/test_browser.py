@@ -11,10 +11,10 @@ import pytest
 from resvar.reports.findings import build
 from resvar.reports.html import Page, Picture, Section, render_html
 from resvar.reports.records import read_records
-from resvar.training.run import RESULT
-from tests.commands import wait_for
+from resvar.rundir import RESULT
 from tests.reports.pages import ENVIRONMENT_A, write_curved, write_rich
 from tests.reports.runs import how_far, write_run
+from tests.support.commands import wait_for
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""

@@ -14,7 +14,7 @@ from resvar.reports.charts import ALL_POINTS, charts, log_ticks, nice_ticks, poi
 from resvar.reports.curves import Curve, band, common_grid, read_curve
 from resvar.reports.findings import build
 from resvar.reports.records import read_records
-from resvar.training.run import METRICS, write_metrics
+from resvar.rundir import METRICS, write_metrics
 from tests.reports.pages import rows, write_curved
 
 

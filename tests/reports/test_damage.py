@@ -16,11 +16,11 @@ from resvar.errors import UserError
 from resvar.reports.findings import build
 from resvar.reports.records import State, read_record, read_records
 from resvar.reports.render import RENDERERS, render
+from resvar.rundir import CONFIG, FAILURE, METRICS, PROGRESS, RESULT, locked
 from resvar.sweeps.grid import MANIFEST
-from resvar.training.run import CONFIG, FAILURE, METRICS, PROGRESS, RESULT, locked
-from tests.commands import train
 from tests.reports.pages import write_curved
 from tests.reports.runs import how_far
+from tests.support.commands import train
 
 NOISE = bytes(random.Random(0).randrange(256) for _ in range(3000))
 

@@ -19,7 +19,7 @@ from resvar.reports.html import Page, Picture, Section, render_html
 from resvar.reports.records import read_records
 from resvar.reports.report import write_report
 from resvar.reports.tables import Cell, Column, Table, tables
-from resvar.training.run import CONFIG, RESULT
+from resvar.rundir import CONFIG, RESULT
 from tests.reports.pages import ENVIRONMENT_A, write_curved, write_rich
 from tests.reports.runs import how_far, write_run
 

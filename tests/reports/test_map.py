@@ -15,7 +15,7 @@ from resvar.models.ordering import PAPER_ORDER
 from resvar.reports.findings import build
 from resvar.reports.records import read_records
 from resvar.reports.render import print_report, render
-from resvar.training.run import RESULT
+from resvar.rundir import RESULT
 from tests.reports.runs import how_far, write_run
 
 PLACES = ("lead", "trail", "after_add")

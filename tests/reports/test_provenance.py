@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from resvar.reports.provenance import cells_text, commands, environments, ranges
 from resvar.reports.records import read_records
+from resvar.rundir import ENVIRONMENT
 from resvar.sweeps.grid import plan_sweep
-from resvar.training.run import ENVIRONMENT
 from tests.reports.pages import ENVIRONMENT_A, write_curved
 from tests.reports.runs import write_run
 

@@ -12,11 +12,11 @@ from resvar.config import resolve
 from resvar.reports.queue import with_queue
 from resvar.reports.records import State
 from resvar.reports.status import overview
+from resvar.rundir import locked
 from resvar.sweeps.grid import plan_sweep
 from resvar.sweeps.submission import Plan, Submission, prepare, record
-from resvar.training.run import locked
-from tests.commands import TINY
 from tests.slurm.fake import calls, fake, line
+from tests.support.commands import TINY
 
 RUN = Path("paper/original-8/seed-0")
 

@@ -21,7 +21,7 @@ from resvar.reports.records import (
     read_records,
 )
 from resvar.reports.status import print_status, seconds_left, standing
-from resvar.training.run import CONFIG, LOCK, PROGRESS, RESULT
+from resvar.rundir import CONFIG, LOCK, PROGRESS, RESULT
 from tests.reports.runs import how_far, make_settings, write_run
 
 # --- finding them ---------------------------------------------------------------------------------

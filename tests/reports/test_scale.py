@@ -11,8 +11,8 @@ import pytest
 
 from resvar.reports.records import State, read_records
 from resvar.reports.status import standing
-from resvar.training.run import locked
-from tests.commands import ROOT
+from resvar.rundir import locked
+from tests.support.commands import ROOT
 
 
 @pytest.fixture(scope="module")

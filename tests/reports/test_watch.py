@@ -17,10 +17,10 @@ from resvar.files import write_json
 from resvar.reports import status
 from resvar.reports.records import read_records
 from resvar.reports.status import unsettled, watch_status
-from resvar.training.run import LOCK, METRICS, PROGRESS, RESULT, write_metrics
-from tests.commands import contents, wait_for
+from resvar.rundir import LOCK, METRICS, PROGRESS, RESULT, write_metrics
 from tests.reports.pages import rows, write_curved
 from tests.reports.runs import how_far, make_result, make_settings, write_run
+from tests.support.commands import contents, wait_for
 
 
 def finish(folder, variant="full-preact"):

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.commands import wait_for
+from tests.support.commands import wait_for
 
 NODES = ("node1", "node2")
 CORES = 8

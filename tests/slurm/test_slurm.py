@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from resvar.training.run import is_locked
-from tests.commands import TINY, everyone, sets, wait_for
-from tests.outcome import differing
+from resvar.rundir import is_locked
 from tests.slurm.cluster import missing, running_cluster
+from tests.support.commands import TINY, everyone, sets, wait_for
+from tests.support.outcome import differing
 from tests.sweeps.test_sweep import FOLDERS
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(bool(missing()), reason=missing())]

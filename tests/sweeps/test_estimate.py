@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from resvar.cli import run_command
 from resvar.errors import UserError
+from resvar.rundir import PROGRESS
 from resvar.sweeps.estimate import estimate, given, makespan, measure
 from resvar.sweeps.grid import Sweep, plan_sweep
 from resvar.sweeps.local import make_slots
-from resvar.training.run import PROGRESS
-from tests.commands import contents
+from tests.support.commands import contents
 
 SETS = (
     "iterations=100", "batch_size=64", "eval_every=40", "milestones=[]", "warmup_iterations=0",

@@ -18,9 +18,9 @@ from resvar.config import resolve
 from resvar.sweeps import task
 from resvar.sweeps.grid import plan_sweep
 from resvar.sweeps.submission import Plan, places, prepare, read_plan, read_submission
-from tests.commands import TINY, sets, train
 from tests.slurm.fake import calls, fake, line
-from tests.tiny import install, make_cifar
+from tests.support.commands import TINY, sets, train
+from tests.support.tiny import install, make_cifar
 
 SWEEP = (
     "sweep", "--variants", "original,full-preact", "--depths", "8", "--seeds", "2", *sets(*TINY),

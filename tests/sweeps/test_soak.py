@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.soak import soak
+from tests.long.soak import soak
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")

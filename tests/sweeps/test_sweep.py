@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from resvar.cli import run_command
-from tests.commands import TINY, contents, everyone, sets, wait_for
-from tests.outcome import differing
-from tests.torture import torture_sweep
+from tests.long.torture import torture_sweep
+from tests.support.commands import TINY, contents, everyone, sets, wait_for
+from tests.support.outcome import differing
 
 FOLDERS = tuple(
     Path("runs/paper") / f"{variant}-8" / f"seed-{seed}"

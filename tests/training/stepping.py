@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from resvar.data.batches import EvaluationBatches, Normalization, TrainingBatches
-from resvar.data.sets import Sets
+from resvar.data.sets import Splits
 from resvar.training.loop import Trainer
 
 
@@ -24,7 +24,7 @@ def start(settings, images=24):
     normalization = Normalization.measure(pixels, "pixel-mean")
     batches = TrainingBatches(pixels, labels, normalization, settings.batch_size, seed=0, padding=1)
     test = EvaluationBatches(pixels, labels, normalization)
-    return Trainer.start(settings, Sets(batches, test, None), torch.device("cpu"))
+    return Trainer.start(settings, Splits(batches, test, None), torch.device("cpu"))
 
 
 def run(trainer, updates):

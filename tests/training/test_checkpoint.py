@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from resvar import rundir
 from resvar.errors import RunError
-from resvar.training import checkpoint, run
+from resvar.training import checkpoint
 from resvar.training.checkpoint import FORMAT, DamagedError, digest, load, load_newest, save
 
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
@@ -254,7 +255,7 @@ def test_a_small_file_never_takes_much_memory_or_time(tmp_path, state, spoil, sa
 
 def test_many_evaluations_are_no_unfolding(tmp_path):
     """Their names are in the file once, so this is the state that comes to most for its bytes."""
-    columns = (*run.METRIC_COLUMNS, *run.HOLDOUT_COLUMNS)
+    columns = (*rundir.METRIC_COLUMNS, *rundir.HOLDOUT_COLUMNS)
     rows = [dict.fromkeys(columns, index / 7) for index in range(20_000)]
     whole = [{**row, "iteration": 1, "train_error": 0.0} for row in rows]
     save(tmp_path, {"rows": whole, "model": {}})

@@ -12,7 +12,7 @@ from resvar.config import resolve
 from resvar.data.batches import Normalization, TrainingBatches
 from resvar.errors import UserError
 from resvar.training import compiling
-from resvar.training.loop import Sums, build_network, build_optimizer, train_step, trainable
+from resvar.training.loop import Meters, build_network, build_optimizer, train_step, trainable
 
 CPU = torch.device("cpu")
 
@@ -35,7 +35,7 @@ def trained(settings, updates=3):
     normalization = Normalization.measure(pixels, "pixel-mean")
     batches = TrainingBatches(pixels, labels, normalization, settings.batch_size, seed=0, padding=1)
     network = trainable(settings, CPU)
-    optimizer, sums = build_optimizer(network, settings), Sums.zero(CPU)
+    optimizer, sums = build_optimizer(network, settings), Meters.zero(CPU)
     for iteration in range(updates):
         train_step(network, optimizer, batches, iteration, settings, sums)
     return network, sums

@@ -21,9 +21,9 @@ from resvar.config import resolve
 from resvar.errors import RunError
 from resvar.training.checkpoint import load, load_newest
 from resvar.training.train import train as train_here
-from tests.commands import TINY, sets, train
-from tests.outcome import differing
-from tests.tiny import install, make_cifar
+from tests.support.commands import TINY, sets, train
+from tests.support.outcome import differing
+from tests.support.tiny import install, make_cifar
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="mounts and limits are POSIX's")
 

@@ -27,18 +27,18 @@ import torch
 from torch.nn import functional as F
 
 from resvar.config import resolve
-from resvar.data.batches import EvaluationBatches, Normalization, Share
+from resvar.data.batches import EvaluationBatches, Normalization, Shard
 from resvar.data.cifar import Images
-from resvar.data.sets import Sets
+from resvar.data.sets import Splits
 from resvar.errors import UserError
 from resvar.training import distributed
 from resvar.training.checkpoint import digest
-from resvar.training.distributed import ALONE, World
+from resvar.training.distributed import SINGLE_PROCESS, World
 from resvar.training.loop import Trainer, build_network, evaluate
-from resvar.training.progress import Unseen
+from resvar.training.progress import NullCallback
 from resvar.training.stop import stop_request
-from tests.commands import Finished, Job, contents, sets, train, wait_for
-from tests.outcome import differing
+from tests.support.commands import Finished, Job, contents, sets, train, wait_for
+from tests.support.outcome import differing
 
 CPU = torch.device("cpu")
 
@@ -61,14 +61,14 @@ def settings_of(case: str):
     return resolve(None, options, ["precision=fp32", *overrides])
 
 
-def trained(case: str, world: World = ALONE) -> dict[str, Any]:
+def trained(case: str, world: World = SINGLE_PROCESS) -> dict[str, Any]:
     """The state after some iterations, the gradients of the first, and an evaluation."""
     settings, first = settings_of(case), {}
     made = np.random.default_rng(5)
     images, labels = made.integers(0, 256, (150, 32, 32, 3), np.uint8), made.integers(0, 10, 150)
     held = Images(images, labels, images[:61], labels[:61], ("",) * 10, "")
-    share = Share(world.rank, world.size)
-    trainer = Trainer.start(settings, Sets.prepare(held, settings, CPU, share), CPU, world)
+    share = Shard(world.rank, world.size)
+    trainer = Trainer.start(settings, Splits.prepare(held, settings, CPU, share), CPU, world)
 
     def keep(*_: object) -> None:
         for name, weights in trainer.network.named_parameters():
@@ -76,7 +76,7 @@ def trained(case: str, world: World = ALONE) -> dict[str, Any]:
 
     trainer.optimizer.register_step_pre_hook(keep)
     for _ in range(CASES[case][1]):
-        trainer.step(Unseen())
+        trainer.step(NullCallback())
     test = EvaluationBatches(images[:61], labels[:61], Normalization.measure(images, "channel"))
     test.batch_size = 10  # seven batches, and the last is smaller
     found = evaluate(trainer.network, test, settings, None, world)
@@ -89,7 +89,7 @@ def member(rank: int, size: int, port: int, folder: Path) -> None:
     """One process of several: goes through all cases, and writes what it found."""
     os.environ |= variables(rank, size, port)
     torch.set_num_threads(1)
-    with distributed.joined() as world:
+    with distributed.process_group() as world:
         torch.save({case: trained(case, world) for case in CASES}, folder / f"{rank}.pt")
 
 
@@ -148,7 +148,7 @@ def test_two_models_averaged_by_hand(found_by_two):
     made = np.random.default_rng(5)
     images, labels = made.integers(0, 256, (150, 32, 32, 3), np.uint8), made.integers(0, 10, 150)
     held = Images(images, labels, images, labels, ("",) * 10, "")
-    x, y = Sets.prepare(held, settings, CPU).training.batch(0)
+    x, y = Splits.prepare(held, settings, CPU).training.batch(0)
     x = x.contiguous()  # as the run lays them out: other kernels round otherwise, up to 1 % here
     begun = build_network(settings)
     left, right = copy.deepcopy(begun).train(), copy.deepcopy(begun).train()
@@ -175,13 +175,13 @@ def test_batches_are_dealt_out_each_image_once(count):
     pixels = np.arange(61, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
     plain = Normalization(torch.zeros(1, 1, 3), torch.full((3,), 255.0))
     batches = EvaluationBatches(pixels, np.arange(61), plain, batch_size=10)
-    dealt = [list(batches.dealt(Share(index, count))) for index in range(count)]
-    seen = sorted(int(label) for hand in dealt for _, labels in hand for label in labels)
+    shard = [list(batches.shard(Shard(index, count))) for index in range(count)]
+    seen = sorted(int(label) for hand in shard for _, labels in hand for label in labels)
     assert seen == list(range(61))
-    for hand in dealt:
+    for hand in shard:
         for x, labels in hand:
             assert torch.equal(x[:, 0, 0, 0].round().long(), labels)
-    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+    assert max(map(len, shard)) - min(map(len, shard)) <= 1
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
@@ -190,10 +190,10 @@ def test_the_shares_of_a_batch_are_the_batch(count):
     made = np.random.default_rng(0)
     images, labels = made.integers(0, 256, (30, 32, 32, 3), np.uint8), made.integers(0, 10, 30)
     held = Images(images, labels, images, labels, ("",) * 10, "")
-    whole = Sets.prepare(held, settings, CPU).training
+    whole = Splits.prepare(held, settings, CPU).training
     for iteration in (0, 1, 7):  # the second takes its rest from the next epoch
         shares = [
-            Sets.prepare(held, settings, CPU, Share(index, count)).training.batch(iteration)
+            Splits.prepare(held, settings, CPU, Shard(index, count)).training.batch(iteration)
             for index in range(count)
         ]
         x, y = whole.batch(iteration)
@@ -207,10 +207,10 @@ def test_the_shares_of_a_batch_are_the_batch(count):
 def test_outside_torchrun_there_is_one(monkeypatch):
     for name in distributed.VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    assert World.found() == ALONE
+    assert World.found() == SINGLE_PROCESS
     monkeypatch.setenv("RANK", "1")  # as other launchers do, for other reasons
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert World.found() == ALONE
+    assert World.found() == SINGLE_PROCESS
     for name, value in variables(5, 8, 1234).items():
         monkeypatch.setenv(name, value)
     assert World.found() == World(rank=5, size=8, local_rank=5)
@@ -243,7 +243,7 @@ def test_each_takes_a_gpu_of_its_own(monkeypatch):
     assert World(5, 8, 1).device("cuda") == torch.device("cuda:1")
     assert chosen == [torch.device("cuda:1")] * 2
     assert World(5, 8, 1).device("cpu") == CPU
-    assert ALONE.device("cuda:1") == torch.device("cuda:1")
+    assert SINGLE_PROCESS.device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(UserError, match="write --device cuda"):
         World(0, 2, 0).device("cuda:1")
     with pytest.raises(UserError, match="has 2: start one process per GPU"):

@@ -13,7 +13,7 @@ import pytest
 from resvar.cli import run_command
 from resvar.config import differences, resolve
 from resvar.training.events import PATTERN, TAGS
-from tests.commands import contents, train
+from tests.support.commands import contents, train
 
 pytest.importorskip("tensorboard")
 

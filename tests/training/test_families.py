@@ -7,11 +7,11 @@ import io
 import pytest
 from rich.console import Console
 
+from resvar.api import load_run
 from resvar.config import resolve
-from resvar.models.complexity import describe
-from resvar.training.run import load_run
+from resvar.explain.complexity import describe
 from resvar.training.train import train
-from tests.tiny import install, make_cifar
+from tests.support.tiny import install, make_cifar
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,12 +13,12 @@ from resvar.errors import UserError
 from resvar.files import read_yaml
 from resvar.kernels import build
 from resvar.models.fused import Chain
+from resvar.rundir import read_settings
 from resvar.training import fusing
 from resvar.training.loop import trainable
 from resvar.training.machine import memory_format
-from resvar.training.run import read_settings
-from tests.commands import sets, train
-from tests.outcome import differing
+from tests.support.commands import sets, train
+from tests.support.outcome import differing
 
 CPU = torch.device("cpu")
 

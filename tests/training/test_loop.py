@@ -17,13 +17,13 @@ from torch.nn import functional as F
 from resvar.config import resolve
 from resvar.data.batches import EvaluationBatches, Normalization, TrainingBatches
 from resvar.data.cifar import Images
-from resvar.data.sets import Sets
+from resvar.data.sets import Splits
 from resvar.errors import RunError, Stopped, UserError
 from resvar.training import loop, machine
 from resvar.training.checkpoint import load_newest
 from resvar.training.loop import (
     DivergedError,
-    Sums,
+    Meters,
     Trainer,
     build_network,
     build_optimizer,
@@ -34,8 +34,8 @@ from resvar.training.loop import (
 )
 from resvar.training.progress import Watch
 from resvar.training.train import train
-from tests.commands import contents
-from tests.tiny import install, make_cifar
+from tests.support.commands import contents
+from tests.support.tiny import install, make_cifar
 
 CPU = torch.device("cpu")
 
@@ -107,10 +107,10 @@ class Note:
 @pytest.mark.parametrize("micro", [1, 2, 4, 8])
 def test_in_evaluation_mode_micro_batches_sum_up_to_the_whole_batchs_gradient(micro):
     settings = make_settings(f"bn_batch_size={micro}")
-    sets = Sets.prepare(make_images(), settings, CPU)
+    sets = Splits.prepare(make_images(), settings, CPU)
     network = build_network(settings).eval()
     network.train = lambda *_: network  # train_step asks for it; BN stays in evaluation mode
-    recorder, sums = Recorder(network), Sums.zero(CPU)
+    recorder, sums = Recorder(network), Meters.zero(CPU)
     train_step(network, recorder, sets.training, 3, settings, sums)
 
     images, labels = sets.training.batch(3)
@@ -126,11 +126,11 @@ def test_in_evaluation_mode_micro_batches_sum_up_to_the_whole_batchs_gradient(mi
 @pytest.mark.parametrize("variant", ["original", "full-preact"])
 def test_in_training_mode_each_micro_batch_has_a_bn_of_its_own(variant):
     settings = make_settings(variant=variant)
-    sets = Sets.prepare(make_images(), settings, CPU)
+    sets = Splits.prepare(make_images(), settings, CPU)
     network = build_network(settings)
     twin = copy.deepcopy(network)
     recorder = Recorder(network)
-    train_step(network, recorder, sets.training, 0, settings, Sums.zero(CPU))
+    train_step(network, recorder, sets.training, 0, settings, Meters.zero(CPU))
 
     twin.train()
     images, labels = sets.training.batch(0)
@@ -200,7 +200,7 @@ def test_sgd_is_momentum_worked_out_by_hand(momentum, nesterov):
 
 def test_every_update_takes_the_rate_of_its_iteration():
     settings = make_settings("lr=0.2", "warmup_iterations=2", "warmup_lr=0.05", "iterations=6")
-    trainer = Trainer.start(settings, Sets.prepare(make_images(), settings, CPU), CPU)
+    trainer = Trainer.start(settings, Splits.prepare(make_images(), settings, CPU), CPU)
     rates = []
     trainer.optimizer.register_step_pre_hook(
         lambda optimizer, *_: rates.append([group["lr"] for group in optimizer.param_groups])
@@ -289,7 +289,7 @@ def test_evaluation_leaves_the_network_as_it_was():
     settings = make_settings()
     network = build_network(settings)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    evaluate(network, Sets.prepare(make_images(), settings, CPU).test, settings)
+    evaluate(network, Splits.prepare(make_images(), settings, CPU).test, settings)
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name])
 
@@ -301,7 +301,7 @@ def test_evaluation_leaves_the_network_as_it_was():
 def test_the_last_images_are_held_out_and_never_trained_on(holdout):
     settings = make_settings(f"holdout={holdout}")
     images = make_images()
-    sets = Sets.prepare(images, settings, CPU)
+    sets = Splits.prepare(images, settings, CPU)
     seen = {number for i in range(40) for number in sets.training.draws(i)[0].tolist()}
     assert seen == set(range(20 - holdout))
     labels = torch.cat([labels for _, labels in sets.holdout]).tolist()
@@ -309,20 +309,20 @@ def test_the_last_images_are_held_out_and_never_trained_on(holdout):
     # Not even their pixels are looked at: other ones change nothing.
     changed = images.train_images.copy()
     changed[20 - holdout :] = 0
-    twin = Sets.prepare(dataclasses.replace(images, train_images=changed), settings, CPU)
+    twin = Splits.prepare(dataclasses.replace(images, train_images=changed), settings, CPU)
     assert torch.equal(sets.training.batch(3)[0], twin.training.batch(3)[0])
 
 
 def test_holding_all_images_out_is_refused():
     settings = make_settings("holdout=20")
     with pytest.raises(UserError, match="'holdout' 20 leaves none of the 20"):
-        Sets.prepare(make_images(), settings, CPU)
+        Splits.prepare(make_images(), settings, CPU)
 
 
 @pytest.mark.parametrize("holdout", [0, 5])
 def test_held_out_images_add_two_columns(holdout):
     settings = make_settings(f"holdout={holdout}")
-    sets = Sets.prepare(make_images(), settings, CPU)
+    sets = Splits.prepare(make_images(), settings, CPU)
     trainer, note = Trainer.start(settings, sets, CPU), Note()
     trainer.run(note, stop=False)
     extra = {"holdout_loss", "holdout_error"}
@@ -343,7 +343,7 @@ def test_held_out_images_add_two_columns(holdout):
 )
 def test_evaluations_are_at_multiples_and_at_the_end(iterations, every, expected):
     settings = make_settings(f"iterations={iterations}", f"eval_every={every}")
-    sets = Sets.prepare(make_images(), settings, CPU)
+    sets = Splits.prepare(make_images(), settings, CPU)
     trainer, note = Trainer.start(settings, sets, CPU), Note()
     last = trainer.run(note, stop=False)
     assert [row["iteration"] for row in note.rows] == expected
@@ -359,7 +359,7 @@ def test_evaluations_are_at_multiples_and_at_the_end(iterations, every, expected
 def test_checkpoints_are_at_multiples_and_at_the_end():
     settings = make_settings("iterations=7", "checkpoint_every=3", "eval_every=100")
     note = Note()
-    sets = Sets.prepare(make_images(), settings, CPU)
+    sets = Splits.prepare(make_images(), settings, CPU)
     Trainer.start(settings, sets, CPU).run(note, stop=False)
     assert note.saved == [3, 6, 7]
 
@@ -367,7 +367,7 @@ def test_checkpoints_are_at_multiples_and_at_the_end():
 def test_the_training_columns_are_those_of_the_iterations_since_the_last_row():
     settings = make_settings("iterations=5", "eval_every=2")
     images = make_images()
-    trainer, note = Trainer.start(settings, Sets.prepare(images, settings, CPU), CPU), Note()
+    trainer, note = Trainer.start(settings, Splits.prepare(images, settings, CPU), CPU), Note()
     trainer.run(note, stop=False)
 
     network = build_network(settings)
@@ -378,7 +378,7 @@ def test_the_training_columns_are_those_of_the_iterations_since_the_last_row():
     )  # fmt: skip
     sums = []
     for i in range(5):
-        one = Sums.zero(CPU)
+        one = Meters.zero(CPU)
         train_step(network, optimizer, batches, i, settings, one)
         sums.append((float(one.loss), int(one.wrong)))
     for row, members in zip(note.rows, ([0, 1], [2, 3], [4]), strict=True):
@@ -403,7 +403,7 @@ class StopAt:
 def test_a_stopped_run_goes_on_to_the_same_bits(variant, asked):
     """Stopped before any iteration, or in the middle of an evaluation."""
     settings = make_settings("iterations=5", "eval_every=2", "holdout=3", variant=variant)
-    sets = Sets.prepare(make_images(), settings, CPU)
+    sets = Splits.prepare(make_images(), settings, CPU)
 
     class Keep(Note):
         def save(self, trainer):
@@ -415,7 +415,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(variant, asked):
     first, keep = Trainer.start(settings, sets, CPU), Keep()
     with pytest.raises(Stopped):
         first.run(keep, StopAt(asked))
-    second = Trainer.start(settings, Sets.prepare(make_images(), settings, CPU), CPU)
+    second = Trainer.start(settings, Splits.prepare(make_images(), settings, CPU), CPU)
     second.restore(keep.state)
     got = second.run(Keep(), stop=False)
     assert torch.equal(got.predictions, expected.predictions)
@@ -430,7 +430,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(variant, asked):
 
 def test_a_state_of_other_settings_is_refused():
     settings = make_settings()
-    sets = Sets.prepare(make_images(), settings, CPU)
+    sets = Splits.prepare(make_images(), settings, CPU)
     state = Trainer.start(settings, sets, CPU).state()
     other = Trainer.start(make_settings("lr=0.3"), sets, CPU)
     with pytest.raises(RunError, match=r"other settings.*--fresh"):
@@ -454,7 +454,7 @@ def test_a_state_of_other_settings_is_refused():
 def test_a_state_that_is_none_is_refused_in_words(spoil):
     """Whole by its digest, as a file can be that somebody made on purpose."""
     settings = make_settings()
-    sets = Sets.prepare(make_images(), settings, CPU)
+    sets = Splits.prepare(make_images(), settings, CPU)
     state = copy.deepcopy(Trainer.start(settings, sets, CPU).state())
     spoil(state)
     with pytest.raises(RunError, match=r"does not hold the state.*--fresh"):
@@ -499,7 +499,7 @@ def test_the_iteration_of_a_divergence_is_the_first_whose_loss_is_not_finite(loo
     settings = make_settings("iterations=30", "lr=1e30", "warmup_iterations=4", "warmup_lr=0.01",
         "eval_every=3", "checkpoint_every=100",
     )  # fmt: skip
-    sets = Sets.prepare(make_images(), settings, CPU)
+    sets = Splits.prepare(make_images(), settings, CPU)
 
     class Look(Note):
         def iteration(self, _done, trainer):
@@ -526,7 +526,7 @@ def test_the_iteration_of_a_divergence_is_the_first_whose_loss_is_not_finite(loo
 @pytest.mark.parametrize("where", ["weight", "running_var", "momentum_buffer"])
 def test_nothing_that_is_not_finite_is_kept(where, tmp_path):
     settings = make_settings()
-    trainer = Trainer.start(settings, Sets.prepare(make_images(), settings, CPU), CPU)
+    trainer = Trainer.start(settings, Splits.prepare(make_images(), settings, CPU), CPU)
     trainer.step(Note())
     trainer.check()
     held = [value for name, value in trainer.network.state_dict().items() if name.endswith(where)]
@@ -540,7 +540,7 @@ def test_nothing_that_is_not_finite_is_kept(where, tmp_path):
 @pytest.mark.parametrize("which", ["test", "holdout"])
 def test_an_evaluation_whose_loss_is_not_finite_is_a_divergence_too(which, monkeypatch):
     settings = make_settings("holdout=3", "eval_every=2")
-    sets = Sets.prepare(make_images(), settings, CPU)
+    sets = Splits.prepare(make_images(), settings, CPU)
     trainer = Trainer.start(settings, sets, CPU)
 
     def overflowing(network, batches, *others):
@@ -558,7 +558,7 @@ def test_an_evaluation_whose_loss_is_not_finite_is_a_divergence_too(which, monke
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_ends_the_run_at_the_next_look(loss):
     settings = make_settings()
-    trainer = Trainer.start(settings, Sets.prepare(make_images(), settings, CPU), CPU)
+    trainer = Trainer.start(settings, Splits.prepare(make_images(), settings, CPU), CPU)
     trainer.sums.loss.fill_(loss)
     note = Note()
     with pytest.raises(DivergedError, match="loss became"):

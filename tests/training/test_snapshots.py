@@ -10,14 +10,14 @@ from rich.console import Console
 
 from resvar.config import TRAINING_HALF, deviations, resolve
 from resvar.errors import RunError, Stopped, UserError
-from resvar.exchange import load_model
+from resvar.export.exchange import load_model
 from resvar.reports.records import label_of
+from resvar.rundir import snapshot_path, snapshots
 from resvar.training import progress
 from resvar.training.loop import Trainer, build_network
-from resvar.training.run import snapshot_path, snapshots
 from resvar.training.train import train
-from tests.outcome import bits, differing
-from tests.tiny import install, make_cifar
+from tests.support.outcome import bits, differing
+from tests.support.tiny import install, make_cifar
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -76,8 +76,8 @@ def test_a_snapshot_holds_the_weights_of_its_iteration_and_nothing_else(data, tm
     assert {k: bits(v) for k, v in last.state_dict().items()} == {
         k: bits(v) for k, v in end.items()
     }
-    assert last.origin.iteration == 6
-    assert last.origin.settings == settings(PROBED)
+    assert last.provenance.iteration == 6
+    assert last.provenance.settings == settings(PROBED)
     size = sum(held.numel() * held.element_size() for held in wanted.values())
     assert snapshot_path(out, 6).stat().st_size < 1.5 * size
 
@@ -106,8 +106,8 @@ def test_a_run_that_was_stopped_on_the_way_keeps_the_same_snapshots(data, tmp_pa
 
 
 def test_a_full_disk_is_the_runs_error_and_leaves_no_half_snapshot(data, tmp_path, monkeypatch):
-    def full(network, origin):
-        del network, origin
+    def full(network, provenance):
+        del network, provenance
         raise OSError(28, "No space left on device", "the disk of the test")
 
     out = tmp_path / "run"

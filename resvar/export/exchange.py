@@ -66,7 +66,7 @@ State: TypeAlias = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Origin:
+class Provenance:
     """Where weights come from; None for what is not known.
 
     Attributes:
@@ -82,7 +82,7 @@ class Origin:
     class_names: tuple[str, ...] | None = None
 
 
-UNKNOWN = Origin()
+UNKNOWN = Provenance()
 
 Count = Annotated[int, Field(ge=1, le=2**20)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -172,9 +172,9 @@ class Description(Part):
     class_names: list[str] | None = None
 
     @property
-    def origin(self) -> Origin:
+    def provenance(self) -> Provenance:
         given, names = self.normalization, self.class_names
-        return Origin(
+        return Provenance(
             self.settings,
             self.iteration,
             None if given is None else given.build(),
@@ -182,15 +182,15 @@ class Description(Part):
         )
 
 
-def describe(network: ResidualNetwork, origin: Origin = UNKNOWN) -> Description:
+def describe(network: ResidualNetwork, provenance: Provenance = UNKNOWN) -> Description:
     """The description of a network and of where its weights come from."""
-    normalization, names = origin.normalization, origin.class_names
+    normalization, names = provenance.normalization, provenance.class_names
     return Description(
         format=FORMAT,
         version=resvar.__version__,
         network=NetworkPart.of(network),
-        settings=origin.settings,
-        iteration=origin.iteration,
+        settings=provenance.settings,
+        iteration=provenance.iteration,
         normalization=None if normalization is None else NormalizationPart.of(normalization),
         class_names=None if names is None else list(names),
     )
@@ -200,9 +200,9 @@ def describe(network: ResidualNetwork, origin: Origin = UNKNOWN) -> Description:
 
 
 class LoadedModel(ResidualNetwork):
-    """A network read from a file, with what the file says of its `origin`."""
+    """A network read from a file, with what the file says of its `provenance`."""
 
-    origin: Origin
+    provenance: Provenance
 
     @torch.no_grad()
     def probabilities(self, pixels: Tensor) -> Tensor:
@@ -216,30 +216,30 @@ class LoadedModel(ResidualNetwork):
                 "images must be uint8 [N, height, width, 3], not "
                 f"{_type(pixels.dtype, list(pixels.shape))}."
             )
-        if self.origin.normalization is None:
+        if self.provenance.normalization is None:
             raise UserError(
                 "the model's file does not hold the normalisation of its images: export the run "
                 "again where its dataset is (--data DIR)."
             )
         device = self.classifier.weight.device
-        images = self.origin.normalization.to(device)(pixels.to(device))
+        images = self.provenance.normalization.to(device)(pixels.to(device))
         return self(images.contiguous()).softmax(dim=1)  # type: ignore[no-any-return]
 
 
 def save_safetensors(
     network: ResidualNetwork,
     path: str | Path,
-    origin: Origin = UNKNOWN,
+    provenance: Provenance = UNKNOWN,
 ) -> None:
     """Write a network with its description; `path` is replaced as a whole.
 
     Raises:
         UserError: the file cannot be written, or the weights are not fp32.
     """
-    write(Path(path), to_safetensors(network, origin))
+    write(Path(path), to_safetensors(network, provenance))
 
 
-def to_safetensors(network: ResidualNetwork, origin: Origin = UNKNOWN) -> bytes:
+def to_safetensors(network: ResidualNetwork, provenance: Provenance = UNKNOWN) -> bytes:
     """What `save_safetensors` writes.
 
     Raises:
@@ -249,7 +249,7 @@ def to_safetensors(network: ResidualNetwork, origin: Origin = UNKNOWN) -> bytes:
 
     if odd := {p.dtype for p in network.parameters()} - {torch.float32}:
         raise UserError(f"only fp32 weights are written, not {odd.pop()}: call .float() first.")
-    about = describe(network, origin)
+    about = describe(network, provenance)
     # One key only: safetensors writes several in a random order, and so in other bytes each time.
     return save(_on_host(network.state_dict()), {KEY: about.model_dump_json()})
 
@@ -314,7 +314,7 @@ def _empty_network(path: Path, about: Description) -> LoadedModel:
         ordering, architecture = about.network.ordering, about.network.architecture
         with torch.device("meta"):
             network = LoadedModel(ordering, architecture, about.network.num_classes)
-        network.origin = about.origin
+        network.provenance = about.provenance
         if (run := about.settings) and (run.ordering, run.architecture) != (ordering, architecture):
             raise ValueError("'settings' and 'network' name different networks")
     except (UserError, ValueError, TypeError, RuntimeError) as error:
@@ -441,7 +441,7 @@ def torchvision_key(key: str) -> str:
 def save_onnx(
     network: ResidualNetwork,
     path: str | Path,
-    origin: Origin = UNKNOWN,
+    provenance: Provenance = UNKNOWN,
     size: int | None = None,
 ) -> None:
     """Write a network, in evaluation mode, as ONNX: `images` [batch, 3, H, W] → `logits`.
@@ -459,7 +459,7 @@ def save_onnx(
                 f"ONNX needs packages that are not installed ({package}): "
                 "pip install 'resvar[onnx]'."
             )
-    size = size or _image_size(network, origin.settings)
+    size = size or _image_size(network, provenance.settings)
     # Two images: a batch of one would be taken for a constant.
     example = torch.zeros(2, 3, size, size, device=network.classifier.weight.device)
     training = network.training
@@ -483,7 +483,7 @@ def save_onnx(
         del node.metadata_props[:]
     entry = model.metadata_props.add()
     entry.key = KEY
-    entry.value = describe(network, origin).model_dump_json()
+    entry.value = describe(network, provenance).model_dump_json()
     write(Path(path), model.SerializeToString())
 
 
@@ -543,7 +543,7 @@ def export(
     network: ResidualNetwork,
     out: Path,
     to: str,
-    origin: Origin = UNKNOWN,
+    provenance: Provenance = UNKNOWN,
 ) -> None:
     """Write a network to `out` in a format of `SUFFIXES`.
 
@@ -556,9 +556,9 @@ def export(
         torch.save(to_torchvision(network), file)
         write(out, file.getvalue())
     elif to == "onnx":
-        save_onnx(network, out, origin)
+        save_onnx(network, out, provenance)
     else:
-        save_safetensors(network, out, origin)
+        save_safetensors(network, out, provenance)
 
 
 def write(path: Path, content: bytes) -> None:

@@ -14,8 +14,8 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from resvar.cli import run_command
-from resvar.models import show as module
-from resvar.models.drawing import Drawing, Figure, figures_svg
+from resvar.explain import show as module
+from resvar.explain.drawing import Drawing, Figure, figures_svg
 from resvar.models.ordering import PAPER_ORDER, Ordering, find_ordering
 
 CONV = {"basic": ("conv 3×3", "conv 3×3"), "bottleneck": ("conv 1×1", "conv 3×3", "conv 1×1")}

@@ -18,8 +18,8 @@ from rich.console import Console
 
 from resvar.config import resolve
 from resvar.errors import RunError, UserError
-from resvar.training import checkpoint, evaluation
-from resvar.training.evaluation import (
+from resvar.evaluation import evaluation
+from resvar.evaluation.evaluation import (
     class_errors,
     confusion_matrix,
     evaluate_source,
@@ -30,9 +30,10 @@ from resvar.training.evaluation import (
     reliability,
     with_images,
 )
+from resvar.training import checkpoint
 from resvar.training.loop import build_network
 from resvar.training.train import train
-from tests.tiny import install, make_cifar
+from tests.support.tiny import install, make_cifar
 
 CPU = torch.device("cpu")
 
@@ -169,7 +170,7 @@ def test_the_parts_agree_with_each_other_and_with_the_predictions(finished):
 def test_confidence_and_loss_are_those_of_the_softmax(finished):
     trained = with_images(open_trained(finished.run), finished.data)
     images = evaluation.open_images(finished.settings, finished.data)
-    pixels = trained.origin.normalization(torch.from_numpy(images.test_images))
+    pixels = trained.provenance.normalization(torch.from_numpy(images.test_images))
     with torch.no_grad():
         logits = trained.network(pixels.contiguous()).double()
     probabilities = logits.exp() / logits.exp().sum(dim=1, keepdim=True)
@@ -182,7 +183,7 @@ def test_confidence_and_loss_are_those_of_the_softmax(finished):
 
 def test_logits_come_in_order_and_leave_no_hook(finished):
     images = evaluation.open_images(finished.settings, finished.data)
-    test = evaluation.Sets.prepare(images, finished.settings, CPU).test
+    test = evaluation.Splits.prepare(images, finished.settings, CPU).test
     test.batch_size = 30
     network = build_network(finished.settings)
     measured, logits = evaluate_with_logits(network, test, finished.settings)
@@ -280,9 +281,9 @@ def test_a_run_on_a_folder_of_images(tmp_path):
     assert found["test_error"] == result["test_error"]
     assert found["run"]["same_predictions"]
     assert [held["name"] for held in found["classes"]] == ["cat", "dog"]
-    origin = with_images(open_trained(tmp_path / "run"), tmp_path / "data").origin
-    assert origin.class_names == ("cat", "dog")
-    assert origin.normalization.mean.tolist() == pytest.approx([0.485, 0.456, 0.406])
+    provenance = with_images(open_trained(tmp_path / "run"), tmp_path / "data").provenance
+    assert provenance.class_names == ("cat", "dog")
+    assert provenance.normalization.mean.tolist() == pytest.approx([0.485, 0.456, 0.406])
 
 
 # --- what is wrong --------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from resvar.errors import UserError
+from resvar.explain.complexity import Convolution, describe, differences
 from resvar.files import configs, read_yaml
 from resvar.models.architecture import plan
-from resvar.models.complexity import Convolution, describe, differences
 from resvar.models.names import WELL_KNOWN, named, title
 from resvar.models.network import ResidualNetwork, build_model
 from resvar.models.ordering import Ordering, find_ordering

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.commands import TINY, Commands, everyone, sets, wait_for
+from tests.support.commands import TINY, Commands, everyone, sets, wait_for
 
 MOST_GROWTH = 2 * 2**20
 """Bytes that the memory of the sweep's process may differ by, at its end, from its beginning."""

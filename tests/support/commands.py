@@ -18,8 +18,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-ROOT = Path(__file__).parent.parent
-DRIVER = ROOT / "tests" / "driver"
+ROOT = Path(__file__).parents[2]
+DRIVER = ROOT / "tests" / "support" / "driver"
 
 PATIENCE = 600.0
 """Seconds after which what was waited for will never come. A test judges what happens and not how

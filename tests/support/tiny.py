@@ -54,7 +54,7 @@ def make_cifar(
 
 
 def make_marked_cifar(folder: Path, train: int = 260, test: int = 60) -> None:
-    """A tiny CIFAR-10 with `md5.json`, by which processes under `tests/driver` know its files."""
+    """A tiny CIFAR-10 with `md5.json`, by which test processes know its files."""
     dataset = make_cifar(folder, train, test)
     (folder / "md5.json").write_text(json.dumps({dataset.name: dict(dataset.md5)}))
 

@@ -21,10 +21,10 @@ from rich.text import Text
 
 from resvar.console import console_for_output
 from resvar.errors import UserError
+from resvar.explain.complexity import Complexity, Difference, StageRow, describe, differences
+from resvar.explain.drawing import Drawing, Figure, figures_svg
 from resvar.files import read_yaml, shipped, write_text
 from resvar.models.architecture import plan
-from resvar.models.complexity import Complexity, Difference, StageRow, describe, differences
-from resvar.models.drawing import Drawing, Figure, figures_svg
 from resvar.models.names import named, title
 from resvar.models.ordering import PLACES, Ordering, find_ordering
 

@@ -28,22 +28,22 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
+from resvar import rundir
 from resvar.config import Settings
 from resvar.console import console_for_output, deliver
 from resvar.data.batches import Normalization
 from resvar.data.cifar import DATASETS, Images, default_folder
 from resvar.data.folder import MEAN, STD, FolderImages
-from resvar.data.sets import Evaluated, Sets, open_images
+from resvar.data.sets import EvalLoader, Splits, open_images
 from resvar.errors import RunError, UserError
-from resvar.exchange import (
-    Origin,
+from resvar.export.exchange import (
+    Provenance,
     choose_format,
     export,
     load_model,
     torchvision_name,
 )
 from resvar.models.network import ResidualNetwork
-from resvar.training import run as files
 from resvar.training.checkpoint import DamagedError, State, load_newest
 from resvar.training.checkpoint import load as load_checkpoint
 from resvar.training.loop import Evaluation, evaluate, place
@@ -112,9 +112,9 @@ def export_source(source: Path, out: Path, to: str | None, data: Path | None, fo
             print(
                 f"Note: the file will not say how images are normalised: {error}", file=sys.stderr
             )
-    export(trained.network, out, to, trained.origin)
-    settings = trained.origin.settings
-    after = after_iteration(trained.origin.iteration, settings.iterations) if settings else ""
+    export(trained.network, out, to, trained.provenance)
+    settings = trained.provenance.settings
+    after = after_iteration(trained.provenance.iteration, settings.iterations) if settings else ""
     name = f"{trained.network.ordering.name}-{trained.network.architecture.depth}"
     if to == "torchvision":
         name += f", for torchvision.models.{torchvision_name(trained.network)}"
@@ -135,7 +135,7 @@ class TrainedNetwork:
 
     source: Path
     network: ResidualNetwork
-    origin: Origin
+    provenance: Provenance
     folder: Path | None = None
 
 
@@ -150,9 +150,9 @@ def open_trained(source: Path) -> TrainedNetwork:
         RunError: all checkpoints of the run are damaged.
     """
     if source.is_dir():
-        if not (source / files.CONFIG).exists():
-            raise UserError(f"{source}: there is no run here ({files.CONFIG} is missing).")
-        settings = files.read_settings(source)
+        if not (source / rundir.CONFIG).exists():
+            raise UserError(f"{source}: there is no run here ({rundir.CONFIG} is missing).")
+        settings = rundir.read_settings(source)
         state = load_newest(source, warn=lambda text: print(f"Warning: {text}", file=sys.stderr))
         if state is None:
             raise UserError(f"{source}: there is no checkpoint yet; `resvar train` makes one.")
@@ -161,12 +161,12 @@ def open_trained(source: Path) -> TrainedNetwork:
         raise UserError(f"{source}: there is no such run or file.")
     if source.suffix.lower() == ".safetensors":
         model = load_model(source)
-        return TrainedNetwork(source, model, model.origin)
+        return TrainedNetwork(source, model, model.provenance)
     folder = source.parent
-    if not (folder / files.CONFIG).exists():
+    if not (folder / rundir.CONFIG).exists():
         raise UserError(
-            f"{source}: a checkpoint is read with the {files.CONFIG} of its run, and there is none "
-            "beside it; name a run directory, a checkpoint inside one, or a .safetensors file."
+            f"{source}: a checkpoint is read with the {rundir.CONFIG} of its run, and there is "
+            "none beside it; name a run directory, a checkpoint inside one, or a .safetensors file."
         )
     try:
         state = load_checkpoint(source)
@@ -174,7 +174,7 @@ def open_trained(source: Path) -> TrainedNetwork:
         raise UserError(
             f"{source}: this is damaged or no checkpoint of resvar: {error}."
         ) from error
-    return _from_checkpoint(source, folder, files.read_settings(folder), state)
+    return _from_checkpoint(source, folder, rundir.read_settings(folder), state)
 
 
 def _from_checkpoint(
@@ -184,7 +184,7 @@ def _from_checkpoint(
         if state["config_hash"] != settings.hash:
             raise UserError(
                 f"{source}: the checkpoint belongs to a run with other settings than "
-                f"{folder / files.CONFIG} says."
+                f"{folder / rundir.CONFIG} says."
             )
         weights = state["model"]
         classes = len(weights["classifier.weight"])
@@ -193,10 +193,10 @@ def _from_checkpoint(
         iteration = int(state["iteration"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(
-            f"{source}: this checkpoint does not hold the network that {folder / files.CONFIG} "
+            f"{source}: this checkpoint does not hold the network that {folder / rundir.CONFIG} "
             "names."
         ) from error
-    return TrainedNetwork(source, network.eval(), Origin(settings, iteration), folder)
+    return TrainedNetwork(source, network.eval(), Provenance(settings, iteration), folder)
 
 
 def with_images(trained: TrainedNetwork, data: Path) -> TrainedNetwork:
@@ -205,7 +205,7 @@ def with_images(trained: TrainedNetwork, data: Path) -> TrainedNetwork:
     Raises:
         UserError: the dataset is not in the folder `data`, or the file does not say which it is.
     """
-    if trained.origin.normalization is not None and trained.origin.class_names is not None:
+    if trained.provenance.normalization is not None and trained.provenance.class_names is not None:
         return trained
     settings = _settings(trained)
     images = _images(trained, settings, data)
@@ -214,17 +214,18 @@ def with_images(trained: TrainedNetwork, data: Path) -> TrainedNetwork:
     else:
         kept = len(images.train_labels) - settings.holdout
         normalization = Normalization.measure(images.train_images[:kept], settings.normalize)
-    origin = replace(trained.origin, normalization=normalization, class_names=images.class_names)
-    return replace(trained, origin=origin)
+    names = images.class_names
+    provenance = replace(trained.provenance, normalization=normalization, class_names=names)
+    return replace(trained, provenance=provenance)
 
 
 def _settings(trained: TrainedNetwork) -> Settings:
-    if trained.origin.settings is None:
+    if trained.provenance.settings is None:
         raise UserError(
             f"{trained.source}: the file does not hold the settings of a run, so its dataset is "
             "not known."
         )
-    return trained.origin.settings
+    return trained.provenance.settings
 
 
 def _images(trained: TrainedNetwork, settings: Settings, data: Path) -> Images | FolderImages:
@@ -254,7 +255,7 @@ def examine(trained: TrainedNetwork, data: Path, device: torch.device) -> dict[s
     settings = asked.model_copy(update={"precision": precision})
     images = _images(trained, settings, data)
     prepare(settings, device)
-    test, class_names = Sets.prepare(images, settings, device).test, images.class_names
+    test, class_names = Splits.prepare(images, settings, device).test, images.class_names
     network = place(trained.network, settings, device)
     measured, logits = evaluate_with_logits(network, test, settings)
     if not math.isfinite(measured.loss):
@@ -271,7 +272,7 @@ def examine(trained: TrainedNetwork, data: Path, device: torch.device) -> dict[s
             name: getattr(settings, name)
             for name in ("variant", "depth", "seed", "protocol", "dataset", "iterations")
         },
-        "iteration": trained.origin.iteration,
+        "iteration": trained.provenance.iteration,
         "device": describe(device),
         "precision": precision,
         "images": len(labels),
@@ -309,7 +310,7 @@ def _bin_row(held: Bin) -> dict[str, Any]:
 
 
 def evaluate_with_logits(
-    network: nn.Module, batches: Evaluated, settings: Settings
+    network: nn.Module, batches: EvalLoader, settings: Settings
 ) -> tuple[Evaluation, Tensor]:
     """What `loop.evaluate` finds, and the logits that it saw: float [N, classes], on the CPU."""
     seen: list[Tensor] = []
@@ -335,19 +336,19 @@ def _beside_the_run(
     from before its end.
     """
     folder = trained.folder
-    if folder is None or trained.origin.iteration != settings.iterations:
+    if folder is None or trained.provenance.iteration != settings.iterations:
         return None
-    recorded = files.read_predictions(folder)
-    if not (folder / files.RESULT).exists() or recorded is None:
+    recorded = rundir.read_predictions(folder)
+    if not (folder / rundir.RESULT).exists() or recorded is None:
         return None
     if recorded.shape != predictions.shape:
         raise UserError(
-            f"{folder / files.PREDICTIONS}: this holds an array of shape {recorded.shape}, but the "
-            f"test set has {len(predictions)} images."
+            f"{folder / rundir.PREDICTIONS}: this holds an array of shape {recorded.shape}, but "
+            f"the test set has {len(predictions)} images."
         )
     differing = int((recorded != predictions).sum())
     return {
-        "test_error": files.read_json(folder / files.RESULT).get("test_error"),
+        "test_error": rundir.read_json(folder / rundir.RESULT).get("test_error"),
         "same_predictions": differing == 0,
         "differing_predictions": differing,
     }

@@ -37,26 +37,27 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
+from resvar.api import load_run
 from resvar.cli import run_command
 from resvar.config import Settings, resolve
 from resvar.data.cifar import Dataset
 from resvar.data.obtain import obtain
 from resvar.data.sets import Sets
 from resvar.errors import RunError, UserError
-from resvar.exchange import load_model, to_safetensors
+from resvar.export.exchange import load_model, to_safetensors
 from resvar.files import shipped
 from resvar.models.network import build_model
 from resvar.probes.findings import read_probe
 from resvar.reports.agreement import read_guesses
 from resvar.reports.records import read_records
 from resvar.reports.render import RENDERERS as BY_FORMAT
+from resvar.rundir import locked
 from resvar.sweeps.grid import MANIFEST
 from resvar.training.checkpoint import DamagedError, digest, load, load_newest, save
 from resvar.training.loop import Trainer
-from resvar.training.run import load_run, locked
 from tests.probes.made import make_probe
 from tests.reports.runs import write_run
-from tests.tiny import make_cifar
+from tests.support.tiny import make_cifar
 
 SLOWEST = 5.0
 """Seconds of the processor's time that a case may take."""

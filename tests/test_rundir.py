@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import resvar
+from resvar.api import load_run
 from resvar.config import resolve
 from resvar.data.cifar import load
 from resvar.errors import RunError, UserError
+from resvar.rundir import guard, is_locked, locked, read_settings, write_metrics
 from resvar.training.checkpoint import load_newest, save
-from resvar.training.run import guard, is_locked, load_run, locked, read_settings, write_metrics
 from resvar.training.train import train
-from tests.tiny import install, make_cifar
+from tests.support.tiny import install, make_cifar
 
 COLUMNS = "iteration,epoch,lr,train_loss,train_error,test_loss,test_error,images_per_second,seconds"
 
@@ -64,7 +65,7 @@ def finished(tmp_path_factory):
 HOLD = """
 import sys, time
 from pathlib import Path
-from resvar.training.run import locked
+from resvar.rundir import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -1,9 +1,9 @@
 """Killing runs and sweeps on purpose, and judging what is left.
 
 Shared by `tests/test_repeatability.py`, in short, and `scripts/torture.py`, at length. Processes
-are killed from outside at random moments, or by `tests/driver` at an exact place. The driver also
-notes what a process is doing, so that it is known where a kill fell. At the end what the killed
-left is compared with an undisturbed run, bit for bit.
+are killed from outside at random moments, or by `tests/support/driver` at an exact place. The
+driver also notes what a process is doing, so that it is known where a kill fell. At the end the
+result is compared with an undisturbed run, bit for bit.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from resvar.errors import RunError
-from resvar.training.run import CHECKPOINT, PREVIOUS_CHECKPOINT
-from tests.commands import Commands, Finished, Job, everyone, wait_for
-from tests.outcome import differing
+from resvar.rundir import CHECKPOINT, PREVIOUS_CHECKPOINT
+from tests.support.commands import Commands, Finished, Job, everyone, wait_for
+from tests.support.outcome import differing
 
 AT_A_TIME = 2
 """Runs that are tortured beside each other."""

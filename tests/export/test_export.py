@@ -18,7 +18,7 @@ from resvar.cli import run_command
 from resvar.config import resolve
 from resvar.data.cifar import DATASETS, load
 from resvar.training.train import train
-from tests.tiny import install, make_cifar
+from tests.support.tiny import install, make_cifar
 
 SHORT = (
     "iterations=4", "batch_size=16", "bn_batch_size=16", "eval_every=4", "checkpoint_every=4",
@@ -74,9 +74,9 @@ def test_safetensors_carries_all_that_a_user_needs(runs, capsys):
     assert done.out == "Wrote x.safetensors: mine-8, after iteration 4.\n"
     model = resvar.load_model("x.safetensors")
     run = resvar.load_run(runs.folder / "small")
-    assert model.origin.settings == run.config
-    assert model.origin.iteration == 4
-    assert model.origin.class_names == tuple(f"class{n}" for n in range(10))
+    assert model.provenance.settings == run.config
+    assert model.provenance.iteration == 4
+    assert model.provenance.class_names == tuple(f"class{n}" for n in range(10))
     for key, tensor in run.model.state_dict().items():
         assert torch.equal(model.state_dict()[key], tensor)
     images = load(DATASETS["cifar10"], runs.folder / "data")
@@ -105,7 +105,7 @@ def test_without_the_dataset_the_file_says_less_and_the_user_is_told(runs, capsy
     assert done.code == 0
     assert done.err.startswith("Note: the file will not say how images are normalised: nowhere")
     assert len(done.err.splitlines()) == 1
-    assert resvar.load_model("x.safetensors").origin.normalization is None
+    assert resvar.load_model("x.safetensors").provenance.normalization is None
     # It is another thing where the user names the folder.
     refused(capsys, "nowhere", "export", runs.folder / "small", "--data", "nowhere",
             "--out", "y.safetensors")  # fmt: skip
@@ -212,7 +212,7 @@ def test_wrong_input_is_refused_in_a_sentence(runs, capsys):
 
 @pytest.mark.usefixtures("runs")
 def test_weights_without_a_run_cannot_be_evaluated_but_exported(capsys):
-    from resvar.exchange import save_safetensors
+    from resvar.export.exchange import save_safetensors
 
     save_safetensors(resvar.build_model("original", 8), "x.safetensors")
     refused(capsys, "settings of a run", "evaluate", "x.safetensors")

@@ -14,13 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import resvar
-from resvar import exchange
 from resvar.config import resolve
 from resvar.data.batches import Normalization
 from resvar.errors import UserError
-from resvar.exchange import (
+from resvar.export import exchange
+from resvar.export.exchange import (
     LoadedModel,
-    Origin,
+    Provenance,
     choose_format,
     from_torchvision,
     load_model,
@@ -217,15 +217,15 @@ def test_the_origin_comes_back_and_the_model_takes_pixels(normalize, tmp_path):
     normalization = Normalization.measure(pixels, normalize)
     names = tuple(f"class{n}" for n in range(10))
     network = trained("original")
-    origin = Origin(settings, 12, normalization, names)
-    save_safetensors(network, tmp_path / "x.safetensors", origin)
+    provenance = Provenance(settings, 12, normalization, names)
+    save_safetensors(network, tmp_path / "x.safetensors", provenance)
 
     loaded = load_model(tmp_path / "x.safetensors")
     assert isinstance(loaded, LoadedModel)
-    assert (loaded.origin.settings, loaded.origin.iteration) == (settings, 12)
-    assert loaded.origin.class_names == names
+    assert (loaded.provenance.settings, loaded.provenance.iteration) == (settings, 12)
+    assert loaded.provenance.class_names == names
     images = torch.from_numpy(pixels)
-    assert torch.equal(loaded.origin.normalization(images), normalization(images))
+    assert torch.equal(loaded.provenance.normalization(images), normalization(images))
     with torch.no_grad():
         wanted = network(normalization(images).contiguous()).softmax(dim=1)
     assert torch.equal(loaded.probabilities(images), wanted)
@@ -359,7 +359,7 @@ def test_a_hostile_file_is_refused_in_a_sentence(case, tmp_path):
 
 def test_settings_of_another_network_are_refused(tmp_path):
     settings = resolve(options={"variant": "full-preact", "depth": 8})
-    save_safetensors(trained("original"), tmp_path / "x.safetensors", Origin(settings))
+    save_safetensors(trained("original"), tmp_path / "x.safetensors", Provenance(settings))
     with pytest.raises(UserError, match="different networks"):
         load_model(tmp_path / "x.safetensors")
 

@@ -1,4 +1,4 @@
-"""The run directory: which files it holds, who works in it, what it says about a run. No torch.
+"""The run directory: the names of its files, its lock, its readers and writers. No torch.
 
 A run is finished exactly when it has `result.json`. All files but the lock, the log and the event
 files are replaced as a whole, so a reader never meets half of one.
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas
     from numpy.typing import NDArray
-    from torch import nn
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -304,6 +303,23 @@ def write_metrics(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     write_text(path, text.getvalue())
 
 
+def read_metrics(folder: Path) -> pandas.DataFrame:
+    """The rows of `metrics.csv`, one per evaluation; no rows where the file is missing.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    import pandas
+
+    path = folder / METRICS
+    try:
+        return pandas.read_csv(path)
+    except FileNotFoundError:
+        return pandas.DataFrame(columns=list(METRIC_COLUMNS))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: this is damaged ({str(error).splitlines()[0]}).") from error
+
+
 def snapshot_path(folder: Path, iteration: int) -> Path:
     """Where a run keeps its weights after so many updates."""
     return folder / SNAPSHOTS / f"iteration-{iteration:06d}.safetensors"
@@ -317,65 +333,3 @@ def snapshots(folder: Path) -> dict[int, Path]:
         if number.isdecimal():
             found[int(number)] = path
     return dict(sorted(found.items()))
-
-
-# --- for Python -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run read back: settings, metrics (a row per evaluation), result (None while unfinished)."""
-
-    folder: Path
-    config: Settings
-    metrics: pandas.DataFrame
-    result: dict[str, Any] | None
-
-    @property
-    def model(self) -> nn.Module:
-        """The network with the weights of the newest checkpoint, in evaluation mode.
-
-        Raises:
-            UserError: there is no checkpoint, or not one of this network.
-            RunError: all are damaged, or one is of a later version of resvar.
-        """
-        from resvar.training.checkpoint import load_newest
-        from resvar.training.loop import NO_STATE, build_network
-
-        state = load_newest(self.folder)
-        if state is None:
-            raise UserError(f"{self.folder}: there is no checkpoint yet.")
-        network = build_network(self.config)
-        try:
-            network.load_state_dict(state["model"])
-        except NO_STATE as error:
-            raise UserError(
-                f"{self.folder}: the checkpoint does not hold the weights of this run's network."
-            ) from error
-        return network.eval()
-
-
-def load_run(folder: str | Path) -> Run:
-    """Read a run directory.
-
-    Raises:
-        UserError: the folder holds no run, or one of its files is damaged.
-    """
-    import pandas
-
-    folder = Path(folder)
-    if not (folder / CONFIG).exists():
-        raise UserError(f"{folder}: there is no run here ({CONFIG} is missing).")
-    metrics = folder / METRICS
-    try:
-        frame = pandas.read_csv(metrics)
-    except FileNotFoundError:
-        frame = pandas.DataFrame(columns=list(METRIC_COLUMNS))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{metrics}: this is damaged ({str(error).splitlines()[0]}).") from error
-    return Run(
-        folder=folder,
-        config=read_settings(folder),
-        metrics=frame,
-        result=read_json(folder / RESULT) if (folder / RESULT).exists() else None,
-    )

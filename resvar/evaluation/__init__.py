@@ -1,0 +1,1 @@
+"""A trained network measured: errors, confusion, calibration."""

@@ -1,0 +1,1 @@
+"""A network explained: what it costs, how it is drawn. No torch."""
