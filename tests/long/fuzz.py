@@ -42,7 +42,7 @@ from resvar.cli import run_command
 from resvar.config import Settings, resolve
 from resvar.data.cifar import Dataset
 from resvar.data.obtain import obtain
-from resvar.data.sets import Sets
+from resvar.data.sets import Splits
 from resvar.errors import RunError, UserError
 from resvar.export.exchange import load_model, to_safetensors
 from resvar.files import shipped
@@ -614,7 +614,7 @@ def _small_state() -> dict[str, Any]:
     }
 
 
-def _tiny_training(dataset: Dataset) -> tuple[Settings, Sets]:
+def _tiny_training(dataset: Dataset) -> tuple[Settings, Splits]:
     from resvar.data.cifar import Images
 
     options = {"variant": "original", "depth": 8}
@@ -625,7 +625,7 @@ def _tiny_training(dataset: Dataset) -> tuple[Settings, Sets]:
     pixels = random.integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
     labels = random.integers(0, 10, 8)
     images = Images(pixels, labels, pixels, labels, ("x",) * 10, dataset.checksum)
-    return settings, Sets.prepare(images, settings, torch.device("cpu"))
+    return settings, Splits.prepare(images, settings, torch.device("cpu"))
 
 
 def _pickle_of(checkpoint: bytes) -> bytes:

@@ -194,7 +194,7 @@ def _become_resvar(
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
-    importlib.import_module("tests.driver.sitecustomize")
+    importlib.import_module("tests.support.driver.sitecustomize")
     from resvar.cli import main
 
     atexit._clear()  # what the process before the fork would do at its own end
