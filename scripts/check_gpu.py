@@ -25,8 +25,8 @@ import torch
 from resvar.bench.contenders import Contender
 from resvar.bench.turns import at_work, measure, together
 from resvar.config import Settings, resolve
-from resvar.data.batches import EvaluationBatches, Normalization, TrainingBatches
-from resvar.data.sets import Splits
+from resvar.data.memory import MemoryEvalLoader, MemoryTrainLoader, Normalization
+from resvar.data.splits import Splits
 from resvar.training.capture import WARM_UPS
 from resvar.training.checkpoint import digest
 from resvar.training.fusing import choose_kernels
@@ -232,10 +232,10 @@ def start(settings: Settings, device: torch.device) -> Trainer:
     noise = random.normal(0, 20, (IMAGES, 32, 32, 3))
     pixels = (colours[labels] + noise).clip(0, 255).astype(np.uint8)
     normalization = Normalization.measure(pixels, settings.normalize)
-    batches = TrainingBatches(
+    batches = MemoryTrainLoader(
         pixels, labels, normalization, settings.batch_size, settings.seed, device=device
     )
-    test = EvaluationBatches(pixels[:100], labels[:100], normalization, device)
+    test = MemoryEvalLoader(pixels[:100], labels[:100], normalization, device)
     return Trainer.start(settings, Splits(batches, test, None), device)
 
 

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from resvar.config import Settings, resolve
 from resvar.data.cifar import Images
-from resvar.data.sets import Splits
+from resvar.data.splits import Splits
 from resvar.rundir import CHECKPOINT
 from resvar.training.loop import Trainer
 from resvar.training.machine import choose_device, choose_precision, describe, prepare

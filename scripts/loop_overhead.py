@@ -20,8 +20,8 @@ import torch
 from rich.console import Console
 
 from resvar.config import Settings, resolve
-from resvar.data.cifar import DATASETS, default_folder, load
-from resvar.data.sets import Splits
+from resvar.data.cifar import DATASETS, default_folder, load_cifar
+from resvar.data.splits import Splits
 from resvar.training.fusing import choose_kernels
 from resvar.training.loop import Meters, Trainer, forward
 from resvar.training.machine import choose_device, choose_precision, describe, prepare
@@ -46,7 +46,7 @@ def main() -> None:
     settings = settings.model_copy(update={"precision": precision})
     settings = settings.model_copy(update={"kernels": choose_kernels(settings, device)})
     prepare(settings, device)
-    sets = Splits.prepare(load(DATASETS[settings.dataset], options.data), settings, device)
+    sets = Splits.prepare(load_cifar(DATASETS[settings.dataset], options.data), settings, device)
     with tempfile.TemporaryDirectory() as folder:
         console = Console(force_terminal=True, file=(Path(folder) / "screen").open("w"))
         trainer, plain = (Trainer.start(settings, sets, device) for _ in range(2))

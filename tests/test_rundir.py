@@ -18,7 +18,7 @@ from rich.console import Console
 import resvar
 from resvar.api import load_run
 from resvar.config import resolve
-from resvar.data.cifar import load
+from resvar.data.cifar import load_cifar
 from resvar.errors import RunError, UserError
 from resvar.rundir import guard, is_locked, locked, read_settings, write_metrics
 from resvar.training.checkpoint import load_newest, save
@@ -56,7 +56,7 @@ def finished(tmp_path_factory):
             make_settings("holdout=4", "kernels=plain"), folder / "data",
             Console(file=io.StringIO()), folder / "run", "cpu",
         )  # fmt: skip
-        images = load(dataset, folder / "data")
+        images = load_cifar(dataset, folder / "data")
     return folder / "run", images, result
 
 

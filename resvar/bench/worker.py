@@ -24,7 +24,7 @@ from resvar.bench.contenders import Contender
 from resvar.bench.plain import PlainTraining
 from resvar.bench.profile import shares
 from resvar.config import Settings
-from resvar.data.batches import Normalization, TrainingBatches
+from resvar.data.memory import MemoryTrainLoader, Normalization
 from resvar.errors import UserError
 from resvar.training.capture import WARM_UPS, choose_capture
 from resvar.training.fusing import choose_kernels
@@ -71,7 +71,7 @@ class Training:
         operator at a time, as the profiler wants it."""
         s, device = self.settings, self.device
         batches = _Noted(
-            TrainingBatches(
+            MemoryTrainLoader(
                 pixels, labels, Normalization.measure(pixels, s.normalize), s.batch_size, 0,
                 s.crop_padding, s.flip, device,
             )
@@ -138,7 +138,7 @@ class Training:
 class _Noted:
     """Batches that the profiler can tell from the rest."""
 
-    def __init__(self, batches: TrainingBatches) -> None:
+    def __init__(self, batches: MemoryTrainLoader) -> None:
         self.batches, self.labels = batches, batches.labels
 
     def batch(self, iteration: int) -> tuple[torch.Tensor, torch.Tensor]:

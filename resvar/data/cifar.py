@@ -135,7 +135,7 @@ def default_folder() -> Path:
     return Path(os.environ.get("RESVAR_DATA") or "data").expanduser()
 
 
-def problems(dataset: Dataset, folder: Path) -> list[str]:
+def find_problems(dataset: Dataset, folder: Path) -> list[str]:
     """A sentence for each file that is missing or is not the official one; nothing is unpickled."""
     found = []
     for name in dataset.files:
@@ -154,7 +154,7 @@ def problems(dataset: Dataset, folder: Path) -> list[str]:
     return found
 
 
-def load(dataset: Dataset, folder: Path) -> Images:
+def load_cifar(dataset: Dataset, folder: Path) -> Images:
     """Read a dataset from `folder`, which holds the dataset's own folder, and verify all of it.
 
     Raises:

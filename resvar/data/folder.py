@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from resvar.data.batches import WHOLE, Shard, draw_epoch
+from resvar.data.memory import WHOLE, Shard, draw_epoch
 from resvar.errors import UserError
 
 if TYPE_CHECKING:
@@ -80,10 +80,10 @@ def open_folder(folder: Path) -> FolderImages:
     return FolderImages(training, evaluation, tuple(training.classes), sha.hexdigest())
 
 
-class FolderTrainingBatches:
+class FolderTrainLoader:
     """Batch `i` of a run, for any `i`; quick when asked for in order, since workers read ahead.
 
-    With a `share`, only that part of its images is read.
+    With a `shard`, only that part of its images is read.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class FolderTrainingBatches:
         flip: bool,
         device: torch.device,
         workers: int | None = None,
-        share: Shard = WHOLE,
+        shard: Shard = WHOLE,
     ) -> None:
         self.labels = torch.tensor(images.targets, device=device)
-        self.batch_size, self.seed, self.device, self.share = batch_size, seed, device, share
+        self.batch_size, self.seed, self.device, self.shard = batch_size, seed, device, shard
         self.workers = default_workers() if workers is None else workers
         self._samples = _Samples(images, _training_transform(size, flip), seed)
         self._next = -1
@@ -116,7 +116,7 @@ class FolderTrainingBatches:
         return DataLoader(
             self._samples,
             batch_sampler=_Positions(
-                iteration, self.batch_size, len(self.labels), self.seed, self.share
+                iteration, self.batch_size, len(self.labels), self.seed, self.shard
             ),
             num_workers=self.workers,
             generator=torch.Generator(),  # else it would draw from torch's own
@@ -124,7 +124,7 @@ class FolderTrainingBatches:
         )
 
 
-class FolderEvaluationBatches:
+class FolderEvalLoader:
     """The evaluation images in the order of their paths."""
 
     def __init__(
@@ -143,10 +143,10 @@ class FolderEvaluationBatches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self.shard(WHOLE)
 
-    def shard(self, share: Shard) -> Iterator[tuple[Tensor, Tensor]]:
+    def shard(self, shard: Shard) -> Iterator[tuple[Tensor, Tensor]]:
         """Of the same batches those with the numbers `index`, `index + count`, …"""
         keys = [(index, 0) for index in range(len(self.labels))]
-        first, step = share.index * self.batch_size, share.count * self.batch_size
+        first, step = shard.index * self.batch_size, shard.count * self.batch_size
         loader = DataLoader(
             self._samples,
             batch_sampler=[
@@ -189,10 +189,10 @@ class _Positions:
     """From an iteration on, for ever: the (index, position) of each image of each batch."""
 
     def __init__(
-        self, iteration: int, batch_size: int, images: int, seed: int, share: Shard
+        self, iteration: int, batch_size: int, images: int, seed: int, shard: Shard
     ) -> None:
         self.first, self.batch_size, self.images, self.seed = iteration, batch_size, images, seed
-        self.share = share
+        self.shard = shard
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         position, order, epoch = self.first * self.batch_size, np.empty(0, np.int64), -1
@@ -204,7 +204,7 @@ class _Positions:
                     order = draw_epoch(self.seed, epoch, self.images, 0, False)[0]
                 batch.append((int(order[position % self.images]), position))
                 position += 1
-            yield batch[self.share.of_batch(self.batch_size)]
+            yield batch[self.shard.of_batch(self.batch_size)]
 
 
 def _training_transform(size: int, flip: bool) -> Any:

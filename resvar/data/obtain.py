@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from resvar.data.cifar import LARGEST_FILE, Dataset, md5_of, problems
+from resvar.data.cifar import LARGEST_FILE, Dataset, find_problems, md5_of
 from resvar.errors import RunError, UserError
 from resvar.files import flush_folder
 
@@ -61,7 +61,7 @@ def obtain(
     """
     if archive is not None and url is not None:
         raise UserError("--archive and --url exclude each other: name one source.")
-    if not problems(dataset, folder):
+    if not find_problems(dataset, folder):
         return False
     if archive is not None:
         _check_archive_opens(archive)

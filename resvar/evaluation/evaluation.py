@@ -31,10 +31,10 @@ from torch import Tensor, nn
 from resvar import rundir
 from resvar.config import Settings
 from resvar.console import console_for_output, deliver
-from resvar.data.batches import Normalization
 from resvar.data.cifar import DATASETS, Images, default_folder
 from resvar.data.folder import MEAN, STD, FolderImages
-from resvar.data.sets import EvalLoader, Splits, open_images
+from resvar.data.memory import Normalization
+from resvar.data.splits import EvalLoader, Splits, open_images
 from resvar.errors import RunError, UserError
 from resvar.export.exchange import (
     Provenance,

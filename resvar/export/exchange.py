@@ -42,7 +42,7 @@ from torch import Tensor
 
 import resvar
 from resvar.config import Settings
-from resvar.data.batches import Normalization
+from resvar.data.memory import Normalization
 from resvar.errors import UserError
 from resvar.files import refuse_newer, replacing
 from resvar.models.architecture import PLAN, Architecture, plan

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from resvar.config import Settings, resolve
 from resvar.console import console_for_output, deliver, duration
-from resvar.data.sets import EvalLoader, Splits, open_images
+from resvar.data.splits import EvalLoader, Splits, open_images
 from resvar.errors import UserError
 from resvar.evaluation.evaluation import open_trained
 from resvar.export.exchange import load_model

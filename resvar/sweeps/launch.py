@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from resvar.console import console_for_output, duration, pluralize
-from resvar.data.cifar import DATASETS, problems
+from resvar.data.cifar import DATASETS, find_problems
 from resvar.errors import UserError
 from resvar.sweeps.estimate import estimate, given, measure, print_estimate
 from resvar.sweeps.grid import PlannedRun, Sweep
@@ -87,7 +87,7 @@ def require_inputs(todo: Sequence[PlannedRun], data: Path) -> None:
     for run in todo:
         require_tensorboard(run.settings)
     for name in sorted({run.settings.dataset for run in todo}):
-        if name in DATASETS and (found := problems(DATASETS[name], data)):
+        if name in DATASETS and (found := find_problems(DATASETS[name], data)):
             raise UserError(
                 f"{found[0].rstrip('.')}; get the data with `resvar data --dir {data}` or name its "
                 "folder with --data DIR or RESVAR_DATA."

@@ -27,7 +27,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from resvar.config import Settings
-from resvar.data.batches import Shard
+from resvar.data.memory import Shard
 from resvar.errors import PeerFailure, RunError, Stopped, UserError
 from resvar.training.machine import choose_device, describe
 

@@ -1,7 +1,7 @@
 """The training of one network: iterations, evaluations and checkpoints, resumable at any moment.
 
 `Trainer.run` is the loop. Its state is the network, the optimizer, the number of the iteration and
-a few sums; everything random comes from (seed, iteration) through `TrainingBatches`. So a run that
+a few sums; everything random comes from (seed, iteration) through its `TrainLoader`. So a run that
 was killed and started again computes what it would have computed.
 """
 
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resvar.config import Settings
-from resvar.data.batches import Normalization, TrainingBatches
-from resvar.data.sets import EvalLoader, Splits, TrainLoader, classes
+from resvar.data.memory import MemoryTrainLoader, Normalization
+from resvar.data.splits import EvalLoader, Splits, TrainLoader, num_classes
 from resvar.errors import RunError, Stopped
 from resvar.models.network import ResidualNetwork, build_model
 from resvar.training.capture import WARM_UPS, CapturedUpdates, captured_updates, choose_capture
@@ -387,7 +387,7 @@ def build_network(settings: Settings) -> ResidualNetwork:
         settings.ordering,
         settings.depth,
         settings.family,
-        classes(settings),
+        num_classes(settings),
         settings.cardinality,
         settings.base_width,
         settings.stem,
@@ -567,7 +567,7 @@ def measure_throughput(settings: Settings, device: torch.device, seconds: float 
     pixels = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8).numpy()
     labels = torch.randint(0, 10, (count,)).numpy()
     normalization = Normalization.measure(pixels, settings.normalize)
-    batches = TrainingBatches(pixels, labels, normalization, count, 0, device=device)
+    batches = MemoryTrainLoader(pixels, labels, normalization, count, 0, device=device)
     network = trainable(settings, device)
     optimizer, sums = build_optimizer(network, settings), Meters.zero(device)
     means, first = Means.of(network, settings), 2

@@ -22,7 +22,7 @@ from resvar.config import Settings
 from resvar.console import duration
 from resvar.data.cifar import Images
 from resvar.data.folder import FolderImages
-from resvar.data.sets import Splits, open_images
+from resvar.data.splits import Splits, open_images
 from resvar.errors import RunError, Stopped, UserError
 from resvar.files import replacing, write_json, write_text
 from resvar.training.capture import choose_capture

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resvar.data.cifar import DATASETS, default_folder, find_dataset, load, problems
+from resvar.data.cifar import DATASETS, default_folder, find_dataset, find_problems, load_cifar
 from resvar.data.obtain import obtain
 from resvar.errors import UserError
 from tests.support.tiny import dump_like_python2, install, make_cifar
@@ -73,7 +73,7 @@ def test_importing_needs_neither_torch_nor_numpy():
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_loading_gives_back_what_the_files_hold(tmp_path, name):
     dataset = make_cifar(tmp_path, train=53, test=21, name=name)
-    images = load(dataset, tmp_path)
+    images = load_cifar(dataset, tmp_path)
     for files, got, labels in (
         (dataset.train, images.train_images, images.train_labels),
         (dataset.test, images.test_images, images.test_labels),
@@ -113,7 +113,7 @@ def test_loading_agrees_with_torchvision(tmp_path, name, theirs):
             "meta": {**official.meta, "md5": dataset.md5[dataset.meta]},
         },
     )
-    images, train, test = load(dataset, tmp_path), tiny(tmp_path), tiny(tmp_path, train=False)
+    images, train, test = load_cifar(dataset, tmp_path), tiny(tmp_path), tiny(tmp_path, train=False)
     np.testing.assert_array_equal(images.train_images, train.data)
     np.testing.assert_array_equal(images.test_images, test.data)
     assert images.train_labels.tolist() == train.targets
@@ -129,7 +129,7 @@ def test_the_tiny_dataset_is_deterministic_and_can_be_learned(tmp_path, monkeypa
         install(dataset, patch)
         assert find_dataset("cifar10") is dataset
     assert find_dataset("cifar10") is not dataset
-    images = load(dataset, tmp_path / "a")
+    images = load_cifar(dataset, tmp_path / "a")
     assert (len(images.train_images), len(images.test_images)) == (250, 100)
     mean_colours = images.train_images.mean((1, 2))
     centres = np.stack([mean_colours[images.train_labels == k].mean(0) for k in range(10)])
@@ -139,14 +139,14 @@ def test_the_tiny_dataset_is_deterministic_and_can_be_learned(tmp_path, monkeypa
 
 def test_a_missing_dataset_says_how_to_get_it(tmp_path):
     with pytest.raises(UserError) as caught:
-        load(DATASETS["cifar10"], tmp_path / "my data")
+        load_cifar(DATASETS["cifar10"], tmp_path / "my data")
     assert str(caught.value) == (
         f"{tmp_path}/my data/cifar-10-batches-py: CIFAR-10 is not there (data_batch_1 is missing); "
         f"get it with `resvar data --dir '{tmp_path}/my data'` or name its folder with --data DIR "
         "or RESVAR_DATA."
     )
     with pytest.raises(UserError, match="--dataset cifar100"):
-        load(DATASETS["cifar100"], tmp_path)
+        load_cifar(DATASETS["cifar100"], tmp_path)
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -154,8 +154,8 @@ def test_a_missing_file_is_named(tmp_path):
     (tmp_path / dataset.folder / "test_batch").unlink()
     (tmp_path / dataset.folder / "batches.meta").unlink()
     with pytest.raises(UserError, match="test_batch is missing"):
-        load(dataset, tmp_path)
-    first, second = problems(dataset, tmp_path)
+        load_cifar(dataset, tmp_path)
+    first, second = find_problems(dataset, tmp_path)
     assert first == f"{tmp_path / dataset.folder / 'test_batch'}: this file is missing."
     assert "batches.meta" in second
 
@@ -163,19 +163,19 @@ def test_a_missing_file_is_named(tmp_path):
 def test_naming_the_inner_folder_is_explained(tmp_path):
     dataset = make_cifar(tmp_path, train=10, test=10)
     with pytest.raises(UserError, match="name the folder above"):
-        load(dataset, tmp_path / dataset.folder)
+        load_cifar(dataset, tmp_path / dataset.folder)
 
 
 def test_a_flipped_byte_is_found(tmp_path):
     dataset = make_cifar(tmp_path, train=10, test=10)
-    assert problems(dataset, tmp_path) == []
+    assert find_problems(dataset, tmp_path) == []
     path = tmp_path / dataset.folder / "data_batch_3"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(UserError, match=r"data_batch_3: .*not the official.*resvar data --dir"):
-        load(dataset, tmp_path)
-    (problem,) = problems(dataset, tmp_path)
+        load_cifar(dataset, tmp_path)
+    (problem,) = find_problems(dataset, tmp_path)
     assert "data_batch_3: its MD5 is" in problem
     assert dataset.md5["data_batch_3"] in problem
 
@@ -186,8 +186,8 @@ def test_a_file_with_a_wrong_md5_is_never_unpickled(tmp_path, file):
     bomb = pickle.dumps(Bomb(marker), protocol=2)
     (tmp_path / dataset.folder / file).write_bytes(bomb)
     with pytest.raises(UserError, match="not unpickled"):
-        load(dataset, tmp_path)
-    assert problems(dataset, tmp_path)
+        load_cifar(dataset, tmp_path)
+    assert find_problems(dataset, tmp_path)
     archive = tmp_path / "own.tar"
     with tarfile.open(archive, "w") as tar:
         tar.add(tmp_path / dataset.folder, "top")
@@ -204,7 +204,7 @@ def test_a_pickle_that_calls_a_function_is_refused_even_with_the_right_md5(tmp_p
     (tmp_path / dataset.folder / "test_batch").write_bytes(bomb)
     md5 = {**dataset.md5, "test_batch": hashlib.md5(bomb).hexdigest()}
     with pytest.raises(UserError, match="test_batch: this is not a pickle of CIFAR-10"):
-        load(dataclasses.replace(dataset, md5=md5), tmp_path)
+        load_cifar(dataclasses.replace(dataset, md5=md5), tmp_path)
     assert not marker.exists()
 
 
@@ -231,7 +231,7 @@ def test_files_with_strange_contents_are_refused(tmp_path, file, content):
     (tmp_path / dataset.folder / file).write_bytes(data)
     md5 = {**dataset.md5, file: hashlib.md5(data).hexdigest()}
     with pytest.raises(UserError, match=f"{file}: this "):
-        load(dataclasses.replace(dataset, md5=md5), tmp_path)
+        load_cifar(dataclasses.replace(dataset, md5=md5), tmp_path)
 
 
 # --- the real data --------------------------------------------------------------------------------
@@ -240,9 +240,9 @@ def test_files_with_strange_contents_are_refused(tmp_path, file, content):
 @pytest.mark.cifar
 def test_the_real_cifar10_has_the_known_statistics():
     dataset = DATASETS["cifar10"]
-    if found := problems(dataset, default_folder()):
+    if found := find_problems(dataset, default_folder()):
         pytest.skip(found[0])
-    images = load(dataset, default_folder())
+    images = load_cifar(dataset, default_folder())
     assert images.train_images.shape == (50_000, 32, 32, 3)
     assert images.test_images.shape == (10_000, 32, 32, 3)
     assert np.bincount(images.train_labels).tolist() == [5000] * 10

@@ -10,8 +10,8 @@ from torchvision.datasets import ImageFolder
 from resvar.api import load_run
 from resvar.cli import run_command
 from resvar.config import resolve
-from resvar.data.batches import WHOLE, Shard
-from resvar.data.folder import FolderEvaluationBatches, FolderTrainingBatches, open_folder
+from resvar.data.folder import FolderEvalLoader, FolderTrainLoader, open_folder
+from resvar.data.memory import WHOLE, Shard
 from resvar.errors import UserError
 
 CPU = torch.device("cpu")
@@ -34,9 +34,9 @@ def photos(tmp_path_factory):
     return folder
 
 
-def training(photos, seed=0, workers=0, batch_size=5, share=WHOLE):
+def training(photos, seed=0, workers=0, batch_size=5, shard=WHOLE):
     images = open_folder(photos).training
-    return FolderTrainingBatches(images, batch_size, seed, 32, True, CPU, workers, share)
+    return FolderTrainLoader(images, batch_size, seed, 32, True, CPU, workers, shard)
 
 
 def test_every_image_comes_once_per_epoch(photos):
@@ -60,16 +60,16 @@ def test_a_batch_is_a_function_of_seed_and_iteration(photos):
     assert kept[0][0].shape == (5, 3, 32, 32)
 
 
-def test_the_shares_of_several_processes_are_the_whole(photos):
-    shares = [Shard(index, 3) for index in range(3)]
-    parts = [training(photos, batch_size=6, share=share).batch(5) for share in shares]
+def test_the_shards_of_several_processes_are_the_whole(photos):
+    shards = [Shard(index, 3) for index in range(3)]
+    parts = [training(photos, batch_size=6, shard=shard).batch(5) for shard in shards]
     images, labels = training(photos, batch_size=6).batch(5)
     assert torch.equal(torch.cat([part[0] for part in parts]), images)
     assert torch.equal(torch.cat([part[1] for part in parts]), labels)
-    evaluated = FolderEvaluationBatches(open_folder(photos).evaluation, 32, CPU, 2, workers=0)
-    shard = [list(evaluated.shard(share)) for share in shares]
-    assert [len(hand) for hand in shard] == [2, 2, 1]
-    in_order = [shard[number % 3][number // 3] for number in range(5)]
+    evaluated = FolderEvalLoader(open_folder(photos).evaluation, 32, CPU, 2, workers=0)
+    batches = [list(evaluated.shard(shard)) for shard in shards]
+    assert [len(own) for own in batches] == [2, 2, 1]
+    in_order = [batches[number % 3][number // 3] for number in range(5)]
     for (x, y), (its_x, its_y) in zip(in_order, evaluated, strict=True):
         assert torch.equal(x, its_x)
         assert torch.equal(y, its_y)
@@ -92,7 +92,7 @@ def test_evaluation_is_the_usual_resize_and_crop(photos):
         ]
     )
     expected = ImageFolder(str(photos / "val"), usual)
-    batches = FolderEvaluationBatches(open_folder(photos).evaluation, 32, CPU, 4, workers=0)
+    batches = FolderEvalLoader(open_folder(photos).evaluation, 32, CPU, 4, workers=0)
     images = torch.cat([images for images, _ in batches])
     torch.testing.assert_close(images, torch.stack([image for image, _ in expected]))
     assert batches.labels.tolist() == expected.targets

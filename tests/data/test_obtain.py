@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from resvar.data import obtain as obtaining
-from resvar.data.cifar import problems
+from resvar.data.cifar import find_problems
 from resvar.data.obtain import obtain
 from resvar.errors import RunError, UserError
 from tests.support.tiny import make_cifar
@@ -104,7 +104,7 @@ def test_a_damaged_dataset_is_replaced_and_other_files_stay(source, tmp_path):
     (folder / dataset.folder / "data_batch_1").write_bytes(b"half of it")
     (folder / dataset.folder / "notes.txt").write_bytes(b"mine")
     assert obtain(dataset, folder, archive=pack(source, tmp_path / "archive"))
-    assert problems(dataset, folder) == []
+    assert find_problems(dataset, folder) == []
     assert (folder / dataset.folder / "notes.txt").read_bytes() == b"mine"
 
 

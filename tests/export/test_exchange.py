@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import resvar
 from resvar.config import resolve
-from resvar.data.batches import Normalization
+from resvar.data.memory import Normalization
 from resvar.errors import UserError
 from resvar.export import exchange
 from resvar.export.exchange import (

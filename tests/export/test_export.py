@@ -16,7 +16,7 @@ from rich.console import Console
 import resvar
 from resvar.cli import run_command
 from resvar.config import resolve
-from resvar.data.cifar import DATASETS, load
+from resvar.data.cifar import DATASETS, load_cifar
 from resvar.training.train import train
 from tests.support.tiny import install, make_cifar
 
@@ -79,7 +79,7 @@ def test_safetensors_carries_all_that_a_user_needs(runs, capsys):
     assert model.provenance.class_names == tuple(f"class{n}" for n in range(10))
     for key, tensor in run.model.state_dict().items():
         assert torch.equal(model.state_dict()[key], tensor)
-    images = load(DATASETS["cifar10"], runs.folder / "data")
+    images = load_cifar(DATASETS["cifar10"], runs.folder / "data")
     classes = model.probabilities(torch.from_numpy(images.test_images)).argmax(dim=1)
     assert np.array_equal(classes.numpy(), np.load(runs.folder / "small" / "predictions.npy"))
 
@@ -143,7 +143,7 @@ def test_onnx_runs_on_the_runs_images(runs, capsys):
     assert done.out == "Wrote x.onnx: mine-8, after iteration 4.\n"
     session = runtime.InferenceSession("x.onnx", providers=["CPUExecutionProvider"])
     about = json.loads(session.get_modelmeta().custom_metadata_map["resvar"])
-    images = load(DATASETS["cifar10"], runs.folder / "data").test_images
+    images = load_cifar(DATASETS["cifar10"], runs.folder / "data").test_images
     mean = np.array(about["normalization"]["mean"], np.float32)
     pixels = (images.astype(np.float32) / 255 - mean).transpose(0, 3, 1, 2)
     (logits,) = session.run(None, {"images": np.ascontiguousarray(pixels)})

@@ -42,7 +42,7 @@ from resvar.cli import run_command
 from resvar.config import Settings, resolve
 from resvar.data.cifar import Dataset
 from resvar.data.obtain import obtain
-from resvar.data.sets import Splits
+from resvar.data.splits import Splits
 from resvar.errors import RunError, UserError
 from resvar.export.exchange import load_model, to_safetensors
 from resvar.files import shipped

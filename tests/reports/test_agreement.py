@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resvar.data.cifar import DATASETS, default_folder, load, problems
+from resvar.data.cifar import DATASETS, default_folder, find_problems, load_cifar
 from resvar.reports.agreement import (
     Predictions,
     agreement,
@@ -115,9 +115,9 @@ def test_each_class_has_a_thousand_test_images():
 @pytest.mark.cifar
 def test_the_shipped_labels_are_those_of_cifar_10():
     dataset = DATASETS["cifar10"]
-    if found := problems(dataset, default_folder()):
+    if found := find_problems(dataset, default_folder()):
         pytest.skip(found[0])
-    assert load(dataset, default_folder()).test_labels.tolist() == LABELS.tolist()
+    assert load_cifar(dataset, default_folder()).test_labels.tolist() == LABELS.tolist()
 
 
 # --- reading runs ---------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from resvar.data.batches import EvaluationBatches, Normalization, TrainingBatches
-from resvar.data.sets import Splits
+from resvar.data.memory import MemoryEvalLoader, MemoryTrainLoader, Normalization
+from resvar.data.splits import Splits
 from resvar.training.loop import Trainer
 
 
@@ -22,8 +22,10 @@ def start(settings, images=24):
     pixels = random.integers(0, 256, (images, 8, 8, 3), dtype=np.uint8)
     labels = random.integers(0, 10, images)
     normalization = Normalization.measure(pixels, "pixel-mean")
-    batches = TrainingBatches(pixels, labels, normalization, settings.batch_size, seed=0, padding=1)
-    test = EvaluationBatches(pixels, labels, normalization)
+    batches = MemoryTrainLoader(
+        pixels, labels, normalization, settings.batch_size, seed=0, padding=1
+    )
+    test = MemoryEvalLoader(pixels, labels, normalization)
     return Trainer.start(settings, Splits(batches, test, None), torch.device("cpu"))
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from resvar.config import resolve
-from resvar.data.batches import Normalization, TrainingBatches
+from resvar.data.memory import MemoryTrainLoader, Normalization
 from resvar.errors import UserError
 from resvar.training import compiling
 from resvar.training.loop import Meters, build_network, build_optimizer, train_step, trainable
@@ -33,7 +33,9 @@ def trained(settings, updates=3):
     pixels = random.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
     labels = random.integers(0, 10, 12)
     normalization = Normalization.measure(pixels, "pixel-mean")
-    batches = TrainingBatches(pixels, labels, normalization, settings.batch_size, seed=0, padding=1)
+    batches = MemoryTrainLoader(
+        pixels, labels, normalization, settings.batch_size, seed=0, padding=1
+    )
     network = trainable(settings, CPU)
     optimizer, sums = build_optimizer(network, settings), Meters.zero(CPU)
     for iteration in range(updates):

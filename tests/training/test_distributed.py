@@ -27,9 +27,9 @@ import torch
 from torch.nn import functional as F
 
 from resvar.config import resolve
-from resvar.data.batches import EvaluationBatches, Normalization, Shard
 from resvar.data.cifar import Images
-from resvar.data.sets import Splits
+from resvar.data.memory import MemoryEvalLoader, Normalization, Shard
+from resvar.data.splits import Splits
 from resvar.errors import UserError
 from resvar.training import distributed
 from resvar.training.checkpoint import digest
@@ -77,7 +77,7 @@ def trained(case: str, world: World = SINGLE_PROCESS) -> dict[str, Any]:
     trainer.optimizer.register_step_pre_hook(keep)
     for _ in range(CASES[case][1]):
         trainer.step(NullCallback())
-    test = EvaluationBatches(images[:61], labels[:61], Normalization.measure(images, "channel"))
+    test = MemoryEvalLoader(images[:61], labels[:61], Normalization.measure(images, "channel"))
     test.batch_size = 10  # seven batches, and the last is smaller
     found = evaluate(trainer.network, test, settings, None, world)
     state = copy.deepcopy(trainer.state())
@@ -132,7 +132,7 @@ def test_an_evaluation_is_the_same_to_the_bit_however_many_processes_there_are(f
     network.load_state_dict(found_by_two[0][case]["state"]["model"])
     made = np.random.default_rng(5)
     images, labels = made.integers(0, 256, (150, 32, 32, 3), np.uint8), made.integers(0, 10, 150)
-    test = EvaluationBatches(images[:61], labels[:61], Normalization.measure(images, "channel"))
+    test = MemoryEvalLoader(images[:61], labels[:61], Normalization.measure(images, "channel"))
     test.batch_size = 10
     alone = evaluate(network, test, settings_of(case))
     for found in found_by_two:
@@ -174,7 +174,7 @@ def test_two_models_averaged_by_hand(found_by_two):
 def test_batches_are_dealt_out_each_image_once(count):
     pixels = np.arange(61, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
     plain = Normalization(torch.zeros(1, 1, 3), torch.full((3,), 255.0))
-    batches = EvaluationBatches(pixels, np.arange(61), plain, batch_size=10)
+    batches = MemoryEvalLoader(pixels, np.arange(61), plain, batch_size=10)
     shard = [list(batches.shard(Shard(index, count))) for index in range(count)]
     seen = sorted(int(label) for hand in shard for _, labels in hand for label in labels)
     assert seen == list(range(61))

@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from resvar.config import resolve
-from resvar.data.batches import EvaluationBatches, Normalization, TrainingBatches
 from resvar.data.cifar import Images
-from resvar.data.sets import Splits
+from resvar.data.memory import MemoryEvalLoader, MemoryTrainLoader, Normalization
+from resvar.data.splits import Splits
 from resvar.errors import RunError, Stopped, UserError
 from resvar.training import loop, machine
 from resvar.training.checkpoint import load_newest
@@ -261,7 +261,7 @@ def test_evaluation_is_a_plain_loop(batch_size):
     with torch.no_grad():
         network.stem[1].running_mean.add_(0.1)
     normalization = Normalization.measure(images.train_images, "pixel-mean")
-    batches = EvaluationBatches(
+    batches = MemoryEvalLoader(
         images.test_images, images.test_labels, normalization, batch_size=batch_size
     )
     network.train()
@@ -372,7 +372,7 @@ def test_the_training_columns_are_those_of_the_iterations_since_the_last_row():
 
     network = build_network(settings)
     optimizer = build_optimizer(network, settings)
-    batches = TrainingBatches(
+    batches = MemoryTrainLoader(
         images.train_images, images.train_labels,
         Normalization.measure(images.train_images, "pixel-mean"), 8, settings.seed,
     )  # fmt: skip

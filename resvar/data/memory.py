@@ -71,14 +71,14 @@ class Normalization:
         return values.mul_(self.scale).permute(0, 3, 1, 2)
 
 
-class TrainingBatches:
+class MemoryTrainLoader:
     """Batch `i` of a run, for any `i`, in any order.
 
     Every image comes once per epoch; the last batch of an epoch takes its rest from the next one.
     With padding p each image is cut from its zero-padded self at offsets 0 … 2p, and flipped half
     of the time (arXiv:1512.03385, section 4.2). Zero is the mean here: it is taken off first.
 
-    With a `share`, `batch` makes that part of the images only; which they are stays the same.
+    With a `shard`, `batch` makes that part of the images only; which they are stays the same.
     """
 
     def __init__(
@@ -91,10 +91,10 @@ class TrainingBatches:
         padding: int = 4,
         flip: bool = True,
         device: torch.device | str = "cpu",
-        share: Shard = WHOLE,
+        shard: Shard = WHOLE,
     ) -> None:
         device = torch.device(device)
-        self.share = share
+        self.shard = shard
         self.size = images.shape[1]
         self.images = _pad(torch.from_numpy(images).to(device), padding)
         self.labels = torch.from_numpy(labels).to(device)
@@ -104,8 +104,8 @@ class TrainingBatches:
         self._epochs: dict[int, Tensor] = {}
 
     def batch(self, iteration: int) -> tuple[Tensor, Tensor]:
-        """Images float [B, 3, H, W] in channels_last, labels int64 [B]; B: those of the share."""
-        part = self.share.of_batch(self.batch_size)
+        """Images float [B, 3, H, W] in channels_last, labels int64 [B]; B: those of the shard."""
+        part = self.shard.of_batch(self.batch_size)
         index, down, right, mirrored = self.draws(iteration)[:, part]
         rows = down[:, None] + self._columns
         columns = torch.where(mirrored[:, None] == 1, self._columns.flip(0), self._columns)
@@ -133,7 +133,7 @@ class TrainingBatches:
         return self._epochs[epoch]
 
 
-class EvaluationBatches:
+class MemoryEvalLoader:
     """Images in their order, neither shuffled nor augmented."""
 
     def __init__(
@@ -153,10 +153,10 @@ class EvaluationBatches:
         """Images float [B, 3, H, W] in channels_last, labels int64 [B]."""
         return self.shard(WHOLE)
 
-    def shard(self, share: Shard) -> Iterator[tuple[Tensor, Tensor]]:
+    def shard(self, shard: Shard) -> Iterator[tuple[Tensor, Tensor]]:
         """Of the same batches those with the numbers `index`, `index + count`, …"""
-        step = share.count * self.batch_size
-        for first in range(share.index * self.batch_size, len(self.labels), step):
+        step = shard.count * self.batch_size
+        for first in range(shard.index * self.batch_size, len(self.labels), step):
             batch = slice(first, first + self.batch_size)
             yield self.normalization(self.images[batch]), self.labels[batch]
 

@@ -5,14 +5,14 @@ import pytest
 import torch
 from scipy import stats
 
-from resvar.data.batches import (
-    EvaluationBatches,
+from resvar.data.cifar import DATASETS, default_folder, find_problems, load_cifar
+from resvar.data.memory import (
+    MemoryEvalLoader,
+    MemoryTrainLoader,
     Normalization,
-    TrainingBatches,
     channel_statistics,
     draw_epoch,
 )
-from resvar.data.cifar import DATASETS, default_folder, load, problems
 
 
 def make_images(count=10, side=8, seed=0):
@@ -25,7 +25,7 @@ def make_images(count=10, side=8, seed=0):
 def make_batches(count=10, batch_size=4, seed=0, kind="pixel-mean", side=8, **options):
     images, labels = make_images(count, side)
     normalization = Normalization.measure(images, kind)
-    return TrainingBatches(images, labels, normalization, batch_size, seed, **options)
+    return MemoryTrainLoader(images, labels, normalization, batch_size, seed, **options)
 
 
 def normalized(images, kind):
@@ -54,7 +54,7 @@ def crop_and_flip(image, padding, down, right, mirrored):
 def test_normalisation_is_that_of_numpy(kind):
     images, labels = make_images(31)
     normalization = Normalization.measure(images, kind)
-    (got, _), *rest = EvaluationBatches(images, labels, normalization)
+    (got, _), *rest = MemoryEvalLoader(images, labels, normalization)
     assert rest == []
     expected = normalized(images, kind).transpose(0, 3, 1, 2)
     np.testing.assert_allclose(got.numpy(), expected, atol=1e-5)
@@ -234,7 +234,7 @@ def test_without_padding_and_flip_only_the_order_is_random():
 def test_evaluation_keeps_the_order_and_covers_all(count, batch_size, sizes):
     images, labels = make_images(count)
     normalization = Normalization.measure(images, "channel")
-    batches = EvaluationBatches(images, labels, normalization, batch_size=batch_size)
+    batches = MemoryEvalLoader(images, labels, normalization, batch_size=batch_size)
     for _ in range(2):
         pieces = list(batches)
         assert [len(piece) for piece, _ in pieces] == sizes
@@ -251,9 +251,9 @@ def test_evaluation_keeps_the_order_and_covers_all(count, batch_size, sizes):
 @pytest.mark.cifar
 def test_the_real_cifar10_has_the_known_channel_statistics():
     dataset = DATASETS["cifar10"]
-    if found := problems(dataset, default_folder()):
+    if found := find_problems(dataset, default_folder()):
         pytest.skip(found[0])
-    images = load(dataset, default_folder()).train_images
+    images = load_cifar(dataset, default_folder()).train_images
     mean, std = channel_statistics(images)
     np.testing.assert_allclose(mean, (0.4914, 0.4822, 0.4465), atol=1e-4)
     np.testing.assert_allclose(std, (0.2470, 0.2435, 0.2616), atol=1e-4)

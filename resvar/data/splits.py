@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 from resvar.config import Settings
-from resvar.data.batches import WHOLE, EvaluationBatches, Normalization, Shard, TrainingBatches
-from resvar.data.cifar import DATASETS, Images, load
+from resvar.data.cifar import DATASETS, Images, load_cifar
 from resvar.data.folder import (
-    FolderEvaluationBatches,
+    FolderEvalLoader,
     FolderImages,
-    FolderTrainingBatches,
+    FolderTrainLoader,
     open_folder,
 )
+from resvar.data.memory import WHOLE, MemoryEvalLoader, MemoryTrainLoader, Normalization, Shard
 from resvar.errors import UserError
 
 
 class TrainLoader(Protocol):
-    """Batch `i` of a run, or this process's share of it; `labels` of all images, int64 [N]."""
+    """Batch `i` of a run, or this process's shard of it; `labels` of all images, int64 [N]."""
 
     labels: Tensor
 
@@ -40,7 +40,7 @@ class EvalLoader(Protocol):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images float [B, 3, H, W], labels int64 [B]."""
 
-    def shard(self, share: Shard) -> Iterator[tuple[Tensor, Tensor]]:
+    def shard(self, shard: Shard) -> Iterator[tuple[Tensor, Tensor]]:
         """Of the same batches those with the numbers `index`, `index + count`, …"""
 
 
@@ -58,33 +58,33 @@ class Splits:
         images: Images | FolderImages,
         settings: Settings,
         device: torch.device,
-        share: Shard = WHOLE,
+        shard: Shard = WHOLE,
     ) -> Splits:
         """Make batches of opened images; CIFAR moves to the device as a whole.
 
         Args:
-            share: what this process takes of each training batch.
+            shard: what this process takes of each training batch.
 
         Raises:
             UserError: `holdout` leaves no training image.
         """
         if isinstance(images, FolderImages):
             size = settings.image_size
-            training = FolderTrainingBatches(
+            training = FolderTrainLoader(
                 images.training,
                 settings.batch_size,
                 settings.seed,
                 size,
                 settings.flip,
                 device,
-                share=share,
+                shard=shard,
             )
-            return cls(training, FolderEvaluationBatches(images.evaluation, size, device), None)
-        return cls._of_cifar(images, settings, device, share)
+            return cls(training, FolderEvalLoader(images.evaluation, size, device), None)
+        return cls._of_cifar(images, settings, device, shard)
 
     @classmethod
     def _of_cifar(
-        cls, images: Images, settings: Settings, device: torch.device, share: Shard
+        cls, images: Images, settings: Settings, device: torch.device, shard: Shard
     ) -> Splits:
         """The last `holdout` training images, in the official order, are kept aside."""
         kept = len(images.train_labels) - settings.holdout
@@ -95,7 +95,7 @@ class Splits:
             )
         pixels, labels = images.train_images[:kept], images.train_labels[:kept]
         normalization = Normalization.measure(pixels, settings.normalize)
-        training = TrainingBatches(
+        training = MemoryTrainLoader(
             pixels,
             labels,
             normalization,
@@ -104,13 +104,13 @@ class Splits:
             settings.crop_padding,
             settings.flip,
             device,
-            share,
+            shard,
         )
         aside = images.train_images[kept:], images.train_labels[kept:]
         return cls(
             training=training,
-            test=EvaluationBatches(images.test_images, images.test_labels, normalization, device),
-            holdout=EvaluationBatches(*aside, normalization, device) if settings.holdout else None,
+            test=MemoryEvalLoader(images.test_images, images.test_labels, normalization, device),
+            holdout=MemoryEvalLoader(*aside, normalization, device) if settings.holdout else None,
         )
 
 
@@ -121,7 +121,7 @@ def open_images(settings: Settings, folder: Path) -> Images | FolderImages:
         UserError: it is missing, damaged, or not what the settings say.
     """
     if settings.dataset != "folder":
-        return load(DATASETS[settings.dataset], folder)
+        return load_cifar(DATASETS[settings.dataset], folder)
     images = open_folder(folder)
     if settings.num_classes not in (None, len(images.class_names)):
         raise UserError(
@@ -131,7 +131,7 @@ def open_images(settings: Settings, folder: Path) -> Images | FolderImages:
     return images
 
 
-def classes(settings: Settings) -> int:
+def num_classes(settings: Settings) -> int:
     """How many classes the network of a run tells apart."""
     if settings.dataset != "folder":
         return DATASETS[settings.dataset].classes
