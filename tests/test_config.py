@@ -1,25 +1,28 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import re
 
 import pytest
 from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from resvar.config import (
-    NOT_HASHED,
-    PROTOCOL_KEYS,
-    REMOVED,
-    TRAINING_HALF,
-    Settings,
-    deviations,
-    differences,
-    parse_overrides,
-    resolve,
-)
+from resvar.config import Settings, deviations, differences, parse_overrides, resolve
 from resvar.errors import UserError
 from resvar.files import configs, read_yaml
+from resvar.models.architecture import plan
+from resvar.settings import (
+    ARCHITECTURE,
+    BEFORE,
+    NOT_HASHED,
+    PROTOCOL_KEYS,
+    RECORDED,
+    REMOVED,
+    ROLES,
+    TRAINING_HALF,
+)
 
 V1_20 = {"variant": "original", "depth": 20}
 
@@ -72,6 +75,43 @@ def test_every_shipped_protocol_says_the_whole_training_half_or_leaves_the_defau
     for key, value in read_yaml(configs() / "protocols" / f"{protocol}.yaml").items():
         assert getattr(chosen, key) == value
     assert deviations(chosen) == {}
+
+
+def test_the_roles_are_the_lists_that_earlier_versions_kept_by_hand():
+    """Written out once more: a role that changes by mistake would change hashes and records."""
+    training = """normalize crop_padding flip holdout iterations batch_size bn_batch_size schedule
+        lr milestones lr_factor warmup_iterations warmup_lr peak_at optimizer muon_lr muon_decay
+        momentum nesterov weight_decay weight_decay_on"""
+    execution = """precision memory_format compile capture kernels recompute deterministic
+        eval_every checkpoint_every"""
+    assert list(TRAINING_HALF) == training.split()
+    assert list(PROTOCOL_KEYS) == training.split() + execution.split()
+    assert set(NOT_HASHED) == {"tensorboard", "probe_at", "recompute", "capture"}
+    plan_arguments = list(inspect.signature(plan).parameters)
+    assert set(ARCHITECTURE) == set(plan_arguments)
+    before = {"optimizer": "sgd", "muon_lr": 0.02, "muon_decay": 0.0, "kernels": "plain"}
+    assert before == BEFORE
+    assert frozenset(training.split()) - {"optimizer", "muon_lr", "muon_decay"} == RECORDED
+    recorded = {name for name, role in ROLES.items() if role.recorded}
+    assert recorded == {"precision", "kernels", "num_classes"}
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_has_a_sentence_of_help_and_a_default_that_its_type_allows(name):
+    role, info = ROLES[name], Settings.model_fields[name]
+    assert re.fullmatch(r"\S.*\.", role.help)
+    if info.is_required():
+        return
+    given = {key: value for key, value in settings().model_dump().items() if key != name}
+    again = Settings(**given, **{name: info.default})
+    assert getattr(again, name) == info.default
+
+
+def test_the_paper_fixes_what_its_protocol_says_and_no_other_setting():
+    """Of paper.yaml, arXiv:1603.05027 and arXiv:1512.03385 are silent on these alone."""
+    silent = {"nesterov", "weight_decay_on", "holdout", "eval_every", "checkpoint_every"}
+    said = set(read_yaml(configs() / "protocols/paper.yaml"))
+    assert {name for name, role in ROLES.items() if role.paper} == said - silent
 
 
 def test_settings_are_frozen():
@@ -507,6 +547,18 @@ def test_for_a_protocol_of_ones_own_every_training_setting_beyond_the_defaults_i
     assert {"iterations", "batch_size", "bn_batch_size", "schedule", "lr"} <= set(
         deviations(settings(protocol=str(path)))
     )
+
+
+# --- the cost -------------------------------------------------------------------------------------
+
+
+def test_the_work_of_a_run_counts_the_images_that_are_evaluated():
+    """250 iterations of 64, evaluated three times: of 120 images each counts a third."""
+    chosen = settings(
+        "iterations=250", "batch_size=64", "bn_batch_size=64", "eval_every=100", "holdout=20"
+    )
+    assert chosen.work(100) == 250 * 64 + 3 * (100 + 20) / 3
+    assert chosen.work(10_000) - chosen.work(100) == pytest.approx(3 * 9_900 / 3)
 
 
 # --- overrides ------------------------------------------------------------------------------------

@@ -41,11 +41,11 @@ from pydantic import Field
 from torch import Tensor
 
 import resvar
-from resvar.config import Settings
+from resvar.config import ARCHITECTURE, Settings
 from resvar.data.memory import Normalization
 from resvar.errors import UserError
 from resvar.files import refuse_newer, replacing
-from resvar.models.architecture import PLAN, Architecture, plan
+from resvar.models.architecture import Architecture, plan
 from resvar.models.network import ResidualNetwork
 from resvar.models.ordering import PLACES, Ordering, find_ordering
 
@@ -133,7 +133,7 @@ class NetworkPart(Part):
 
     @property
     def architecture(self) -> Architecture:
-        return plan(**{name: getattr(self, name) for name in PLAN})
+        return plan(**{name: getattr(self, name) for name in ARCHITECTURE})
 
 
 class NormalizationPart(Part):

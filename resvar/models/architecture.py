@@ -36,11 +36,6 @@ IMAGENET: dict[int, tuple[UnitKind, tuple[int, ...]]] = {
     152: ("bottleneck", (3, 8, 36, 3)),
 }
 
-PLAN = (
-    "depth", "family", "unit", "stem", "cardinality", "base_width", "shortcut", "stride_on",
-)  # fmt: skip
-"""The settings that name an architecture: the arguments of `plan`."""
-
 DEEPEST = 10_000
 """Beyond this a depth is surely a slip of the hand."""
 

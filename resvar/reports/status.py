@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from resvar.config import CIFAR_TEST_IMAGES
 from resvar.console import console_for_output, duration, moment, plain
 from resvar.errors import Stopped, UserError
 from resvar.reports.queue import with_queue
@@ -179,7 +180,7 @@ def _length(record: Record) -> float | None:
     progress, settings = record.progress, record.settings
     if progress is None or settings is None or not progress.images_per_second:
         return None
-    return settings.work / progress.images_per_second
+    return settings.work(CIFAR_TEST_IMAGES) / progress.images_per_second
 
 
 def _table(records: Sequence[Record], folder: Path) -> Table:

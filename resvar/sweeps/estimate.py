@@ -16,7 +16,7 @@ from multiprocessing.connection import wait
 from rich.console import Console
 from rich.table import Table
 
-from resvar.config import Settings
+from resvar.config import CIFAR_TEST_IMAGES, Settings
 from resvar.console import duration
 from resvar.errors import UserError
 from resvar.rundir import read_progress
@@ -89,7 +89,7 @@ def estimate(todo: Sequence[PlannedRun], throughput: Throughput) -> Estimate:
         network = network_of(run.settings)
         names[network] = f"ResNet-{run.settings.depth}"
         speed[network] = throughput.speeds[network]
-        whole[network] = run.settings.work / speed[network]
+        whole[network] = run.settings.work(CIFAR_TEST_IMAGES) / speed[network]
         progress = read_progress(run.folder)
         lengths.append(whole[network] * (1 - (progress.share if progress is not None else 0.0)))
         left.setdefault(network, []).append(lengths[-1])

@@ -1,0 +1,332 @@
+"""The settings of a run: name, type, default and role, each in one place.
+
+A setting has the same flat name in YAML, in `--set` and in a run's `config.yaml`. To add one, add a
+field with its `Role`; help texts, protocols, records and the hash follow. `resvar.config` reads
+settings from files and the command line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from resvar.files import to_yaml
+from resvar.models.architecture import Architecture, Family, Shortcut, StrideOn, UnitKind, plan
+from resvar.models.ordering import PAPER_ORDER, Ordering
+
+Part = Literal["ordering", "architecture", "data", "run", "training", "execution", "monitoring"]
+"""What a setting belongs to. Runs with the same `training` settings are comparable; a protocol file
+contains `training` and `execution` settings."""
+
+APPENDIX = "arXiv:1603.05027, appendix"
+SECTION_4_2 = "arXiv:1512.03385, section 4.2"
+
+CIFAR_TEST_IMAGES = 10_000
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a setting is for, as an annotation of its field.
+
+    Attributes:
+        paper: where the paper fixes the value; empty where it is silent.
+        hashed: False for a setting that changes none of the run's bits. The hash leaves it out, so
+            reports ignore it, and it may change when a run resumes.
+        recorded: a run records the resolved value in place of the open default.
+        before: what runs did before the setting existed; records of that time lack it.
+    """
+
+    part: Part
+    help: str
+    paper: str = ""
+    hashed: bool = True
+    recorded: bool = False
+    before: Any = None
+
+
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+BatchSize = Annotated[int, Field(ge=1, le=50_000)]
+Ops = list[str]
+
+
+class Settings(pydantic.BaseModel):
+    """Every setting of a run, validated. The order is that of `config.yaml`."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    # The ordering that `variant` names is written out, so that a record needs no other file.
+    variant: Annotated[
+        str, Role("ordering", f"Ordering: {', '.join(PAPER_ORDER)}, or a YAML file.")
+    ]
+    lead: Annotated[Ops, Role("ordering", "Operations before a unit's first convolution.")]
+    between: Annotated[Ops, Role("ordering", "Operations between two convolutions.")]
+    trail: Annotated[Ops, Role("ordering", "Operations after a unit's last convolution.")]
+    after_add: Annotated[Ops, Role("ordering", "Operations after the addition.")]
+    unusual: Annotated[bool, Role("ordering", "Allow any number of BN and ReLU.")] = False
+
+    depth: Annotated[
+        int,
+        Field(ge=1, le=10_000),
+        Role("architecture", "Layers: 20, 32, 44, 56, 110, 164, 1001, or another that fits."),
+    ]
+    family: Annotated[Family, Role("architecture", "Family of networks.")] = "cifar"
+    unit: Annotated[
+        UnitKind | None,
+        Role("architecture", "Residual unit. Default: the one that fits the depth."),
+    ] = None
+    stem: Annotated[
+        Family | None,
+        Role("architecture", "3×3 (cifar), or 7×7 and pooling (imagenet). Default: the family's."),
+    ] = None
+    cardinality: Annotated[
+        int,
+        Field(ge=1, le=1024),
+        Role("architecture", "Groups of a bottleneck's 3×3 convolution (ResNeXt)."),
+    ] = 1
+    base_width: Annotated[
+        int, Field(ge=1, le=4096), Role("architecture", "Channels per group in the first stage.")
+    ] = 64
+    shortcut: Annotated[
+        Shortcut | None,
+        Role("architecture", "Where the shape changes. Default: pad for CIFAR's basic units."),
+    ] = None
+    stride_on: Annotated[
+        StrideOn | None,
+        Role("architecture", "Convolution with the stride. Default: first; for imagenet 3x3."),
+    ] = None
+
+    dataset: Annotated[
+        Literal["cifar10", "cifar100", "folder"],
+        Role("data", "Dataset; folder: images in DIR/train/<class>/ and DIR/val/<class>/."),
+    ] = "cifar10"
+    num_classes: Annotated[
+        Count | None, Role("data", "Classes. Default: as many as there are.", recorded=True)
+    ] = None
+    image_size: Annotated[
+        int, Field(ge=8, le=1024), Role("data", "folder: side of a crop, in pixels.")
+    ] = 224
+    normalize: Annotated[
+        Literal["pixel-mean", "channel", "imagenet"],
+        Role("training", "Normalisation of the images.", SECTION_4_2),
+    ] = "pixel-mean"
+    crop_padding: Annotated[
+        int,
+        Field(ge=0, le=16),
+        Role("training", "Pixels added on each side before a random crop.", SECTION_4_2),
+    ] = 4
+    flip: Annotated[bool, Role("training", "Mirror images at random.", SECTION_4_2)] = True
+    holdout: Annotated[
+        int, Field(ge=0, lt=50_000), Role("training", "Training images set aside and measured.")
+    ] = 0
+
+    seed: Annotated[
+        int, Field(ge=0, lt=2**63), Role("run", "Seed of weights, order and augmentation.")
+    ] = 0
+    protocol: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"),
+        Role("run", "Training settings: paper, short (10 epochs), quick, or a YAML file."),
+    ] = "paper"
+
+    iterations: Annotated[Count, Role("training", "Updates of the weights.", SECTION_4_2)]
+    batch_size: Annotated[BatchSize, Role("training", "Images of an update.", APPENDIX)]
+    bn_batch_size: Annotated[
+        BatchSize, Role("training", "Images whose statistics BN computes together.", APPENDIX)
+    ]
+    schedule: Annotated[
+        Literal["step", "one-cycle"], Role("training", "Course of the learning rate.", APPENDIX)
+    ]
+    lr: Annotated[Positive, Role("training", "Learning rate; one-cycle: its peak.", APPENDIX)]
+    milestones: Annotated[
+        list[Count],
+        Role("training", "step: iterations at which lr is multiplied by lr_factor.", APPENDIX),
+    ] = []
+    lr_factor: Annotated[
+        float,
+        Field(gt=0, le=1),
+        Role("training", "step: factor of the learning rate at a milestone.", APPENDIX),
+    ] = 0.1
+    warmup_iterations: Annotated[
+        int, Field(ge=0), Role("training", "step: first iterations, at warmup_lr.", APPENDIX)
+    ] = 0
+    warmup_lr: Annotated[
+        Positive, Role("training", "Learning rate of the warm-up; one-cycle: the first.", APPENDIX)
+    ] = 0.01
+    peak_at: Annotated[
+        float, Field(gt=0, lt=1), Role("training", "one-cycle: share of the run before the peak.")
+    ] = 0.3
+    optimizer: Annotated[
+        Literal["sgd", "muon"],
+        Role("training", "muon: for the units' convolutions; SGD for the rest.", before="sgd"),
+    ] = "sgd"
+    muon_lr: Annotated[
+        Positive,
+        Role("training", "muon: peak learning rate, with the course of lr.", before=0.02),
+    ] = 0.02
+    muon_decay: Annotated[
+        NotNegative,
+        Role("training", "muon: decoupled weight decay, times the learning rate.", before=0.0),
+    ] = 0.0
+    momentum: Annotated[
+        float, Field(ge=0, lt=1), Role("training", "Momentum of SGD and Muon.", APPENDIX)
+    ] = 0.9
+    nesterov: Annotated[bool, Role("training", "Nesterov momentum for SGD.")] = False
+    weight_decay: Annotated[NotNegative, Role("training", "L2 penalty of SGD.", APPENDIX)] = 1e-4
+    weight_decay_on: Annotated[
+        Literal["weights", "all"],
+        Role("training", "Convolutions and the linear layer, or BN and biases too."),
+    ] = "weights"
+
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        Role("execution", "auto: bf16 autocast where it is native, else fp32.", recorded=True),
+    ] = "auto"
+    memory_format: Annotated[
+        Literal["auto", "contiguous", "channels_last"],
+        Role("execution", "Memory format. auto: by device, precision and kernels."),
+    ] = "auto"
+    compile: Annotated[
+        Literal["none", "unit"], Role("execution", "unit: torch.compile for each residual unit.")
+    ] = "none"
+    capture: Annotated[
+        Literal["auto", "none", "iteration"],
+        Role("execution", "iteration: an update is one CUDA graph. Same bits.", hashed=False),
+    ] = "auto"
+    kernels: Annotated[
+        Literal["auto", "plain", "fused"],
+        Role("execution", "CPU; fused: resvar's own operators.", recorded=True, before="plain"),
+    ] = "auto"
+    recompute: Annotated[
+        Literal["none", "unit"],
+        Role("execution", "unit: less memory, more time. Same bits.", hashed=False),
+    ] = "none"
+    deterministic: Annotated[
+        bool, Role("execution", "GPU: slower kernels that repeat bit for bit.")
+    ] = False
+    eval_every: Annotated[Count, Role("execution", "Iterations between evaluations.")] = 391
+    checkpoint_every: Annotated[Count, Role("execution", "Iterations between checkpoints.")] = 391
+    tensorboard: Annotated[
+        bool, Role("monitoring", "Write TensorBoard event files.", hashed=False)
+    ] = False
+    probe_at: Annotated[
+        list[Annotated[int, Field(ge=0, le=10**9)]],
+        Role("monitoring", "Iterations whose weights are kept for `resvar probe`.", hashed=False),
+    ] = []
+
+    @pydantic.model_validator(mode="after")
+    def _agree(self) -> Settings:
+        if self.batch_size % self.bn_batch_size:
+            raise ValueError(
+                f"'batch_size' {self.batch_size} is no multiple of 'bn_batch_size' "
+                f"{self.bn_batch_size}; set bn_batch_size too (--set bn_batch_size=…)"
+            )
+        for name in ("milestones", "probe_at"):
+            value = getattr(self, name)
+            if value != sorted(set(value)):
+                raise ValueError(f"'{name}' {value} must grow from each to the next")
+        if self.probe_at and self.probe_at[-1] > self.iterations:
+            raise ValueError(
+                f"'probe_at' {self.probe_at[-1]} lies beyond the last iteration, {self.iterations}"
+            )
+        if (self.dataset == "folder") != (self.normalize == "imagenet"):
+            raise ValueError(
+                f"'normalize' {self.normalize} does not go with 'dataset' {self.dataset}: a folder "
+                "of images takes imagenet (--set normalize=imagenet), CIFAR pixel-mean or channel"
+            )
+        if self.dataset == "folder" and self.holdout:
+            raise ValueError("'holdout' is for CIFAR; put images of a folder aside in its val/")
+        if self.compile == "unit" and self.recompute == "unit":
+            raise ValueError("'recompute' unit does not go with 'compile' unit; leave one out")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("'nesterov' needs a 'momentum' above 0")
+        return self
+
+    @property
+    def ordering(self) -> Ordering:
+        return Ordering.of(self)
+
+    @property
+    def architecture(self) -> Architecture:
+        return plan(**{name: getattr(self, name) for name in ARCHITECTURE})
+
+    @property
+    def directory(self) -> Path:
+        """The default run directory, below the folder of all runs."""
+        return Path(self.protocol) / f"{self.variant}-{self.depth}" / f"seed-{self.seed}"
+
+    def work(self, test_images: int) -> float:
+        """The cost of the run in training images, for estimates.
+
+        A forward pass takes about a third of an update, so an evaluated image counts a third.
+        """
+        evaluations = -(-self.iterations // self.eval_every)
+        return self.iterations * self.batch_size + evaluations * (test_images + self.holdout) / 3
+
+    @property
+    def hash(self) -> str:
+        """16 hexadecimal digits: the identity of the run's settings.
+
+        A setting at its default does not count, nor at the value that was in effect before the
+        setting existed, so a run keeps its hash when a later version adds settings. Hence a default
+        never changes.
+        """
+        values = self.model_dump(exclude_defaults=True, exclude=set(NOT_HASHED))
+        counted = {name: value for name, value in values.items() if value != ROLES[name].before}
+        canonical = json.dumps(counted, sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def to_yaml(self) -> str:
+        return to_yaml(self.model_dump())
+
+
+ROLES: dict[str, Role] = {
+    name: next(entry for entry in info.metadata if isinstance(entry, Role))
+    for name, info in Settings.model_fields.items()
+}
+
+
+def names_of(*parts: Part) -> tuple[str, ...]:
+    """The settings that belong to `parts`, in the order of `Settings`."""
+    return tuple(name for name, role in ROLES.items() if role.part in parts)
+
+
+ARCHITECTURE = names_of("architecture")
+"""The arguments of `resvar.models.architecture.plan`."""
+
+TRAINING_HALF = names_of("training")
+"""The settings that must be equal for two runs to be comparable."""
+
+PROTOCOL_KEYS = names_of("training", "execution")
+"""The settings that a protocol file may contain."""
+
+NOT_HASHED = tuple(name for name, role in ROLES.items() if not role.hashed)
+
+BEFORE = {name: role.before for name, role in ROLES.items() if role.before is not None}
+"""The values to assume in records that are older than these settings."""
+
+RECORDED = frozenset(TRAINING_HALF) - set(BEFORE)
+"""Every `config.yaml` has these, however old; a file with all of them is the record of a run."""
+
+REMOVED = ("micro_batches",)
+"""Settings of earlier versions, still found in records. They changed nothing."""
+
+
+def differences(wanted: Settings, found: Settings) -> list[str]:
+    """The settings in which a run differs from the one found, as `name: found → wanted`.
+
+    A setting that `wanted` leaves open takes the value that the run found has recorded.
+    """
+    there, now = found.model_dump(), wanted.model_dump()
+    for name, role in ROLES.items():
+        if role.recorded and now[name] == Settings.model_fields[name].default:
+            now[name] = there[name]
+    changed = [name for name in now if there[name] != now[name] and name not in NOT_HASHED]
+    return [f"{name}: {there[name]} → {now[name]}" for name in changed]
