@@ -82,13 +82,17 @@ class Job:
                 return self.process.exitcode
         return self.process.poll()
 
+    @property
+    def ended(self) -> bool:
+        return self.code() is not None
+
     def read_until(self, text: str, seconds: float = PATIENCE) -> None:
         """Wait until it has printed `text`, or has ended."""
-        assert wait_for(lambda: text in self.out or self.code() is not None, seconds), self.out
+        assert wait_for(lambda: text in self.out or self.ended, seconds), self.out
 
     def end(self, seconds: float = PATIENCE) -> Finished:
         """Wait for its end."""
-        assert wait_for(lambda: self.code() is not None, seconds), f"still at work: {self.out}"
+        assert wait_for(lambda: self.ended, seconds), f"still at work: {self.out}"
         code = self.code()
         assert code is not None
         return Finished(code, self.out, self.err)

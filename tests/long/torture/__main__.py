@@ -1,20 +1,20 @@
-"""Kill trainings again and again, and compare what they come to with an undisturbed one.
+"""Kill trainings again and again, and compare their outcome with an undisturbed one.
 
-    python scripts/torture.py --kills 200
-    python scripts/torture.py --kills 20 --data /folder/with/cifar
-    python scripts/torture.py --kills 30 --sweep
-    python scripts/torture.py --damage 3000
+    python -m tests.long.torture --kills 200
+    python -m tests.long.torture --kills 20 --data /folder/with/cifar
+    python -m tests.long.torture --kills 30 --sweep
+    python -m tests.long.torture --damage 3000
 
 A tiny run (ResNet-8, 14 iterations) is killed by SIGKILL and SIGTERM and started again, until it
-ends; then weights, momentum, predictions, metrics and result must be those of an undisturbed run,
-bit for bit. A third of the kills is steered to named places in the code, a third falls anywhere in
-a process's life, a third anywhere after it has begun to work. With --sweep a sweep of four runs
-with two jobs is killed instead: each time nothing that it started may live on, and at its end every
-run must be there exactly once. With --damage the newest checkpoint of a stopped run is damaged so
-many times: it must be noticed and the one before used.
+ends; then weights, momentum, predictions, metrics and result must equal those of an undisturbed
+run, bit for bit. A third of the kills falls at named places in the code, a third anywhere in a
+process's life, a third anywhere after it has loaded. With --sweep a sweep of four runs with two
+jobs is killed instead: each time all its processes must end, and in the end every run must be there
+exactly once. With --damage the newest checkpoint of a stopped run is damaged so many times: loading
+must notice it and use the previous one.
 
-Leaves with 1 where anything differs. Needs a checkout (it shares the harness of the tests) and
-Linux or macOS; --sweep looks into /proc and so needs Linux.
+Exits with 1 if anything differs. Needs a checkout and Linux or macOS; --sweep reads /proc and so
+needs Linux.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from tests.long.torture import Tally, Victim, torture_checkpoints, torture_runs, torture_sweep
+from tests.long.torture.checkpoints import torture_checkpoints
+from tests.long.torture.kills import Tally
+from tests.long.torture.runs import Victim, torture_runs
+from tests.long.torture.sweeps import torture_sweep
 from tests.support.commands import TINY, Commands, WarmCommands, sets, train
 from tests.support.tiny import make_marked_cifar
 
@@ -40,7 +41,7 @@ REAL = sets("eval_every=7")
 
 
 def main() -> int:
-    """Torture as asked; 0 if all was survived."""
+    """Torture as asked; 0 if everything was survived."""
     asked = parse()
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="torture-") as name:
@@ -101,12 +102,12 @@ def damage(asked: argparse.Namespace, folder: Path) -> int:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tests.long.torture",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--kills", type=int, default=200, help="how many; default: 200")
-    parser.add_argument(
-        "--seed", type=int, default=None, help="of the random moments; default: another each time"
-    )
+    parser.add_argument("--kills", type=int, default=200, help="number of kills; default: 200")
+    parser.add_argument("--seed", type=int, help="of the random moments; default: random")
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="a folder with CIFAR-10; default: made-up images"
     )
