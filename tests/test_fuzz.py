@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from tests.long.fuzz import Fuzz
+from tests.long.fuzz.targets import Fuzz
 
 EXAMPLES = 1000 if os.environ.get("RESVAR_FUZZ") == "full" else 40
 

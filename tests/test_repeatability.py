@@ -22,7 +22,8 @@ import pytest
 import torch
 
 from resvar.training.machine import choose_precision
-from tests.long.torture import AT_A_TIME, PLACES, Victim, torture_checkpoints, torture_runs
+from tests.long.torture.checkpoints import torture_checkpoints
+from tests.long.torture.runs import AT_A_TIME, PLACES, Victim, torture_runs
 from tests.support.commands import Commands, contents, train
 from tests.support.outcome import differing
 
@@ -80,7 +81,7 @@ def test_bf16_too_with_a_kill_at_each_place_in_turn(warm, undisturbed, tmp_path)
 
 
 def test_runs_killed_again_and_again_end_with_the_same_bits(warm, tmp_path):
-    """`scripts/torture.py` does this at length."""
+    """`python -m tests.long.torture` does this at length."""
     victim = Victim.undisturbed(warm, train(), tmp_path)
     tally = torture_runs(victim, tmp_path, kills=12, seed=1)
     print(f"\n{tally.table()}\n{tally.verdict}")
@@ -229,7 +230,7 @@ def test_damaged_and_missing_checkpoints(warm, undisturbed, tmp_path):
 
 
 def test_damage_of_any_kind_is_noticed(warm, tmp_path):
-    """`scripts/torture.py --damage` does this at length."""
+    """`python -m tests.long.torture --damage` does this at length."""
     run(warm, tmp_path / "begun", RESVAR_TEST_KILL="iteration:8")
     found = torture_checkpoints(tmp_path / "begun", tries=60, seed=1)
     print(f"\n{found.table()}\n{found.verdict}")

@@ -1,6 +1,6 @@
 """A sweep of many runs holds no more at its end than at its beginning.
 
-In short, since each run loads torch anew; at length: scripts/soak.py.
+In short, since each run loads torch anew; at length: `python -m tests.long.soak`.
 """
 
 from __future__ import annotations

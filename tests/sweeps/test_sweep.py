@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from resvar.cli import run_command
-from tests.long.torture import torture_sweep
+from tests.long.torture.sweeps import torture_sweep
 from tests.support.commands import TINY, contents, everyone, sets, wait_for
 from tests.support.outcome import differing
 
@@ -187,7 +187,7 @@ def test_a_sweep_killed_while_it_measures_leaves_no_process(resvar, tmp_path):
 
 @NEED_PROC
 def test_a_sweep_killed_again_and_again_ends_with_every_run_once(resvar, tmp_path):
-    """`scripts/torture.py --sweep` does this at length."""
+    """`python -m tests.long.torture --sweep` does this at length."""
     runs = [run.relative_to("runs") for run in FOLDERS[:2]]
     tally = torture_sweep(resvar, ONE_SEED, runs, tmp_path, kills=3, seed=1)
     print(f"\n{tally.table()}\n{tally.verdict}")
