@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from resvar.errors import UserError
 from resvar.models.architecture import KERNELS, Architecture, plan
-from resvar.models.fused import Chain
 from resvar.models.ordering import Ordering, find_ordering
 from resvar.models.unit import ResidualUnit, conv, initialise, ops
 
@@ -26,7 +25,7 @@ class ResidualNetwork(nn.Module):
         self.architecture = architecture
         width = architecture.stem_width
         imagenet = architecture.stem == "imagenet"
-        self.stem = Chain(
+        self.stem = nn.Sequential(
             conv(3, width, kernel=7, stride=2) if imagenet else conv(3, width, kernel=3),
             *ops(ordering.stem, width),
         )

@@ -1,8 +1,7 @@
-"""One residual unit for every ordering: y = after_add( shortcut(x) + branch( lead(x) ) ).
+"""One residual unit for every ordering: y = after_add( branch( lead(x) ) + shortcut(x) ).
 
-Read `ResidualUnit.forward` first; it is the whole rule. Which ops stand where comes from an
-`Ordering`, which convolutions from an `Architecture`. No ordering has a class or an `if` of its
-own.
+Read `ResidualUnit.forward` first: it is the equation. An `Ordering` says which ops stand where, an
+`Architecture` which convolutions. No ordering has a class or an `if` of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resvar.models.architecture import KERNELS, Architecture, Shortcut
-from resvar.models.fused import Chain
 from resvar.models.ordering import Ordering
 
 
@@ -23,8 +21,8 @@ class ResidualUnit(nn.Module):
 
     Input [N, channels_in, H, W] → output [N, channels_out, H/stride, W/stride].
 
-    `leads=False` builds the first unit of a network: its lead stands in the network itself, before
-    the split, so that both paths take the activated signal (arXiv:1603.05027, section 4.1).
+    `leads=False` builds the first unit of a network: its lead belongs to the network, before the
+    split, so that both paths take the activated signal (arXiv:1603.05027, section 4.1).
     """
 
     def __init__(
@@ -46,20 +44,18 @@ class ResidualUnit(nn.Module):
             architecture.shortcut, channels_in, channels_out, stride, ordering.projection_has_bn
         )
         self.after_add = ops(ordering.after_add, channels_out)
+        self.projects = isinstance(self.shortcut, Projection)
 
     def forward(self, x: Tensor) -> Tensor:
-        # A projection is a convolution and takes what the branch takes; identity and padding
-        # pass the raw signal on, which is the point of pre-activation.
-        if isinstance(self.shortcut, Projection):
-            x = self.lead(x)
-            y = self.branch.plus(x, self.shortcut(x))
-        else:
-            y, _ = self.lead.fork(x, self.branch, self.shortcut)
-        return self.after_add(y)  # type: ignore[no-any-return]
+        # A projection is a convolution and takes the led signal, as the branch does. Identity and
+        # padding pass the raw signal on: the point of pre-activation.
+        led = self.lead(x)
+        shortcut = self.shortcut(led if self.projects else x)
+        return self.after_add(self.branch(led) + shortcut)  # type: ignore[no-any-return]
 
 
-class Projection(Chain):
-    """Option B: a 1×1 convolution with the stride, and BN where the branch ends so."""
+class Projection(nn.Sequential):
+    """Option B: a 1×1 convolution with the stride; BN follows where `trail` begins with BN."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, bn: bool) -> None:
         super().__init__(conv(channels_in, channels_out, kernel=1, stride=stride))
@@ -68,7 +64,7 @@ class Projection(Chain):
 
 
 class Padding(nn.Module):
-    """Option A: every second pixel, and zero channels, half of them before and half after."""
+    """Option A: every second pixel; zero channels, half of them before and half after."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
@@ -83,7 +79,7 @@ class Padding(nn.Module):
 def conv(
     channels_in: int, channels_out: int, kernel: int, stride: int = 1, groups: int = 1
 ) -> nn.Conv2d:
-    """A convolution that keeps the resolution (but for the stride), without a bias: BN has one."""
+    """A convolution that keeps the resolution up to its stride; no bias, since BN has one."""
     return nn.Conv2d(
         channels_in,
         channels_out,
@@ -95,9 +91,9 @@ def conv(
     )
 
 
-def ops(names: Iterable[str], channels: int) -> Chain:
-    """The modules of a place of an ordering, for a signal of so many channels."""
-    return Chain(*(nn.BatchNorm2d(channels) if op == "bn" else nn.ReLU() for op in names))
+def ops(names: Iterable[str], channels: int) -> nn.Sequential:
+    """The modules at one place of an ordering, for a signal with `channels` channels."""
+    return nn.Sequential(*(nn.BatchNorm2d(channels) if op == "bn" else nn.ReLU() for op in names))
 
 
 def _branch(
@@ -107,12 +103,12 @@ def _branch(
     inner: int,
     out: int,
     stride: int,
-) -> Chain:
+) -> nn.Sequential:
     """The convolutions of a unit, `between` them, and `trail` after the last."""
     kernels = KERNELS[architecture.unit]
     strided = kernels.index(3) if architecture.stride_on == "3x3" else 0
     channels = [channels_in, *[inner] * (len(kernels) - 1), out]
-    branch = Chain()
+    branch = nn.Sequential()
     for index, kernel in enumerate(kernels):
         if index:
             branch.extend(ops(ordering.between, channels[index]))

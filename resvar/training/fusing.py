@@ -15,7 +15,7 @@ import torch
 from resvar.config import Settings
 from resvar.errors import UserError
 from resvar.kernels.build import BuildError, load
-from resvar.models.fused import fuse
+from resvar.kernels.fuse import fuse
 from resvar.models.network import ResidualNetwork
 
 Kernels = Literal["plain", "fused"]

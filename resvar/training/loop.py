@@ -400,8 +400,9 @@ def build_network(settings: Settings) -> ResidualNetwork:
 
 def trainable(settings: Settings, device: torch.device) -> ResidualNetwork:
     """The network of a run where it will be trained, fused or compiled where that is asked for."""
-    network = recompute_units(place(build_network(settings), settings, device), settings)
-    return compile_units(fuse_operators(network, settings, device), settings, device)
+    network = place(build_network(settings), settings, device)
+    network = recompute_units(fuse_operators(network, settings, device), settings)
+    return compile_units(network, settings, device)
 
 
 def build_optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:

@@ -137,13 +137,13 @@ import sys, torch
 from resvar.kernels import build
 build.FLAGS = (*build.FLAGS, sys.argv[1])
 build.load()
-from resvar.models.fused import Chain, fuse
+from resvar.kernels.fuse import fuse
 torch.manual_seed(0)
 found, kernel = [], int(sys.argv[2])
 for fused in (True, False):
     torch.manual_seed(1)
     conv = torch.nn.Conv2d(16, 32, kernel, padding=kernel // 2, bias=False)
-    one = Chain(torch.nn.BatchNorm2d(16), torch.nn.ReLU(), conv)
+    one = torch.nn.Sequential(torch.nn.BatchNorm2d(16), torch.nn.ReLU(), conv)
     if fused:
         fuse(one)
     x = torch.randn(5, 16, 6, 8).bfloat16().to(memory_format=torch.channels_last).requires_grad_()

@@ -7,12 +7,14 @@ import signal
 
 import pytest
 import torch
+from torch import nn
 
 from resvar.config import resolve
 from resvar.errors import UserError
 from resvar.files import read_yaml
 from resvar.kernels import build
-from resvar.models.fused import Chain
+from resvar.kernels.fuse import is_fused
+from resvar.models.unit import ResidualUnit
 from resvar.rundir import read_settings
 from resvar.training import fusing
 from resvar.training.loop import trainable
@@ -34,7 +36,7 @@ def refuse(_say=None):
 
 
 def fused(network):
-    return {module.fused for module in network.modules() if isinstance(module, Chain)}
+    return {is_fused(m) for m in network.modules() if isinstance(m, ResidualUnit | nn.Sequential)}
 
 
 @needs_compiler

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 
 from resvar.files import shipped
 from resvar.kernels import build
-from resvar.models.fused import Chain, fuse
+from resvar.kernels.fuse import add, fork, fuse, is_fused
 from resvar.models.network import build_model
 
 pytestmark = pytest.mark.skipif(build.find_compiler() is None, reason="no C++ compiler")
@@ -32,7 +33,7 @@ def chain(channels, relu=True, dtype=torch.float32):
     with torch.no_grad():
         bn.weight.uniform_(0.5, 1.5)
         bn.bias.uniform_(-0.5, 0.5)
-    return Chain(bn, nn.ReLU()) if relu else Chain(bn)
+    return nn.Sequential(bn, nn.ReLU()) if relu else nn.Sequential(bn)
 
 
 def signal(*shape, dtype=torch.float32):
@@ -56,6 +57,11 @@ def both(one, x, work):
             | dict(own.named_buffers())
         )
     return found
+
+
+def forked(lead, branch, x, shortcut=lambda x: x):
+    """`branch(lead(x)) + shortcut(x)`, by the operators where the lead is fused."""
+    return fork(lead, branch, x, shortcut) if is_fused(lead) else branch(lead(x)) + shortcut(x)
 
 
 FILTERS, ADDED = 9, 10  # places of the operator's arguments
@@ -101,9 +107,7 @@ def test_a_fork_adds_the_gradient_of_the_second_path(shape, relu):
     torch.manual_seed(2)
 
     def unit(one, x):
-        out, again = one.fork(x, Chain())
-        assert torch.equal(again, x)
-        return out * 2 + again
+        return forked(one, nn.Sequential(), x, lambda raw: 2 * raw)
 
     x = signal(*shape, dtype=torch.float64)
     assert_close(both(chain(shape[1], relu, torch.float64), x, unit), 1e-12)
@@ -111,22 +115,27 @@ def test_a_fork_adds_the_gradient_of_the_second_path(shape, relu):
 
 def test_paths_that_nothing_comes_back_from():
     x = signal(2, 16, 4, 4, dtype=torch.float64)
-    for path in (0, 1):
-        plain, fused = both(
-            chain(16, dtype=torch.float64), x, lambda c, x, p=path: c.fork(x, Chain())[p]
-        )
-        assert torch.allclose(plain["x"], fused["x"], rtol=1e-12, atol=1e-12)
+    one = chain(16, dtype=torch.float64)
+    plain, fused = both(one, x, lambda c, x: forked(c, nn.Sequential(), x, torch.zeros_like))
+    assert torch.allclose(plain["x"], fused["x"], rtol=1e-12, atol=1e-12)
+    out, raw = torch.ops.resvar.bn(  # nothing comes back from BN itself
+        x.requires_grad_(), one[0].weight, one[0].bias, None, None, 0.1, 1e-5, True, True
+    )
+    assert torch.equal(raw, x)
+    (gradient,) = torch.autograd.grad(raw.sum(), x)
+    assert torch.equal(gradient, torch.ones_like(x))
+    del out
 
 
-@pytest.mark.parametrize("fork", [True, False])
-def test_gradients_are_those_of_small_differences(fork):
+@pytest.mark.parametrize("forks", [True, False])
+def test_gradients_are_those_of_small_differences(forks):
     torch.manual_seed(3)
     x = signal(2, 3, 2, 3, dtype=torch.float64).requires_grad_()
     weight = torch.rand(3, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
 
     def operator(x, weight, bias):
-        return tuple(torch.ops.resvar.bn(x, weight, bias, None, None, 0.1, 1e-5, True, fork))
+        return tuple(torch.ops.resvar.bn(x, weight, bias, None, None, 0.1, 1e-5, True, forks))
 
     assert torch.autograd.gradcheck(operator, (x, weight, bias))
 
@@ -158,7 +167,7 @@ def test_the_same_bits_twice_and_with_other_threads():
     try:
         for count in (1, 1, 2, 3):
             torch.set_num_threads(count)
-            runs.append(both(one, x, lambda c, x: sum(c.fork(x, Chain())))[1])
+            runs.append(both(one, x, lambda c, x: forked(c, nn.Sequential(), x))[1])
     finally:
         torch.set_num_threads(threads)
     for other in runs[1:]:
@@ -203,7 +212,7 @@ def at_any_size(test):
 
 def layers(channels_in, channels_out, kernel, *before):
     conv = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, bias=False)
-    return Chain(*before, conv)
+    return nn.Sequential(*before, conv)
 
 
 def has_amx():
@@ -217,7 +226,7 @@ def autocast(dtype):
 def weights_gradients(shape, ops, dtype):
     """That of our own, and torch's in double of the same signals."""
     images, channels_in, channels_out, height, width, kernel = shape
-    before = chain(channels_in, relu="relu" in ops) if ops else Chain()
+    before = chain(channels_in, relu="relu" in ops) if ops else nn.Sequential()
     one = layers(channels_in, channels_out, kernel, *before)
     x = signal(images, channels_in, height, width, dtype=dtype)
     fuse(one)
@@ -257,8 +266,8 @@ def test_the_weights_gradient_is_torchs_at_any_size(
 
 @TYPES
 @pytest.mark.parametrize("shape", CONVOLUTIONS)
-@pytest.mark.parametrize("fork", [True, False])
-def test_with_a_convolution_all_else_has_the_same_bits_as_without(shape, fork, dtype):
+@pytest.mark.parametrize("forks", [True, False])
+def test_with_a_convolution_all_else_has_the_same_bits_as_without(shape, forks, dtype):
     """But for a kernel of 3 in bf16 with AMX: our own product adds up the taps, and BN its sums, in
     another order."""
     torch.manual_seed(9)
@@ -268,22 +277,20 @@ def test_with_a_convolution_all_else_has_the_same_bits_as_without(shape, fork, d
     x = signal(images, channels_in, height, width, dtype=dtype)
 
     def train(separate):
-        lead, branch, given = copy.deepcopy(bn), copy.deepcopy(conv), x.clone().requires_grad_()
-        fuse(lead)
-        if not separate:
-            fuse(branch)
+        (norm, _), branch, given = *copy.deepcopy([bn, conv]), x.clone().requires_grad_()
+        filters = None if separate else branch[0].weight
         with autocast(dtype):
+            out, *raw = torch.ops.resvar.bn(
+                given, norm.weight, norm.bias, norm.running_mean, norm.running_var,
+                norm.momentum, norm.eps, True, forks, filters,
+            )  # fmt: skip
             if separate:
-                activated, again = lead.fork(given, Chain())
-                out = branch(activated)
-            else:
-                out, again = lead.fork(given, branch)
+                out = branch(out)
         torch.manual_seed(10)
         weights = torch.randn_like(out)
-        loss = (out * weights).sum() + (again.square().sum() if fork else 0)
+        loss = (out * weights).sum() + (raw[0].square().sum() if forks else 0)
         loss.backward()
-        kept = dict(lead.named_buffers())
-        return [out, given.grad, lead[0].weight.grad, lead[0].bias.grad, *kept.values()]
+        return [out, given.grad, norm.weight.grad, norm.bias.grad, *norm.buffers()]
 
     for alone, together in zip(train(True), train(False), strict=True):
         if kernel == 1 or dtype is torch.float32 or not has_amx():
@@ -313,7 +320,7 @@ def test_what_is_added_to_a_convolution_has_the_same_bits_as_an_addition(
     for inside in (False, True):
         x, added = given.clone().requires_grad_(), other.clone().requires_grad_()
         with autocast(dtype):
-            out = one.plus(x, added) if inside else one(x) + added
+            out = add(one, x, added) if inside else one(x) + added
         gradients = torch.autograd.grad(out, [x, added, *one.parameters()], gradient)
         found.append([out, *gradients])
     place = 2 if alone else ADDED
@@ -321,19 +328,71 @@ def test_what_is_added_to_a_convolution_has_the_same_bits_as_an_addition(
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-@pytest.mark.parametrize("where", ["lead", "branch", "plus"])
-def test_a_hook_at_a_chain_sees_what_comes_out_of_it(where):
+@pytest.mark.parametrize("where", ["lead", "branch", "add"])
+def test_a_hook_at_a_row_sees_its_output(where):
     lead, branch, seen = chain(16), layers(16, 16, 1), []
     x, own = signal(4, 16, 8, 8), nn.ModuleList([lead, branch])
     (lead if where == "lead" else branch).register_forward_hook(lambda *a: seen.append(a[2]))
     fuse(own)
-    if where == "plus":
-        out, inside = branch.plus(lead(x), x), lambda: seen[0] + x
+    if where == "add":
+        out, added = add(branch, lead(x), x), x
     else:
-        out, inside = lead.fork(x, branch, lambda x: 2 * x)[0], lambda: seen[0] + 2 * x
+        out, added = fork(lead, branch, x, lambda x: 2 * x), 2 * x
     assert len(seen) == 1
     if where != "lead":
-        assert torch.equal(out, inside())
+        assert torch.equal(out, seen[0] + added)
+
+
+KINDS = ["forward_pre", "forward", "full_backward_pre", "full_backward"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("variant", ["original", "full-preact"])
+def test_hooks_see_the_same_plain_and_fused(variant, kind):
+    """At every module of a network: as often, and the same to rounding."""
+    torch.manual_seed(15)
+    images, found = torch.randn(4, 3, 32, 32), []
+    for fused in (False, True):
+        network = build_model(variant, depth=11, seed=2).to(memory_format=torch.channels_last)
+        if fused:
+            fuse(network)
+        seen = []
+        for name, module in network.named_modules():
+            getattr(module, f"register_{kind}_hook")(partial(note, seen, name))
+        out = network(images.to(memory_format=torch.channels_last))
+        out.square().sum().backward()
+        found.append(seen)
+    assert [name for name, _ in found[0]] == [name for name, _ in found[1]]
+    for (name, plain), (_, own) in zip(*found, strict=True):
+        assert torch.allclose(plain, own, rtol=1e-3, atol=1e-3), name
+
+
+def note(seen, name, _module, *given):
+    last = given[-1]  # what enters or leaves the module, or its gradient
+    seen.append((name, (last if isinstance(last, torch.Tensor) else last[0]).detach().clone()))
+
+
+def test_a_global_hook_sees_every_module():
+    network, seen = build_model("full-preact", depth=8, seed=2), []
+    fuse(network)
+    handle = nn.modules.module.register_module_forward_hook(lambda m, *_: seen.append(type(m)))
+    network(torch.randn(2, 3, 32, 32).to(memory_format=torch.channels_last))
+    handle.remove()
+    assert seen.count(nn.BatchNorm2d) == 7
+    assert seen.count(nn.Conv2d) == 7
+
+
+def test_a_deep_copy_is_fused_and_stands_alone(monkeypatch):
+    network = build_model("full-preact", depth=8, seed=2).to(memory_format=torch.channels_last)
+    fuse(network)
+    copied = copy.deepcopy(network)
+    with torch.no_grad():
+        for weights in network.parameters():
+            weights.fill_(float("nan"))
+    used = calls(monkeypatch)
+    images = torch.randn(2, 3, 32, 32).to(memory_format=torch.channels_last)
+    assert copied(images).isfinite().all()
+    assert len(used) == 7
 
 
 @TYPES
@@ -355,8 +414,8 @@ def test_a_fork_adds_its_shortcut_wherever_the_branch_ends(last, layout, dtype):
         if fused:
             fuse(own)
         with autocast(dtype):
-            out, _ = own[0].fork(
-                given, own[1], lambda x: (2 * x[:, :, pick, pick]).contiguous(memory_format=layout)
+            out = forked(
+                *own, given, lambda x: (2 * x[:, :, pick, pick]).contiguous(memory_format=layout)
             )
         torch.manual_seed(14)
         out.backward(torch.randn_like(out))
@@ -404,7 +463,7 @@ def test_a_convolution_is_torchs_in_double_at_any_size(
     y = before(x).detach().requires_grad_()
     with autocast(dtype):
         out = one(y)
-        both = Chain(*before, *one)
+        both = nn.Sequential(*before, *one)
         fuse(both)
         together = both(x)
     gradient = signal(*out.shape, dtype=dtype)
@@ -450,7 +509,7 @@ def test_for_backward_only_the_signal_before_bn_is_kept(dtype):
 )  # fmt: skip
 def test_convolutions_that_it_cannot_take_are_torchs(monkeypatch, change, dtype):
     options = {"out_channels": 16, "kernel_size": 3, "padding": 1, "bias": False} | change
-    one = Chain(*chain(16), nn.Conv2d(16, **options))
+    one = nn.Sequential(*chain(16), nn.Conv2d(16, **options))
     x = signal(4, 16, 8, 8, dtype=dtype)
     used = calls(monkeypatch)
     fuse(one)
@@ -526,8 +585,8 @@ def test_a_network_gives_it_every_convolution_that_it_takes(monkeypatch, dtype):
         lambda c, x: (c[0].register_forward_hook(lambda *_: None) and c, x),
         lambda c, x: (c[0].register_forward_pre_hook(lambda *_: None) and c, x),
         lambda c, x: (setattr(c[0], "momentum", None) or c, x),
-        lambda c, x: (Chain(nn.ReLU(), c[1]), x),
-        lambda c, x: (Chain(nn.BatchNorm2d(16, affine=False), c[1]), x),
+        lambda c, x: (nn.Sequential(nn.ReLU(), c[1]), x),
+        lambda c, x: (nn.Sequential(nn.BatchNorm2d(16, affine=False), c[1]), x),
     ],
 )
 def test_otherwise_the_modules_run_one_by_one(monkeypatch, change):
@@ -536,7 +595,7 @@ def test_otherwise_the_modules_run_one_by_one(monkeypatch, change):
     used = calls(monkeypatch)
     fuse(one)
     assert torch.equal(one(x), plain)
-    assert torch.equal(one.fork(x, Chain())[0], plain)
+    assert torch.equal(fork(one, nn.Sequential(), x, torch.zeros_like), plain)
     assert used == []
 
 
