@@ -12,16 +12,20 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
 
 from resvar import __version__
 from resvar.errors import PeerFailure, RunError, Stopped, UserError
+
+if TYPE_CHECKING:
+    from resvar.reports.html import Section
+    from resvar.reports.records import Record
 
 app = typer.Typer(
     name="resvar",
@@ -449,10 +453,17 @@ def report(
     if watch:
         if figures is not None:
             raise UserError("--figures draws once; leave --watch out.")
-        watch_report(where, format.value, out, interval)
+        watch_report(where, format.value, out, interval, _probe_sections)
         return
     _only_when_watching(interval)
-    write_report(where, format.value, out, figures)
+    write_report(where, format.value, out, figures, _probe_sections)
+
+
+def _probe_sections(records: Sequence[Record]) -> Sequence[Section]:
+    """The section of a report's page on probed runs; the page alone asks for it."""
+    from resvar.probes.section import sections
+
+    return sections(records)
 
 
 def _only_when_watching(interval: float | None) -> None:

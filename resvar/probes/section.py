@@ -11,7 +11,7 @@ from resvar.probes.outcome import Outcome
 from resvar.probes.pictures import pictures
 from resvar.probes.render import verdict_table
 from resvar.probes.verdicts import judge, read_cells
-from resvar.reports.html import Picture, Section
+from resvar.reports.html import Image, Section
 from resvar.reports.plotting import inline_svg
 from resvar.reports.records import Record
 from resvar.rundir import PROBE
@@ -33,7 +33,7 @@ def sections(records: Sequence[Record]) -> tuple[Section, ...]:
         return (Section(TITLE, notes),) if notes else ()
     cells = read_cells(records)
     outcome = Outcome(probes, cells, judge(probes, cells))
-    drawn = tuple(Picture(found.title, inline_svg(found)) for found in pictures(outcome))
+    drawn = tuple(Image(found.title, inline_svg(found)) for found in pictures(outcome))
     return (Section(TITLE, notes, (verdict_table(outcome.verdicts),), drawn),)
 
 

@@ -36,7 +36,7 @@ TITLE = "Where should BatchNorm and ReLU stand?"
 
 
 @dataclass(frozen=True)
-class Picture:
+class Image:
     """A figure from elsewhere, such as Matplotlib; it is shown as an image and can run nothing."""
 
     title: str
@@ -56,7 +56,7 @@ class Section:
     title: str
     notes: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[Image, ...] = ()
 
 
 @dataclass(frozen=True)

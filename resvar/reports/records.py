@@ -19,7 +19,7 @@ from typing import Any
 
 from resvar.config import TRAINING_HALF, Settings, deviations
 from resvar.errors import UserError
-from resvar.files import read_yaml, shipped
+from resvar.files import shipped
 from resvar.models.architecture import plan
 from resvar.models.ordering import in_paper_order
 from resvar.reports.curves import Curve, read_curve
@@ -319,8 +319,7 @@ def _checked(result: dict[str, Any], settings: Settings, folder: Path) -> dict[s
     for key in _AS_CONFIGURED:
         if result[key] != (asked := getattr(settings, key)):
             raise UserError(f"{path}: '{key}' is {result[key]}, but {CONFIG} says {asked}.")
-    found = result["config_hash"]
-    if found != settings.hash and found != _hash_as_written(folder):
+    if result["config_hash"] != settings.hash:
         raise UserError(
             f"{path}: 'config_hash' is not that of {CONFIG}, so the result is of other settings."
         )
@@ -351,15 +350,6 @@ def _sound(result: dict[str, Any], path: Path) -> dict[str, Any]:
         if key in _PERCENT and not 0 <= value <= 100:
             raise UserError(f"{path}: '{key}' is {value}, which is no percentage.")
     return result
-
-
-def _hash_as_written(folder: Path) -> str:
-    """The hash of `config.yaml` as it stands.
-
-    It is that of the settings, unless a later version of resvar has added one of its own.
-    """
-    canonical = json.dumps(read_yaml(folder / CONFIG), sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def _read_failure(path: Path) -> tuple[str, bool]:

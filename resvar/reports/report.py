@@ -1,11 +1,13 @@
-"""`resvar report`: read the runs, say what they say, to the screen or into a file."""
+"""The command `resvar report`: read the runs, print the report or write it to a file."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import groupby, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resvar.console import console_for_output, deliver, plain
 from resvar.errors import Stopped, UserError
@@ -14,16 +16,31 @@ from resvar.reports.records import Record, read_records
 from resvar.reports.render import print_report, render
 from resvar.reports.status import planned_runs, unsettled, watch
 
+if TYPE_CHECKING:  # Jinja and Matplotlib serve the page and the figures alone
+    from resvar.reports.html import Section
+
+    MakeSections = Callable[[Sequence[Record]], Sequence[Section]]
+
+MOST_PICTURES = 24
+"""Figures on one page, so that neither its size nor its time grows with the number of runs."""
+
+RENEW_SECONDS = 5.0
+
 
 def write_report(
-    folders: Sequence[Path], format: str, out: Path | None, figures: Path | None = None
+    folders: Sequence[Path],
+    format: str,
+    out: Path | None,
+    figures: Path | None = None,
+    sections: MakeSections | None = None,
 ) -> None:
     """Report on every run at or below `folders`.
 
     Args:
         format: `table` (for the terminal), `markdown`, `csv`, `latex`, `json` or `html`.
         out: a file to write instead of the screen.
-        figures: a folder that gets the report's figures.
+        figures: a folder for the report's figures.
+        sections: makes further sections of the HTML page from the records.
 
     Raises:
         UserError: there is no run, two runs contradict each other, or `out` or `figures` cannot
@@ -32,94 +49,114 @@ def write_report(
     if figures is not None:
         _write_figures(build(read_records(folders)), figures)
     if format == "html":
-        text, _ = _page(folders, out)
-        deliver(text, out)
+        deliver(_page(folders, out, sections)[0], out)
         return
     report = build(read_records(folders))
     if out is None and format == "table":
         print_report(report, console_for_output())
-        return
-    deliver(render(report, format), out)
+    else:
+        deliver(render(report, format), out)
 
 
 def _write_figures(report: Report, folder: Path) -> None:
-    """A line on stderr per figure, so that the report itself can go down a pipe."""
-    from resvar.reports.figures import figures, left_out  # Matplotlib is for figures alone
+    """One line on stderr per figure; stdout carries the report itself."""
+    from resvar.reports.figures import figures, left_out
     from resvar.reports.plotting import write_pictures
 
     for _, picture in figures(report):
         paths = write_pictures([picture], folder, ("svg", "pdf", "png"))
-        print(f"Wrote {', '.join(str(path) for path in paths)}.", file=sys.stderr, flush=True)
+        print(f"Wrote {', '.join(map(str, paths))}.", file=sys.stderr, flush=True)
     for sentence in left_out(report):
         print(f"Left out: {plain(sentence)}", file=sys.stderr, flush=True)
 
 
 def watch_report(
-    folders: Sequence[Path], format: str, out: Path | None, interval: float | None
+    folders: Sequence[Path],
+    format: str,
+    out: Path | None,
+    interval: float | None,
+    sections: MakeSections | None = None,
 ) -> None:
-    """Write the page again and again while runs are at work; the page loads itself again too.
+    """Rewrite the page until no run is running, stopped or waiting; the page reloads itself.
 
-    Ends when no run is running, stopped or waiting. The last page, also after Ctrl-C, stays still.
+    The last page, also after Ctrl-C, does not reload.
 
     Args:
         interval: seconds between two looks; None: 5.
 
     Raises:
-        UserError: the format is not `html`, there is no `out`, or what `write_report` refuses.
+        UserError: the format is not `html`, there is no `out`, or a reason of `write_report`.
         Stopped: Ctrl-C.
     """
     if format != "html" or out is None:
         raise UserError("--watch renews a page: it needs --format html and --out FILE.html.")
-    seconds = 5.0 if interval is None else interval
-    shown = ""
+    seconds = RENEW_SECONDS if interval is None else interval
+    written = ""
 
     def renew() -> bool:
-        nonlocal shown
-        text, more = _page(folders, out, seconds)
-        if not more:
-            return False
-        if text != shown:
-            deliver(text, out, quiet=bool(shown))
-            if not shown:
+        nonlocal written
+        text, may_change = _page(folders, out, sections, seconds)
+        if may_change and text != written:
+            deliver(text, out, quiet=bool(written))
+            if not written:
                 print("It is renewed until every run is finished; Ctrl-C ends that.", flush=True)
-            shown = text
-        return True
+            written = text
+        return may_change
 
     try:
         watch(renew, seconds)
     except Stopped:
-        deliver(_page(folders, out)[0], out, quiet=True)
+        deliver(_page(folders, out, sections)[0], out, quiet=True)
         raise
-    deliver(_page(folders, out)[0], out)
+    deliver(_page(folders, out, sections)[0], out)
 
 
 def _page(
-    folders: Sequence[Path], out: Path | None, refresh: float | None = None
+    folders: Sequence[Path],
+    out: Path | None,
+    sections: MakeSections | None,
+    refresh: float | None = None,
 ) -> tuple[str, bool]:
-    """The page, and whether any of its runs may still change."""
-    from resvar.probes.section import sections
-    from resvar.reports.gallery import gallery
-    from resvar.reports.html import Page, render_html  # Jinja is for this format alone
+    """The page, and whether one of its runs may still change."""
+    from resvar.reports.html import Page, render_html
 
     records = read_records(folders)
     report = build(records)
-    waiting = _waiting(folders, records)
-    # A page that is renewed takes no time for figures from the runs at work; its last one has them.
-    drawn = gallery(report) if refresh is None else ()
+    waiting = _planned(folders, records)
+    # Figures would slow down the runs at work: a page that reloads has none, the last one has all.
+    drawn = figure_sections(report) if refresh is None else []
     page = Page(
         out=out,
         folders=tuple(folders),
         waiting=len(waiting),
-        sections=(*drawn, *sections(records)),
+        sections=(*drawn, *(sections(records) if sections is not None else ())),
         refresh=refresh,
     )
     return render_html(report, page), unsettled([*records, *waiting])
 
 
-def _waiting(folders: Sequence[Path], records: Sequence[Record]) -> list[Record]:
-    """The runs that sweeps in these folders have planned and not begun."""
+def _planned(folders: Sequence[Path], records: Sequence[Record]) -> list[Record]:
+    """The runs that sweeps in these folders have planned but not started."""
     found: dict[Path, Record] = {}
     for folder in folders:
-        with suppress(UserError):  # a damaged list of a sweep says nothing about the runs
+        with suppress(UserError):  # a damaged manifest of a sweep does not concern the runs
             found |= {record.folder: record for record in planned_runs(folder, records)}
     return list(found.values())
+
+
+def figure_sections(report: Report) -> list[Section]:
+    """A section with the figures of each group but its curves, which the page draws itself."""
+    from resvar.reports.figures import figures
+    from resvar.reports.html import Image, Section
+    from resvar.reports.plotting import inline_svg
+
+    drawn = list(islice(figures(report, curves=False), MOST_PICTURES + 1))
+    made = []
+    by_group = groupby(drawn[:MOST_PICTURES], key=lambda pair: (pair[0].label, pair[0].dataset))
+    for (label, _), held in by_group:
+        images = tuple(Image(p.title, inline_svg(p), p.caption) for _, p in held)
+        made.append(Section(f"Figures, protocol {plain(label)}", pictures=images))
+    if len(drawn) > MOST_PICTURES:
+        note = "There are more: `resvar report --figures DIR` writes them all."
+        made[-1] = Section(made[-1].title, (note,), pictures=made[-1].pictures)
+    return made

@@ -170,7 +170,7 @@ def test_the_section_has_verdicts_and_figures_with_ids_of_their_own(tmp_path):
 
 def test_the_page_holds_the_section(tmp_path):
     runs(tmp_path)
-    write_report([tmp_path], "html", tmp_path / "page.html")
+    write_report([tmp_path], "html", tmp_path / "page.html", sections=sections)
     page = (tmp_path / "page.html").read_text()
     assert TITLE in page
     (section,) = sections(read_records([tmp_path]))

@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from resvar.reports.findings import build
-from resvar.reports.html import Page, Picture, Section, render_html
+from resvar.reports.html import Image, Page, Section, render_html
 from resvar.reports.records import read_records
 from resvar.rundir import RESULT
 from tests.reports.pages import ENVIRONMENT_A, write_curved, write_rich
@@ -98,7 +98,7 @@ def rich(tmp_path_factory):
     svg = (
         '<svg xmlns="http://www.w3.org/2000/svg" width="900" height="90"><style>*{fill:red}</style>'
     )
-    picture = Picture("A figure", svg + '<rect style="fill:green" width="900" height="90"/></svg>')
+    picture = Image("A figure", svg + '<rect style="fill:green" width="900" height="90"/></svg>')
     return write_page(root, sections=(Section("Figures", pictures=(picture,)),))
 
 

@@ -15,7 +15,7 @@ import pytest
 from resvar.errors import UserError
 from resvar.reports.charts import MARKERS
 from resvar.reports.findings import build
-from resvar.reports.html import Page, Picture, Section, render_html
+from resvar.reports.html import Image, Page, Section, render_html
 from resvar.reports.records import read_records
 from resvar.reports.report import write_report
 from resvar.reports.tables import Cell, Column, Table, tables
@@ -157,7 +157,7 @@ def test_sections_and_pictures_of_others_are_embedded(tmp_path):
     write_curved(tmp_path)
     svg = '<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
     made = Table("A table of probes", (Column("layer", "left"),), ((Cell("conv <1>"),),))
-    section = Section("Probes <b>", ("A note.",), (made,), (Picture("Figure 6 & more", svg),))
+    section = Section("Probes <b>", ("A note.",), (made,), (Image("Figure 6 & more", svg),))
     seen = Seen(page_on(tmp_path, sections=(section,)))
     for words in ("Probes <b>", "A note.", "A table of probes", "conv <1>", "Figure 6 & more"):
         assert words in seen.text
