@@ -1,7 +1,7 @@
-"""The run directory: the names of its files, its lock, its readers and writers. No torch.
+"""The run directory: file names, lock, readers and writers. No torch.
 
-A run is finished exactly when it has `result.json`. All files but the lock, the log and the event
-files are replaced as a whole, so a reader never meets half of one.
+A run is finished exactly when `result.json` exists. Every file but the lock, the log and the event
+files is replaced as a whole, so a reader never sees a partial one.
 """
 
 from __future__ import annotations
@@ -23,55 +23,70 @@ from typing import TYPE_CHECKING, Any
 
 from resvar.config import Settings, differences, resolve, settings_in
 from resvar.errors import RunError, UserError
-from resvar.files import LARGEST_YAML, parse_mapping, read_text, refuse_newer, write_text
+from resvar.files import (
+    LARGEST_YAML,
+    parse_mapping,
+    read_text,
+    refuse_newer,
+    write_json,
+    write_text,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas
     from numpy.typing import NDArray
 
-CONFIG = "config.yaml"
-ENVIRONMENT = "environment.json"
-METRICS = "metrics.csv"
-CHECKPOINT = "checkpoint.pt"
-PREVIOUS_CHECKPOINT = "checkpoint.previous.pt"
-RESULT = "result.json"
-PREDICTIONS = "predictions.npy"
-PROGRESS = "progress.json"  # how far a run is, renewed every few seconds while it works
-DIVERGED = "diverged.json"  # the loss became NaN or infinite: how the run ended, and it stays so
-FAILURE = "failure.json"  # why the last attempt ended without a result; gone when the next starts
+RESULT = "result.json"  # the result; written once, last
+CONFIG = "config.yaml"  # every setting, resolved
+ENVIRONMENT = "environment.json"  # versions, device, commit, and where the run resumed
+METRICS = "metrics.csv"  # one row per evaluation
+PREDICTIONS = "predictions.npy"  # the predicted class of each test image
+PROGRESS = "progress.json"  # refreshed every few seconds while the run is at work
+FAILURE = "failure.json"  # why the last attempt failed; removed when the next one starts
+DIVERGED = "diverged.json"  # the loss became NaN or infinite, which ends the run for good
+CHECKPOINT = "checkpoint.pt"  # the newest complete state
+PREVIOUS_CHECKPOINT = "checkpoint.previous.pt"  # kept until the newest one is verified
+PROBE = "probe.json"  # the last measurement of `resvar probe`
+SNAPSHOTS = "snapshots"  # folder: the weights at each iteration of `probe_at`
+EVENTS = "events.out.tfevents.*.resvar"  # TensorBoard event files
 LOCK = "run.lock"
-SNAPSHOTS = "snapshots"  # a folder: the weights at each iteration of 'probe_at'
-PROBE = "probe.json"  # what `resvar probe` measured last
-LOG = "log.txt"  # what a run started by a sweep printed
+LOG = "log.txt"  # output of a run that a sweep started
+
+RUN_FILES = (
+    RESULT, CONFIG, ENVIRONMENT, METRICS, PREDICTIONS, PROGRESS, FAILURE, DIVERGED, CHECKPOINT,
+    PREVIOUS_CHECKPOINT, PROBE,
+)  # fmt: skip
+"""The files of a run that `--fresh` removes, with snapshots and event files. Lock and log stay, and
+so does everything else in the folder."""
 
 NOTE_FORMAT = 1
-"""The `format` of the JSON files that this package writes, and the newest that it reads."""
+"""The `format` of the JSON files: the one written, and the newest one read."""
 
 LARGEST_JSON = 20_000_000
-"""Bytes; the list of a sweep with 100,000 runs takes five million."""
+"""Bytes. The manifest of a sweep with 100,000 runs takes five million."""
 
 LARGEST_PREDICTIONS = 100_000_000
-"""Bytes; those of ten million images take 80 million."""
+"""Bytes. The predictions for ten million images take 80 million."""
 
 METRIC_COLUMNS = (
     "iteration", "epoch", "lr", "train_loss", "train_error", "test_loss", "test_error",
     "images_per_second", "seconds",
 )  # fmt: skip
 HOLDOUT_COLUMNS = ("holdout_loss", "holdout_error")
-"""Two more columns, behind the others, where a run keeps training images aside."""
+"""Two more columns at the end, for a run that sets training images aside."""
 
 CONFIG_FORMAT = 1
 CONFIG_HEAD = "# The settings of a run of resvar; format {}\n"
-"""The first line of `config.yaml`: a comment, since every name in that file is a setting."""
+"""The first line of `config.yaml`. A comment, since every name in that file is a setting."""
 
 SEED_LINE = re.compile("^seed: (0|[1-9][0-9]{0,17})$", re.MULTILINE)
-"""How `config.yaml` writes a seed, and nothing else that YAML knows."""
+"""A seed as `config.yaml` writes it, and in none of YAML's other notations."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: iterations done of all, seconds spent, images per second."""
+    """The content of `progress.json`: iterations done and in all, seconds spent, images/s."""
 
     iteration: int
     iterations: int
@@ -80,33 +95,33 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """0 to 1."""
+        """The share of the run that is done, 0 to 1."""
         return min(1.0, self.iteration / self.iterations)
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """How a run ended whose loss became NaN or infinite."""
+    """The end of a run whose loss became NaN or infinite."""
 
     iteration: int
     message: str
 
 
-# --- who works here -------------------------------------------------------------------------------
+# --- the lock -------------------------------------------------------------------------------------
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run directory's lock; it dies with the process, however that ends.
+    """Lock the run directory. The lock ends with the process, however that ends.
 
     Raises:
-        RunError: another process holds it; its pid and host are named. Or the file system has no
-            locks.
+        RunError: another process has the lock (its pid and host are named), or the file system has
+            no locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+") as file:
         try:
-            free = _lock_soon(file.fileno())
+            free = _acquire(file.fileno())
         except OSError as error:
             raise RunError(
                 f"{folder}: this file system cannot lock files ({error.strerror}), so nothing "
@@ -123,7 +138,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is working in the run directory now."""
+    """Whether a process is at work in the run directory now."""
     try:
         with (folder / LOCK).open("r") as file:
             return not _try_lock(file.fileno(), shared=True)
@@ -131,8 +146,8 @@ def is_locked(folder: Path) -> bool:
         return False
 
 
-def _lock_soon(descriptor: int) -> bool:
-    """Take the lock, with patience for those who only look whether it is free."""
+def _acquire(descriptor: int) -> bool:
+    """Take the lock. Retries for a second: `is_locked` holds it for a moment too."""
     for _ in range(10):
         if _try_lock(descriptor, shared=False):
             return True
@@ -143,7 +158,7 @@ def _lock_soon(descriptor: int) -> bool:
 def _try_lock(descriptor: int, shared: bool) -> bool:
     try:
         import fcntl
-    except ImportError:  # Windows has no flock; there nothing guards against a second process
+    except ImportError:  # Windows has no flock: a second process is not detected
         return True
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -152,7 +167,62 @@ def _try_lock(descriptor: int, shared: bool) -> bool:
     return True
 
 
-# --- what it says ---------------------------------------------------------------------------------
+# --- writers --------------------------------------------------------------------------------------
+
+
+def write_settings(folder: Path, settings: Settings) -> None:
+    """Write `config.yaml`."""
+    write_text(folder / CONFIG, CONFIG_HEAD.format(CONFIG_FORMAT) + settings.to_yaml())
+
+
+def write_note(path: Path, values: Mapping[str, Any], durable: bool = True) -> None:
+    """Write one of the JSON files, with the number of its format.
+
+    Args:
+        durable: False for a file that may be lost in a power cut.
+    """
+    write_json(path, {"format": NOTE_FORMAT, **values}, durable)
+
+
+def write_failure(folder: Path, message: str) -> None:
+    """Record why an attempt at a run failed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_note(folder / FAILURE, {"message": message})
+
+
+def write_metrics(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Write `metrics.csv`: of each number the shortest text that reads back to the same bits."""
+    text = io.StringIO()
+    columns = METRIC_COLUMNS + (HOLDOUT_COLUMNS if rows and HOLDOUT_COLUMNS[0] in rows[0] else ())
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: repr(row[key]) for key in columns} for row in rows)
+    write_text(path, text.getvalue())
+
+
+def remove_run(folder: Path) -> None:
+    """Remove the files of a run. The result goes first: a half-removed run is not finished."""
+    files = [folder / name for name in RUN_FILES]
+    for path in (*files, *snapshots(folder).values(), *folder.glob(EVENTS)):
+        path.unlink(missing_ok=True)
+
+
+# --- readers --------------------------------------------------------------------------------------
+
+
+def guard(folder: Path, wanted: Settings) -> None:
+    """Refuse a folder that belongs to another run.
+
+    Raises:
+        UserError: the run in `folder` has other settings; the message lists the differences.
+    """
+    if not (folder / CONFIG).exists():
+        return
+    if differing := differences(wanted, read_settings(folder)):
+        raise UserError(
+            f"{folder} holds a run with other settings ({'; '.join(differing)}): choose another "
+            "--out, or start that run over with `resvar train … --fresh`."
+        )
 
 
 def read_settings(folder: Path) -> Settings:
@@ -170,43 +240,29 @@ def read_settings(folder: Path) -> Settings:
     if lines == 1 and (seed := SEED_LINE.search(text)):
         with suppress(UserError):
             return _settings_of_cell(cell).model_copy(update={"seed": int(seed[1])})
-    return resolve(config=path)  # and says what is wrong, and where
+    return resolve(config=path)  # names the file in what it raises
 
 
 @lru_cache(maxsize=256)
 def _settings_of_cell(text: str) -> Settings:
-    """What a `config.yaml` with `seed: 0` says. Remembered: the runs of a cell differ in that line
-    alone, and YAML is slow to read.
+    """The settings in a `config.yaml` with `seed: 0`.
+
+    Cached: the runs of a cell differ in that line only, and YAML is slow to parse.
 
     Raises:
-        UserError: it is wrong.
+        UserError: a setting is unknown or wrong.
     """
     values = parse_mapping(text, CONFIG)
-    if values.get("seed") != 0:  # what looked like its line is part of another value
+    if values.get("seed") != 0:  # the line was part of another value
         raise UserError(f"{CONFIG}: there is no line for the seed.")
     return settings_in(values, CONFIG)
 
 
-def guard(folder: Path, wanted: Settings) -> None:
-    """Refuse to work in `folder` for a run that is not the one there.
-
-    Raises:
-        UserError: the folder holds a run with other settings, and which differ.
-    """
-    if not (folder / CONFIG).exists():
-        return
-    if differing := differences(wanted, read_settings(folder)):
-        raise UserError(
-            f"{folder} holds a run with other settings ({'; '.join(differing)}): choose another "
-            "--out, or start that run over with `resvar train … --fresh`."
-        )
-
-
 def read_result(folder: Path) -> dict[str, Any]:
-    """The result of a finished run, with a test error in it.
+    """The result of a finished run; its test error is checked.
 
     Raises:
-        UserError: it is damaged.
+        UserError: `result.json` is damaged.
     """
     result = read_json(folder / RESULT)
     error = result.get("test_error")
@@ -219,10 +275,10 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 def read_predictions(folder: Path) -> NDArray[np.integer[Any]] | None:
-    """The predicted class of each test image, [N] of some integer type; None where there are none.
+    """The predicted class of each test image, integers [N]; None before the run is finished.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: `predictions.npy` is damaged.
     """
     import numpy as np
 
@@ -236,13 +292,13 @@ def read_predictions(folder: Path) -> NDArray[np.integer[Any]] | None:
             found = np.lib.format.read_array(file, allow_pickle=False)
         if found.ndim != 1 or not len(found) or not np.issubdtype(found.dtype, np.integer):
             raise ValueError("no list of classes")
-    except Exception as error:  # NumPy parses the header as Python, which can raise nearly anything
+    except Exception as error:  # NumPy parses the header as Python, which raises many types
         raise UserError(f"{path}: this is damaged or no NumPy file.") from error
     return found
 
 
 def read_divergence(folder: Path) -> Divergence | None:
-    """How the run diverged; None where it did not.
+    """How the run diverged; None if it did not.
 
     Raises:
         UserError: `diverged.json` is damaged.
@@ -258,10 +314,7 @@ def read_divergence(folder: Path) -> Divergence | None:
 
 
 def read_progress(folder: Path) -> Progress | None:
-    """What `progress.json` says.
-
-    None where the file is missing or makes no sense: it is renewed soon, or does not matter.
-    """
+    """The content of `progress.json`; None if it is missing or damaged: it is refreshed soon."""
     try:
         note = read_json(folder / PROGRESS)
         progress = Progress(
@@ -276,10 +329,10 @@ def read_progress(folder: Path) -> Progress | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in one of resvar's JSON files.
+    """The content of one of the JSON files.
 
     Raises:
-        UserError: the file cannot be read, holds something else, or is of a later version of
+        UserError: the file cannot be read, is not a JSON object, or is of a later version of
             resvar.
     """
     text = read_text(path, LARGEST_JSON, "record of a run")
@@ -293,21 +346,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def write_metrics(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Write `metrics.csv` anew; numbers in the shortest form that reads back to the same bits."""
-    text = io.StringIO()
-    columns = METRIC_COLUMNS + (HOLDOUT_COLUMNS if rows and HOLDOUT_COLUMNS[0] in rows[0] else ())
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: repr(row[key]) for key in columns} for row in rows)
-    write_text(path, text.getvalue())
-
-
 def read_metrics(folder: Path) -> pandas.DataFrame:
-    """The rows of `metrics.csv`, one per evaluation; no rows where the file is missing.
+    """The rows of `metrics.csv`, one per evaluation; none if the file is missing.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: `metrics.csv` is damaged.
     """
     import pandas
 
@@ -321,12 +364,12 @@ def read_metrics(folder: Path) -> pandas.DataFrame:
 
 
 def snapshot_path(folder: Path, iteration: int) -> Path:
-    """Where a run keeps its weights after so many updates."""
+    """The file of a run's weights after `iteration` updates."""
     return folder / SNAPSHOTS / f"iteration-{iteration:06d}.safetensors"
 
 
 def snapshots(folder: Path) -> dict[int, Path]:
-    """Iteration → file of the weights that a run has kept (`probe_at`), in the run's order."""
+    """Iteration → file of the weights kept for `probe_at`, in ascending order."""
     found = {}
     for path in (folder / SNAPSHOTS).glob("iteration-*.safetensors"):
         number = path.stem.removeprefix("iteration-")

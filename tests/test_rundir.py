@@ -20,7 +20,15 @@ from resvar.api import load_run
 from resvar.config import resolve
 from resvar.data.cifar import load_cifar
 from resvar.errors import RunError, UserError
-from resvar.rundir import guard, is_locked, locked, read_settings, write_metrics
+from resvar.rundir import (
+    guard,
+    is_locked,
+    locked,
+    read_settings,
+    remove_run,
+    write_failure,
+    write_metrics,
+)
 from resvar.training.checkpoint import load_newest, save
 from resvar.training.train import train
 from tests.support.tiny import install, make_cifar
@@ -338,3 +346,30 @@ def test_a_damaged_note_of_where_a_run_was_made_is_one_sentence(tmp_path, monkey
     (out / "environment.json").unlink()
     assert go_on()["test_error"] == result["test_error"]
     assert json.loads((out / "environment.json").read_text())["torch"] == torch.__version__
+
+
+# --- what --fresh removes -------------------------------------------------------------------------
+
+
+def test_a_run_is_removed_with_every_file_of_its_own_and_nothing_else(tmp_path):
+    """The names are written out here: a file that is forgotten would outlive its run."""
+    own = [
+        "config.yaml", "environment.json", "metrics.csv", "checkpoint.pt", "checkpoint.previous.pt",
+        "result.json", "predictions.npy", "progress.json", "failure.json", "diverged.json",
+        "probe.json", "snapshots/iteration-000100.safetensors",
+        "events.out.tfevents.1.host.2.0.resvar",
+    ]  # fmt: skip
+    others = ["run.lock", "log.txt", "notes.md", "snapshots/mine.txt", "events.out.tfevents.1.host"]
+    (tmp_path / "snapshots").mkdir()
+    for name in [*own, *others]:
+        (tmp_path / name).write_text("x")
+    remove_run(tmp_path)
+    left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert left == set(others)
+    remove_run(tmp_path)  # nothing is left to remove
+
+
+def test_a_failure_is_read_as_json_with_its_format(tmp_path):
+    write_failure(tmp_path / "new", "the disk is full")
+    found = json.loads((tmp_path / "new" / "failure.json").read_text())
+    assert found == {"format": 1, "message": "the disk is full"}

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from resvar.config import Settings
 from resvar.errors import UserError
+from resvar.rundir import EVENTS
 
-SUFFIX = ".resvar"
-PATTERN = f"events.out.tfevents.*{SUFFIX}"
+SUFFIX = Path(EVENTS).suffix
 
 TAGS = {
     "train_loss": "loss/train",
@@ -46,7 +46,7 @@ def require_tensorboard(settings: Settings) -> None:
 
 def remove_events(folder: Path) -> None:
     """Remove the event files that a run has written; those of others stay."""
-    for path in folder.glob(PATTERN):
+    for path in folder.glob(EVENTS):
         path.unlink(missing_ok=True)
 
 

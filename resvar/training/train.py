@@ -24,11 +24,11 @@ from resvar.data.cifar import Images
 from resvar.data.folder import FolderImages
 from resvar.data.splits import Splits, open_images
 from resvar.errors import RunError, Stopped, UserError
-from resvar.files import replacing, write_json, write_text
+from resvar.files import replacing, write_json
 from resvar.training.capture import choose_capture
 from resvar.training.checkpoint import load_newest
 from resvar.training.distributed import World, process_group
-from resvar.training.events import remove_events, require_tensorboard
+from resvar.training.events import require_tensorboard
 from resvar.training.fusing import choose_kernels
 from resvar.training.loop import DivergedError, Evaluation, Trainer, parameters
 from resvar.training.machine import (
@@ -39,13 +39,6 @@ from resvar.training.machine import (
 )
 from resvar.training.progress import NullCallback, Watch
 from resvar.training.stop import MESSAGE, stop_request
-
-RUN_FILES = (
-    rundir.RESULT, rundir.CONFIG, rundir.ENVIRONMENT, rundir.METRICS, rundir.PREDICTIONS,
-    rundir.PROGRESS, rundir.FAILURE, rundir.DIVERGED, rundir.CHECKPOINT,
-    rundir.PREVIOUS_CHECKPOINT, rundir.PROBE,
-)  # fmt: skip
-"""What `--fresh` removes, with event files and snapshots; nothing else in a folder is touched."""
 
 
 @dataclass(frozen=True)
@@ -145,10 +138,7 @@ def _entered(job: Job, fresh: bool, held: ExitStack) -> dict[str, Any] | None:
     """Lock the run directory until `held` is closed, and look again who was there before."""
     held.enter_context(rundir.locked(job.folder))
     if fresh:
-        kept = rundir.snapshots(job.folder).values()
-        for path in [*map(job.folder.joinpath, RUN_FILES), *kept]:
-            path.unlink(missing_ok=True)
-        remove_events(job.folder)
+        rundir.remove_run(job.folder)
     return _guarded(job)
 
 
@@ -208,8 +198,7 @@ def _work(job: Job, images: Images | FolderImages) -> dict[str, Any]:
     if state is not None:
         trainer.restore(state)
     if world.first:
-        head = rundir.CONFIG_HEAD.format(rundir.CONFIG_FORMAT)
-        write_text(job.folder / rundir.CONFIG, head + job.settings.to_yaml())
+        rundir.write_settings(job.folder, job.settings)
         _note_environment(job, images, trainer.iteration)
     _announce(job, trainer)
     silent = nullcontext(NullCallback())

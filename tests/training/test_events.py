@@ -12,7 +12,8 @@ import pytest
 
 from resvar.cli import run_command
 from resvar.config import differences, resolve
-from resvar.training.events import PATTERN, TAGS
+from resvar.rundir import EVENTS
+from resvar.training.events import TAGS
 from tests.support.commands import contents, train
 
 pytest.importorskip("tensorboard")
@@ -66,10 +67,10 @@ def test_no_point_is_there_twice_or_taken_back_after_a_kill(warm, tmp_path, plac
 def test_none_are_written_unless_asked_for_and_fresh_removes_them(warm, tmp_path):
     assert warm.run(*train("--out", "run"), cwd=tmp_path).code == 0
     folder = tmp_path / "run"
-    assert not list(folder.glob(PATTERN))
+    assert not list(folder.glob(EVENTS))
     (folder / "events.out.tfevents.1.host").write_text("somebody else's")
     assert warm.run(*train(*ON, "--fresh", "--out", "run"), cwd=tmp_path).code == 0
-    assert len(list(folder.glob(PATTERN))) == 1
+    assert len(list(folder.glob(EVENTS))) == 1
     assert warm.run(*train("--fresh", "--out", "run"), cwd=tmp_path).code == 0
     assert [path.name for path in folder.glob("events*")] == ["events.out.tfevents.1.host"]
 
