@@ -1,5 +1,7 @@
 # make setup            the environment, in .venv
-# make test             the tests
+# make test             the tests, without those marked slow
+# make test-fast        those that neither start processes nor compile: to be run while you work
+# make test-all         all of them, as CI does
 # make lint             ruff (lint and format) and mypy
 # make reproduce-table  the data, the ten cells of Table 2, the report
 #
@@ -14,7 +16,7 @@ JOBS ?=
 DATA_ARCHIVE ?=
 RUNS ?= runs
 
-.PHONY: setup test lint format reproduce-table clean
+.PHONY: setup test test-fast test-all lint format reproduce-table clean
 
 setup: $(VENV)/.ready
 
@@ -23,8 +25,16 @@ $(VENV)/.ready: pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $@
 
+PYTEST = $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
 test: setup
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(PYTEST) -m "not slow"
+
+test-fast: setup
+	$(PYTEST) -m "not (slow or process or build or browser or slurm)"
+
+test-all: setup
+	$(PYTEST)
 
 lint: setup
 	$(BIN)/ruff check .

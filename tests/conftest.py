@@ -1,18 +1,45 @@
+"""For all tests: one thread, no deadlines, `resvar` as a process, and the automatic marker."""
+
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # torch reads it once, when it is imported
+
+import hypothesis
 import pytest
 
 from tests.support.commands import Commands, WarmCommands
 from tests.support.tiny import make_marked_cifar
 
+hypothesis.settings.register_profile("resvar", deadline=None)  # a busy machine is not a bug
+hypothesis.settings.load_profile("resvar")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that start `resvar` as a process."""
+    for item in items:
+        if {"resvar", "warm"}.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.process)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    """One thread: sums have one order, and small convolutions gain nothing from a second one.
+
+    Set again for each module, since some tests change it.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
-    """A folder with tiny datasets, and the MD5s by which child processes know them."""
+    """A folder with tiny datasets, and the MD5s by which child processes recognise them."""
     folder = tmp_path_factory.mktemp("tiny")
     make_marked_cifar(folder)
     return folder
@@ -26,13 +53,13 @@ def resvar(tiny_data) -> Commands:
 
 @pytest.fixture(scope="session")
 def warm(tiny_data) -> WarmCommands:
-    """The same, started faster."""
+    """The same, forked from a process that has loaded torch: seconds faster."""
     return WarmCommands(tiny_data)
 
 
 @pytest.fixture
 def disk_calls(monkeypatch) -> list[str]:
-    """What this process flushes to the disk and renames from now on, in order."""
+    """The files that this process flushes and renames during the test, in order."""
     if not sys.platform.startswith("linux"):
         pytest.skip("looks into /proc")
     calls: list[str] = []
@@ -49,14 +76,3 @@ def disk_calls(monkeypatch) -> list[str]:
     monkeypatch.setattr(os, "fsync", flush)
     monkeypatch.setattr(Path, "replace", replace)
     return calls
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """One thread adds in one order, and small convolutions gain nothing from a second one."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

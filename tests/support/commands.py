@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,14 +23,14 @@ ROOT = Path(__file__).parents[2]
 DRIVER = ROOT / "tests" / "support" / "driver"
 
 PATIENCE = 600.0
-"""Seconds after which what was waited for will never come. A test judges what happens and not how
-soon: a busy machine may take a hundred times as long as an idle one."""
+"""Seconds to wait for an event that must come. Tests do not judge speed: a busy machine may take a
+hundred times as long as an idle one."""
 
 TINY = (
     "iterations=14", "batch_size=16", "bn_batch_size=8", "eval_every=4", "checkpoint_every=3",
     "schedule=step", "lr=0.05", "warmup_iterations=3", "milestones=[10]",
 )  # fmt: skip
-"""Settings of a run that takes a moment."""
+"""Settings of a run of about a second."""
 
 
 def sets(*settings: str) -> list[str]:
@@ -45,7 +46,7 @@ def train(*more: str, seed: int = 0, precision: str = "fp32") -> list[str]:
 
 @dataclass(frozen=True)
 class Finished:
-    """A process that ended; `code` is negative where a signal ended it."""
+    """A process that ended; `code` is negative if a signal ended it."""
 
     code: int
     out: str
@@ -54,7 +55,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Job:
-    """A `resvar` at work. What it prints goes to two files."""
+    """A running `resvar`. Its output goes to two files."""
 
     process: subprocess.Popen[bytes] | BaseProcess
     printed: Path
@@ -76,7 +77,7 @@ class Job:
         os.kill(self.pid, number)
 
     def code(self) -> int | None:
-        """The exit code; None while it works."""
+        """The exit code; None while it runs."""
         if isinstance(self.process, BaseProcess):
             with FORKS:
                 return self.process.exitcode
@@ -99,11 +100,11 @@ class Job:
 
 
 class Commands:
-    """Starts `resvar` with the tiny data in the place of the official one.
+    """Starts `resvar` with the tiny dataset in place of the official one.
 
     Args:
         data: the folder with the dataset.
-        md5: the folder with the `md5.json` of those that are not the official ones; default `data`.
+        md5: the folder with `md5.json`, the checksums of the tiny datasets; default `data`.
     """
 
     def __init__(self, data: Path, md5: Path | None = None) -> None:
@@ -111,7 +112,7 @@ class Commands:
         self.md5 = md5 or data
 
     def environment(self, **more: str) -> dict[str, str]:
-        """That of the child processes; `more` are further variables."""
+        """Environment of the child processes; `more` are further variables."""
         ours = ("RESVAR_", "PYTHONPATH", "OMP_", "MKL_", "COLUMNS")
         return {
             **{k: v for k, v in os.environ.items() if not k.startswith(ours)},
@@ -129,7 +130,7 @@ class Commands:
 
     @contextlib.contextmanager
     def started(self, *arguments: object, cwd: Path, **more: str) -> Iterator[Job]:
-        """A process at work; it is killed at the end of the block if it is still there."""
+        """A running process; it is killed at the end of the block."""
         with TemporaryDirectory() as printed:
             for name in ("out", "err"):
                 (Path(printed) / name).touch()
@@ -153,9 +154,9 @@ class Commands:
 
 
 class WarmCommands(Commands):
-    """The same, but each process is forked from one that has loaded torch: seconds less each.
+    """The same, but each process is forked from one that has loaded torch, which saves seconds.
 
-    A process like any other: it can be killed at any moment and leaves nothing but its files.
+    Otherwise a process like any other: it can be killed at any moment and leaves only its files.
     """
 
     def __init__(self, data: Path, md5: Path | None = None) -> None:
@@ -164,15 +165,8 @@ class WarmCommands(Commands):
         self.context.set_forkserver_preload(
             ["torch", "torch._dynamo", "numpy", "pydantic", "typer", "rich.progress"]
         )
-        from multiprocessing import forkserver
-
-        threads = os.environ.get("OMP_NUM_THREADS")
-        os.environ["OMP_NUM_THREADS"] = "1"  # torch reads it once
-        try:
-            forkserver.ensure_running()
-        finally:
-            del os.environ["OMP_NUM_THREADS"]
-            os.environ |= {} if threads is None else {"OMP_NUM_THREADS": threads}
+        os.environ["OMP_NUM_THREADS"] = "1"  # torch reads it once, in the server
+        forkserver.ensure_running()
 
     def _start(
         self, arguments: list[str], cwd: Path, environment: dict[str, str], printed: Path
@@ -185,14 +179,14 @@ class WarmCommands(Commands):
 
 
 FORKS = threading.Lock()
-"""Who starts a process of multiprocessing also asks all others for their exit code; each can be
-read once, and a second thread that asks at that moment is told 255."""
+"""Starting a process with multiprocessing also reads the exit codes of the others. Each can be read
+once, and a second thread that reads at that moment gets 255."""
 
 
 def _become_resvar(
     arguments: list[str], cwd: Path, environment: dict[str, str], printed: Path
 ) -> None:
-    """What `python -m resvar` does, in a forked process."""
+    """`python -m resvar`, in a forked process."""
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(printed / name, os.O_WRONLY | os.O_APPEND), number)
     os.chdir(cwd)
@@ -201,11 +195,11 @@ def _become_resvar(
     importlib.import_module("tests.support.driver.sitecustomize")
     from resvar.cli import main
 
-    atexit._clear()  # what the process before the fork would do at its own end
+    atexit._clear()  # the handlers of the parent
     try:
         main(arguments)
     finally:
-        atexit._run_exitfuncs()  # multiprocessing leaves these out
+        atexit._run_exitfuncs()  # multiprocessing skips them
 
 
 def wait_for(
@@ -235,7 +229,7 @@ def everyone(mark: str) -> dict[int, list[str]]:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Every file below a folder with a digest of its bytes and its time of change."""
+    """Every file below a folder → digest of its bytes and modification time."""
     return {
         str(path.relative_to(folder)): f"{hashlib.sha256(path.read_bytes()).hexdigest()} "
         f"{path.stat().st_mtime_ns}"

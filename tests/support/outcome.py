@@ -1,4 +1,4 @@
-"""What a finished run found, compared bit for bit with another."""
+"""The outcome of a finished run, compared bit for bit with another."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ TIMINGS = {"images_per_second", "seconds"}
 
 
 def differing(out: Path, reference: Path) -> list[str]:
-    """In what a finished run differs from another, bit for bit."""
+    """The parts of the outcome that differ, bit for bit, and temporary files left over."""
     ours, theirs = outcome(out), outcome(reference)
     found = [what for what in theirs if ours[what] != theirs[what]]
     return found + [f"{path.name} is left over" for path in out.glob("*.tmp")]
 
 
 def outcome(folder: Path) -> dict[str, object]:
-    """What a finished run found, without timings and without the commit that it was made with."""
+    """Weights, momentum, metrics, … of a finished run, without timings and commit."""
     state = torch.load(folder / "checkpoint.pt", weights_only=True)["state"]
     momentum = {
         number: held["momentum_buffer"] for number, held in state["optimizer"]["state"].items()
