@@ -14,8 +14,6 @@ from tests.support.commands import ROOT
 SCRIPT = ROOT / "scripts" / "check_gpu.py"
 CPU = torch.device("cpu")
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def script():

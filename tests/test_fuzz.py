@@ -15,8 +15,7 @@ EXAMPLES = 1000 if os.environ.get("RESVAR_FUZZ") == "full" else 40
 
 
 @pytest.fixture(scope="module")
-def fuzz(tmp_path_factory, one_thread) -> Fuzz:
-    del one_thread
+def fuzz(tmp_path_factory) -> Fuzz:
     return Fuzz(tmp_path_factory.mktemp("fuzz"))
 
 

@@ -36,9 +36,6 @@ from tests.support.tiny import install, make_cifar
 COLUMNS = "iteration,epoch,lr,train_loss,train_error,test_loss,test_error,images_per_second,seconds"
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def make_settings(*overrides, **options):
     return resolve(
         options={"variant": "full-preact", "depth": 8, "protocol": "quick"} | options,

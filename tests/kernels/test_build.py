@@ -28,7 +28,10 @@ y, = torch.ops.resvar.bn(x, torch.ones(3), torch.zeros(3), None, None, 0.1, 1e-5
 print("works", float(y.min()))
 """
 
-pytestmark = pytest.mark.skipif(build.find_compiler() is None, reason="no C++ compiler")
+pytestmark = [
+    pytest.mark.build,
+    pytest.mark.skipif(build.find_compiler() is None, reason="no C++ compiler"),
+]
 
 
 @pytest.fixture(scope="module")

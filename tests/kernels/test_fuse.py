@@ -17,7 +17,10 @@ from resvar.kernels import build
 from resvar.kernels.fuse import add, fork, fuse, is_fused
 from resvar.models.network import build_model
 
-pytestmark = pytest.mark.skipif(build.find_compiler() is None, reason="no C++ compiler")
+pytestmark = [
+    pytest.mark.build,
+    pytest.mark.skipif(build.find_compiler() is None, reason="no C++ compiler"),
+]
 
 VARIANTS = sorted(shipped("variants"))
 

@@ -24,9 +24,6 @@ ORDERINGS = known_variants()
 CLASSES = 7
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 # --- two networks, one set of weights -------------------------------------------------------------
 
 

@@ -19,9 +19,6 @@ from resvar.models.unit import Padding
 VARIANTS = ("original", "bn-after-add", "relu-before-add", "relu-only-preact", "full-preact")
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def meta_model(variant, depth, **options):
     """A network without memory or numbers."""
     with torch.device("meta"):

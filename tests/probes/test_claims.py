@@ -20,8 +20,6 @@ from resvar.probes.claims import (
 )
 from tests.probes.networks import make_network, moment, trained
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be said from this data"
 
 

@@ -14,8 +14,6 @@ from resvar.probes.findings import Deletion
 from resvar.probes.hooks import units
 from tests.probes.networks import make_images, make_network, trained
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def settings(precision="fp32"):
     options = {"variant": "original", "depth": 14}

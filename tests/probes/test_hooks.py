@@ -17,8 +17,6 @@ from resvar.probes.signals import measure_signals
 from tests.probes.networks import make_images, make_network, trained
 from tests.support.outcome import bits
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SETTINGS = resolve(
     options={"variant": "original", "depth": 14}, overrides=["precision=fp32"]
 )  # only the precision counts

@@ -19,8 +19,6 @@ from tests.probes.networks import (
     trained,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def check(network):
     return check_identity(network, *make_images(4))

@@ -14,8 +14,6 @@ from resvar.models.ordering import PAPER_ORDER
 from resvar.probes.signals import measure_signals
 from tests.probes.networks import make_images, make_network, trained
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def by_hand(network, images, labels, bn_images):
     """Unit by unit with the modules themselves, gradients by `retain_grad`; micro-batch lists."""

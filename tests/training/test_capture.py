@@ -19,8 +19,6 @@ from tests.training.stepping import Silent, run, start
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class Recorded:
     """Stands for a CUDA graph: `capture` runs nothing, `replay` does the work where it lies."""

@@ -16,8 +16,6 @@ from resvar.training.loop import Meters, build_network, build_optimizer, train_s
 
 CPU = torch.device("cpu")
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 
 

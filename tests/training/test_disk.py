@@ -121,11 +121,10 @@ def test_a_sweep_on_a_full_disk_reports_its_runs_and_goes_on(resvar, disk, tmp_p
     assert resvar.run(*sweep, cwd=tmp_path, RESVAR_TEST_UNMEASURED="1").code == 0
 
 
-def test_under_a_limit_on_the_size_of_files(tmp_path, monkeypatch, one_thread):
+def test_under_a_limit_on_the_size_of_files(tmp_path, monkeypatch):
     """As on a full disk or over a quota, but anybody can try it."""
     import resource
 
-    del one_thread
     install(make_cifar(tmp_path / "data", train=40, test=10), monkeypatch)
     options = {"variant": "original", "depth": 8}
     settings = resolve(options=options, overrides=[*TINY, "precision=fp32", "iterations=6"])

@@ -42,8 +42,6 @@ from tests.support.outcome import differing
 
 CPU = torch.device("cpu")
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 # --- the mathematics ------------------------------------------------------------------------------
 

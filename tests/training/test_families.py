@@ -13,8 +13,6 @@ from resvar.explain.complexity import describe
 from resvar.training.train import train
 from tests.support.tiny import install, make_cifar
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.parametrize(
     ("dataset", "classes", "options", "overrides"),

@@ -40,9 +40,6 @@ from tests.support.tiny import install, make_cifar
 CPU = torch.device("cpu")
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def make_settings(*overrides, variant="original"):
     return resolve(
         options={"variant": variant, "depth": 8},

@@ -13,8 +13,6 @@ from resvar.training.loop import forward, trainable
 
 CPU = torch.device("cpu")
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def make(*overrides, variant="full-preact", depth=14):
     return resolve(

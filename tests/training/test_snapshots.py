@@ -19,8 +19,6 @@ from resvar.training.train import train
 from tests.support.outcome import bits, differing
 from tests.support.tiny import install, make_cifar
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def settings(*overrides):
     return resolve(
