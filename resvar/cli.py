@@ -718,7 +718,7 @@ def show(
 
     Example:  resvar show --compare resnet50 resnet101
     """
-    from resvar.explain.show import show as run
+    from resvar.explain.show import show_networks
 
     options = {
         "depth": depth,
@@ -731,7 +731,7 @@ def show(
         "stride_on": stride_on,
     }
     plain = {key: getattr(value, "value", value) for key, value in options.items()}
-    run(variant, plain, compare, num_classes, format.value, out)
+    show_networks(variant, plain, compare, num_classes, format.value, out)
 
 
 @app.command()

@@ -1,17 +1,17 @@
-"""The floor: the least time of an iteration, from what must be computed and what must be moved.
+"""The floor: a lower bound of the time of an iteration, from its arithmetic and memory traffic.
 
-The convolutions' multiply-adds are those of `resvar show`. What BN, ReLU and additions move is
-counted in passes: reads and writes of the whole tensor that they work on. `PASSES` states them.
+Convolutions count with their multiply-adds (`resvar show`), BN, ReLU and additions with their
+passes over memory: reads and writes of a whole tensor, stated in `PASSES`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from resvar.explain.complexity import describe
-from resvar.models.architecture import KERNELS, Architecture
-from resvar.models.names import INPUT_SIZE
+from resvar.explain.complexity import Complexity
+from resvar.models.architecture import Architecture
+from resvar.models.layout import Layer, network_layers
 from resvar.models.ordering import Ordering
 
 PASSES = {
@@ -34,27 +34,19 @@ PASSES = {
 
 
 @dataclass(frozen=True)
-class Part:
-    """An operator (`bn`, `relu`, `bn relu`, `addition`) and the elements it works on, per image."""
-
-    kind: str
-    elements: int
-
-
-@dataclass(frozen=True)
 class Floor:
-    """Of one iteration: floating-point operations, and bytes moved by way of doing it."""
+    """One iteration: floating-point operations, and bytes moved for each key of `PASSES`."""
 
     batch_size: int
     flop: float
     moved: dict[str, float]
 
     def seconds(self, way: str, flops: float, copy: float) -> float:
-        """The least time: the convolutions at the ceiling, then the rest at the speed of a copy.
+        """The convolutions at the speed of a matrix product, the rest at that of a copy.
 
         Args:
-            flops: the ceiling of the matrix product, FLOP/s.
-            copy: bytes per second of a copy, what it reads and what it writes added up.
+            flops: the measured ceiling of the matrix product, FLOP/s.
+            copy: bytes per second of a copy, reads and writes added up.
         """
         return self.flop / flops + self.moved[way] / copy
 
@@ -62,54 +54,37 @@ class Floor:
 def floor(
     ordering: Ordering, architecture: Architecture, batch_size: int, bytes_each: int = 2
 ) -> Floor:
-    """The work of an iteration; activations of `bytes_each` bytes (2: bf16)."""
-    images = batch_size * bytes_each
-    parts = list(parts_of(ordering, architecture))
+    """The floor of an iteration; activations have `bytes_each` bytes (2: bf16)."""
+    size = batch_size * bytes_each
+    ops = list(memory_ops(ordering, architecture))
     moved = {
-        way: float(images * sum(sum(passes[part.kind]) * part.elements for part in parts))
+        way: float(size * sum(sum(passes[kind]) * elements for kind, elements in ops))
         for way, passes in PASSES.items()
     }
     return Floor(batch_size, batch_size * flop(ordering, architecture), moved)
 
 
 def flop(ordering: Ordering, architecture: Architecture) -> float:
-    """Of training on one image: forward, and backward as much for the inputs' gradients and as
-    much for the weights'. A multiply-add is two."""
-    return 3 * 2.0 * describe(ordering, architecture).multiply_adds
+    """FLOP of training on one image: three times forward (the backward pass computes the gradients
+    of inputs and of weights), two per multiply-add."""
+    return 3 * 2.0 * Complexity.of(ordering, architecture).multiply_adds
 
 
-def parts_of(ordering: Ordering, architecture: Architecture) -> Iterator[Part]:
-    """Every BN, ReLU and addition of a network of the CIFAR stem, in the signal's order."""
-    size, width = INPUT_SIZE[architecture.stem], architecture.stem_width
-    yield from _ops(ordering.stem, width * size**2)
-    yield from _ops(ordering.lead, width * size**2)
-    kernels = KERNELS[architecture.unit]
-    strided = kernels.index(3) if architecture.stride_on == "3x3" else 0
-    for number, stage in enumerate(architecture.stages):
-        inner = stage.inner if architecture.unit == "bottleneck" else stage.out
-        for index in range(stage.units):
-            stride = stage.stride if index == 0 else 1
-            smaller = (size - 1) // stride + 1
-            if (number, index) != (0, 0):
-                yield from _ops(ordering.lead, width * size**2)
-            for after in range(len(kernels) - 1):
-                side = smaller if after >= strided else size
-                yield from _ops(ordering.between, inner * side**2)
-            out = stage.out * smaller**2
-            yield from _ops(ordering.trail, out)
-            changes = (width, stride) != (stage.out, 1)
-            if changes and architecture.shortcut == "project" and ordering.projection_has_bn:
-                yield Part("bn", out)
-            yield Part("addition", out)
-            yield from _ops(ordering.after_add, out)
-            size, width = smaller, stage.out
-    yield from _ops(ordering.lead, width * size**2)
+def memory_ops(ordering: Ordering, architecture: Architecture) -> Iterator[tuple[str, int]]:
+    """Kind (a key of `PASSES`) and elements per image of every BN, ReLU and addition, in order.
+
+    A BN with a ReLU right after it at the same place is one operator.
+    """
+    rows = network_layers(ordering, architecture, num_classes=1).values()
+    layers = [layer for units in rows for unit in units for layer in unit]
+    for before, layer, after in zip(layers, layers[1:], layers[2:], strict=False):
+        if layer.op == "add":
+            yield "addition", layer.elements
+        elif layer.op == "bn":
+            yield "bn relu" if _is_pair(layer, after) else "bn", layer.elements
+        elif layer.op == "relu" and not _is_pair(before, layer):
+            yield "relu", layer.elements
 
 
-def _ops(names: Sequence[str], elements: int) -> Iterator[Part]:
-    """A BN with a ReLU right after it is one part."""
-    rest = list(names)
-    while rest:
-        kind = "bn relu" if rest[:2] == ["bn", "relu"] else rest[0]
-        del rest[: len(kind.split())]
-        yield Part(kind, elements)
+def _is_pair(bn: Layer, relu: Layer) -> bool:
+    return (bn.op, relu.op) == ("bn", "relu") and bn.place == relu.place

@@ -36,6 +36,12 @@ IMAGENET: dict[int, tuple[UnitKind, tuple[int, ...]]] = {
     152: ("bottleneck", (3, 8, 36, 3)),
 }
 
+CLASSES: dict[Family, int] = {"cifar": 10, "imagenet": 1000}
+"""Classes of the dataset that a stem is made for."""
+
+IMAGE_SIZE: dict[Family, int] = {"cifar": 32, "imagenet": 224}
+"""Pixels along a side of the images that a stem is made for."""
+
 DEEPEST = 10_000
 """Beyond this a depth is surely a slip of the hand."""
 

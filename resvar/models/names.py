@@ -10,13 +10,7 @@ import re
 from typing import Any
 
 from resvar.errors import UserError, nearest
-from resvar.models.architecture import IMAGENET, Architecture, Family
-
-CLASSES: dict[Family, int] = {"cifar": 10, "imagenet": 1000}
-"""Classes of the dataset that a stem is made for."""
-
-INPUT_SIZE: dict[Family, int] = {"cifar": 32, "imagenet": 224}
-"""Pixels along a side of the images that a stem is made for."""
+from resvar.models.architecture import CLASSES, IMAGENET, Architecture, Family
 
 WELL_KNOWN = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",

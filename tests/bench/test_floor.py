@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import resvar
-from resvar.bench.floor import PASSES, Part, floor, flop, parts_of
+from resvar.bench.floor import PASSES, floor, flop, memory_ops
 from resvar.models.architecture import plan
 from resvar.models.ordering import find_ordering, known_variants
 
@@ -33,9 +33,9 @@ def test_elements_are_those_that_a_real_network_works_on(variant, depth):
             module.register_forward_hook(note("addition"))
     network(torch.zeros(1, 3, 32, 32))
     counted = {"bn": 0, "relu": 0, "addition": 0}
-    for part in parts_of(find_ordering(variant), plan(depth)):
-        for kind in part.kind.split():
-            counted[kind] += part.elements
+    for pair, elements in memory_ops(find_ordering(variant), plan(depth)):
+        for kind in pair.split():
+            counted[kind] += elements
     assert counted == found
 
 
@@ -54,11 +54,11 @@ def test_bytes_and_seconds_by_hand():
     """ResNet-8 full-preact: three units of two convolutions at 16×32², 32×16² and 64×8²."""
     a, b, c = 16 * 32**2, 32 * 16**2, 64 * 8**2
     ordering, architecture = find_ordering("full-preact"), plan(8)
-    assert list(parts_of(ordering, architecture)) == [
-        Part("bn relu", a), Part("bn relu", a), Part("addition", a),
-        Part("bn relu", a), Part("bn relu", b), Part("addition", b),
-        Part("bn relu", b), Part("bn relu", c), Part("addition", c),
-        Part("bn relu", c),
+    assert list(memory_ops(ordering, architecture)) == [
+        ("bn relu", a), ("bn relu", a), ("addition", a),
+        ("bn relu", a), ("bn relu", b), ("addition", b),
+        ("bn relu", b), ("bn relu", c), ("addition", c),
+        ("bn relu", c),
     ]  # fmt: skip
     found = floor(ordering, architecture, batch_size=4, bytes_each=2)
     pairs, sums = 3 * a + 2 * b + 2 * c, a + b + c

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from resvar.errors import UserError
-from resvar.explain.complexity import Convolution, describe, differences
+from resvar.explain.complexity import Complexity, network_differences
 from resvar.files import configs, read_yaml
 from resvar.models.architecture import plan
 from resvar.models.names import WELL_KNOWN, named, title
@@ -27,7 +27,7 @@ def described(name, variant=None, **changes):
     arguments = named(name) | changes
     ordering = find_ordering(variant or arguments["variant"])
     del arguments["variant"], arguments["num_classes"]
-    return describe(ordering, plan(**arguments))
+    return Complexity.of(ordering, plan(**arguments))
 
 
 def built(complexity):
@@ -125,7 +125,7 @@ def test_any_ordering_in_any_network_has_the_counts_of_the_built_one(
         depth, unit="bottleneck" if groups > 1 else None, stem=stem, cardinality=groups,
         base_width=64 if groups == 1 else 8, shortcut=shortcut, stride_on=stride_on,
     )  # fmt: skip
-    complexity = describe(orderings, architecture, classes)
+    complexity = Complexity.of(orderings, architecture, classes)
     network = built(complexity)
     assert complexity.parameters == parameters(network)
     assert 2 * complexity.multiply_adds == flops(network, complexity.input)
@@ -146,10 +146,9 @@ def test_each_row_is_a_part_of_the_built_network(name, variant):
         )
         convolutions = [part for part in stage[-1].branch if isinstance(part, nn.Conv2d)]
         assert row.units == len(stage)
-        assert row.convolutions == tuple(
-            Convolution(conv.kernel_size[0], conv.out_channels, conv.groups)
-            for conv in convolutions
-        )
+        assert [(conv.kernel, conv.channels_out, conv.groups) for conv in row.convolutions] == [
+            (conv.kernel_size[0], conv.out_channels, conv.groups) for conv in convolutions
+        ]
     network.stem.register_forward_hook(
         lambda _module, _inputs, output: shapes.update({"conv1": output.shape[1:]})
     )
@@ -311,7 +310,7 @@ def test_titles_name_the_groups_and_a_stem_from_elsewhere():
 
 
 def found(one, other):
-    return {(d.stage, d.what): (d.a, d.b) for d in differences(one, other)}
+    return {(d.stage, d.what): (d.a, d.b) for d in network_differences(one, other)}
 
 
 def test_resnet_101_has_17_more_units_in_conv4_x_and_differs_in_nothing_else():
@@ -320,7 +319,9 @@ def test_resnet_101_has_17_more_units_in_conv4_x_and_differs_in_nothing_else():
         ("conv4_x", "units"): (6, 23),
     }
     (units,) = [
-        d for d in differences(described("resnet50"), described("resnet101")) if d.what == "units"
+        d
+        for d in network_differences(described("resnet50"), described("resnet101"))
+        if d.what == "units"
     ]
     assert units.text == "6 → 23 units (+17)"
 
@@ -343,7 +344,7 @@ def test_orderings_differ_in_their_places_only():
 
 
 def test_a_network_does_not_differ_from_itself():
-    assert differences(described("resnet50"), described("resnet50")) == []
+    assert network_differences(described("resnet50"), described("resnet50")) == []
 
 
 def test_basic_units_against_bottlenecks_and_four_stages_against_three():

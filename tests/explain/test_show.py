@@ -16,6 +16,7 @@ from rich.console import Console
 from resvar.cli import run_command
 from resvar.explain import show as module
 from resvar.explain.drawing import Drawing, Figure, figures_svg
+from resvar.models.architecture import plan
 from resvar.models.ordering import PAPER_ORDER, Ordering, find_ordering
 
 CONV = {"basic": ("conv 3×3", "conv 3×3"), "bottleneck": ("conv 1×1", "conv 3×3", "conv 1×1")}
@@ -37,6 +38,10 @@ def boxes(variant, unit):
     first, *rest = CONV[unit]
     middle = [label for conv in rest for label in ("BN", "ReLU", conv)]
     return [*lead, first, *middle, *trail], after_add
+
+
+def figure(variant, unit="basic", caption=""):
+    return Figure.of(find_ordering(variant), plan(20 if unit == "basic" else 29), caption)
 
 
 def shown(capsys, *arguments):
@@ -94,12 +99,12 @@ def read_svg(text):
 
 @pytest.mark.parametrize("unit", ["basic", "bottleneck"])
 def test_the_svg_has_the_boxes_of_figure_4_in_its_order(unit):
-    figures = [Figure(find_ordering(name), unit=unit) for name in PAPER_ORDER]
+    figures = [figure(name, unit) for name in PAPER_ORDER]
     assert read_svg(figures_svg(figures)) == [(*boxes(name, unit), name) for name in PAPER_ORDER]
 
 
 def test_boxes_do_not_overlap_and_stay_inside():
-    root = ET.fromstring(figures_svg([Figure(find_ordering("full-preact"), unit="bottleneck")]))
+    root = ET.fromstring(figures_svg([figure("full-preact", "bottleneck")]))
     rects = [r for r in root.iter("{http://www.w3.org/2000/svg}rect") if r.get("class") != "paper"]
     tops = sorted(float(rect.get("y")) for rect in rects)
     assert len(tops) == 9
@@ -110,7 +115,7 @@ def test_boxes_do_not_overlap_and_stay_inside():
 
 def test_a_long_name_widens_its_column():
     name = "a-very-long-name-that-somebody-gave-to-an-ordering"
-    root = ET.fromstring(figures_svg([Figure(Ordering(name, lead=("bn", "relu")))]))
+    root = ET.fromstring(figures_svg([figure(Ordering(name, lead=("bn", "relu")))]))
     assert float(root.get("width")) > 7 * len(name)
 
 
@@ -154,12 +159,12 @@ def read_drawing(text):
 @pytest.mark.parametrize("unit", ["basic", "bottleneck"])
 @pytest.mark.parametrize("variant", PAPER_ORDER)
 def test_the_drawing_has_the_boxes_of_figure_4_in_its_order(variant, unit):
-    text = drawn([Figure(find_ordering(variant), unit=unit)])
+    text = drawn([figure(variant, unit)])
     assert read_drawing(text) == boxes(variant, unit)
 
 
 def test_the_margin_names_each_place_so_that_no_colour_is_needed():
-    lines = drawn([Figure(find_ordering("original")), Figure(find_ordering("full-preact"))])
+    lines = drawn([figure("original"), figure("full-preact")])
     rows = {line.split()[0]: line for line in lines.splitlines() if line and line[0].isalpha()}
     assert list(rows) == ["lead", "between", "trail", "addition", "after_add"]
     assert rows["lead"].count("BN") == 1
@@ -169,7 +174,7 @@ def test_the_margin_names_each_place_so_that_no_colour_is_needed():
 
 
 def test_each_place_has_a_colour_of_its_own():
-    figures = [Figure(find_ordering(name)) for name in PAPER_ORDER]
+    figures = [figure(name) for name in PAPER_ORDER]
     text = drawn(figures, force_terminal=True, color_system="standard")
     for colour in ("36", "35", "33"):  # cyan, magenta, yellow
         assert f"\x1b[1;{colour}m(" in text
@@ -177,7 +182,7 @@ def test_each_place_has_a_colour_of_its_own():
 
 @pytest.mark.parametrize(("width", "lines"), [(40, 5), (80, 2), (120, 1)])
 def test_units_stand_side_by_side_as_the_width_allows(width, lines):
-    text = drawn([Figure(find_ordering(name), "figure 4") for name in PAPER_ORDER], width)
+    text = drawn([figure(name, caption="figure 4") for name in PAPER_ORDER], width)
     assert sum("⊕" in line for line in text.splitlines()) - 1 == lines  # less the legend
     assert text.count("⊕") - 1 == 5
     units = text.split("┃ shortcut")[0]
@@ -187,14 +192,14 @@ def test_units_stand_side_by_side_as_the_width_allows(width, lines):
 
 
 def test_basic_units_and_bottlenecks_stand_side_by_side():
-    orderings = find_ordering("original"), find_ordering("full-preact")
-    text = drawn([Figure(orderings[0], unit="basic"), Figure(orderings[1], unit="bottleneck")])
+    text = drawn([figure("original"), figure("full-preact", "bottleneck")])
     assert text.count("[conv 3×3]") == 3
     assert text.count("[conv 1×1]") == 2
 
 
 def test_groups_are_drawn():
-    assert "[3×3, C=32]" in drawn([Figure(find_ordering("original"), "", "bottleneck", 32)])
+    resnext = plan(50, "imagenet", cardinality=32, base_width=4)
+    assert "[3×3, C=32]" in drawn([Figure.of(find_ordering("original"), resnext)])
 
 
 # --- tables ---------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from resvar.api import load_run
 from resvar.config import resolve
-from resvar.explain.complexity import describe
+from resvar.explain.complexity import Complexity
 from resvar.training.train import train
 from tests.support.tiny import install, make_cifar
 
@@ -35,7 +35,7 @@ def test_a_family_trains_on_cifar(tmp_path, monkeypatch, dataset, classes, optio
     folder = tmp_path / "run"
     result = train(settings, tmp_path, Console(file=io.StringIO()), folder, "cpu")
     run = load_run(folder)
-    counted = describe(settings.ordering, settings.architecture, classes).parameters
+    counted = Complexity.of(settings.ordering, settings.architecture, classes).parameters
     assert result["parameters"] == counted == sum(p.numel() for p in run.model.parameters())
     assert run.model.classifier.out_features == classes
     assert 0 <= result["test_error"] <= 100
