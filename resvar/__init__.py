@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resvar.api import load_run as load_run
-    from resvar.export.exchange import load_model as load_model
+    from resvar.export.safetensors_file import load_model as load_model
     from resvar.models.network import build_model as build_model
     from resvar.models.ordering import Ordering as Ordering
 
@@ -25,7 +25,7 @@ __all__ = ["Ordering", "__version__", "build_model", "load_model", "load_run"]
 _HOMES = {
     "build_model": "resvar.models.network",
     "Ordering": "resvar.models.ordering",
-    "load_model": "resvar.export.exchange",
+    "load_model": "resvar.export.safetensors_file",
     "load_run": "resvar.api",
 }
 

@@ -493,7 +493,7 @@ def evaluate(
 
     Example:  resvar evaluate runs/quick/full-preact-20/seed-0
     """
-    from resvar.evaluation.evaluation import evaluate_source
+    from resvar.evaluation.commands import evaluate_source
 
     evaluate_source(source, _data(data), device, format.value, out)
 
@@ -657,7 +657,7 @@ def export(
 
     Example:  resvar export runs/quick/full-preact-20/seed-0 --out full-preact-20.safetensors
     """
-    from resvar.evaluation.evaluation import export_source
+    from resvar.evaluation.commands import export_source
 
     export_source(source, out, None if to is None else to.value, data, force)
 

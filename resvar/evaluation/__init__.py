@@ -1,1 +1,1 @@
-"""A trained network measured: errors, confusion, calibration."""
+"""Trained networks: read back, measured on their test set, exported."""

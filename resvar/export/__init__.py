@@ -1,1 +1,1 @@
-"""Networks in the formats of others: safetensors, torchvision, ONNX."""
+"""Networks in files: safetensors (both ways), ONNX and torchvision's state dicts."""

@@ -15,8 +15,8 @@ from resvar.config import Settings, resolve
 from resvar.console import console_for_output, deliver, duration
 from resvar.data.splits import EvalLoader, Splits, open_images
 from resvar.errors import UserError
-from resvar.evaluation.evaluation import open_trained
-from resvar.export.exchange import load_model
+from resvar.evaluation.trained import open_trained
+from resvar.export.safetensors_file import load_model
 from resvar.models.network import ResidualNetwork
 from resvar.models.ordering import PAPER_ORDER
 from resvar.probes.deletion import delete_units

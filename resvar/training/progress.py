@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from resvar.console import duration, moment
-from resvar.export.exchange import Provenance, to_safetensors
+from resvar.export.description import Provenance
+from resvar.export.safetensors_file import to_safetensors
 from resvar.files import replacing, write_json
 from resvar.rundir import METRICS, NOTE_FORMAT, PROGRESS, snapshot_path, write_metrics
 from resvar.training.checkpoint import save

@@ -17,19 +17,18 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from resvar.config import resolve
+from resvar.data.splits import Splits, open_images
 from resvar.errors import RunError, UserError
-from resvar.evaluation import evaluation
-from resvar.evaluation.evaluation import (
+from resvar.evaluation.commands import evaluate_source
+from resvar.evaluation.examine import class_findings, evaluate_with_logits, examine
+from resvar.evaluation.metrics import (
     class_errors,
     confusion_matrix,
-    evaluate_source,
-    evaluate_with_logits,
-    examine,
     expected_calibration_error,
-    open_trained,
     reliability,
-    with_images,
 )
+from resvar.evaluation.render import print_findings
+from resvar.evaluation.trained import open_trained
 from resvar.training import checkpoint
 from resvar.training.loop import build_network
 from resvar.training.train import train
@@ -67,7 +66,7 @@ def test_a_bin_takes_its_upper_edge():
     edges = np.linspace(0, 1, 16)
     bins = reliability(edges, np.ones(16, bool))
     assert [held.images for held in bins] == [2, *[1] * 14]  # 0 is in the first as well
-    assert (bins[0].low, bins[-1].high) == (0.0, 1.0)
+    assert (bins[0].above, bins[-1].up_to) == (0.0, 1.0)
 
 
 def test_the_calibration_error_of_an_example_worked_out_on_paper():
@@ -168,8 +167,8 @@ def test_the_parts_agree_with_each_other_and_with_the_predictions(finished):
 
 
 def test_confidence_and_loss_are_those_of_the_softmax(finished):
-    trained = with_images(open_trained(finished.run), finished.data)
-    images = evaluation.open_images(finished.settings, finished.data)
+    trained = open_trained(finished.run).with_images(finished.data)
+    images = open_images(finished.settings, finished.data)
     pixels = trained.provenance.normalization(torch.from_numpy(images.test_images))
     with torch.no_grad():
         logits = trained.network(pixels.contiguous()).double()
@@ -182,8 +181,8 @@ def test_confidence_and_loss_are_those_of_the_softmax(finished):
 
 
 def test_logits_come_in_order_and_leave_no_hook(finished):
-    images = evaluation.open_images(finished.settings, finished.data)
-    test = evaluation.Splits.prepare(images, finished.settings, CPU).test
+    images = open_images(finished.settings, finished.data)
+    test = Splits.prepare(images, finished.settings, CPU).test
     test.batch_size = 30
     network = build_network(finished.settings)
     measured, logits = evaluate_with_logits(network, test, finished.settings)
@@ -205,7 +204,7 @@ def test_an_earlier_checkpoint_is_not_compared_with_the_last_predictions(finishe
     assert found["run"] is None
     assert found["iteration"] == 6
     text = io.StringIO()
-    evaluation._print(found, Console(file=text, width=100))
+    print_findings(found, Console(file=text, width=100))
     assert "after iteration 6 of 12 (not the last)." in text.getvalue()
 
 
@@ -241,9 +240,9 @@ def test_many_classes_are_shown_by_the_worst(finished):
     confusion[7] = 0
     confusion[7, 8] = 5
     found["confusion"] = confusion.tolist()
-    found["classes"] = evaluation._class_rows(confusion, [f"name{n}" for n in range(100)])
+    found["classes"] = class_findings(confusion, tuple(f"name{n}" for n in range(100)))
     text = io.StringIO()
-    evaluation._print(found, Console(file=text, width=100))
+    print_findings(found, Console(file=text, width=100))
     lines = [line.split() for line in text.getvalue().splitlines()]
     assert ["5", "name7", "name8"] in lines
     assert ["name7", "5", "5", "100.00"] in lines
@@ -281,7 +280,7 @@ def test_a_run_on_a_folder_of_images(tmp_path):
     assert found["test_error"] == result["test_error"]
     assert found["run"]["same_predictions"]
     assert [held["name"] for held in found["classes"]] == ["cat", "dog"]
-    provenance = with_images(open_trained(tmp_path / "run"), tmp_path / "data").provenance
+    provenance = open_trained(tmp_path / "run").with_images(tmp_path / "data").provenance
     assert provenance.class_names == ("cat", "dog")
     assert provenance.normalization.mean.tolist() == pytest.approx([0.485, 0.456, 0.406])
 

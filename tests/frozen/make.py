@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 
 from resvar import load_run
-from resvar.export.exchange import Provenance, to_safetensors
+from resvar.export.description import Provenance
+from resvar.export.safetensors_file import to_safetensors
 from resvar.rundir import CHECKPOINT, PROBE, SNAPSHOTS, snapshot_path
 from resvar.sweeps.grid import plan_sweep
 from resvar.training.checkpoint import load, load_newest, save

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from resvar.config import TRAINING_HALF, deviations, resolve
 from resvar.errors import RunError, Stopped, UserError
-from resvar.export.exchange import load_model
+from resvar.export.safetensors_file import load_model
 from resvar.reports.records import label_of
 from resvar.rundir import snapshot_path, snapshots
 from resvar.training import progress

@@ -24,7 +24,7 @@ from resvar.cli import run_command
 from resvar.config import resolve
 from resvar.data.obtain import obtain
 from resvar.errors import RunError, UserError
-from resvar.export.exchange import load_model, to_safetensors
+from resvar.export.safetensors_file import load_model, to_safetensors
 from resvar.files import shipped
 from resvar.models.network import build_model
 from resvar.probes.findings import read_probe

@@ -17,6 +17,7 @@ import resvar
 from resvar.cli import run_command
 from resvar.config import resolve
 from resvar.data.cifar import DATASETS, load_cifar
+from resvar.export.formats import save_network
 from resvar.training.train import train
 from tests.support.tiny import install, make_cifar
 
@@ -212,9 +213,7 @@ def test_wrong_input_is_refused_in_a_sentence(runs, capsys):
 
 @pytest.mark.usefixtures("runs")
 def test_weights_without_a_run_cannot_be_evaluated_but_exported(capsys):
-    from resvar.export.exchange import save_safetensors
-
-    save_safetensors(resvar.build_model("original", 8), "x.safetensors")
+    save_network(resvar.build_model("original", 8), Path("x.safetensors"), "safetensors")
     refused(capsys, "settings of a run", "evaluate", "x.safetensors")
     done = command(capsys, "export", "x.safetensors", "--out", "y.safetensors")
     assert done.code == 0

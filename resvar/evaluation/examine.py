@@ -1,0 +1,136 @@
+"""A trained network measured on its test set: error, errors by class, confusion, calibration.
+
+The network classifies the test set once, with the function and the precision of training: on the
+same machine, error, loss and predictions are the run's own. Errors, confidences and accuracies in
+the findings are percentages.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from resvar import rundir
+from resvar.config import Settings
+from resvar.data.splits import EvalLoader, Splits
+from resvar.errors import RunError, UserError
+from resvar.evaluation.metrics import (
+    class_errors,
+    confusion_matrix,
+    expected_calibration_error,
+    reliability,
+)
+from resvar.evaluation.trained import TrainedNetwork
+from resvar.training.loop import Evaluation, evaluate, place
+from resvar.training.machine import choose_precision, describe, prepare
+
+
+def examine(trained: TrainedNetwork, data: Path, device: torch.device) -> dict[str, Any]:
+    """The findings on the test set, ready for JSON.
+
+    Args:
+        data: the folder with the dataset.
+
+    Raises:
+        UserError: the dataset is missing, or the network's run is not known.
+        RunError: the network's outputs are no finite numbers.
+    """
+    settings = trained.settings
+    precision = choose_precision(settings.precision, device)
+    settings = settings.model_copy(update={"precision": precision})
+    images = trained.open_dataset(data)
+    prepare(settings, device)
+    test = Splits.prepare(images, settings, device).test
+    measured, logits = evaluate_with_logits(
+        place(trained.network, settings, device), test, settings
+    )
+    if not math.isfinite(measured.loss):
+        raise RunError(f"{trained.source}: the network's outputs are no finite numbers.")
+    labels, predictions = test.labels.cpu().numpy(), measured.predictions.numpy()
+    confusion = confusion_matrix(labels, predictions, len(images.class_names))
+    identity = ("variant", "depth", "seed", "protocol", "dataset", "iterations")
+    return {
+        "format": 1,
+        "source": str(trained.source),
+        **{name: getattr(settings, name) for name in identity},
+        "iteration": trained.provenance.iteration,
+        "device": describe(device),
+        "precision": precision,
+        "images": len(labels),
+        "test_error": measured.error,
+        "test_loss": measured.loss,
+        "run": _compare_with_run(trained, settings, predictions),
+        "classes": class_findings(confusion, images.class_names),
+        "confusion": confusion.tolist(),
+        "calibration": _calibration(logits, predictions == labels),
+    }
+
+
+def evaluate_with_logits(
+    network: nn.Module, loader: EvalLoader, settings: Settings
+) -> tuple[Evaluation, Tensor]:
+    """The result of `evaluate`, and its logits: float [N, classes], on the CPU."""
+    batches: list[Tensor] = []
+    handle = network.register_forward_hook(lambda _, __, logits: batches.append(logits.float()))
+    try:
+        measured = evaluate(network, loader, settings)
+    finally:
+        handle.remove()
+    return measured, torch.cat(batches).cpu()
+
+
+def class_findings(confusion: NDArray[np.int64], names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Name, images, wrong predictions and error of each class."""
+    images, correct = confusion.sum(axis=1).tolist(), confusion.diagonal().tolist()
+    return [
+        {"name": name, "images": n, "wrong": n - c, "error": error}
+        for name, n, c, error in zip(names, images, correct, class_errors(confusion), strict=True)
+    ]
+
+
+def _calibration(logits: Tensor, correct: NDArray[np.bool_]) -> dict[str, Any]:
+    confidence = logits.double().softmax(dim=1).max(dim=1).values.numpy()
+    bins = reliability(confidence, correct)
+
+    def percent(name: str, value: Any) -> Any:
+        return value if name == "images" or value is None else 100.0 * value
+
+    return {
+        "expected_calibration_error": 100.0 * expected_calibration_error(bins),
+        "mean_confidence": 100.0 * float(confidence.mean()),
+        "bins": [
+            {name: percent(name, value) for name, value in held._asdict().items()} for held in bins
+        ],
+    }
+
+
+def _compare_with_run(
+    trained: TrainedNetwork, settings: Settings, predictions: NDArray[np.int64]
+) -> dict[str, Any] | None:
+    """The recorded test error, and the number of predictions that differ from the recorded ones.
+
+    None without a finished run, or for a checkpoint from before its end.
+    """
+    folder = trained.folder
+    if folder is None or trained.provenance.iteration != settings.iterations:
+        return None
+    recorded = rundir.read_predictions(folder)
+    if not (folder / rundir.RESULT).exists() or recorded is None:
+        return None
+    if recorded.shape != predictions.shape:
+        raise UserError(
+            f"{folder / rundir.PREDICTIONS}: this holds an array of shape {recorded.shape}, but "
+            f"the test set has {len(predictions)} images."
+        )
+    differing = int((recorded != predictions).sum())
+    return {
+        "test_error": rundir.read_json(folder / rundir.RESULT).get("test_error"),
+        "same_predictions": differing == 0,
+        "differing_predictions": differing,
+    }
