@@ -29,8 +29,17 @@ DEEPEST_YAML = 20
 
 def configs() -> Path:
     """The folder `configs/`: inside the package in a wheel, beside it in a checkout."""
-    inside = Path(__file__).parent / "configs"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
+    return _shipped_folder("configs")
+
+
+def examples() -> Path:
+    """The folder `examples/`: inside the package in a wheel, beside it in a checkout."""
+    return _shipped_folder("examples")
+
+
+def _shipped_folder(name: str) -> Path:
+    inside = Path(__file__).parent / name
+    return inside if inside.is_dir() else Path(__file__).parent.parent / name
 
 
 def shipped(kind: str) -> dict[str, Path]:

@@ -31,11 +31,14 @@ def wheel(tmp_path_factory):
     return zipfile.ZipFile(path)
 
 
-def test_every_configuration_is_inside_and_the_same(wheel):
-    configs = [path for path in (ROOT / "configs").rglob("*") if path.is_file()]
-    assert configs
-    for path in configs:
+@pytest.mark.parametrize(("folder", "suffix"), [("configs", ".yaml"), ("examples", ".py")])
+def test_configurations_and_examples_are_inside_and_the_same(wheel, folder, suffix):
+    files = list((ROOT / folder).rglob(f"*{suffix}"))
+    assert files
+    for path in files:
         assert wheel.read(f"resvar/{path.relative_to(ROOT)}") == path.read_bytes()
+    inside = [name for name in wheel.namelist() if name.startswith(f"resvar/{folder}/")]
+    assert len(inside) == len(files), "something else was packed with them"
 
 
 def test_all_of_the_package_is_inside_and_nothing_else(wheel):
