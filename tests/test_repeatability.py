@@ -80,8 +80,9 @@ def test_bf16_too_with_a_kill_at_each_place_in_turn(warm, undisturbed, tmp_path)
     assert not differing(out, undisturbed("bf16"))
 
 
+@pytest.mark.slow
 def test_runs_killed_again_and_again_end_with_the_same_bits(warm, tmp_path):
-    """`python -m tests.long.torture` does this at length."""
+    """At random moments; `python -m tests.long.torture` does it at length."""
     victim = Victim.undisturbed(warm, train(), tmp_path)
     tally = torture_runs(victim, tmp_path, kills=12, seed=1)
     print(f"\n{tally.table()}\n{tally.verdict}")

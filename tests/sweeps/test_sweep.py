@@ -51,7 +51,7 @@ def has_loaded_torch(pid: int) -> bool:
 
 
 def finish(resvar, folder: Path, sweep=SWEEP) -> str:
-    done = resvar.run(*sweep, cwd=folder)
+    done = resvar.run(*sweep, cwd=folder, **UNMEASURED)
     assert done.code == 0, done
     return done.out
 
@@ -108,7 +108,8 @@ def test_status_and_report_read_what_it_left(undisturbed, monkeypatch, capsys):
 
 def test_one_that_fails_is_reported_and_the_others_go_on(resvar, undisturbed, tmp_path):
     bad = "--variant original --depth 8 --protocol paper --seed 0"
-    failed = resvar.run(*SWEEP, cwd=tmp_path, RESVAR_TEST_FAIL="iteration:5", RESVAR_TEST_ONLY=bad)
+    fault = {"RESVAR_TEST_FAIL": "iteration:5", "RESVAR_TEST_ONLY": bad}
+    failed = resvar.run(*SWEEP, cwd=tmp_path, **fault, **UNMEASURED)
     assert failed.code == 1
     assert "Traceback" not in failed.err
     assert "1 run failed" in failed.err
@@ -164,7 +165,7 @@ def test_stopped_then_killed_then_finished_with_the_same_bits(resvar, undisturbe
 @NEED_PROC
 def test_ctrl_c_while_the_runs_still_load(resvar, tmp_path):
     mark = uuid.uuid4().hex
-    with resvar.started(*SWEEP, cwd=tmp_path, RESVAR_TEST_MARK=mark) as sweep:
+    with resvar.started(*ONE_SEED, cwd=tmp_path, RESVAR_TEST_MARK=mark, **UNMEASURED) as sweep:
         assert wait_for(lambda: (tmp_path / FOLDERS[1] / "log.txt").exists())
         assert wait_for(lambda: len(processes(mark)) == 2)
         sweep.send(signal.SIGINT)
@@ -186,8 +187,9 @@ def test_a_sweep_killed_while_it_measures_leaves_no_process(resvar, tmp_path):
 
 
 @NEED_PROC
+@pytest.mark.slow
 def test_a_sweep_killed_again_and_again_ends_with_every_run_once(resvar, tmp_path):
-    """`python -m tests.long.torture --sweep` does this at length."""
+    """At random moments; `python -m tests.long.torture --sweep` does it at length."""
     runs = [run.relative_to("runs") for run in FOLDERS[:2]]
     tally = torture_sweep(resvar, ONE_SEED, runs, tmp_path, kills=3, seed=1)
     print(f"\n{tally.table()}\n{tally.verdict}")
