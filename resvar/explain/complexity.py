@@ -45,13 +45,12 @@ class StageRow:
 
     @property
     def main_path(self) -> UnitLayers:
-        """The layers that count as such, of one unit."""
-        counted = (layer for layer in self.contents[-1] if layer.op in ("conv", "linear"))
-        return tuple(layer for layer in counted if layer.place != "shortcut")
+        """The convolutions and the linear layer of one unit that count as layers."""
+        return tuple(layer for layer in self.contents[-1] if layer.counts)
 
     @property
     def convolutions(self) -> UnitLayers:
-        """Those of the main path, of one unit."""
+        """Of the main path, of one unit."""
         return tuple(layer for layer in self.main_path if layer.op == "conv")
 
     @property

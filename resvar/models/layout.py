@@ -38,6 +38,11 @@ class Layer(NamedTuple):
     groups: int = 1
 
     @property
+    def counts(self) -> bool:
+        """Whether it is a layer in the papers' count: of the main path, with weights."""
+        return self.op in ("conv", "linear") and self.place != "shortcut"
+
+    @property
     def parameters(self) -> int:
         """Weights; scale and shift of BN; the bias of the linear layer."""
         if self.op == "bn":

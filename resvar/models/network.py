@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from resvar.errors import UserError
-from resvar.models.architecture import KERNELS, Architecture, plan
+from resvar.models.architecture import Architecture, plan
+from resvar.models.layout import network_layers
 from resvar.models.ordering import Ordering, find_ordering
-from resvar.models.unit import ResidualUnit, conv, initialise, ops
+from resvar.models.unit import ResidualUnit, build_layer, build_sequence, initialise
 
 
 class ResidualNetwork(nn.Module):
@@ -23,35 +24,14 @@ class ResidualNetwork(nn.Module):
         super().__init__()
         self.ordering = ordering
         self.architecture = architecture
-        width = architecture.stem_width
-        imagenet = architecture.stem == "imagenet"
-        self.stem = nn.Sequential(
-            conv(3, width, kernel=7, stride=2) if imagenet else conv(3, width, kernel=3),
-            *ops(ordering.stem, width),
-        )
-        self.first_lead = ops(ordering.lead, width)
-        self.pool = nn.MaxPool2d(3, stride=2, padding=1) if imagenet else nn.Identity()
-        self.stages = nn.Sequential()
-        for number, stage in enumerate(architecture.stages):
-            units = nn.Sequential()
-            for index in range(stage.units):
-                units.append(
-                    ResidualUnit(
-                        ordering,
-                        architecture,
-                        channels_in=width,
-                        channels_inner=stage.inner
-                        if architecture.unit == "bottleneck"
-                        else stage.out,
-                        channels_out=stage.out,
-                        stride=stage.stride if index == 0 else 1,
-                        leads=(number, index) != (0, 0),
-                    )
-                )
-                width = stage.out
-            self.stages.append(units)
-        self.head_lead = ops(ordering.lead, width)
-        self.classifier = nn.Linear(width, num_classes)
+        rows = network_layers(ordering, architecture, num_classes)
+        (stem,), *stages, (head,) = rows.values()
+        self.stem = build_sequence(stem, "stem")
+        self.first_lead = build_sequence(stem, "first_lead")
+        self.pool = build_layer(stem[-1]) if stem[-1].place == "pool" else nn.Identity()
+        self.stages = nn.Sequential(*(nn.Sequential(*map(ResidualUnit, units)) for units in stages))
+        self.head_lead = build_sequence(head, "head_lead")
+        self.classifier = nn.Linear(head[-1].channels_in, num_classes)
         initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -66,8 +46,8 @@ class ResidualNetwork(nn.Module):
     @property
     def layers(self) -> int:
         """Layers as the papers count them: convolutions on the main path and the linear layer."""
-        units = sum(stage.units for stage in self.architecture.stages)
-        return 1 + len(KERNELS[self.architecture.unit]) * units + 1
+        rows = network_layers(self.ordering, self.architecture, num_classes=1).values()
+        return sum(layer.counts for units in rows for unit in units for layer in unit)
 
 
 def build_model(

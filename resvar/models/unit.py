@@ -1,49 +1,30 @@
 """One residual unit for every ordering: y = after_add( branch( lead(x) ) + shortcut(x) ).
 
-Read `ResidualUnit.forward` first: it is the equation. An `Ordering` says which ops stand where, an
-`Architecture` which convolutions. No ordering has a class or an `if` of its own.
+Read `ResidualUnit.forward` first: it is the equation. The layers at each place come from
+`resvar.models.layout`. No ordering has a class or an `if` of its own.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resvar.models.architecture import KERNELS, Architecture, Shortcut
-from resvar.models.ordering import Ordering
+from resvar.models.layout import BRANCH, Layer, UnitLayers
 
 
 class ResidualUnit(nn.Module):
     """A branch of two or three convolutions with a shortcut around it.
 
     Input [N, channels_in, H, W] → output [N, channels_out, H/stride, W/stride].
-
-    `leads=False` builds the first unit of a network: its lead belongs to the network, before the
-    split, so that both paths take the activated signal (arXiv:1603.05027, section 4.1).
     """
 
-    def __init__(
-        self,
-        ordering: Ordering,
-        architecture: Architecture,
-        channels_in: int,
-        channels_inner: int,
-        channels_out: int,
-        stride: int,
-        leads: bool = True,
-    ) -> None:
+    def __init__(self, layers: UnitLayers) -> None:
         super().__init__()
-        self.lead = ops(ordering.lead if leads else (), channels_in)
-        self.branch = _branch(
-            ordering, architecture, channels_in, channels_inner, channels_out, stride
-        )
-        self.shortcut = _shortcut(
-            architecture.shortcut, channels_in, channels_out, stride, ordering.projection_has_bn
-        )
-        self.after_add = ops(ordering.after_add, channels_out)
+        self.lead = build_sequence(layers, "lead")
+        self.branch = build_sequence(layers, *BRANCH)
+        self.shortcut = _build_shortcut(layers)
+        self.after_add = build_sequence(layers, "after_add")
         self.projects = isinstance(self.shortcut, Projection)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,11 +37,6 @@ class ResidualUnit(nn.Module):
 
 class Projection(nn.Sequential):
     """Option B: a 1×1 convolution with the stride; BN follows where `trail` begins with BN."""
-
-    def __init__(self, channels_in: int, channels_out: int, stride: int, bn: bool) -> None:
-        super().__init__(conv(channels_in, channels_out, kernel=1, stride=stride))
-        if bn:
-            self.append(nn.BatchNorm2d(channels_out))
 
 
 class Padding(nn.Module):
@@ -76,62 +52,42 @@ class Padding(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
 
 
-def conv(
-    channels_in: int, channels_out: int, kernel: int, stride: int = 1, groups: int = 1
-) -> nn.Conv2d:
-    """A convolution that keeps the resolution up to its stride; no bias, since BN has one."""
-    return nn.Conv2d(
-        channels_in,
-        channels_out,
-        kernel,
-        stride=stride,
-        padding=kernel // 2,
-        groups=groups,
-        bias=False,
-    )
+def build_sequence(layers: UnitLayers, *places: str) -> nn.Sequential:
+    """The modules at some places, in the order of the layers."""
+    return nn.Sequential(*(build_layer(layer) for layer in layers if layer.place in places))
 
 
-def ops(names: Iterable[str], channels: int) -> nn.Sequential:
-    """The modules at one place of an ordering, for a signal with `channels` channels."""
-    return nn.Sequential(*(nn.BatchNorm2d(channels) if op == "bn" else nn.ReLU() for op in names))
-
-
-def _branch(
-    ordering: Ordering,
-    architecture: Architecture,
-    channels_in: int,
-    inner: int,
-    out: int,
-    stride: int,
-) -> nn.Sequential:
-    """The convolutions of a unit, `between` them, and `trail` after the last."""
-    kernels = KERNELS[architecture.unit]
-    strided = kernels.index(3) if architecture.stride_on == "3x3" else 0
-    channels = [channels_in, *[inner] * (len(kernels) - 1), out]
-    branch = nn.Sequential()
-    for index, kernel in enumerate(kernels):
-        if index:
-            branch.extend(ops(ordering.between, channels[index]))
-        branch.append(
-            conv(
-                channels[index],
-                channels[index + 1],
-                kernel,
-                stride=stride if index == strided else 1,
-                groups=architecture.cardinality if kernel == 3 else 1,
+def build_layer(layer: Layer) -> nn.Module:
+    """The module of a layer. Convolutions keep the resolution up to their stride, and have no bias,
+    since BN has one."""
+    channels_in, channels_out = layer.channels_in, layer.channels_out
+    match layer.op:
+        case "conv":
+            return nn.Conv2d(
+                channels_in,
+                channels_out,
+                layer.kernel,
+                stride=layer.stride,
+                padding=layer.kernel // 2,
+                groups=layer.groups,
+                bias=False,
             )
-        )
-    return branch.extend(ops(ordering.trail, out))
+        case "bn":
+            return nn.BatchNorm2d(channels_out)
+        case "relu":
+            return nn.ReLU()
+        case "pad":
+            return Padding(channels_in, channels_out, layer.stride)
+        case "max":
+            return nn.MaxPool2d(layer.kernel, layer.stride, padding=layer.kernel // 2)
+    raise ValueError(f"no module of its own: {layer}")
 
 
-def _shortcut(
-    kind: Shortcut, channels_in: int, channels_out: int, stride: int, bn: bool
-) -> nn.Module:
-    if channels_in == channels_out and stride == 1:
+def _build_shortcut(layers: UnitLayers) -> nn.Module:
+    modules = build_sequence(layers, "shortcut")
+    if not modules:
         return nn.Identity()
-    if kind == "pad":
-        return Padding(channels_in, channels_out, stride)
-    return Projection(channels_in, channels_out, stride, bn)
+    return modules[0] if isinstance(modules[0], Padding) else Projection(*modules)
 
 
 def initialise(module: nn.Module) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from resvar.models.architecture import plan
+from resvar.models.layout import unit_layers
 from resvar.models.network import build_model
 from resvar.models.ordering import find_ordering, known_variants
 from resvar.models.unit import ResidualUnit, initialise
@@ -366,7 +367,10 @@ def test_a_grouped_unit_is_the_sum_of_its_32_paths(variant, before, stride, trai
     """Not to the last bit: here 32 sums over 4 channels are added, there one over 128."""
     torch.manual_seed(1)
     architecture = plan(50, "imagenet", cardinality=32, base_width=4)
-    unit = ResidualUnit(find_ordering(variant), architecture, before, 128, 256, stride)
+    layers = unit_layers(
+        find_ordering(variant), architecture, architecture.stages[0], before, size=8, stride=stride
+    )
+    unit = ResidualUnit(layers)
     assert unit.branch[3].groups == 32
     initialise(unit)
     randomize(unit, dtype)
