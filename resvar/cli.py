@@ -618,16 +618,29 @@ def bench(
     Example:  resvar bench --depth 20 --compare precision=fp32 --compare bn_batch_size=128
     """
     from resvar.bench import bench as benches
-    from resvar.bench.contenders import Asked
+    from resvar.bench.contenders import BenchOptions
 
     if floor and sweep:
         raise UserError("--floor and --sweep are two questions; ask one at a time.")
-    asked = Asked(
-        variant, protocol, tuple(sets or ()), tuple(compare or ()), threads, baseline=baseline
+    options = BenchOptions(
+        variant=variant,
+        protocol=protocol,
+        depths=depth or [110],
+        overrides=sets or (),
+        compared=compare or (),
+        threads=threads,
+        baseline=baseline,
+        device=device,
+        rounds=rounds,
+        seconds=seconds,
+        as_json=as_json,
     )
-    how = benches.How(device, rounds, seconds, as_json)
-    work = benches.bench_floor if floor else benches.bench_sweep if sweep else benches.bench
-    work(asked, depth or [110], how)
+    if floor:
+        benches.bench_floor(options)
+    elif sweep:
+        benches.bench_sweep(options)
+    else:
+        benches.bench_contenders(options)
 
 
 @app.command()

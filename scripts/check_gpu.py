@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from resvar.bench.contenders import Contender
-from resvar.bench.turns import at_work, measure, together
+from resvar.bench.turns import run_together, started_workers, take_turns
 from resvar.config import Settings, resolve
 from resvar.data.memory import MemoryEvalLoader, MemoryTrainLoader, Normalization
 from resvar.data.splits import Splits
@@ -162,7 +162,7 @@ def _faster(
     depth: int, device: torch.device, new: tuple[str, ...], old: tuple[str, ...]
 ) -> Verdict:
     group = [Contender(" ".join(how) or "default", settings_of(depth, *how)) for how in (old, new)]
-    (before, after), _ = measure(group, str(device), None, 5, 1.0, _quiet, details=False)
+    (before, after), _ = take_turns(group, str(device), None, 5, 1.0, _quiet, details=False)
     ratio = after.ratio(before)
     return ratio > 1.1, (
         f"{before.speed:,.0f} → {after.speed:,.0f} images/s, {ratio:.2f} × (median of 5 turns)"
@@ -173,16 +173,16 @@ def packing_pays(depth: int, device: torch.device) -> Verdict:
     """Two runs that share the GPU do more together than one alone (`--per-gpu 2`): not without
     NVIDIA's multi-process service (`nvidia-cuda-mps-control -d`)."""
     settings = settings_of(depth)
-    crowd: list[Contender | None] = [Contender(f"run {n}", settings) for n in range(2)]
-    with at_work(crowd, str(device), None) as workers:
+    crowd = [Contender(f"run {n}", settings) for n in range(2)]
+    with started_workers(crowd, str(device)) as workers:
         for worker in workers:
             worker.answer()
             worker.ask(do="warm up")
-        together(workers, 10)
+        run_together(workers, 10)
         alone, both = [], []
         for _ in range(5):
-            alone.append(50 * settings.batch_size / together(workers[:1], 50))
-            both.append(100 * settings.batch_size / together(workers, 50))
+            alone.append(50 * settings.batch_size / run_together(workers[:1], 50))
+            both.append(100 * settings.batch_size / run_together(workers, 50))
     ratio = median(both) / median(alone)
     return ratio > 1, f"{median(alone):,.0f} → {median(both):,.0f} images/s in all, {ratio:.2f} ×"
 

@@ -1,4 +1,4 @@
-"""Who takes part in a benchmark: settings with a name, and how many threads they get. No torch."""
+"""The contenders of a benchmark: named settings with a number of threads. No torch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ BASELINE = "plain PyTorch"
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to train: a name, the settings, threads of its process (None: torch's own choice).
+    """One way to train: a name, the settings, threads of its process (None: torch's default).
 
-    `plain` is the baseline: what people write with PyTorch, in fp32.
+    `plain` marks the baseline, `examples/plain.py` in fp32.
     """
 
     name: str
@@ -28,44 +28,72 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the command line says about contenders."""
+class BenchOptions:
+    """The command line of `resvar bench`; a turn takes about `seconds`."""
 
     variant: str
     protocol: str
-    overrides: tuple[str, ...] = ()
-    compared: tuple[str, ...] = ()
+    depths: Sequence[int] = (110,)
+    overrides: Sequence[str] = ()
+    compared: Sequence[str] = ()
     threads: int | None = None
     baseline: bool = True
+    device: str = "auto"
+    rounds: int = 7
+    seconds: float = 2.0
+    as_json: bool = False
+
+    def contenders(self, depth: int) -> list[Contender]:
+        """The plain command line, then one contender per `--compare`, then the baseline.
+
+        Raises:
+            UserError: an unknown or wrong setting, or two equal contenders.
+        """
+        found = [self._contender("resvar", depth, ())]
+        found += [self._contender(text, depth, split_changes(text)) for text in self.compared]
+        if self.baseline:
+            settings = self._settings(depth, ("precision=fp32", "kernels=plain"))
+            whole = settings.model_copy(update={"bn_batch_size": settings.batch_size})
+            found.append(Contender(BASELINE, whole, self.threads, plain=True))
+        seen: dict[tuple[object, ...], str] = {}
+        for one in found:
+            key = (one.settings.to_yaml(), one.threads, one.plain)
+            if key in seen:
+                raise UserError(
+                    f"--compare {one.name}: this is the same as '{seen[key]}'; change a setting."
+                )
+            seen[key] = one.name
+        return found
+
+    def _settings(self, depth: int, changes: Sequence[str] = ()) -> Settings:
+        """The settings with KEY=VALUE changes; a new batch size applies to BN too by default."""
+        overrides = [*self.overrides, *changes]
+        given = parse_overrides(overrides)
+        options: dict[str, object] = {
+            "variant": self.variant, "depth": depth, "protocol": self.protocol,
+        }  # fmt: skip
+        if "batch_size" in given and "bn_batch_size" not in given:
+            options["bn_batch_size"] = given["batch_size"]
+        settings = resolve(options=options, overrides=overrides)
+        if settings.dataset == "folder":
+            raise UserError("'dataset' folder: resvar bench measures on images of CIFAR's size.")
+        return settings
+
+    def _contender(self, name: str, depth: int, changes: Sequence[str]) -> Contender:
+        threads, rest = self.threads, []
+        for change in changes:
+            key, _, value = change.partition("=")
+            if key != THREADS:
+                rest.append(change)
+            elif value.isdecimal() and 1 <= int(value) <= 4096:
+                threads = int(value)
+            else:
+                raise UserError(f"--compare {name}: threads must be a number from 1, not {value}.")
+        return Contender(name, self._settings(depth, rest), threads)
 
 
-def contenders(asked: Asked, depth: int) -> list[Contender]:
-    """Those of one depth: the settings as they are, one per `--compare`, the baseline last.
-
-    Raises:
-        UserError: an unknown or wrong setting, or two contenders that are the same.
-    """
-    found = [_contender("resvar", asked, depth, ())]
-    found += [_contender(text, asked, depth, split(text)) for text in asked.compared]
-    if asked.baseline:
-        plain = [*asked.overrides, "precision=fp32"]
-        plain += [f"{key}=plain" for key in ("kernels",) if key in Settings.model_fields]
-        settings = _settings(asked, depth, plain)
-        whole = settings.model_copy(update={"bn_batch_size": settings.batch_size})
-        found.append(Contender(BASELINE, whole, asked.threads, plain=True))
-    seen: dict[tuple[object, ...], str] = {}
-    for one in found:
-        key = (one.settings.to_yaml(), one.threads, one.plain)
-        if key in seen:
-            raise UserError(
-                f"--compare {one.name}: this is the same as '{seen[key]}'; change a setting."
-            )
-        seen[key] = one.name
-    return found
-
-
-def split(text: str) -> tuple[str, ...]:
-    """`a=1,b=[2,3]` → `("a=1", "b=[2,3]")`: at the commas that a new KEY= follows.
+def split_changes(text: str) -> tuple[str, ...]:
+    """`a=1,b=[2,3]` → `("a=1", "b=[2,3]")`: splits at each comma that a new KEY= follows.
 
     Raises:
         UserError: a part is no KEY=VALUE.
@@ -81,30 +109,3 @@ def split(text: str) -> tuple[str, ...]:
                 f"--compare {text}: write it as KEY=VALUE,…, such as --compare precision=fp32."
             )
     return tuple(parts)
-
-
-def _contender(name: str, asked: Asked, depth: int, changes: Sequence[str]) -> Contender:
-    threads, rest = asked.threads, []
-    for change in changes:
-        key, _, value = change.partition("=")
-        if key == THREADS:
-            if not value.isdecimal() or not 1 <= int(value) <= 4096:
-                raise UserError(f"--compare {name}: threads must be a number from 1, not {value}.")
-            threads = int(value)
-        else:
-            rest.append(change)
-    return Contender(name, _settings(asked, depth, [*asked.overrides, *rest]), threads)
-
-
-def _settings(asked: Asked, depth: int, overrides: Sequence[str]) -> Settings:
-    """The settings; a new batch size brings BN's along unless that is said too."""
-    given = parse_overrides(overrides)
-    options: dict[str, object] = {
-        "variant": asked.variant, "depth": depth, "protocol": asked.protocol,
-    }  # fmt: skip
-    if "batch_size" in given and "bn_batch_size" not in given:
-        options["bn_batch_size"] = given["batch_size"]
-    settings = resolve(options=options, overrides=overrides)
-    if settings.dataset == "folder":
-        raise UserError("'dataset' folder: resvar bench measures on images of CIFAR's size.")
-    return settings

@@ -1,51 +1,29 @@
-"""The baseline: training a network of CIFAR as people write it with PyTorch.
+"""The baseline: the training step of `examples/plain.py`, with resvar's network.
 
-fp32, contiguous tensors, one pass over the whole batch, a DataLoader with two workers and
-torchvision's transforms, `torch.optim.SGD` as it comes, `loss.item()` for the log. The network is
-resvar's own, of torch's modules; nothing else here is shared with resvar's training.
+fp32, contiguous tensors, the whole batch through BN at once, a DataLoader with two workers and
+torchvision's transforms, `torch.optim.SGD`, `loss.item()` in every iteration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib
+import sys
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import nn
 
-WORKERS = 2
-"""As in kuangliu/pytorch-cifar."""
-
-
-class PlainImages(Dataset[tuple[Tensor, int]]):
-    """As `torchvision.datasets.CIFAR10` does it: a PIL image at a time through the transforms."""
-
-    def __init__(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
-        from torchvision import transforms
-
-        self.pixels, self.labels = pixels, labels
-        self.transform = transforms.Compose(
-            [
-                transforms.RandomCrop(32, padding=4),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-                transforms.Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        from PIL import Image
-
-        return self.transform(Image.fromarray(self.pixels[index])), int(self.labels[index])
+from resvar.files import examples
 
 
 class PlainTraining:
-    """The network, its loader and its optimizer; `step` is the body of everybody's loop."""
+    """A network, its loader and its optimizer.
+
+    Args:
+        pixels: uint8 [N, 32, 32, 3].
+        labels: int64 [N].
+    """
 
     def __init__(
         self,
@@ -55,36 +33,19 @@ class PlainTraining:
         batch_size: int,
         device: torch.device,
     ) -> None:
+        if (folder := str(examples())) not in sys.path:  # on the path, so that workers find it too
+            sys.path.append(folder)
+        self.plain = importlib.import_module("plain")
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+        mean = images.double().mean(dim=0).div(255).float()
+        dataset = self.plain.Cifar10(images, torch.from_numpy(labels), mean, augment=True)
+        self.batches = self.plain.endless_batches(dataset, batch_size)
         self.network, self.device = network.to(device).train(), device
-        self.loader = DataLoader(
-            PlainImages(pixels, labels),
-            batch_size,
-            shuffle=True,
-            num_workers=WORKERS,
-            pin_memory=device.type == "cuda",
-            drop_last=True,
-        )
-        self.criterion = nn.CrossEntropyLoss()
-        self.optimizer = torch.optim.SGD(
-            network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4
-        )
-        self._batches = self._endless()
+        self.optimizer = self.plain.build_optimizer(network)
 
     def step(self) -> None:
         """One update."""
         with torch.profiler.record_function("bench::data"):
-            images, labels = next(self._batches)
-        output = self.network(images)
-        loss = self.criterion(output, labels)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        loss.item()
-
-    def _endless(self) -> Iterator[tuple[Tensor, Tensor]]:
-        while True:
-            for images, labels in self.loader:
-                yield (
-                    images.to(self.device, non_blocking=True),
-                    labels.to(self.device, non_blocking=True),
-                )
+            images, labels = next(self.batches)
+            images, labels = images.to(self.device), labels.to(self.device)
+        self.plain.train_step(self.network, self.optimizer, images, labels, bn=len(labels))

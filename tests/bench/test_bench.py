@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from resvar.bench import worker
-from resvar.bench.bench import fit, record, splits
-from resvar.bench.contenders import Asked, contenders
-from resvar.bench.turns import Ceilings, Measured
+from resvar.bench.bench import core_splits, fit_depths, measurement_record
+from resvar.bench.contenders import BenchOptions
+from resvar.bench.turns import Ceilings, Measurement
 from resvar.cli import run_command
 
 
 def measured(index, seconds, **more):
-    group = contenders(Asked("original", "paper"), 20)
-    return Measured(group[index], threads=2, precision="fp32", seconds=seconds, **more)
+    group = BenchOptions("original", "paper").contenders(20)
+    return Measurement(group[index], threads=2, precision="fp32", seconds=seconds, **more)
 
 
 CEILINGS = Ceilings([{"bf16": 4e9, "fp32": 1e9, "copy": 5e9}] * 3)
@@ -24,7 +24,7 @@ def test_medians_ratios_and_shares_by_hand():
     """Batch 128: 128, 64 and 256 images/s; the baseline 32, 64 and 64: ratios 4, 1 and 4."""
     ours = measured(0, [1.0, 2.0, 0.5], peak=3000, own=2000, shares={"BN": 1.0})
     plain = measured(1, [4.0, 2.0, 2.0])
-    found = record([ours, plain], CEILINGS)
+    found = measurement_record([ours, plain], CEILINGS)
     one, other = found["contenders"]
     assert (one["images_per_second"], one["slowest"], one["fastest"]) == (128, 64, 256)
     assert (one["ratio"], other["ratio"]) == (4, 1)
@@ -46,11 +46,11 @@ def test_a_line_through_three_depths_and_none_through_two():
         one = {"name": "resvar", "seconds_per_iteration": seconds}
         return {"depth": depth, "unit": "basic", "contenders": [one]}
 
-    (line,) = fit([at(20, 0.045), at(56, 0.117), at(110, 0.225)])  # 5 ms + 2 ms a layer
+    (line,) = fit_depths([at(20, 0.045), at(56, 0.117), at(110, 0.225)])  # 5 ms + 2 ms a layer
     assert line["ms_per_layer"] == pytest.approx(2)
     assert line["ms_at_zero"] == pytest.approx(5)
     assert line["r_squared"] == pytest.approx(1)
-    assert fit([at(20, 0.045), at(56, 0.117)]) == []
+    assert fit_depths([at(20, 0.045), at(56, 0.117)]) == []
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_line_through_three_depths_and_none_through_two():
     [(1, [(1, 1)]), (2, [(1, 2), (2, 1)]), (6, [(1, 6), (2, 3), (4, 1), (6, 1)])],
 )
 def test_splits_of_the_cores(cores, found):
-    assert splits(cores) == found
+    assert core_splits(cores) == found
 
 
 # --- as its users type it -------------------------------------------------------------------------

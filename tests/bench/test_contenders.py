@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from resvar.bench.contenders import BASELINE, Asked, contenders, split
+from resvar.bench.contenders import BASELINE, BenchOptions, split_changes
 from resvar.errors import UserError
 
 
-def asked(*compared, overrides=(), **more):
-    return Asked("original", "paper", tuple(overrides), tuple(compared), **more)
+def contenders(*compared, **more):
+    return BenchOptions("original", "paper", compared=compared, **more).contenders(20)
 
 
 @pytest.mark.parametrize(
@@ -19,12 +19,12 @@ def asked(*compared, overrides=(), **more):
     ],
 )
 def test_splits_at_the_commas_between_settings(text, parts):
-    assert split(text) == parts
+    assert split_changes(text) == parts
 
 
 def test_each_comparison_is_a_contender_and_plain_pytorch_comes_last():
     ours, fp32, one, plain = contenders(
-        asked("precision=fp32", "threads=1,batch_size=32", overrides=["lr=0.5"], threads=2), 20
+        "precision=fp32", "threads=1,batch_size=32", overrides=["lr=0.5"], threads=2
     )
     assert [ours.name, fp32.name, one.name] == [
         "resvar", "precision=fp32", "threads=1,batch_size=32",
@@ -41,7 +41,7 @@ def test_each_comparison_is_a_contender_and_plain_pytorch_comes_last():
 
 
 def test_without_a_baseline_there_is_none():
-    assert not any(c.plain for c in contenders(asked(baseline=False), 20))
+    assert not any(c.plain for c in contenders(baseline=False))
 
 
 @pytest.mark.parametrize(
@@ -58,5 +58,5 @@ def test_without_a_baseline_there_is_none():
 )
 def test_wrong_comparisons_are_refused(compared, part):
     with pytest.raises(UserError) as error:
-        contenders(asked(*compared), 20)
+        contenders(*compared)
     assert part in str(error.value)
