@@ -36,6 +36,7 @@ def small(script, monkeypatch):
     return script
 
 
+@pytest.mark.process
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_one_sentence():
     done = subprocess.run(

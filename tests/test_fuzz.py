@@ -1,17 +1,10 @@
-"""Whatever is read, it ends in words: bad input by the hundred; `scripts/fuzz.py` by the thousand.
-
-`RESVAR_FUZZ=full pytest tests/test_fuzz.py` tries as many here.
-"""
+"""Bad input ends in words. Here by the hundred; `python -m tests.long.fuzz` by the thousand."""
 
 from __future__ import annotations
-
-import os
 
 import pytest
 
 from tests.long.fuzz.targets import Fuzz
-
-EXAMPLES = 1000 if os.environ.get("RESVAR_FUZZ") == "full" else 40
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +20,12 @@ TARGETS = (
 )  # fmt: skip
 
 
+@pytest.mark.parametrize("cases", [15, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", TARGETS)
-def test_bad_input_ends_in_words(fuzz, name):
-    found = fuzz.attack(name, EXAMPLES)
+def test_bad_input_ends_in_words(fuzz, name, cases):
+    found = fuzz.attack(name, cases)
     print(f"\n{name}: {found.cases} cases, the slowest {found.slowest:.2f} s, {found.words}")
-    assert found.cases >= EXAMPLES // 2
+    assert found.cases >= cases // 2
     if name == "checkpoint.pt":
         assert found.words["noticed"] > found.cases // 3
 

@@ -27,6 +27,7 @@ def test_every_command_is_one(command):
     typer.main.get_command(app).commands[name].make_context(name, arguments)
 
 
+@pytest.mark.process
 def test_the_estimate_is_the_one_that_is_printed(tmp_path):
     (command,) = [c for c in COMMANDS if "--estimate" in c and "110=239" in c]
     _, *arguments = shlex.split(command)
@@ -34,6 +35,7 @@ def test_the_estimate_is_the_one_that_is_printed(tmp_path):
     assert in_block(printed) in TEXT
 
 
+@pytest.mark.process
 def test_the_simulation_is_the_one_that_is_printed(tmp_path):
     (command,) = re.findall(r"^    python (scripts/simulate_sweep\.py .+)$", TEXT, re.MULTILINE)
     script, *arguments = shlex.split(command)

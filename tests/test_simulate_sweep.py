@@ -179,6 +179,7 @@ def call(*arguments):
     )
 
 
+@pytest.mark.process
 def test_the_same_seed_gives_the_same_tables_and_figure(tmp_path):
     common = ("--images-per-second", "110=240,164=160", "--checkpoint", 0.5, "--runs", 40)
     for name in ("a", "b"):
@@ -192,6 +193,7 @@ def test_the_same_seed_gives_the_same_tables_and_figure(tmp_path):
         assert words in done.stdout
 
 
+@pytest.mark.process
 def test_a_throughput_that_is_missing_is_named():
     done = call("--images-per-second", "110=240", "--checkpoint", 0.5)
     assert done.returncode == 2

@@ -130,6 +130,7 @@ def test_wrong_input_is_refused_before_any_work(arguments, part, capsys):
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.build
 def test_a_contender_that_cannot_be_had_here_is_refused_in_one_sentence(capfd):
     asked = ["--depth", "8", "--compare", "kernels=fused,memory_format=contiguous"]
     assert run_command(["bench", *asked, "--set", "precision=fp32", "--device", "cpu"]) == 2

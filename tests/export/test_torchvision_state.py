@@ -22,7 +22,16 @@ SHIPPED_BY_TORCHVISION = {
 }
 
 
-@pytest.mark.parametrize("name", SHIPPED_BY_TORCHVISION)
+DEEP = ("resnet101", "resnet152", "resnext101_32x8d")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name
+        for name in SHIPPED_BY_TORCHVISION
+    ],
+)
 def test_torchvisions_network_takes_the_weights_and_computes_the_same(name):
     models = pytest.importorskip("torchvision.models")
     options = {"family": "imagenet", "num_classes": 11, **SHIPPED_BY_TORCHVISION[name]}

@@ -103,10 +103,14 @@ def assert_same(theirs, ours, loose=(), bound=0.0):
         ("resnet18", {"depth": 18}),
         ("resnet34", {"depth": 34}),
         ("resnet50", {"depth": 50}),
-        ("resnet101", {"depth": 101}),
-        ("resnet152", {"depth": 152}),
+        pytest.param("resnet101", {"depth": 101}, marks=pytest.mark.slow),
+        pytest.param("resnet152", {"depth": 152}, marks=pytest.mark.slow),
         ("resnext50_32x4d", {"depth": 50, "cardinality": 32, "base_width": 4}),
-        ("resnext101_32x8d", {"depth": 101, "cardinality": 32, "base_width": 8}),
+        pytest.param(
+            "resnext101_32x8d",
+            {"depth": 101, "cardinality": 32, "base_width": 8},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_original_is_torchvisions_network_to_the_last_bit(name, options):
@@ -145,6 +149,9 @@ def test_original_is_torchvisions_network_at_the_size_of_imagenet_too():
 # - resnetv2_18 and _34 have no projection in their first block, and its shortcut takes the raw
 #   signal. The paper splits after the first activation (arXiv:1603.05027, section 4.1), and so do
 #   we; with `norm1` moved to the end of timm's stem they do the same.
+
+
+TIMM_DEPTHS = [18, 34, 50, *(pytest.param(n, marks=pytest.mark.slow) for n in (101, 152))]
 
 
 def timms(depth, dtype, norm1="in the block"):
@@ -190,7 +197,7 @@ def outcomes(theirs, ours, images, training):
     return [{k: v for k, v in found.items() if "statistic" not in k} for found in both]
 
 
-@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+@pytest.mark.parametrize("depth", TIMM_DEPTHS)
 def test_full_preact_is_timms_network_in_evaluation(depth):
     norm1 = "in the block" if depth >= 50 else "behind the pooling"
     theirs = timms(depth, torch.float64, norm1)
@@ -201,7 +208,7 @@ def test_full_preact_is_timms_network_in_evaluation(depth):
     assert_same(*both, loose=["logits", "image", *stem, *head], bound=1e-13)
 
 
-@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+@pytest.mark.parametrize("depth", TIMM_DEPTHS)
 def test_full_preact_is_timms_network_where_that_pools_behind_the_first_lead(depth):
     """In fp32, in both modes, and to the last bit below the head."""
     theirs = timms(depth, torch.float32, "before the pooling")

@@ -33,15 +33,15 @@ def error_without(network, deleted, images, labels):
 @pytest.mark.parametrize("shape", [{"depth": 14}, {"depth": 20, "unit": "bottleneck"}])
 @pytest.mark.parametrize("variant", PAPER_ORDER)
 def test_to_delete_a_unit_is_to_leave_out_its_branch(variant, shape, monkeypatch):
-    monkeypatch.setattr("resvar.probes.deletion.AT_A_TIME", 50)
+    monkeypatch.setattr("resvar.probes.deletion.AT_A_TIME", 25)
     network = trained(make_network(variant, **shape)).eval()
-    images, _ = make_images(120)
+    images, _ = make_images(60)
     with torch.no_grad():
         labels = network(images).argmax(dim=1)
         labels[::3] = (labels[::3] + 1) % 10
         found = delete_units(network, images, labels, settings())
         wanted = [error_without(network, unit, images, labels) for _, _, unit in units(network)]
-    assert found.error == pytest.approx(100 * 40 / 120)
+    assert found.error == pytest.approx(100 * 20 / 60)
     assert found.errors == pytest.approx(wanted)
     assert len(found.errors) == 6
     assert len(set(found.errors)) > 1

@@ -27,6 +27,7 @@ def thousand(speed, tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["table", "html"])
 def test_a_thousand_runs(speed, thousand, tmp_path, format):
     """The aim is 5 s. Processor time and four times as much, since others may be at work here and
@@ -41,19 +42,18 @@ def test_a_thousand_runs(speed, thousand, tmp_path, format):
 
 # --- status ---------------------------------------------------------------------------------------
 
-RUNS = 2000
 
-
-@pytest.fixture(scope="module")
-def sweep(speed, tmp_path_factory):
-    """A sweep of 2,000 run directories that is under way, and the runs that are at work."""
-    root = tmp_path_factory.mktemp("sweep")
+@pytest.fixture
+def sweep(speed, tmp_path, request):
+    """A sweep at work, with so many run directories."""
     with ExitStack() as held:
-        for folder in speed["make_sweep"](root, RUNS):
+        for folder in speed["make_sweep"](tmp_path / "sweep", request.param):
             held.enter_context(locked(folder))
-        yield root
+        yield tmp_path / "sweep"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("sweep", [2000], indirect=True)
 def test_the_status_of_two_thousand_directories(speed, sweep, tmp_path):
     """The aim is 3 s for 10,000. Here a fifth of that in processor time, three times over: others
     may be at work, and to start takes a third of a second."""
@@ -68,11 +68,12 @@ def test_the_status_of_two_thousand_directories(speed, sweep, tmp_path):
     )
 
 
+@pytest.mark.parametrize("sweep", [200], indirect=True)
 def test_a_glance_sees_what_a_report_sees(sweep):
     whole = {record.folder: record for record in read_records([sweep])}
     seen = {record.folder: record for record in standing(sweep)}
     waiting = [folder for folder, record in seen.items() if record.state is State.WAITING]
-    assert len(waiting) == RUNS // 10
+    assert len(waiting) == 20
     assert seen.keys() - waiting == whole.keys()
     for folder, record in whole.items():
         quick = seen[folder]
@@ -80,4 +81,4 @@ def test_a_glance_sees_what_a_report_sees(sweep):
             assert getattr(quick, name) == getattr(record, name), (folder, name)
         if record.state is not State.DONE:
             assert quick.settings == record.settings
-    assert len(Counter(record.settings.seed for record in whole.values())) == RUNS // 10
+    assert len(Counter(record.settings.seed for record in whole.values())) == 20
