@@ -1,28 +1,48 @@
-"""What Python users call: build a network, read runs back.
+"""The functions for Python users; `resvar` exports them.
 
-import resvar
-model = resvar.build_model("full-preact", depth=164)
-run = resvar.load_run("runs/quick/full-preact-164/seed-0")
+    import resvar
+    model = resvar.build_model("full-preact", depth=164)
+    run = resvar.train("full-preact", 20, protocol="quick")
+    runs = resvar.load_runs("runs")
+
+They do what the commands of the same names do, and raise `resvar.UserError` for wrong input. Those
+that train or measure print their progress.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from resvar.config import Settings
+from resvar.config import Settings, resolve
 from resvar.errors import UserError
 from resvar.rundir import CONFIG, RESULT, read_json, read_metrics, read_settings
+from resvar.settings import ROLES
 
 if TYPE_CHECKING:
     import pandas
     from torch import nn
 
+    from resvar.reports.html import Section
+    from resvar.reports.records import Record
+
+ReportFormat = Literal["table", "markdown", "csv", "latex", "json", "html"]
+
+IDENTITY = ("variant", "depth", "protocol", "dataset", "seed")
+NO_FIGURES = ("format", "best_test_error_note")
+
 
 @dataclass(frozen=True)
 class Run:
-    """A run read back: settings, metrics (a row per evaluation), result (None while unfinished)."""
+    """A run read from its directory.
+
+    Attributes:
+        metrics: one row per evaluation, with the columns of `metrics.csv`.
+        result: the content of `result.json`; None while the run is unfinished.
+    """
 
     folder: Path
     config: Settings
@@ -34,8 +54,8 @@ class Run:
         """The network with the weights of the newest checkpoint, in evaluation mode.
 
         Raises:
-            UserError: there is no checkpoint, or not one of this network.
-            RunError: all are damaged, or one is of a later version of resvar.
+            UserError: there is no checkpoint, or it is of another network.
+            RunError: all checkpoints are damaged, or one is of a later version of resvar.
         """
         from resvar.training.checkpoint import load_newest
         from resvar.training.loop import MALFORMED_STATE, build_network
@@ -53,11 +73,14 @@ class Run:
         return network.eval()
 
 
+# --- reading runs ---------------------------------------------------------------------------------
+
+
 def load_run(folder: str | Path) -> Run:
     """Read a run directory.
 
     Raises:
-        UserError: the folder holds no run, or one of its files is damaged.
+        UserError: there is no run in the folder, or one of its files is damaged.
     """
     folder = Path(folder)
     if not (folder / CONFIG).exists():
@@ -68,3 +91,173 @@ def load_run(folder: str | Path) -> Run:
         metrics=read_metrics(folder),
         result=read_json(folder / RESULT) if (folder / RESULT).exists() else None,
     )
+
+
+def load_runs(*folders: str | Path) -> pandas.DataFrame:
+    """A table of every run at or below `folders` (default: `runs`), one row per run.
+
+    Columns: `variant`, `depth`, `protocol`, `dataset` and `seed`; the other settings in which the
+    runs differ; `state` (`done`, `running`, `stopped`, `failed` or `damaged`); the figures of
+    `result.json` (errors in percent), missing values for a run without one; `folder`.
+
+    Raises:
+        UserError: a folder does not exist, or there is no run in any of them.
+    """
+    import pandas
+
+    from resvar.reports.records import read_records
+
+    records = read_records([Path(folder) for folder in folders or ("runs",)])
+    settings = [record.settings.model_dump() if record.settings else {} for record in records]
+    results = [record.result or {} for record in records]
+    varying = [
+        name
+        for name, role in ROLES.items()
+        if role.part != "ordering"
+        and name not in IDENTITY
+        and len({repr(values[name]) for values in settings if values}) > 1
+    ]
+    figures = dict.fromkeys(name for result in results for name in result)  # in the file's order
+    measured = [name for name in figures if name not in (*ROLES, *NO_FIGURES)]
+    rows = [
+        {name: values.get(name) for name in (*IDENTITY, *varying)}
+        | {"state": record.state.value}
+        | {name: result.get(name) for name in measured}
+        | {"folder": str(record.folder)}
+        for record, values, result in zip(records, settings, results, strict=True)
+    ]
+    return pandas.DataFrame(rows)
+
+
+# --- making runs ----------------------------------------------------------------------------------
+
+
+def train(
+    variant: str | Path | None = None,
+    depth: int | None = None,
+    *,
+    config: str | Path | None = None,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    fresh: bool = False,
+    quiet: bool = False,
+    **settings: Any,
+) -> Run:
+    """Train one network, or resume its run where it stopped; a finished run is returned as it is.
+
+    Args:
+        variant: the name of an ordering or the path of a YAML file.
+        depth: layers.
+        config: a YAML file of settings, such as a run's `config.yaml`; arguments override it.
+        data: the folder of the dataset; default `$RESVAR_DATA`, else `data`.
+        out: the run directory; default `runs/<protocol>/<variant>-<depth>/seed-<seed>`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        fresh: remove the run in that directory and start over.
+        quiet: print nothing.
+        settings: any other setting by name, such as `protocol="quick"`, `seed=1` or `lr=0.05`.
+
+    Raises:
+        UserError: wrong input; nothing was written.
+        RunError: the run cannot be finished; what it has saved is kept.
+        Stopped: Ctrl-C; a checkpoint was saved.
+    """
+    given = {"variant": None if variant is None else str(variant), "depth": depth, **settings}
+    resolved = resolve(None if config is None else Path(config), given, spelling="train({}=…)")
+
+    from rich.console import Console
+
+    from resvar.console import console_for_output
+    from resvar.training import train as training
+
+    folder = Path("runs") / resolved.directory if out is None else Path(out)
+    console = Console(quiet=True) if quiet else console_for_output()
+    training.train(resolved, data_folder(data), console, folder, device, fresh)
+    return load_run(folder)
+
+
+def sweep(
+    file: str | Path | None = None,
+    *,
+    variants: Sequence[str] | None = None,
+    depths: Sequence[int] | None = None,
+    seeds: int | Sequence[int] | None = None,
+    protocol: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    data: str | Path | None = None,
+    out: str | Path = "runs",
+    device: str = "auto",
+    jobs: int | None = None,
+    per_gpu: int | None = None,
+) -> pandas.DataFrame:
+    """Train variants × depths × seeds on this machine; finished runs are skipped, others resumed.
+
+    Args:
+        file: a sweep file, or the name of a shipped one such as `table2`; arguments override it.
+        seeds: how many, or which.
+        settings: further settings of every run by name.
+        out: the folder of all runs.
+        jobs: runs at a time; default: one per GPU, or one per core.
+        per_gpu: runs that share a GPU, at most; default 1.
+
+    Returns:
+        The table `load_runs(out)`.
+
+    Raises:
+        UserError: wrong input; nothing was started.
+        RunError: some runs failed; the others are finished.
+        Stopped: Ctrl-C; the runs have saved checkpoints.
+    """
+    from resvar.sweeps.grid import plan_sweep
+    from resvar.sweeps.launch import run_here
+
+    given = {
+        "variants": None if variants is None else list(variants),
+        "depths": None if depths is None else list(depths),
+        "seeds": list(seeds) if isinstance(seeds, Sequence) else seeds,
+        "protocol": protocol,
+    }
+    overrides = [f"{name}={json.dumps(value)}" for name, value in (settings or {}).items()]
+    planned = plan_sweep(None if file is None else Path(file), given, overrides, Path(out))
+    run_here(planned, data_folder(data), device, jobs, per_gpu, dry_run=False)
+    return load_runs(out)
+
+
+def report(
+    *folders: str | Path,
+    format: ReportFormat = "table",
+    out: str | Path | None = None,
+    figures: str | Path | None = None,
+) -> None:
+    """Set the test errors of runs beside the published ones, on the screen or in a file.
+
+    Args:
+        folders: folders with runs; default `runs`.
+        out: a file to write instead of the screen.
+        figures: a folder for figures as SVG, PDF and PNG.
+
+    Raises:
+        UserError: there is no run, two runs contradict each other, or a file cannot be written.
+    """
+    from resvar.reports.report import write_report
+
+    where = [Path(folder) for folder in folders or ("runs",)]
+    file, pictures = (None if path is None else Path(path) for path in (out, figures))
+    write_report(where, format, file, pictures, probe_sections)
+
+
+# --- shared with the commands ---------------------------------------------------------------------
+
+
+def probe_sections(records: Sequence[Record]) -> Sequence[Section]:
+    """The sections of a report's page on probed runs."""
+    from resvar.probes.section import sections
+
+    return sections(records)
+
+
+def data_folder(folder: str | Path | None) -> Path:
+    """The folder of the dataset; None: `$RESVAR_DATA`, else `data`."""
+    from resvar.data.cifar import default_folder
+
+    return Path(folder) if folder is not None else default_folder()

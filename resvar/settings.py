@@ -55,6 +55,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 BatchSize = Annotated[int, Field(ge=1, le=50_000)]
 Ops = list[str]
+DatasetName = Literal["cifar10", "cifar100", "folder"]
 
 
 class Settings(pydantic.BaseModel):
@@ -84,7 +85,7 @@ class Settings(pydantic.BaseModel):
     ] = None
     stem: Annotated[
         Family | None,
-        Role("architecture", "3×3 (cifar), or 7×7 and pooling (imagenet). Default: the family's."),
+        Role("architecture", "First layers: 3×3, or 7×7 and pooling. Default: the family's."),
     ] = None
     cardinality: Annotated[
         int,
@@ -96,7 +97,7 @@ class Settings(pydantic.BaseModel):
     ] = 64
     shortcut: Annotated[
         Shortcut | None,
-        Role("architecture", "Where the shape changes. Default: pad for CIFAR's basic units."),
+        Role("architecture", "Shortcut where the shape changes. Default: by family and unit."),
     ] = None
     stride_on: Annotated[
         StrideOn | None,
@@ -104,7 +105,7 @@ class Settings(pydantic.BaseModel):
     ] = None
 
     dataset: Annotated[
-        Literal["cifar10", "cifar100", "folder"],
+        DatasetName,
         Role("data", "Dataset; folder: images in DIR/train/<class>/ and DIR/val/<class>/."),
     ] = "cifar10"
     num_classes: Annotated[

@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from resvar import __version__
-from resvar.cli import _let_threads_wait_briefly, run_command
+from resvar.cli import app, run_command
+from resvar.cli.exits import exit_code
+from resvar.errors import PeerFailure, RunError, Stopped, UserError
 from tests.support.commands import DRIVER, ROOT, TINY, contents, sets, train
 
 COMMANDS = ("train", "sweep", "status", "report", "data")
@@ -416,23 +419,79 @@ def test_python_m_and_the_installed_command_are_the_same(tmp_path):
     assert one.stdout == other.stdout
 
 
-def test_threads_wait_briefly_unless_the_user_says_otherwise():
-    for given, wanted in (
-        ({}, "10000"),
-        ({"GOMP_SPINCOUNT": "7"}, "7"),
-        ({"OMP_WAIT_POLICY": "active"}, None),
-    ):
-        environment = dict(given)
-        _let_threads_wait_briefly(environment)
-        assert environment.get("GOMP_SPINCOUNT") == wanted
+# --- the choices ----------------------------------------------------------------------------------
 
 
-def test_threads_are_told_before_torch_loads():
-    code = (
-        "import os, sys\nfrom resvar import cli\n"
-        "cli.run_command = lambda _: print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)\n"
-        "cli.main([])"
-    )
-    clean = {key: value for key, value in os.environ.items() if "OMP" not in key}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean)
-    assert done.stdout == "10000 False\n", done.stderr
+@pytest.mark.parametrize(
+    ("command", "name", "choices"),
+    [
+        ("train", "family", "cifar|imagenet"), ("train", "stem", "cifar|imagenet"),
+        ("train", "dataset", "cifar10|cifar100|folder"), ("show", "family", "cifar|imagenet"),
+        ("show", "stem", "cifar|imagenet"), ("show", "shortcut", "pad|project"),
+        ("show", "unit", "basic|bottleneck"), ("show", "stride-on", "first|3x3"),
+    ],
+)  # fmt: skip
+def test_the_choices_of_a_setting_are_in_the_help_and_in_the_error(
+    refuse, capsys, command, name, choices
+):
+    run_command([command, "--help"])
+    assert re.search(rf"--{name} [<\[]{re.escape(choices)}[>\]]", capsys.readouterr().out)
+    said = refuse(command, f"--{name}", "wrong")
+    assert says(said, f"--{name}", "'wrong'", *(f"'{word}'" for word in choices.split("|")))
+    assert "Value error" not in said
+
+
+@pytest.mark.parametrize("name", [None, *typer.main.get_command(app).commands])
+def test_help_fits_80_columns_and_cuts_nothing(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run_command([*([name] if name else []), "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not [line for line in lines if line.endswith("...") and "Usage:" not in line]
+
+
+# --- errors and exit codes ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variable", [None, "0", "1"])
+def test_a_traceback_with_causes_is_shown_when_asked_for(tmp_path, monkeypatch, capsys, variable):
+    """A UserError with a cause: what the file system said."""
+    if variable is None:
+        monkeypatch.delenv("RESVAR_DEBUG", raising=False)
+    else:
+        monkeypatch.setenv("RESVAR_DEBUG", variable)
+    assert run_command(["train", "--config", str(tmp_path / "none.yaml")]) == 2
+    err = capsys.readouterr().err
+    assert err.splitlines()[-1].startswith("resvar: error: ")
+    assert ("Traceback" in err) == ("FileNotFoundError" in err) == (variable == "1")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (UserError("no."), 2, "resvar: error: no.\n"),
+        (RunError("full."), 1, "resvar: error: full.\n"),
+        (Stopped("saved."), 130, "resvar: saved.\n"),
+        (PeerFailure(2), 2, ""),
+        (KeyboardInterrupt(), 130, "resvar: error: stopped; rerun the command to resume from"),
+        (BrokenPipeError(), 0, ""),
+        (OSError(28, "No space left on device", "x.pt"), 1,
+         "resvar: error: No space left on device (x.pt).\n"),
+    ],
+)  # fmt: skip
+def test_an_error_decides_exit_code_and_sentence(capsys, error, code, said):
+    def fail():
+        raise error
+
+    assert exit_code(fail) == code
+    err = capsys.readouterr().err
+    assert err.startswith(said)
+    assert bool(err) == bool(said)
+
+
+def test_an_error_of_the_program_is_not_hidden():
+    def fail():
+        raise KeyError("a mistake")
+
+    with pytest.raises(KeyError):
+        exit_code(fail)

@@ -1,15 +1,18 @@
-"""The wheel holds what the program reads."""
+"""The package as it is installed: its wheel, its version, what `import resvar` does."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 import zipfile
 
 import pytest
 
+import resvar
 from resvar import __version__
+from resvar.files import read_yaml
 from tests.support.commands import ROOT
 
 
@@ -70,3 +73,42 @@ def test_the_wheel_works_alone(wheel, tmp_path):
     )  # fmt: skip
     assert str(tmp_path / "unpacked" / "resvar" / "configs") in done.stdout
     assert {"full-preact", "paper", "table2"} <= set(done.stdout.split())
+
+
+# --- one version ----------------------------------------------------------------------------------
+
+
+def test_the_citation_names_this_version():
+    assert str(read_yaml(ROOT / "CITATION.cff")["version"]) == __version__
+
+
+def test_the_wheels_metadata_name_this_version(wheel):
+    (metadata,) = (name for name in wheel.namelist() if name.endswith("/METADATA"))
+    assert f"\nVersion: {__version__}\n" in wheel.read(metadata).decode()
+
+
+# --- import resvar --------------------------------------------------------------------------------
+
+
+def test_every_exported_name_is_there_and_shown():
+    for name in resvar.__all__:
+        assert getattr(resvar, name) is not None
+    assert set(resvar.__all__) <= set(dir(resvar))
+    assert {"build_model", "load_model", "load_run", "load_runs", "train", "sweep", "report",
+            "UserError"} <= set(resvar.__all__)  # fmt: skip
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = resvar.nonsense
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_threads_spin_briefly_unless_the_user_says_otherwise(given, wanted):
+    """Set by the import, before torch loads: OpenMP reads it then."""
+    code = "import os, sys, resvar\nprint(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    clean = {key: value for key, value in os.environ.items() if "OMP" not in key}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=clean | given, capture_output=True, text=True
+    )
+    assert done.stdout == f"{wanted} False\n", done.stderr

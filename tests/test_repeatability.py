@@ -163,7 +163,9 @@ def test_a_signal_while_torch_loads_leaves_with_130_too(resvar, tmp_path, name):
     variables = {f"RESVAR_TEST_{name}": "import:1"}
     stopped = resvar.run(*train("--out", tmp_path / "run"), cwd=tmp_path, **variables)
     assert stopped.code == 130
-    assert stopped.err == "resvar: error: stopped; the same command goes on from what is saved.\n"
+    assert (
+        stopped.err == "resvar: error: stopped; rerun the command to resume from what is saved.\n"
+    )
 
 
 # --- other accidents ------------------------------------------------------------------------------

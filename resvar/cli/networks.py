@@ -1,0 +1,239 @@
+"""The commands that measure, explain and export networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+import typer.core
+
+import resvar.cli.options as opt
+from resvar.api import data_folder
+from resvar.errors import UserError
+
+
+def evaluate_command(
+    source: opt.SourceArgument,
+    data: opt.DataOption = None,
+    device: opt.DeviceOption = "auto",
+    format: Annotated[Literal["table", "json"], opt.FORMAT] = "table",
+    out: opt.OutOption = None,
+) -> None:
+    """Measure a trained network on its test set.
+
+    It prints errors by class, the confusion matrix and the calibration, and compares the
+    predictions with those that the run recorded.
+
+    Example:  resvar evaluate runs/quick/full-preact-20/seed-0
+    """
+    from resvar.evaluation.commands import evaluate_source
+
+    evaluate_source(source, data_folder(data), device, format, out)
+
+
+class ProbeHelp(typer.core.TyperCommand):
+    """Its help ends with the claims and their thresholds, from where they are defined."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        del ctx
+        from resvar.probes.claims import in_words
+
+        with formatter.section("Claims"):
+            formatter.write_dl(in_words())
+
+
+def probe_command(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RUN]…", help="Run directories, or folders with runs."),
+    ] = None,
+    variant: Annotated[
+        str | None,
+        opt.value(
+            "V[,V2…]",
+            "Without RUN: orderings, at initialisation. Default: the paper's five.",
+        ),
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option(help="Without RUN: layers, such as 20 or 110.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Without RUN: seed of the weights. Default: 0.")
+    ] = None,
+    at: Annotated[
+        list[str] | None,
+        opt.value(
+            "MOMENT",
+            "init, end, or an iteration of the run's setting probe_at. Repeatable. Default: all.",
+        ),
+    ] = None,
+    images: Annotated[
+        int, typer.Option(min=1, help="Test images, from the first in the official order.")
+    ] = 512,
+    data: opt.DataOption = None,
+    device: opt.DeviceOption = "auto",
+    format: Annotated[Literal["table", "json", "markdown"], opt.FORMAT] = "table",
+    out: opt.OutOption = None,
+    figures: opt.FiguresOption = None,
+) -> None:
+    """Measure the signal in each unit, and test the paper's claims.
+
+    It measures what a unit does to the signal and to its gradient. Six claims of the paper are
+    tested: four on each network, two on runs of two orderings with two seeds or more. A claim
+    holds, does not hold, or cannot be said from this data. The claims are listed below;
+    docs/why.md explains them.
+
+    The measurements of a RUN are saved in it as probe.json, for `resvar report`.
+
+    Example:  resvar probe --depth 20 --figures figures
+    """
+    from resvar.probes.probe import ask, run
+
+    question = ask(images, at, data_folder(data), device)
+    run(runs or [], variant, depth, seed, question, format, out, figures)
+
+
+def bench_command(
+    variant: Annotated[
+        str, opt.setting("variant", "full-preact", metavar="NAME|FILE")
+    ] = "full-preact",
+    depth: Annotated[
+        list[int] | None, typer.Option(help="Layers. Repeatable. Default: 110.")
+    ] = None,
+    protocol: Annotated[str, opt.setting("protocol", metavar="NAME|FILE")] = "paper",
+    sets: opt.SetOption = None,
+    compare: Annotated[
+        list[str] | None,
+        opt.value(
+            "KEY=VALUE[,…]",
+            "One more contender, with these settings changed, e.g. precision=fp32 or "
+            "bn_batch_size=128,threads=1. Repeatable.",
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of a contender. Default: torch's choice.")
+    ] = None,
+    baseline: Annotated[
+        bool, typer.Option(help="Measure plain PyTorch too, and the ratio to it.")
+    ] = True,
+    floor: Annotated[
+        bool, opt.flag("--floor", "Print the least time of an iteration instead.")
+    ] = False,
+    sweep: Annotated[
+        bool, opt.flag("--sweep", "One run on all cores against several on fewer.")
+    ] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each contender.")] = 7,
+    seconds: Annotated[
+        float, typer.Option(min=0.0, help="Length of a turn; at least one iteration.")
+    ] = 2.0,
+    device: opt.DeviceOption = "auto",
+    as_json: Annotated[bool, opt.flag("--json", "Write the figures as JSON.")] = False,
+) -> None:
+    """Measure the speed of training here, its memory and its parts.
+
+    The contenders take turns (A B A B …), each in its own process: the given settings, one more
+    for each --compare, and plain PyTorch as people write it (fp32, contiguous, a DataLoader with
+    torchvision's transforms, the whole batch at once). The images are random.
+
+    images/s is the median of the turns, with the slowest and the fastest. ratio is to plain
+    PyTorch, turn by turn. "of ceiling" is the network's FLOP (forward and backward: three times
+    forward) relative to a large matrix product measured in the same run. memory is the most that
+    an iteration adds to the process.
+
+    Example:  resvar bench --depth 20 --compare precision=fp32
+    """
+    from resvar.bench import bench as benches
+    from resvar.bench.contenders import BenchOptions
+
+    if floor and sweep:
+        raise UserError("--floor and --sweep are two questions; ask one at a time.")
+    options = BenchOptions(
+        variant=variant,
+        protocol=protocol,
+        depths=depth or [110],
+        overrides=sets or (),
+        compared=compare or (),
+        threads=threads,
+        baseline=baseline,
+        device=device,
+        rounds=rounds,
+        seconds=seconds,
+        as_json=as_json,
+    )
+    if floor:
+        benches.bench_floor(options)
+    elif sweep:
+        benches.bench_sweep(options)
+    else:
+        benches.bench_contenders(options)
+
+
+def export_command(
+    source: opt.SourceArgument,
+    out: Annotated[
+        Path, opt.out_file("FILE", "Ends in .safetensors, .onnx, or .pt for torchvision.")
+    ],
+    to: Annotated[
+        Literal["safetensors", "torchvision", "onnx"] | None,
+        typer.Option(help="File format. Default: by the suffix of FILE."),
+    ] = None,
+    data: opt.DataOption = None,
+    force: Annotated[bool, opt.flag("--force", "Replace FILE if it exists.")] = False,
+) -> None:
+    """Write a trained network as safetensors, ONNX or state dict.
+
+    The metadata of safetensors and ONNX files describe the network and, if the dataset is here, how
+    images are normalised; resvar.load_model(FILE) reads safetensors. A state dict for torchvision
+    is possible for ImageNet networks in the ordering 'original'.
+
+    Example:  resvar export runs/quick/full-preact-20/seed-0 --out v2.onnx
+    """
+    from resvar.evaluation.commands import export_source
+
+    export_source(source, out, to, data, force)
+
+
+def show_command(
+    variant: Annotated[
+        str | None,
+        opt.value(
+            "V[,V2…]",
+            "Orderings by name or YAML file, separated by commas. Default: full-preact.",
+        ),
+    ] = None,
+    depth: Annotated[int | None, opt.setting("depth", "164; for imagenet 50")] = None,
+    family: opt.FamilyOption = None,
+    cardinality: opt.CardinalityOption = None,
+    base_width: opt.BaseWidthOption = None,
+    stem: opt.StemOption = None,
+    shortcut: opt.ShortcutOption = None,
+    unit: opt.UnitOption = None,
+    stride_on: opt.StrideOnOption = None,
+    num_classes: Annotated[
+        int | None, opt.setting("num_classes", "10; with the imagenet stem 1000", min=1)
+    ] = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        opt.value(
+            "A B",
+            "Two networks by name, such as resnet50 resnext50_32x4d, in the ordering original "
+            "or that of --variant (one, or one for each).",
+        ),
+    ] = None,
+    format: Annotated[Literal["table", "json", "markdown"], opt.FORMAT] = "table",
+    out: Annotated[Path | None, opt.out_file("FILE.svg", "Draw the unit there as well.")] = None,
+) -> None:
+    """Explain a network: its unit, stages, parameters and cost.
+
+    Nothing is trained. Without options it shows the default network and how to read the tables.
+
+    Example:  resvar show --compare resnet50 resnet101
+    """
+    from resvar.explain.show import show_networks
+
+    options = {
+        "depth": depth, "family": family, "cardinality": cardinality, "base_width": base_width,
+        "stem": stem, "shortcut": shortcut, "unit": unit, "stride_on": stride_on,
+    }  # fmt: skip
+    show_networks(variant, options, compare, num_classes, format, out)

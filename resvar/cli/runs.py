@@ -1,0 +1,254 @@
+"""The commands that make runs and report on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+import resvar.cli.options as opt
+from resvar.api import ReportFormat, data_folder, probe_sections
+from resvar.errors import UserError
+
+
+def data_command(
+    dir: Annotated[
+        Path | None,
+        # Named, since Typer 0.27 takes a metavar for the name where the two differ in case alone.
+        typer.Option("--dir", metavar="DIR", help="Folder. Default: $RESVAR_DATA, else data/."),
+    ] = None,
+    archive: Annotated[
+        Path | None,
+        opt.value("FILE", "Use a local archive: tar.gz, tar.xz, …"),
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option("--url", metavar="URL", help="Download from this mirror.")
+    ] = None,
+    dataset: Annotated[
+        Literal["cifar10", "cifar100"], typer.Option(help="The dataset.")
+    ] = "cifar10",
+) -> None:
+    """Download CIFAR, or unpack a local archive, and verify it.
+
+    The published MD5 of every file is checked before the file is used. An interrupted download
+    resumes.
+    """
+    from resvar.data.cifar import DATASETS
+    from resvar.data.obtain import obtain
+
+    wanted, folder = DATASETS[dataset], data_folder(dir)
+    new = obtain(wanted, folder, archive=archive, url=url)
+    typer.echo(
+        f"{folder / wanted.folder}: {wanted.title} is {'now' if new else 'already'} here; all "
+        f"{len(wanted.files)} files have their published MD5."
+    )
+
+
+def train_command(
+    variant: opt.VariantOption = None,
+    depth: opt.DepthOption = None,
+    family: opt.FamilyOption = None,
+    stem: opt.StemOption = None,
+    dataset: opt.DatasetOption = None,
+    protocol: opt.ProtocolOption = None,
+    seed: opt.SeedOption = None,
+    config: Annotated[
+        Path | None,
+        opt.value("FILE", "YAML file of settings, such as a run's config.yaml."),
+    ] = None,
+    sets: opt.SetOption = None,
+    data: opt.DataOption = None,
+    out: Annotated[
+        Path | None,
+        opt.out_file(
+            "DIR", "Run directory. Default: runs/<protocol>/<variant>-<depth>/seed-<seed>."
+        ),
+    ] = None,
+    device: opt.DeviceOption = "auto",
+    fresh: Annotated[
+        bool, opt.flag("--fresh", "Remove the run in that directory and start over.")
+    ] = False,
+) -> None:
+    """Train one network, or resume its run.
+
+    Rerun the command to resume where it stopped, bit for bit; a finished run says so. Ctrl-C saves
+    a checkpoint first. --set tensorboard=true writes TensorBoard event files too
+    (pip install 'resvar[tensorboard]').
+
+    Example:  resvar train --variant full-preact --depth 164 --protocol quick
+    """
+    from resvar.config import resolve
+
+    options = {
+        "variant": variant, "depth": depth, "family": family, "stem": stem, "dataset": dataset,
+        "protocol": protocol, "seed": seed,
+    }  # fmt: skip
+    settings = resolve(config, options, sets or [])
+
+    from resvar.console import console_for_output
+    from resvar.training.train import train
+
+    train(settings, data_folder(data), console_for_output(), out, device, fresh)
+
+
+def sweep_command(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE.yaml]", help="A sweep file, or the name of a shipped one: table2."
+        ),
+    ] = None,
+    variants: Annotated[str | None, opt.value("A,B,…", "Orderings, separated by commas.")] = None,
+    depths: Annotated[str | None, opt.value("110,164", "Depths, separated by commas.")] = None,
+    seeds: Annotated[
+        str | None, opt.value("N|A,B,…", "Number of seeds (0 to N-1), or a list.")
+    ] = None,
+    protocol: opt.ProtocolOption = None,
+    sets: opt.SetOption = None,
+    data: opt.DataOption = None,
+    out: Annotated[Path, opt.out_file("DIR", "Folder of all runs.")] = Path("runs"),
+    device: opt.DeviceOption = "auto",
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            help="Runs at a time. Default: one per GPU, or one per core; with Slurm no limit."
+        ),
+    ] = None,
+    per_gpu: Annotated[
+        int | None,
+        typer.Option(
+            help="Most runs that share a GPU; with Slurm, a task of the job array. Default: 1, or "
+            "as --jobs."
+        ),
+    ] = None,
+    launcher: opt.LauncherOption = "local",
+    launcher_config: opt.LauncherConfigOption = None,
+    partition: opt.PartitionOption = None,
+    account: opt.AccountOption = None,
+    time: opt.TimeOption = None,
+    sbatch: opt.SbatchOption = None,
+    dry_run: Annotated[
+        bool, opt.flag("--dry-run", "Print what would be done, and do nothing.")
+    ] = False,
+    estimate: Annotated[
+        bool,
+        opt.flag("--estimate", "Measure, print the hours left, and start nothing."),
+    ] = False,
+    images_per_second: Annotated[
+        str | None,
+        opt.value(
+            "DEPTH=N[,…]",
+            "With --estimate: speed of one device, as `resvar bench` measured it, e.g. "
+            "110=240,164=160.",
+        ),
+    ] = None,
+) -> None:
+    """Train many networks: variants × depths × seeds.
+
+    Finished runs are skipped and the others resumed, so the command can be rerun at any time. A
+    failure is reported at the end and does not stop the other runs.
+
+    With --launcher slurm the runs become tasks of a job array, and the terminal may be closed;
+    resvar status shows their progress. A run that reaches its time limit or is preempted saves a
+    checkpoint, is requeued, and resumes bit for bit. --dry-run prints the batch script.
+
+    Example:  resvar sweep configs/sweeps/table2.yaml --protocol quick --seeds 1
+    """
+    resources = {"partition": partition, "account": account, "time": time}
+    if launcher != "slurm":
+        _refuse_slurm_options(**resources, launcher_config=launcher_config, sbatch=sbatch)
+    if estimate and dry_run:
+        raise UserError("--estimate and --dry-run are two questions; ask one at a time.")
+    if images_per_second is not None and not estimate:
+        raise UserError("--images-per-second is for --estimate; add that option.")
+    from resvar.sweeps.grid import plan_sweep
+
+    given = {"variants": variants, "depths": depths, "seeds": seeds, "protocol": protocol}
+    planned = plan_sweep(file, given, sets or [], out)
+    folder = data_folder(data)
+    from resvar.sweeps.launch import estimate_here, run_here
+
+    if estimate:
+        estimate_here(planned, device, jobs, per_gpu, images_per_second)
+    elif launcher == "slurm":
+        from resvar.sweeps.resources import read_resources
+        from resvar.sweeps.slurm import run_on_slurm
+
+        asked = read_resources(launcher_config, resources, sbatch or [])
+        side_by_side = 1 if per_gpu is None else per_gpu
+        run_on_slurm(planned, folder, device, jobs, side_by_side, asked, dry_run)
+    else:
+        run_here(planned, folder, device, jobs, per_gpu, dry_run)
+
+
+def _refuse_slurm_options(**options: Any) -> None:
+    for key, value in options.items():
+        if value:
+            raise UserError(f"--{key.replace('_', '-')} is for Slurm; say --launcher slurm too.")
+
+
+def status_command(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder of all runs.")] = Path(
+        "runs"
+    ),
+    watch: Annotated[
+        bool, opt.flag("--watch", "Refresh until every run is finished or failed.")
+    ] = False,
+    interval: opt.IntervalOption = None,
+) -> None:
+    """Show the state of every run, and when the last should end.
+
+    A run is done, running, stopped, waiting, failed or damaged; in Slurm also queued or requeued,
+    or lost with its task.
+
+    --watch refreshes every 2 seconds (every 10 if Slurm is asked), or as --interval says. It ends
+    with the last run; Ctrl-C ends it earlier with exit code 130, and the runs continue.
+    """
+    from resvar.reports.status import print_status, watch_status
+
+    if watch:
+        watch_status(folder, interval)
+    else:
+        _require_watch(interval)
+        print_status(folder)
+
+
+def report_command(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[DIR]…", help="Folders with runs. Default: runs."),
+    ] = None,
+    format: Annotated[ReportFormat, opt.FORMAT] = "table",
+    out: opt.OutOption = None,
+    figures: opt.FiguresOption = None,
+    watch: Annotated[
+        bool, opt.flag("--watch", "html: rewrite FILE until no run can change.")
+    ] = False,
+    interval: opt.IntervalOption = None,
+) -> None:
+    """Tabulate the test errors of runs beside the published ones.
+
+    html is one page with tables, curves, environment and the commands that repeat the runs; it
+    needs no network. With --watch it is rewritten every 5 seconds, and an open browser follows;
+    Ctrl-C ends that with exit code 130.
+
+    --figures draws the curves, the test errors, V1 against V2 and the 3 × 3 map.
+
+    Example:  resvar report runs --format html --out report.html
+    """
+    from resvar.reports.report import watch_report, write_report
+
+    where = folders or [Path("runs")]
+    if not watch:
+        _require_watch(interval)
+        write_report(where, format, out, figures, probe_sections)
+    elif figures is not None:
+        raise UserError("--figures draws once; leave --watch out.")
+    else:
+        watch_report(where, format, out, interval, probe_sections)
+
+
+def _require_watch(interval: float | None) -> None:
+    if interval is not None:
+        raise UserError("--interval is for --watch; add that option.")
