@@ -16,20 +16,41 @@ takes seconds. The tests compare them with real networks and with FlopCounterMod
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from inspect import signature
+from itertools import chain
 from typing import Any
 
 from resvar.models.architecture import CLASSES, IMAGE_SIZE, Architecture, plan
 from resvar.models.layout import Layer, UnitLayers, network_layers
+from resvar.models.names import title
 from resvar.models.ordering import PLACES, Ordering
 
 CHOICES = tuple(signature(plan).parameters)
 """The choices that determine an architecture: `depth`, `family` and so on."""
 
 
+class LayerSums:
+    """Layers, parameters and multiply-adds of `all_layers`."""
+
+    def all_layers(self) -> Iterator[Layer]:
+        raise NotImplementedError
+
+    @property
+    def layers(self) -> int:
+        return sum(layer.counts for layer in self.all_layers())
+
+    @property
+    def parameters(self) -> int:
+        return sum(layer.parameters for layer in self.all_layers())
+
+    @property
+    def multiply_adds(self) -> int:
+        return sum(layer.multiply_adds for layer in self.all_layers())
+
+
 @dataclass(frozen=True)
-class StageRow:
+class StageRow(LayerSums):
     """A row of the stage table: the stem, the units of one resolution, or the head."""
 
     name: str
@@ -62,17 +83,8 @@ class StageRow:
     def channels(self) -> int:
         return self.main_path[-1].channels_out
 
-    @property
-    def layers(self) -> int:
-        return len(self.contents) * len(self.main_path)
-
-    @property
-    def parameters(self) -> int:
-        return sum(layer.parameters for unit in self.contents for layer in unit)
-
-    @property
-    def multiply_adds(self) -> int:
-        return sum(layer.multiply_adds for unit in self.contents for layer in unit)
+    def all_layers(self) -> Iterator[Layer]:
+        return chain.from_iterable(self.contents)
 
     @property
     def unit(self) -> str:
@@ -87,6 +99,21 @@ class StageRow:
         """`3·3`: units times convolutions; `1` for stem and head."""
         return f"{self.units}·{len(self.main_path)}" if self.units else str(self.layers)
 
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "output": [self.channels, self.size, self.size],
+            "unit": self.unit,
+            "units": self.units,
+            "convolutions": [
+                {"kernel": conv.kernel, "channels": conv.channels_out, "groups": conv.groups}
+                for conv in self.convolutions
+            ],
+            "layers": self.layers,
+            "parameters": self.parameters,
+            "multiply_adds": self.multiply_adds,
+        }
+
 
 def conv_label(conv: Layer) -> str:
     """`3×3, 64`, with groups `3×3, 64, C=32`."""
@@ -95,7 +122,7 @@ def conv_label(conv: Layer) -> str:
 
 
 @dataclass(frozen=True)
-class Complexity:
+class Complexity(LayerSums):
     """A network with its stage table."""
 
     ordering: Ordering
@@ -127,22 +154,41 @@ class Complexity:
         size = IMAGE_SIZE[self.architecture.stem]
         return 3, size, size
 
-    @property
-    def layers(self) -> int:
-        return sum(row.layers for row in self.stages)
+    def all_layers(self) -> Iterator[Layer]:
+        return chain.from_iterable(row.all_layers() for row in self.stages)
 
     @property
     def layer_sum(self) -> str:
         """The layer count worked out: `1 + 3·3 + 4·3 + 6·3 + 3·3 + 1 = 50`."""
         return f"{' + '.join(row.layer_product for row in self.stages)} = {self.layers}"
 
-    @property
-    def parameters(self) -> int:
-        return sum(row.parameters for row in self.stages)
+    def as_dict(self) -> dict[str, Any]:
+        """A network as plain values; names stay as they are, and new ones may come.
 
-    @property
-    def multiply_adds(self) -> int:
-        return sum(row.multiply_adds for row in self.stages)
+        `title, variant, depth, family, unit, stem, cardinality, base_width, shortcut, stride_on,
+        num_classes, input` ([channels, height, width]), `layers, layer_sum, parameters,
+        multiply_adds, ordering` (ops at `lead, between, trail, after_add`), `stem_ops,
+        projection_has_bn`, and `stages`: `name, output` ([channels, height, width]), `unit` (one
+        line), `units`, `convolutions` (of one unit: `kernel, channels, groups`), `layers,
+        parameters, multiply_adds`.
+        """
+        architecture, ordering = self.architecture, self.ordering
+        projects = architecture.shortcut == "project"
+        return {
+            "title": title(architecture),
+            "variant": ordering.name,
+            **{name: getattr(architecture, name) for name in CHOICES},
+            "num_classes": self.num_classes,
+            "input": list(self.input),
+            "layers": self.layers,
+            "layer_sum": self.layer_sum,
+            "parameters": self.parameters,
+            "multiply_adds": self.multiply_adds,
+            "ordering": {place: list(getattr(ordering, place)) for place in PLACES},
+            "stem_ops": list(ordering.stem),
+            "projection_has_bn": ordering.projection_has_bn if projects else None,
+            "stages": [row.as_dict() for row in self.stages],
+        }
 
 
 # --- two networks ---------------------------------------------------------------------------------
@@ -173,6 +219,19 @@ def network_differences(a: Complexity, b: Complexity) -> list[Difference]:
             text = f"only the {'first' if one else 'second'} has it"
             found.append(Difference(name, "units", *units, text))
     return found
+
+
+def comparison_as_dict(a: Complexity, b: Complexity) -> dict[str, Any]:
+    """`networks` (two), `differences` (`stage, what, a, b, text`), and `ratios`, second to first.
+
+    `stage` is the name of a stage or `network`.
+    """
+    sums = ("layers", "parameters", "multiply_adds")
+    return {
+        "networks": [a.as_dict(), b.as_dict()],
+        "differences": [asdict(found) for found in network_differences(a, b)],
+        "ratios": {name: round(getattr(b, name) / getattr(a, name), 6) for name in sums},
+    }
 
 
 def paired_rows(

@@ -20,15 +20,14 @@ from rich.text import Text
 
 from resvar.console import console_for_output
 from resvar.errors import UserError
-from resvar.explain.complexity import Complexity
-from resvar.explain.documents import (
-    comparison_as_dict,
-    comparison_as_markdown,
-    network_as_dict,
-    networks_as_markdown,
-)
+from resvar.explain.complexity import Complexity, comparison_as_dict
 from resvar.explain.drawing import Drawing, Figure, figures_svg
-from resvar.explain.terminal import print_comparison, print_networks
+from resvar.explain.tables import (
+    comparison_as_markdown,
+    networks_as_markdown,
+    print_comparison,
+    print_networks,
+)
 from resvar.files import read_yaml, shipped, write_text
 from resvar.models.architecture import plan
 from resvar.models.names import named, title
@@ -195,7 +194,7 @@ def _as_json(networks: Sequence[Complexity], compared: bool) -> Any:
     """An object for one network or a comparison, a list for several orderings."""
     if compared:
         return comparison_as_dict(*networks)
-    values = [network_as_dict(network) for network in networks]
+    values = [network.as_dict() for network in networks]
     return values if len(values) > 1 else values[0]
 
 

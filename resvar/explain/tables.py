@@ -1,0 +1,244 @@
+"""Tables of one network, of its orderings, or of two networks; for a terminal and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from resvar.explain.complexity import (
+    Complexity,
+    StageRow,
+    conv_label,
+    network_differences,
+    ops_label,
+    paired_rows,
+)
+from resvar.explain.drawing import Drawing
+from resvar.models.names import title
+from resvar.models.ordering import PLACES
+
+ALMOST = 0.05
+"""Sums with a smaller relative difference are called almost equal."""
+
+
+# --- one network ----------------------------------------------------------------------------------
+
+
+def print_networks(networks: Sequence[Complexity], drawing: Drawing, console: Console) -> None:
+    """One network in one or several orderings: units, stages, counts."""
+    network, several = networks[0], len(networks) > 1
+    name = f"{title(network.architecture)} in several orderings"
+    console.print(Text(name if several else _network_heading(network), style="bold"))
+    console.print(Text(_choices_label(network), style="dim"), end="\n\n")
+    console.print(drawing)
+    console.print()
+    console.print(_stage_table(network, with_parameters=not several))
+    if several:
+        console.print(_orderings_table(networks))
+    console.print(_sums(network, with_parameters=not several))
+
+
+def _stage_table(network: Complexity, with_parameters: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("stage")
+    table.add_column("output")
+    table.add_column("unit", min_width=_widest_unit(network))
+    if with_parameters:
+        table.add_column("parameters", justify="right")
+    table.add_column("multiply-adds", justify="right")
+    for row in network.stages:
+        counts = [f"{row.parameters:,}"] if with_parameters else []
+        size = f"{row.size}×{row.size}"
+        table.add_row(row.name, size, _stacked(row), *counts, _rounded(row.multiply_adds))
+    return table
+
+
+def _stacked(row: StageRow) -> Text:
+    """A unit as in table 1 of the ResNet paper: a convolution per line, in tall brackets."""
+    if not row.units:
+        return Text(row.unit)
+    labels = [conv_label(conv) for conv in row.convolutions]
+    width = max(map(len, labels))
+    last = len(labels) - 1
+    lines = [row.about] if row.about else []
+    for index, label in enumerate(labels):
+        left, right = "⎡⎤" if index == 0 else "⎣⎦" if index == last else "⎢⎥"
+        times = f" × {row.units}" if index == len(labels) // 2 else ""
+        lines.append(f"{left}{label:<{width}}{right}{times}")
+    return Text("\n".join(lines))
+
+
+def _widest_unit(network: Complexity) -> int:
+    """Characters of the longest line in brackets: such a line must not be broken."""
+    stacks = (_stacked(row).plain.splitlines() for row in network.stages if row.units)
+    return max(len(line) for lines in stacks for line in lines if line[0] in "⎡⎢⎣")
+
+
+def _orderings_table(networks: Sequence[Complexity]) -> Table:
+    places = ("lead", "trail", "after_add", "stem")
+    table = Table("variant", *places, box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("parameters", justify="right")
+    for network in networks:
+        ops = [ops_label(getattr(network.ordering, place)) for place in places]
+        table.add_row(network.ordering.name, *ops, f"{network.parameters:,}")
+    return table
+
+
+def _sums(network: Complexity, with_parameters: bool) -> Table:
+    size = network.input[1]
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_row("layers", network.layer_sum)
+    grid.add_row("", Text("convolutions of the main path, and the linear layer", style="dim"))
+    if with_parameters:
+        grid.add_row("parameters", f"{network.parameters:,}  ({_rounded(network.parameters)})")
+    adds = network.multiply_adds
+    grid.add_row("multiply-adds", f"{adds:,}  ({_rounded(adds)})")
+    about = f"for one image of {size}×{size}: every convolution, and the linear layer"
+    grid.add_row("", Text(about, style="dim"))
+    return grid
+
+
+def networks_as_markdown(networks: Sequence[Complexity]) -> Iterator[str]:
+    """The lines of a section for each network."""
+    for index, network in enumerate(networks):
+        yield from [""] if index else []
+        yield from _network_as_markdown(network)
+
+
+def _network_as_markdown(network: Complexity) -> Iterator[str]:
+    yield from (f"### {_network_heading(network)}", "", f"{_choices_label(network)}.", "")
+    places = [ops_label(getattr(network.ordering, place)) for place in PLACES]
+    yield from _pipes(PLACES, [places])
+    yield ""
+    yield from _pipes(
+        ("stage", "output", "channels", "unit", "layers", "parameters", "multiply-adds"),
+        [
+            [
+                row.name, f"{row.size}×{row.size}", str(row.channels), _in_one_line(row),
+                row.layer_product, f"{row.parameters:,}", f"{row.multiply_adds:,}",
+            ]
+            for row in network.stages
+        ],
+    )  # fmt: skip
+    yield from ("", f"- layers: {network.layer_sum}")
+    for name in ("parameters", "multiply_adds"):
+        count = getattr(network, name)
+        yield f"- {name.replace('_', '-')}: {count:,} ({_rounded(count)})"
+
+
+def _in_one_line(row: StageRow) -> str:
+    return f"{row.about}, {row.unit}" if row.units and row.about else row.unit
+
+
+def _pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    for cells in (header, ["---"] * len(header), *rows):
+        yield f"| {' | '.join(cells)} |"
+
+
+def _network_heading(network: Complexity) -> str:
+    return f"{title(network.architecture)}, {network.ordering.name}"
+
+
+def _choices_label(network: Complexity) -> str:
+    """The choices of the architecture in one line."""
+    architecture = network.architecture
+    strided = "first" if architecture.stride_on == "first" else "3×3"
+    shortcut = {"pad": "padded (A)", "project": "projected (B)"}[architecture.shortcut]
+    return (
+        f"{architecture.unit} units · shortcuts {shortcut} where the shape changes · "
+        f"stride on the {strided} convolution · {network.num_classes} classes"
+    )
+
+
+def _rounded(number: int) -> str:
+    """`25.56 M`, `4.09 G`, `0.27 M`; all digits below 100,000."""
+    if number >= 10**9:
+        return f"{number / 10**9:,.2f} G"
+    return f"{number / 10**6:.2f} M" if number >= 10**5 else f"{number:,}"
+
+
+# --- two networks ---------------------------------------------------------------------------------
+
+
+def print_comparison(
+    a: Complexity, b: Complexity, drawing: Drawing | None, console: Console
+) -> None:
+    """Two networks side by side; ≠ marks a row in which they differ, with the difference."""
+    headings = f"{_network_heading(a)}  ↔  {_network_heading(b)}"
+    console.print(Text(headings, style="bold"), end="\n\n")
+    if drawing is not None:
+        console.print(drawing)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("stage", no_wrap=True)
+    table.add_column(_distinct_name(a, b), min_width=_widest_unit(a))
+    table.add_column(_distinct_name(b, a), min_width=_widest_unit(b))
+    table.add_column("what differs", min_width=13)
+    for name, size, cells, texts in _comparison(a, b):
+        if name == "layers":  # the first of the sums
+            table.add_section()
+        is_stage = any(isinstance(cell, StageRow) for cell in cells)
+        table.add_row(
+            "\n".join(filter(None, (name, size))),
+            *(_stacked(cell) if isinstance(cell, StageRow) else cell for cell in cells),
+            _marked(texts),
+            style="dim" if is_stage and not texts else "",
+        )
+    console.print(table)
+    found = network_differences(a, b)
+    for difference in found:
+        if difference.stage == "network":
+            console.print(_marked([difference.text]))
+    if not found:
+        console.print("They are the same network.")
+
+
+def comparison_as_markdown(a: Complexity, b: Complexity) -> Iterator[str]:
+    """The lines of a section with two networks side by side."""
+    yield from (f"### {_network_heading(a)} ↔ {_network_heading(b)}", "")
+    rows = [
+        [
+            ", ".join(filter(None, (name, size))),
+            *(_in_one_line(cell) if isinstance(cell, StageRow) else cell for cell in cells),
+            ", ".join(f"**≠ {text}**" for text in texts),
+        ]
+        for name, size, cells, texts in _comparison(a, b)
+    ]
+    yield from _pipes(("stage", _distinct_name(a, b), _distinct_name(b, a), "what differs"), rows)
+    whole = [found.text for found in network_differences(a, b) if found.stage == "network"]
+    if whole:
+        yield ""
+        yield from (f"- **≠ {text}**" for text in whole)
+
+
+def _comparison(
+    a: Complexity, b: Complexity
+) -> Iterator[tuple[str, str, list[StageRow | str], list[str]]]:
+    """For each row, then each sum: name, common output size, both cells, the differences."""
+    found = network_differences(a, b)
+    for name, *rows in paired_rows(a, b):
+        sizes = {row.size for row in rows if row}
+        size = f"{min(sizes)}×{min(sizes)}" if len(sizes) == 1 else ""
+        texts = [difference.text for difference in found if difference.stage == name]
+        yield name, size, [row or "–" for row in rows], texts
+    more = b.layers - a.layers
+    yield "layers", "", [str(a.layers), str(b.layers)], [f"{more:+d} layers"] if more else []
+    for name in ("parameters", "multiply_adds"):
+        one, other = getattr(a, name), getattr(b, name)
+        almost = ", almost equal" if abs(other / one - 1) < ALMOST else ""
+        texts = [f"× {other / one:.3f}{almost}"] if one != other else []
+        yield name.replace("_", "-"), "", [f"{one:,}", f"{other:,}"], texts
+
+
+def _distinct_name(network: Complexity, other: Complexity) -> str:
+    """The name of a network, with its ordering unless the other has the same."""
+    same = network.ordering == other.ordering
+    return title(network.architecture) if same else _network_heading(network)
+
+
+def _marked(texts: Sequence[str]) -> Text:
+    return Text("\n".join(f"≠ {text}" for text in texts), style="bold yellow")
