@@ -1,18 +1,18 @@
 """One run on several devices: `torchrun --nproc-per-node 2 -m resvar train …`.
 
-Each process trains on its share of every batch, and after each iteration they add up what they
-found: gradients, BN's statistics, losses. So all of them hold the same run at every moment, and it
-is the run that one device would make, to rounding. The first process alone touches the run
-directory and speaks; what it reads there, or refuses, it tells the others.
+Each process (rank) trains on its shard of every batch. After each iteration the ranks add up their
+gradients, BN statistics and losses, so that all of them are in the same state at every moment: the
+state of a run on one device, to rounding. Rank 0 alone reads and writes the run directory and
+prints; it broadcasts results and refusals to the others.
 
-`World` is what the rest of the package knows of this. Outside torchrun it is `SINGLE_PROCESS`,
-which asks nobody.
+The rest of the package knows this as `Ranks`. Without torchrun it is `SINGLE_PROCESS`.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+import re
 import socket
 import time
 from collections import Counter
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from resvar.config import Settings
 from resvar.data.memory import Shard
 from resvar.errors import PeerFailure, RunError, Stopped, UserError
-from resvar.training.machine import choose_device, describe
+from resvar.training.machine import choose_device, device_name
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
@@ -37,17 +37,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATIENCE = timedelta(minutes=10)
-"""How long a process waits for one that does not answer; a checkpoint is written meanwhile."""
+"""How long a rank waits for a silent one, which may be writing a checkpoint."""
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets for each process."""
 
-SPOKEN, GONE = "resvar/the first has spoken", "resvar/others that are gone"
-"""Keys in the common store: nobody leaves before the first has said what there is to say, and it
-waits a moment for the others, since the store may be its own."""
+PRINTED, LEFT = "resvar/rank 0 has printed", "resvar/ranks that left"
+"""Keys in the common store: no rank leaves before rank 0 has printed what there is to print, and
+rank 0 waits a moment for the others, since the store may live in its process."""
 
-ALIGNED = 16
-"""Numbers: each tensor begins at a multiple of 64 bytes, as kernels like it."""
+ALIGNMENT = 16
+"""Elements: each tensor in a buffer begins at a multiple of 64 bytes, as kernels prefer."""
+
+CONNECTION = re.compile(r"gloo|nccl|connection|socket|broken pipe|timed? ?out|store", re.IGNORECASE)
+"""In the message of a RuntimeError from a collective whose peer is gone or silent."""
 
 
 class LostError(RunError):
@@ -56,12 +59,12 @@ class LostError(RunError):
     def __init__(self) -> None:
         super().__init__(
             "another process of this run has ended or does not answer; the last checkpoint is "
-            "kept, and the same command goes on."
+            "kept, and the same command resumes the run."
         )
 
 
 @dataclass(frozen=True)
-class World:
+class Ranks:
     """The processes of a run: this is number `rank` of `size`, and `local_rank` on its machine."""
 
     rank: int = 0
@@ -69,47 +72,47 @@ class World:
     local_rank: int = 0
 
     @classmethod
-    def found(cls) -> World:
-        """As torchrun says in the environment; `SINGLE_PROCESS` without torchrun."""
+    def from_environment(cls) -> Ranks:
+        """From torchrun's environment variables; `SINGLE_PROCESS` without them."""
         if any(name not in os.environ for name in VARIABLES):
             return cls()
         return cls(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
 
     @property
     def first(self) -> bool:
-        """Whether this process writes and speaks for all."""
+        """Whether this process writes and prints for all."""
         return self.rank == 0
 
     @property
-    def share(self) -> Shard:
+    def shard(self) -> Shard:
         return Shard(self.rank, self.size)
 
-    # --- what is decided together ---------------------------------------------------------------
+    # --- decisions in common ----------------------------------------------------------------------
 
     def any(self, flag: bool) -> bool:
-        """Whether `flag` is true in any process. Waits for the others' hosts, for no device."""
-        return flag if self.size == 1 else bool(self.total(torch.tensor(int(flag))))
+        """Whether `flag` is true in any rank. Waits for the other hosts, but for no device."""
+        return flag if self.size == 1 else bool(self.all_reduce(torch.tensor(int(flag))))
 
-    def total(self, values: Tensor) -> Tensor:
-        """Add up `values` over all processes, in place; returns them."""
+    def all_reduce(self, values: Tensor) -> Tensor:
+        """Add up `values` over all ranks, in place; returns them."""
         if self.size > 1:
-            with _losses_told():
+            with _peer_failures():
                 dist.all_reduce(values)
         return values
 
     def all_gather(self, value: T) -> list[T]:
-        """The `value` of each process."""
+        """The `value` of each rank."""
         found = [value] * self.size
         if self.size > 1:
-            with _losses_told():
+            with _peer_failures():
                 dist.all_gather_object(found, value)
         return found
 
     def on_rank0(self, action: Callable[[], T]) -> T:
-        """What `action` returns, or raises, in the first process; it is called nowhere else.
+        """Call `action` on rank 0 only; its return value, on every rank.
 
         Raises:
-            PeerFailure: in the others, where it raised.
+            PeerFailure: on the other ranks, where `action` raised on rank 0.
         """
         if self.size == 1:
             return action()
@@ -128,10 +131,10 @@ class World:
         return value
 
     def on_all_ranks(self, action: Callable[[], T]) -> T:
-        """What `action` returns here; if it raises anywhere, it does so everywhere.
+        """Call `action` on every rank; if it raises on one of them, all raise.
 
         Raises:
-            PeerFailure: in all processes but the first, which raises what went wrong.
+            PeerFailure: on all ranks but rank 0, which raises the error itself.
         """
         if self.size == 1:
             return action()
@@ -152,11 +155,11 @@ class World:
         return cast(T, value)
 
     def agree_on(self, facts: Mapping[str, Any]) -> None:
-        """Make sure that all processes were started alike.
+        """Make sure that all ranks were started alike.
 
         Raises:
-            UserError: a fact is another in another process.
-            PeerFailure: in all processes but the first.
+            UserError: a fact differs between ranks.
+            PeerFailure: on all ranks but rank 0.
         """
         everywhere = self.all_gather({**facts, "machine": socket.gethostname()})
         for rank, theirs in enumerate(everywhere):
@@ -173,17 +176,17 @@ class World:
 
     def _of_first(self, value: tuple[int | None, Any] | None) -> tuple[int | None, Any]:
         held: list[Any] = [value]
-        with _losses_told():
+        with _peer_failures():
             dist.broadcast_object_list(held)
         return cast(tuple[int | None, Any], held[0])
 
     # --- what each works on ---------------------------------------------------------------------
 
     def device(self, name: str) -> torch.device:
-        """The device of this process: `name` as in `choose_device`, but a GPU for each.
+        """The device of this rank: `name` as in `choose_device`, but one GPU per rank.
 
         Raises:
-            UserError: there is no such device, or not one for each process.
+            UserError: there is no such device, or not one for each rank.
         """
         device = choose_device(name)
         if self.size == 1 or device.type == "cpu":
@@ -204,17 +207,17 @@ class World:
         return own
 
     def describe(self, device: torch.device) -> str:
-        """All devices in words, such as `2 × NVIDIA A100`; one alone by its name."""
-        counted = Counter(self.all_gather(describe(device)))
+        """The devices of all ranks, such as `2 × NVIDIA A100`; a single one by its name."""
+        counted = Counter(self.all_gather(device_name(device)))
         if self.size == 1:
             return next(iter(counted))
         return " + ".join(f"{number} × {name}" for name, number in counted.items())
 
     def check_divides(self, settings: Settings) -> None:
-        """Refuse a batch that does not divide among the processes.
+        """Refuse a batch whose micro-batches do not divide among the ranks.
 
         Raises:
-            UserError: it does not come out even.
+            UserError: they do not.
         """
         micro_batches = settings.batch_size // settings.bn_batch_size
         if micro_batches % self.size:
@@ -226,85 +229,85 @@ class World:
             )
 
 
-SINGLE_PROCESS = World()
+SINGLE_PROCESS = Ranks()
 
 
-# --- what they add up -----------------------------------------------------------------------------
+# --- the sums of an iteration -----------------------------------------------------------------------
 
 
-class Pool:
-    """What the processes add up in each iteration: one buffer, and so one call.
+class AllReduceBuffer:
+    """The sums over all ranks in an iteration, in one buffer and therefore one call.
 
-    Gradients lie in it for good: each weight's `grad` is a view of it. Like them, losses and errors
-    add up. BN's running statistics become what one device would have that saw all micro-batches in
-    turn: with momentum m, R → (1 - m) R + m S for each. That is linear, so each process contributes
-    what its n micro-batches added, C = R' - (1 - m)ⁿ R, times (1 - m)ⁿ for each process after it.
+    Each weight's `grad` is a view of this buffer; losses and errors follow the gradients. BN's
+    running statistics become those of one device that saw all micro-batches in turn: with momentum
+    m, each micro-batch does R → (1 - m) R + m S. This is linear, so a rank contributes the change
+    of its n micro-batches, C = R' - (1 - m)ⁿ R, times (1 - m)ⁿ for each rank after it.
 
-    Not DistributedDataParallel: it keeps the statistics of the first process alone, and it sorts
-    gradients into other buckets after its first iteration, so that sums over three processes and
-    more may be rounded otherwise in a run that was resumed. Networks of this size gain nothing from
-    its overlap of adding and computing that the hooks for hundreds of small weights do not take.
+    Not DistributedDataParallel: it keeps the statistics of rank 0 alone, and it sorts gradients
+    into other buckets after its first iteration, so that sums over three ranks and more may round
+    differently in a resumed run. For networks of this size its overlap of communication and
+    computation gains no more than its hooks for hundreds of small weights cost.
 
     Args:
-        network: on its device. Gradients and BN's buffers become views of buffers of the pool.
-        micro_batches: of each process in an iteration.
+        network: on its device; its gradients and BN buffers become views of these buffers.
+        micro_batches: of each rank in an iteration.
     """
 
-    def __init__(self, network: nn.Module, world: World, micro_batches: int) -> None:
-        self.world, self.micro_batches = world, micro_batches
+    def __init__(self, network: nn.Module, ranks: Ranks, micro_batches: int) -> None:
+        self.ranks, self.micro_batches = ranks, micro_batches
         weights = list(network.parameters())
         norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
         (momentum,) = {norm.momentum for norm in norms}
         assert momentum is not None
         self.kept = (1.0 - momentum) ** micro_batches
         buffers = [(norm.running_mean, norm.running_var) for norm in norms]
-        self.statistics = _gather_up([held for pair in buffers for held in pair])
-        self.counts = _gather_up([norm.num_batches_tracked for norm in norms])
+        self.statistics = _share_buffer([held for pair in buffers for held in pair])
+        self.counts = _share_buffer([norm.num_batches_tracked for norm in norms])
         self.before = self.statistics.clone()
         figures = torch.zeros(2, device=self.statistics.device)
-        self.buffer, views = _laid_out([*weights, self.statistics, figures])
+        self.buffer, views = _buffer_with_views([*weights, self.statistics, figures])
         *gradients, self.added, self.figures = views
         for held, gradient in zip(weights, gradients, strict=True):
             held.grad = gradient
 
-    def begin(self) -> None:
-        """Before an iteration: nothing is added up yet."""
+    def zero(self) -> None:
+        """Start an iteration."""
         self.buffer.zero_()
         self.before.copy_(self.statistics)
 
-    def add_up(self, loss: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor]:
-        """After this process's micro-batches: all processes' gradients and statistics.
+    def all_reduce(self, loss: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor]:
+        """After this rank's micro-batches: the gradients and statistics of all ranks.
 
         Returns:
-            The `loss` and the `wrong` of all.
+            The sums of `loss` and of `wrong` over all ranks.
         """
-        after = self.world.size - 1 - self.world.rank
+        after = self.ranks.size - 1 - self.ranks.rank
         torch.sub(self.statistics, self.before, alpha=self.kept, out=self.added)
         self.added.mul_(self.kept**after)
         self.figures.copy_(torch.stack([loss, wrong]))
-        self.world.total(self.buffer)
-        kept = self.kept**self.world.size
+        self.ranks.all_reduce(self.buffer)
+        kept = self.kept**self.ranks.size
         torch.add(self.added, self.before, alpha=kept, out=self.statistics)
-        self.counts.add_(self.micro_batches * (self.world.size - 1))
+        self.counts.add_(self.micro_batches * (self.ranks.size - 1))
         summed, errors = self.figures.double()
         return summed, errors.long()
 
 
-def _gather_up(tensors: Sequence[Tensor | None]) -> Tensor:
-    """Move tensors into one buffer, which is returned; they become views of it."""
+def _share_buffer(tensors: Sequence[Tensor | None]) -> Tensor:
+    """Move tensors into one buffer, which is returned; the tensors become views of it."""
     held = [tensor for tensor in tensors if tensor is not None]
-    buffer, views = _laid_out(held)
+    buffer, views = _buffer_with_views(held)
     for tensor, view in zip(held, views, strict=True):
         tensor.data = view.copy_(tensor)
     return buffer
 
 
-def _laid_out(tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """A buffer of zeros, and in it a view with the shape and the strides of each tensor."""
+def _buffer_with_views(tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """A buffer of zeros, and for each tensor a view of it with the same shape and strides."""
     starts, end = [], 0
     for tensor in tensors:
         starts.append(end)
-        end += -(-tensor.numel() // ALIGNED) * ALIGNED
+        end += -(-tensor.numel() // ALIGNMENT) * ALIGNMENT
     buffer = torch.zeros(end, dtype=tensors[0].dtype, device=tensors[0].device)
     views = [
         buffer.as_strided(tensor.size(), tensor.stride(), start)
@@ -313,46 +316,46 @@ def _laid_out(tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     return buffer, views
 
 
-# --- how they come together, and leave ------------------------------------------------------------
+# --- joining and leaving -------------------------------------------------------------------------
 
 
 @contextmanager
-def process_group() -> Iterator[World]:
-    """The processes that torchrun started, in touch with each other; `SINGLE_PROCESS` without it.
+def process_group() -> Iterator[Ranks]:
+    """Connect the processes that torchrun started; `SINGLE_PROCESS` without torchrun.
 
-    What ends all of them is said once: by the first. It leaves first, since torchrun, seeing one
-    leave with an error, ends the others.
+    Rank 0 alone prints the error that ends all of them. It leaves first, since torchrun ends the
+    others as soon as it sees one leave with an error.
 
     Raises:
-        RunError: they do not come together.
-        PeerFailure: in the other processes, where the first says what happened.
+        RunError: they cannot connect.
+        PeerFailure: on the other ranks, where rank 0 prints the error.
     """
-    world = World.found()
-    if world.size == 1:
-        yield world
+    ranks = Ranks.from_environment()
+    if ranks.size == 1:
+        yield ranks
         return
-    store = _join(world)
+    store = _join(ranks)
     try:
-        yield world
+        yield ranks
     except (PeerFailure, Stopped, RunError) as error:
-        if world.first:
+        if ranks.first:
             raise
-        _part()
-        _wait_for(lambda: store.check([SPOKEN]), PATIENCE.total_seconds())
+        _leave()
+        _wait_for(lambda: store.check([PRINTED]), PATIENCE.total_seconds())
         raise PeerFailure(error.exit_code) from error
     except KeyboardInterrupt as error:
-        if world.first:
+        if ranks.first:
             raise
         raise PeerFailure(Stopped.exit_code) from error
     finally:
-        _part()
-        if not world.first:
+        _leave()
+        if not ranks.first:
             with suppress(Exception):  # nobody may be there any more
-                store.add(GONE, 1)
+                store.add(LEFT, 1)
 
 
-def _join(world: World) -> Store:
-    """Meet the others; returns the store that all share."""
+def _join(ranks: Ranks) -> Store:
+    """Connect to the other ranks; returns the store that all share."""
     from torch.distributed.rendezvous import rendezvous  # some builds of torch lack it
 
     nccl = torch.cuda.is_available() and dist.is_nccl_available()
@@ -360,35 +363,35 @@ def _join(world: World) -> Store:
     try:
         store, _, _ = next(rendezvous("env://", timeout=PATIENCE))
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if nccl else "gloo",  # gloo for what the hosts decide together
+            "cpu:gloo,cuda:nccl" if nccl else "gloo",  # gloo for decisions between hosts
             store=store,
-            rank=world.rank,
-            world_size=world.size,
+            rank=ranks.rank,
+            world_size=ranks.size,
             timeout=PATIENCE,
         )
     except (RuntimeError, ValueError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RunError(f"the {world.size} processes do not come together: {reason}") from error
-    if world.first:
-        atexit.register(_say_goodbye, store, world.size - 1)
+        raise RunError(f"the {ranks.size} processes do not come together: {reason}") from error
+    if ranks.first:
+        atexit.register(_announce_end, store, ranks.size - 1)
     return store
 
 
-def _part() -> None:
-    """Close the connections to the others, whatever state they are in."""
+def _leave() -> None:
+    """Close the connections, whatever their state."""
     with suppress(Exception):
         dist.destroy_process_group()
 
 
-def _say_goodbye(store: Store, others: int) -> None:
-    """The last that the first process does: it has printed what it had to say."""
+def _announce_end(store: Store, others: int) -> None:
+    """The last act of rank 0: it has printed everything."""
     with suppress(Exception):
-        store.set(SPOKEN, "")
-        _wait_for(lambda: store.add(GONE, 0) >= others, 1.0)
+        store.set(PRINTED, "")
+        _wait_for(lambda: store.add(LEFT, 0) >= others, 1.0)
 
 
 def _wait_for(condition: Callable[[], bool], seconds: float) -> None:
-    """Until it is so, or nobody is there to ask any more, or torchrun ends this process."""
+    """Until the condition holds, the store is gone, or torchrun ends this process."""
     until = time.monotonic() + seconds
     with suppress(Exception, KeyboardInterrupt):
         while not condition() and time.monotonic() < until:
@@ -396,12 +399,16 @@ def _wait_for(condition: Callable[[], bool], seconds: float) -> None:
 
 
 @contextmanager
-def _losses_told() -> Iterator[None]:
-    """Torch's errors about a connection that broke, or an answer that did not come, as ours."""
+def _peer_failures() -> Iterator[None]:
+    """A broken connection or a missing answer becomes `LostError`; any other error stays itself."""
     try:
         yield
+    except torch.cuda.OutOfMemoryError:
+        raise
     except RuntimeError as error:
-        raise LostError from error
+        if isinstance(error, dist.DistError) or CONNECTION.search(str(error)):
+            raise LostError from error
+        raise
 
 
 def _said(error: Exception) -> tuple[int, str]:

@@ -1,8 +1,8 @@
 """TensorBoard event files, where a run asks for them: the rows of `metrics.csv` in another form.
 
-Needs the optional extra `resvar[tensorboard]`. A process that goes on with a run writes the rows
-that the run has kept anew, and the files of the process before it go: so the events never hold a
-point twice, or one that the run has taken back.
+Needs the optional extra `resvar[tensorboard]`. A process that resumes a run removes the event files
+of the process before it and writes the kept rows again, so that no point appears twice and none
+that the run has discarded.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def require_tensorboard(settings: Settings) -> None:
 
 
 def remove_events(folder: Path) -> None:
-    """Remove the event files that a run has written; those of others stay."""
+    """Remove the event files of a run; files of other programs stay."""
     for path in folder.glob(EVENTS):
         path.unlink(missing_ok=True)
 
@@ -55,8 +55,8 @@ class Events:
 
     Args:
         folder: the run directory.
-        rows: the evaluations that the run has kept, as in `metrics.csv`.
-        seconds: spent on the run so far, so that the relative time is that of the run.
+        rows: the evaluations of the run so far, as in `metrics.csv`.
+        seconds: spent on the run so far; relative times are then those of the run.
     """
 
     def __init__(self, folder: Path, rows: Sequence[Mapping[str, float]], seconds: float) -> None:

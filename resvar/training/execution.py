@@ -1,0 +1,216 @@
+"""How a run is carried out: every `auto` of its settings decided once, for one device.
+
+`Execution.resolve` is the only place that decides. Training, evaluation, estimates and benchmarks
+all take the `Execution` that it returns, so that they measure and repeat the same computation.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from resvar.config import Settings
+from resvar.errors import UserError
+from resvar.kernels.build import BuildError, load
+from resvar.models.network import ResidualNetwork
+from resvar.training.distributed import SINGLE_PROCESS, Ranks
+from resvar.training.machine import computes_bf16, keep_freed_memory
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """The decisions that carry out a run on one device.
+
+    Attributes:
+        settings: the run's, with `precision` and `kernels` resolved. Both change the last bits of
+            a result, so they are recorded with the run.
+        ranks: the processes that share the run.
+        memory_format: of images and weights.
+        captures: whether an update becomes one CUDA graph. Not recorded, since the bits are the
+            same: another device may resume the run, and decides anew.
+    """
+
+    settings: Settings
+    device: torch.device
+    ranks: Ranks
+    memory_format: torch.memory_format
+    captures: bool
+
+    @classmethod
+    def resolve(
+        cls,
+        settings: Settings,
+        device: torch.device,
+        ranks: Ranks = SINGLE_PROCESS,
+        begun: Settings | None = None,
+        log: Log | None = None,
+    ) -> Execution:
+        """Decide how to train; builds the fused operators where they are needed and missing.
+
+        Args:
+            begun: the recorded settings of the run to be resumed; it keeps its kernels.
+            log: receives a sentence when operators are built, and when `auto` has to do without.
+
+        Raises:
+            UserError: a setting asks for something that this device or machine cannot do.
+        """
+        settings = _with_precision(settings, device)
+        captures = _captures(settings, device, ranks.size)
+        _require_compiler(settings, device)
+        if begun is not None and settings.kernels == "auto":
+            settings = settings.model_copy(update={"kernels": begun.kernels})
+        kernels = _choose_kernels(settings, device, log)
+        settings = settings.model_copy(update={"kernels": kernels})
+        return cls(settings, device, ranks, _memory_format(settings), captures)
+
+    @classmethod
+    def for_inference(cls, settings: Settings, device: torch.device) -> Execution:
+        """Decide how to evaluate: as the run was trained, but without operators or graphs."""
+        settings = _with_precision(settings, device)
+        return cls(settings, device, SINGLE_PROCESS, _memory_format(settings), captures=False)
+
+    def __str__(self) -> str:
+        """In a few words, for a log: `bf16, channels_last, fused kernels`."""
+        s = self.settings
+        words = [s.precision]
+        words += ["channels_last"] if self.memory_format is torch.channels_last else []
+        words += ["a CUDA graph per update"] if self.captures else []
+        words += ["compiled units"] if s.compile == "unit" else []
+        words += ["recomputed units"] if s.recompute == "unit" else []
+        words += ["fused kernels"] if s.kernels == "fused" else []
+        return ", ".join(words)
+
+    def prepare_process(self, keep_memory: bool = True) -> None:
+        """Set torch's switches. They belong to the process, and a process has one run.
+
+        Args:
+            keep_memory: on a processor, let the process keep the memory of freed tensors.
+        """
+        if self.device.type == "cpu" and keep_memory:
+            keep_freed_memory()
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = not self.settings.deterministic
+            torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
+        if self.settings.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+            # Otherwise torch fills each new tensor with NaN; nothing here reads unwritten memory.
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+    def to_device(self, network: ResidualNetwork) -> ResidualNetwork:
+        """The network on the device, in the memory format."""
+        moved: ResidualNetwork = network.to(self.device).to(memory_format=self.memory_format)
+        return moved
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        enabled = self.settings.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+    def forward(self, network: torch.nn.Module, images: Tensor) -> Tensor:
+        """Images float [N, 3, H, W] → logits float32 [N, classes], at the run's precision."""
+        images = images.contiguous(memory_format=self.memory_format)
+        with self.autocast():
+            logits: Tensor = network(images)
+        return logits.float()
+
+
+# --- the decisions --------------------------------------------------------------------------------
+
+
+def _with_precision(settings: Settings, device: torch.device) -> Settings:
+    """`auto` is bf16 autocast where the device computes bf16 in hardware, else fp32."""
+    if settings.precision != "auto":
+        return settings
+    return settings.model_copy(
+        update={"precision": "bf16" if computes_bf16(device) else "fp32"}
+    )
+
+
+def _memory_format(settings: Settings) -> torch.memory_format:
+    """`auto` is channels_last for bf16 convolutions and for the fused operators."""
+    if settings.memory_format != "auto":
+        named = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+        return named[settings.memory_format]
+    rows = settings.precision == "bf16" or settings.kernels == "fused"
+    return torch.channels_last if rows else torch.contiguous_format
+
+
+def _captures(settings: Settings, device: torch.device, processes: int) -> bool:
+    """`auto` captures on a GPU, for a run that one process has to itself."""
+    obstacle = None
+    if device.type != "cuda":
+        obstacle = "a graph is captured on a GPU only"
+    elif processes > 1:
+        obstacle = "a run shared by several processes waits for the others within an update"
+    if obstacle is not None and settings.capture == "iteration":
+        raise UserError(f"'capture' iteration: {obstacle}; leave it at auto.")
+    return obstacle is None and settings.capture != "none"
+
+
+def _require_compiler(settings: Settings, device: torch.device) -> None:
+    """On a processor, torch.compile calls a C++ compiler."""
+    if settings.compile == "none" or device.type == "cuda":
+        return
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise UserError(
+            "'compile' unit: no C++ compiler is found here; install g++, or use --set compile=none."
+        )
+
+
+def _choose_kernels(
+    settings: Settings, device: torch.device, log: Log | None
+) -> Literal["plain", "fused"]:
+    """`auto` is `fused` where that gains something and can be built."""
+    if settings.kernels == "plain":
+        return "plain"
+    obstacle = _obstacle(settings, device)
+    if obstacle is None:
+        try:
+            load(log)
+            obstacle = _no_gain(settings)
+        except BuildError as error:
+            obstacle = str(error)
+            if settings.kernels == "auto" and log is not None:
+                log(f"Without the fused operators, which are faster: {obstacle}.")
+    if obstacle is None:
+        return "fused"
+    if settings.kernels == "fused":
+        raise UserError(f"'kernels' fused: {obstacle}; use --set kernels=plain.")
+    return "plain"
+
+
+def _obstacle(settings: Settings, device: torch.device) -> str | None:
+    """Why the fused operators need not even be built."""
+    if device.type != "cpu":
+        return "they are for the processor"
+    if settings.compile != "none":
+        return "they do not go with 'compile' unit, which fuses in its own way"
+    if settings.memory_format == "contiguous":
+        return "they need channels_last (--set memory_format=channels_last, or auto)"
+    if _only_for_speed(settings) and torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+        return NO_GAIN
+    return None
+
+
+def _no_gain(settings: Settings) -> str | None:
+    """In fp32 `auto` would change the memory format for the operators' sake alone, which may cost
+    more than they gain where they do not compute the weights' gradients."""
+    if _only_for_speed(settings) and not torch.ops.resvar.takes_convolutions(torch.float32):
+        return NO_GAIN
+    return None
+
+
+def _only_for_speed(settings: Settings) -> bool:
+    return settings.kernels == settings.memory_format == "auto" and settings.precision == "fp32"
+
+
+NO_GAIN = "they gain nothing in fp32 on this processor"

@@ -1,0 +1,355 @@
+"""`resvar train`: one run from its settings to `result.json`, started or resumed.
+
+Processes that torchrun started share one run (`resvar.training.distributed`): rank 0 holds the lock,
+reads and writes the run directory, and prints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from resvar import rundir
+from resvar.config import Settings
+from resvar.console import duration
+from resvar.data.cifar import Images
+from resvar.data.folder import FolderImages
+from resvar.data.splits import Splits, open_images
+from resvar.errors import RunError, Stopped, UserError
+from resvar.files import replacing, write_json
+from resvar.training.checkpoint import load_newest
+from resvar.training.distributed import Ranks, process_group
+from resvar.training.evaluate import Evaluation
+from resvar.training.events import require_tensorboard
+from resvar.training.execution import Execution, Log
+from resvar.training.machine import environment, source_version
+from resvar.training.progress import Progress
+from resvar.training.step import count_parameters
+from resvar.training.stop import MESSAGE, stop_request
+from resvar.training.trainer import Callback, DivergedError, Trainer
+from resvar.training.writer import Writer
+
+CHANGES_BITS = ("torch", "device", "world_size", "threads", "cpu_capability", "commit")
+"""Keys of `environment.json`: if one changes, a resumed run may round differently."""
+
+
+def train(
+    settings: Settings,
+    data: Path,
+    console: Console,
+    out: Path | None = None,
+    device: str = "auto",
+    fresh: bool = False,
+) -> dict[str, Any]:
+    """Train a run, resume it, or print that it is finished; returns its result on every rank.
+
+    Args:
+        data: the folder with the dataset.
+        out: the run directory; default `runs/<protocol>/<variant>-<depth>/seed-<seed>`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        fresh: remove the run that is there and start over.
+
+    Raises:
+        UserError: wrong input; nothing was written.
+        RunError: the run cannot be finished; everything saved is kept.
+        Stopped: somebody asked the run to stop; a checkpoint was saved.
+        PeerFailure: on all ranks but rank 0, which raises one of these.
+    """
+    folder = out or Path("runs") / settings.directory
+    with process_group() as ranks:
+        console = console if ranks.first else Console(quiet=True)
+
+        def log(text: str) -> None:
+            console.print(text, soft_wrap=True, highlight=False)
+
+        chosen = ranks.on_all_ranks(lambda: _check(settings, device, ranks))
+        result = None if fresh else ranks.on_rank0(lambda: _finished(folder, settings, log))
+        if result is not None:
+            return result
+        images = ranks.on_all_ranks(lambda: open_images(settings, data))
+        plan = _resolve(_with_classes(settings, images), chosen, ranks, folder, fresh, log)
+        _agree(plan, images, fresh)
+        with _claim(folder, plan, fresh, log) as run:
+            if run.result is not None:
+                return run.result
+            trainer = run.begin(images)
+            with (
+                stop_request(MESSAGE if ranks.first else "", together=ranks.size > 1) as stop,
+                run.observers(trainer, console) as callbacks,
+            ):
+                return run.finish(trainer, trainer.fit(callbacks, stop))
+
+
+def _check(settings: Settings, device: str, ranks: Ranks) -> torch.device:
+    """The device of this rank, after the checks that cost nothing.
+
+    Raises:
+        UserError: the device, a package or a division of the batch cannot be had.
+    """
+    require_tensorboard(settings)
+    ranks.check_divides(settings)
+    return ranks.device(device)
+
+
+def _with_classes(settings: Settings, images: Images | FolderImages) -> Settings:
+    """A folder of images tells its number of classes only once it is open."""
+    if not isinstance(images, FolderImages):
+        return settings
+    return settings.model_copy(update={"num_classes": len(images.class_names)})
+
+
+def _resolve(
+    settings: Settings, device: torch.device, ranks: Ranks, folder: Path, fresh: bool, log: Log
+) -> Execution:
+    """How the run is carried out; a resumed one keeps the kernels that it started with."""
+
+    def recorded() -> Settings | None:
+        there = (folder / rundir.CONFIG).exists() and not fresh
+        return rundir.read_settings(folder) if there and settings.kernels == "auto" else None
+
+    begun = ranks.on_rank0(recorded)
+    return ranks.on_all_ranks(lambda: Execution.resolve(settings, device, ranks, begun, log))
+
+
+def _agree(plan: Execution, images: Images | FolderImages, fresh: bool) -> None:
+    """All ranks must have been started alike."""
+    plan.ranks.agree_on(
+        {
+            **plan.settings.model_dump(),
+            "--fresh": fresh,
+            "--device": plan.device.type,
+            "dataset": images.checksum,
+            "torch": torch.__version__,
+        }
+    )
+
+
+def _finished(folder: Path, settings: Settings, log: Log) -> dict[str, Any] | None:
+    """The result of a run that has it.
+
+    Raises:
+        UserError: the folder contains a run with other settings.
+        RunError: the run has diverged, and would do so again.
+    """
+    rundir.guard(folder, settings)
+    if not (folder / rundir.RESULT).exists():
+        if (divergence := rundir.read_divergence(folder)) is not None:
+            raise RunError(
+                f"{folder}: this run diverged at iteration {divergence.iteration}, and the same "
+                "settings would do so again; change one, such as lr, or start over with --fresh."
+            )
+        return None
+    result = rundir.read_result(folder)
+    log(
+        f"{folder}: already finished, test error {result['test_error']:.2f} %. "
+        "Start it over with --fresh."
+    )
+    return result
+
+
+# --- a run directory that belongs to this process -------------------------------------------------
+
+
+@contextmanager
+def _claim(folder: Path, plan: Execution, fresh: bool, log: Log) -> Iterator[ClaimedRun]:
+    """Lock the run directory on rank 0; with `fresh`, remove the run that is there."""
+    with ExitStack() as held:
+
+        def enter() -> dict[str, Any] | None:
+            held.enter_context(rundir.locked(folder))
+            if fresh:
+                rundir.remove_run(folder)
+            return _finished(folder, plan.settings, log)  # again: another process may have been
+
+        run = ClaimedRun(folder, plan, log, plan.ranks.on_rank0(enter))
+        with _record_failures(folder) if plan.ranks.first else nullcontext():
+            yield run
+
+
+@dataclass(frozen=True)
+class ClaimedRun:
+    """A locked run directory and the run in it.
+
+    Attributes:
+        result: of a run that is finished already.
+    """
+
+    folder: Path
+    plan: Execution
+    log: Log
+    result: dict[str, Any] | None
+
+    def begin(self, images: Images | FolderImages) -> Trainer:
+        """A trainer in the state of the newest checkpoint; settings and environment are written."""
+        ranks = self.plan.ranks
+        if ranks.first:
+            (self.folder / rundir.FAILURE).unlink(missing_ok=True)
+        trainer = ranks.on_all_ranks(lambda: self._trainer(images))
+        state = ranks.on_rank0(
+            lambda: load_newest(self.folder, warn=lambda problem: self.log(f"Warning: {problem}"))
+        )
+        if state is not None:
+            trainer.restore(state)
+        devices = ranks.describe(self.plan.device)
+        if ranks.first:
+            rundir.write_settings(self.folder, self.plan.settings)
+            self._record_environment(images, devices, trainer.iteration)
+        self._announce(trainer, devices)
+        return trainer
+
+    @contextmanager
+    def observers(self, trainer: Trainer, console: Console) -> Iterator[list[Callback]]:
+        """Rank 0 writes and shows the run; the other ranks do neither."""
+        if not self.plan.ranks.first:
+            yield []
+            return
+        with Writer(self.folder, trainer) as writer, Progress(trainer, console) as progress:
+            yield [writer, progress]
+
+    def finish(self, trainer: Trainer, test: Evaluation) -> dict[str, Any]:
+        """Write the predictions, then the result: its presence marks the run as finished."""
+        result = self._result(trainer, test, self.plan.ranks.describe(self.plan.device))
+        if self.plan.ranks.first:
+            _write_result(self.folder, result, test)
+            self.log(
+                f"Finished {result['variant']}-{result['depth']}, seed {result['seed']}: test "
+                f"error {test.error:.2f} % after {duration(result['seconds'])}."
+            )
+        return result
+
+    def _trainer(self, images: Images | FolderImages) -> Trainer:
+        """The run at its beginning, on this rank's shard of the images."""
+        plan = self.plan
+        plan.prepare_process()
+        splits = Splits.prepare(images, plan.settings, plan.device, plan.ranks.shard)
+        return Trainer(plan, splits)
+
+    def _announce(self, trainer: Trainer, devices: str) -> None:
+        """Log the work before it starts."""
+        s = self.plan.settings
+        whole = s.bn_batch_size == s.batch_size
+        micro = "" if whole else f", in micro-batches of {s.bn_batch_size}"
+        start = f", resumed at iteration {trainer.iteration:,}" if trainer.iteration else ""
+        self.log(
+            f"{s.variant}-{s.depth}, protocol {s.protocol}, seed {s.seed}: "
+            f"{count_parameters(trainer.network):,} parameters, {s.iterations:,} iterations of "
+            f"{s.batch_size} images of {s.dataset}{micro}{start}."
+        )
+        self.log(f"On {devices} in {self.plan}; everything goes to {self.folder}")
+
+    def _record_environment(
+        self, images: Images | FolderImages, devices: str, iteration: int
+    ) -> None:
+        """Where the run was started; if it is resumed elsewhere, that too, with a warning."""
+        path = self.folder / rundir.ENVIRONMENT
+        here = environment(self.plan.device, images.checksum)
+        here |= {"device": devices, "world_size": self.plan.ranks.size}
+        if not iteration or not path.exists():
+            write_json(path, here)
+            return
+        begun = rundir.read_json(path)
+        try:
+            resumed = [note["changed"].items() for note in begun.get("resumed", [])]
+        except (TypeError, KeyError, AttributeError):
+            raise UserError(
+                f"{path}: this is damaged: 'resumed' is no list of changes; remove the file, and "
+                "the same command resumes the run and records where."
+            ) from None
+        latest = {
+            "world_size": 1,  # older versions knew no other
+            **begun,
+            **{key: value for changes in resumed for key, value in changes},
+        }
+        changed = {key: value for key, value in here.items() if latest.get(key) != value}
+        if not changed:
+            return
+        begun.setdefault("resumed", []).append({"iteration": iteration, "changed": changed})
+        write_json(path, begun)
+        if decisive := [key for key in CHANGES_BITS if key in changed]:
+            self.log(
+                f"Warning: {', '.join(decisive)} changed since this run was started; it resumes "
+                "and its result is valid, but not bit for bit that of an undisturbed run."
+            )
+
+    def _result(self, trainer: Trainer, test: Evaluation, devices: str) -> dict[str, Any]:
+        """The content of `result.json`."""
+        settings, last = self.plan.settings, trainer.rows[-1]
+        names = ("variant", "depth", "seed", "protocol", "dataset", "iterations")
+        result = {
+            "format": rundir.NOTE_FORMAT,
+            **{name: getattr(settings, name) for name in names},
+            "parameters": count_parameters(trainer.network),
+            "test_error": test.error,
+            "best_test_error": min(row["test_error"] for row in trainer.rows),
+            "best_test_error_note": "optimistic: the evaluation was chosen by looking at the test "
+            "set",
+            "train_loss": last["train_loss"],
+            "train_error": last["train_error"],
+            "seconds": trainer.total_seconds(),
+            "images_per_second": trainer.images_per_second(),
+            "device": devices,
+            "precision": settings.precision,
+            "kernels": settings.kernels,
+            "config_hash": settings.hash,
+            "commit": source_version()[0],
+        }
+        if "holdout_error" in last:
+            result["holdout_error"] = last["holdout_error"]
+        return result
+
+
+def _write_result(folder: Path, result: dict[str, Any], test: Evaluation) -> None:
+    with replacing(folder / rundir.PREDICTIONS) as file:
+        np.save(file, test.predictions.numpy().astype(np.int64))
+    write_json(folder / rundir.RESULT, result)
+    (folder / rundir.PREVIOUS_CHECKPOINT).unlink(missing_ok=True)
+
+
+# --- failures -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _record_failures(folder: Path) -> Iterator[None]:
+    """Record in the run directory why the work failed; not when it is stopped or refused."""
+    try:
+        yield
+    except DivergedError as error:
+        loss = error.loss if math.isfinite(error.loss) else str(error.loss)  # JSON has no NaN
+        note = {"iteration": error.iteration, "loss": loss, "message": str(error)}
+        rundir.write_note(folder / rundir.DIVERGED, note)
+        raise
+    except torch.cuda.OutOfMemoryError as error:
+        raise _failure(
+            folder,
+            f"{folder}: the GPU has not enough free memory ({_first_line(error)}); the last "
+            "checkpoint is kept. Free some and repeat the command; --set recompute=unit needs "
+            "less.",
+        ) from error
+    except OSError as error:
+        reason = f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
+        raise _failure(
+            folder, f"{folder}: {reason}; what was saved is kept, and the same command resumes."
+        ) from error
+    except Exception as error:
+        if not isinstance(error, UserError | Stopped):
+            _failure(folder, str(error) or type(error).__name__)
+        raise
+
+
+def _failure(folder: Path, message: str) -> RunError:
+    """Write `failure.json`; returns the error with the same message."""
+    with suppress(OSError):  # the disk that failed may be this one
+        rundir.write_failure(folder, message)
+    return RunError(message)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(". ")

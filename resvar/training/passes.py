@@ -1,0 +1,100 @@
+"""Optimisation from outside: passes that change how a plain network computes, not what.
+
+`prepare_network` applies them in the one order that works: fuse replaces the forward of units,
+recompute wraps whatever forward it finds, compile traces the outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from resvar.config import Settings
+from resvar.kernels.fuse import fuse
+from resvar.models.network import ResidualNetwork
+from resvar.models.unit import ResidualUnit
+from resvar.training.execution import Execution
+
+RECOMPILE_LIMIT = 64
+"""Compilations of one piece of code, one per shape of unit; torch's default is 8."""
+
+
+def prepare_network(network: ResidualNetwork, plan: Execution) -> ResidualNetwork:
+    """The network on its device, with the passes that the settings ask for."""
+    network = plan.to_device(network)
+    if plan.settings.kernels == "fused":
+        fuse(network)
+    if plan.settings.recompute == "unit":
+        recompute_units(network)
+    if plan.settings.compile == "unit":
+        compile_units(network)
+    return network
+
+
+def recompute_units(network: nn.Module) -> None:
+    """Keep of each unit only its input, and compute the unit again for the backward pass.
+
+    Costs a second forward pass and saves most of the memory: a deep network then needs that of its
+    units' inputs and of one unit. Weights, gradients and running statistics keep every bit.
+    """
+    for module in network.modules():
+        if isinstance(module, ResidualUnit):
+            module.forward = partial(_recomputed, module, module.forward)  # type: ignore[method-assign]
+
+
+def _recomputed(unit: ResidualUnit, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        return forward(x)
+
+    def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        return nullcontext(), _running_statistics_kept(unit)
+
+    out: Tensor = checkpoint(
+        forward, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
+    )
+    return out
+
+
+@contextmanager
+def _running_statistics_kept(unit: nn.Module) -> Iterator[None]:
+    """Inside, BN normalises by its batch but does not move its running statistics: the first pass
+    has already counted this batch."""
+    norms = [module for module in unit.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [(bn, bn.momentum, bn.num_batches_tracked) for bn in norms]
+    for bn, _, batches in before:
+        bn.momentum = 0.0
+        bn.num_batches_tracked = None if batches is None else batches.clone()
+    try:
+        yield
+    finally:
+        for bn, momentum, batches in before:
+            bn.momentum, bn.num_batches_tracked = momentum, batches
+
+
+def compile_units(network: nn.Module) -> None:
+    """Let each unit compile itself with torch.compile at its first call in training.
+
+    A whole network of 110 layers takes minutes to compile. Its units are the same code with other
+    weights, so one compilation serves all units of a shape: five or six in a CIFAR network.
+    """
+    from torch._dynamo import config
+
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    setattr(config, limit, RECOMPILE_LIMIT)  # the second name is that of torch before 2.6
+    for module in network.modules():
+        if isinstance(module, ResidualUnit):
+            module.compile(dynamic=False)
+
+
+def uncompiled(settings: Settings) -> AbstractContextManager[Any]:
+    """Inside, compiled units compute as they are written: evaluation is not worth compiling."""
+    if settings.compile == "none" or not hasattr(torch.compiler, "set_stance"):
+        return nullcontext()
+    eager: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return eager

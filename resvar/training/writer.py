@@ -1,0 +1,74 @@
+"""What a run leaves in its directory while it works: metrics, checkpoints, snapshots, progress."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+
+from resvar.export.exchange import Provenance, to_safetensors
+from resvar.files import replacing
+from resvar.rundir import METRICS, PROGRESS, snapshot_path, write_metrics, write_note
+from resvar.training.checkpoint import save
+from resvar.training.events import Events
+from resvar.training.trainer import Callback, Trainer
+
+NOTE_EVERY = 5.0
+"""Seconds between two renewals of `progress.json`."""
+
+
+class Writer(Callback):
+    """Writes the files of a run directory. A context manager."""
+
+    def __init__(self, folder: Path, trainer: Trainer) -> None:
+        self.folder, self.trainer = folder, trainer
+        self._noted = time.monotonic()
+        self._events: Events | None = None
+
+    def __enter__(self) -> Writer:
+        if self.trainer.settings.tensorboard:
+            self._events = Events(self.folder, self.trainer.rows, self.trainer.total_seconds())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._events is not None:
+            self._events.close()
+
+    def on_update(self, trainer: Trainer) -> None:
+        if time.monotonic() - self._noted > NOTE_EVERY:
+            self._noted = time.monotonic()
+            self._write_progress(trainer, trainer.pace.images_per_second(trainer))
+
+    def on_evaluation(self, trainer: Trainer, row: dict[str, float]) -> None:
+        write_metrics(self.folder / METRICS, trainer.rows)
+        if self._events is not None:
+            self._events.add(row)
+
+    def on_checkpoint(self, trainer: Trainer) -> None:
+        """Metrics first: the file never lacks a row of the checkpoint, and loses a row that the
+        checkpoint lacks, since the resumed run computes it again."""
+        write_metrics(self.folder / METRICS, trainer.rows)
+        save(self.folder, trainer.state())
+        self._write_progress(trainer, trainer.images_per_second())
+
+    def on_snapshot(self, trainer: Trainer) -> None:
+        """The weights and BN's buffers alone, as `resvar.load_model` reads them."""
+        path = snapshot_path(self.folder, trainer.iteration)
+        path.parent.mkdir(exist_ok=True)
+        provenance = Provenance(trainer.settings, trainer.iteration)
+        with replacing(path) as file:
+            file.write(to_safetensors(trainer.network, provenance))
+
+    def _write_progress(self, trainer: Trainer, images_per_second: float) -> None:
+        note = {
+            "iteration": trainer.iteration,
+            "iterations": trainer.settings.iterations,
+            "seconds": trainer.total_seconds(),
+            "images_per_second": images_per_second,
+        }
+        write_note(self.folder / PROGRESS, note, durable=False)
