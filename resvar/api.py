@@ -58,7 +58,8 @@ class Run:
             RunError: all checkpoints are damaged, or one is of a later version of resvar.
         """
         from resvar.training.checkpoint import load_newest
-        from resvar.training.loop import MALFORMED_STATE, build_network
+        from resvar.training.step import build_network
+        from resvar.training.trainer import MALFORMED_STATE
 
         state = load_newest(self.folder)
         if state is None:

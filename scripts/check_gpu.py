@@ -29,9 +29,9 @@ from resvar.data.memory import MemoryEvalLoader, MemoryTrainLoader, Normalizatio
 from resvar.data.splits import Splits
 from resvar.training.capture import WARM_UPS
 from resvar.training.checkpoint import digest
-from resvar.training.fusing import choose_kernels
-from resvar.training.loop import Trainer, forward, train_step
-from resvar.training.machine import choose_precision, describe, prepare
+from resvar.training.execution import Execution
+from resvar.training.machine import device_name
+from resvar.training.trainer import Trainer
 
 IMAGES = 1024
 """Made up: of ten flat colours with noise, so that there is something to learn."""
@@ -49,7 +49,7 @@ def main() -> int:
         return 2
     if options.claim:
         return _here(options.claim, options.depth, torch.device(options.device))
-    print(f"ResNet-{options.depth} on {describe(torch.device(options.device))}", flush=True)
+    print(f"ResNet-{options.depth} on {device_name(torch.device(options.device))}", flush=True)
     command = [sys.executable, __file__, "--depth", str(options.depth), "--device", options.device]
     environment = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
@@ -93,10 +93,10 @@ def equals_cpu(depth: int, device: torch.device) -> Verdict:
     there, here = start(settings, device), start(settings, torch.device("cpu"))
     found = []
     for trainer in (there, here):
-        images, _ = trainer.sets.training.batch(0)
+        images, _ = trainer.splits.training.batch(0)
         trainer.network.train()
         with torch.no_grad():
-            found.append(forward(trainer.network, images[:64], settings).cpu())
+            found.append(trainer.plan.forward(trainer.network, images[:64]).cpu())
     logits = float((found[0] - found[1]).abs().max() / found[1].abs().max())
     pairs = zip(losses(there, 3), losses(here, 3), strict=True)
     loss = max(abs(a - b) / b for a, b in pairs)
@@ -153,11 +153,6 @@ def compiling_pays(depth: int, device: torch.device) -> Verdict:
     return _faster(depth, device, ("compile=unit",), ())
 
 
-def graphs_of_units_pay(depth: int, device: torch.device) -> Verdict:
-    """So it is with a graph for each unit, where the whole is not captured."""
-    return _faster(depth, device, ("compile=unit", "capture=none"), ("capture=none",))
-
-
 def _faster(
     depth: int, device: torch.device, new: tuple[str, ...], old: tuple[str, ...]
 ) -> Verdict:
@@ -197,14 +192,10 @@ OF_BITS: dict[str, Callable[[int, torch.device], Verdict]] = {
     "waits for nothing": queues_only,
     "waits for nothing, not captured": partial(queues_only, overrides=("capture=none",)),
     "waits for nothing, compiled": partial(queues_only, overrides=("compile=unit",)),
-    "waits for nothing, a graph for each unit": partial(
-        queues_only, overrides=("compile=unit", "capture=none")
-    ),
 }
 OF_TIME: dict[str, Callable[[int, torch.device], Verdict]] = {
     "capturing is faster": capturing_pays,
     "compile=unit is faster": compiling_pays,
-    "compile=unit is faster, not captured": graphs_of_units_pay,
     "two runs on a GPU do more than one": packing_pays,
 }
 CLAIMS = OF_BITS | OF_TIME
@@ -222,10 +213,8 @@ def settings_of(depth: int, *overrides: str) -> Settings:
 
 def start(settings: Settings, device: torch.device) -> Trainer:
     """A run on images of ten colours, in memory."""
-    precision = choose_precision(settings.precision, device)
-    settings = settings.model_copy(update={"precision": precision})
-    settings = settings.model_copy(update={"kernels": choose_kernels(settings, device)})
-    prepare(settings, device)
+    plan = Execution.resolve(settings, device)
+    plan.prepare_process()
     random = np.random.default_rng(0)
     labels = np.arange(IMAGES) % 10
     colours = random.integers(40, 216, (10, 1, 1, 3))
@@ -236,29 +225,21 @@ def start(settings: Settings, device: torch.device) -> Trainer:
         pixels, labels, normalization, settings.batch_size, settings.seed, device=device
     )
     test = MemoryEvalLoader(pixels[:100], labels[:100], normalization, device)
-    return Trainer.start(settings, Splits(batches, test, None), device)
-
-
-def update(trainer: Trainer) -> None:
-    train_step(
-        trainer.network, trainer.optimizer, trainer.sets.training, trainer.iteration,
-        trainer.decided, trainer.sums, trainer.means,
-    )  # fmt: skip
-    trainer.iteration += 1
+    return Trainer(plan, Splits(batches, test, None))
 
 
 def run_to(trainer: Trainer, iteration: int) -> Trainer:
     while trainer.iteration < iteration:
-        update(trainer)
+        trainer.updater(*trainer.splits.training.batch(trainer.iteration))
     return trainer
 
 
 def losses(trainer: Trainer, updates: int) -> list[float]:
     """The mean loss of each of the next so many batches."""
-    found, before = [], float(trainer.sums.loss)
+    found, before = [], float(trainer.updater.meters.loss)
     for _ in range(updates):
-        update(trainer)
-        after = float(trainer.sums.loss)
+        trainer.updater(*trainer.splits.training.batch(trainer.iteration))
+        after = float(trainer.updater.meters.loss)
         found.append((after - before) / trainer.settings.batch_size)
         before = after
     return found
@@ -275,7 +256,7 @@ def no_waiting() -> Iterator[None]:
 
 def _same(trainers: list[Trainer]) -> Verdict:
     digests = [
-        digest({"model": t.network.state_dict(), "optimizer": t.optimizer.state_dict()})
+        digest({"model": t.network.state_dict(), "optimizer": t.updater.optimizer.state_dict()})
         for t in trainers
     ]
     same = digests[0] == digests[1]

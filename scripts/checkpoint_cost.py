@@ -13,7 +13,6 @@ disk that your runs go to with --dir.
 from __future__ import annotations
 
 import argparse
-import io
 import statistics
 import sys
 import tempfile
@@ -22,15 +21,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from resvar.config import Settings, resolve
 from resvar.data.cifar import Images
 from resvar.data.splits import Splits
 from resvar.rundir import CHECKPOINT
-from resvar.training.loop import Trainer
-from resvar.training.machine import choose_device, choose_precision, describe, prepare
-from resvar.training.progress import Watch
+from resvar.training.execution import Execution
+from resvar.training.machine import choose_device, device_name
+from resvar.training.trainer import Trainer
+from resvar.training.writer import Writer
 
 ALLOWED = 0.01
 
@@ -48,20 +47,19 @@ def main() -> int:
     parser.add_argument("--dir", type=Path, help="where to write; default: the temporary folder")
     asked = parser.parse_args()
     device, most = choose_device(asked.device), 0.0
-    print(describe(device))
+    print(device_name(device))
     for depth in asked.depth or (110, 164):
         settings = resolve(options={"variant": asked.variant, "depth": depth})
-        precision = choose_precision(settings.precision, device)
-        settings = settings.model_copy(update={"precision": precision})
-        prepare(settings, device)
+        plan = Execution.resolve(settings, device)
+        plan.prepare_process()
         with tempfile.TemporaryDirectory(dir=asked.dir) as folder:
-            saves, iterations = measure(settings, device, Path(folder), asked)
+            saves, iterations = measure(plan, Path(folder), asked)
             size = (Path(folder) / CHECKPOINT).stat().st_size
         between = settings.checkpoint_every * statistics.median(iterations)
         share = statistics.median(saves) / between
         most = max(most, share)
         print(
-            f"{asked.variant}-{depth}, {precision}: a checkpoint of {size / 1e6:.1f} MB takes "
+            f"{asked.variant}-{depth}, {plan}: a checkpoint of {size / 1e6:.1f} MB takes "
             f"{spread(saves)}, an iteration {spread(iterations)}; {settings.checkpoint_every} "
             f"iterations between two take {between:.1f} s, so checkpoints cost {share:.2%} of the "
             "training time",
@@ -71,21 +69,22 @@ def main() -> int:
 
 
 def measure(
-    settings: Settings, device: torch.device, folder: Path, asked: argparse.Namespace
+    plan: Execution, folder: Path, asked: argparse.Namespace
 ) -> tuple[list[float], list[float]]:
     """Seconds of each checkpoint and of each iteration; the first two of both warm up."""
-    trainer = Trainer.start(settings, made_up(settings, device), device)
+    trainer = Trainer(plan, made_up(plan.settings, plan.device))
     saves: list[float] = []
     iterations: list[float] = []
-    with Watch(folder, trainer, Console(file=io.StringIO())) as watch:
+    with Writer(folder, trainer) as writer:
         for _ in range(asked.repeats + 2):
             for _ in range(asked.iterations):
                 begun = time.perf_counter()
-                trainer.step(watch)
+                trainer.step([writer])
                 trainer.mean_loss()  # wait for the device
                 iterations.append(time.perf_counter() - begun)
             begun = time.perf_counter()
-            watch.save(trainer)
+            trainer.check()
+            writer.on_checkpoint(trainer)
             saves.append(time.perf_counter() - begun)
     return saves[2:], iterations[2:]
 

@@ -19,13 +19,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from resvar.config import Settings, resolve
+from resvar.config import resolve
 from resvar.data.cifar import DATASETS, default_folder, load_cifar
 from resvar.data.splits import Splits
-from resvar.training.fusing import choose_kernels
-from resvar.training.loop import Meters, Trainer, forward
-from resvar.training.machine import choose_device, choose_precision, describe, prepare
-from resvar.training.progress import Watch
+from resvar.training.execution import Execution
+from resvar.training.machine import choose_device, device_name
+from resvar.training.progress import Progress
+from resvar.training.trainer import Trainer
+from resvar.training.writer import Writer
 
 
 def main() -> None:
@@ -42,35 +43,34 @@ def main() -> None:
     asked = {key: getattr(options, key) for key in ("variant", "depth", "protocol")}
     # The bare update launches kernel by kernel and takes micro-batches in turn: so does ours here.
     settings = resolve(options=asked, overrides=["capture=none"])
-    precision = choose_precision(settings.precision, device)
-    settings = settings.model_copy(update={"precision": precision})
-    settings = settings.model_copy(update={"kernels": choose_kernels(settings, device)})
-    prepare(settings, device)
-    sets = Splits.prepare(load_cifar(DATASETS[settings.dataset], options.data), settings, device)
+    plan = Execution.resolve(settings, device)
+    plan.prepare_process()
+    images = load_cifar(DATASETS[settings.dataset], options.data)
+    splits = Splits.prepare(images, plan.settings, device)
     with tempfile.TemporaryDirectory() as folder:
         console = Console(force_terminal=True, file=(Path(folder) / "screen").open("w"))
-        trainer, plain = (Trainer.start(settings, sets, device) for _ in range(2))
-        with Watch(Path(folder), trainer, console) as watch:
+        trainer, plain = (Trainer(plan, splits) for _ in range(2))
+        with Writer(Path(folder), trainer) as writer, Progress(trainer, console) as progress:
             pairs = measure(
                 options,
                 device,
-                bare=bare_update(plain, settings),
-                ours=lambda: trainer.step(watch),
+                bare=bare_update(plain),
+                ours=lambda: trainer.step([writer, progress]),
             )
     show(options, device, pairs)  # outside: the progress bar takes what is printed
 
 
-def bare_update(trainer: Trainer, settings: Settings) -> Callable[[], None]:
-    """Forward, backward and step on a batch that stays the same, in the same micro-batches."""
-    images, labels = trainer.sets.training.batch(0)
-    size = settings.bn_batch_size
+def bare_update(trainer: Trainer) -> Callable[[], None]:
+    """Forward, backward and step on a fixed batch, in the same micro-batches."""
+    images, labels = trainer.splits.training.batch(0)
+    size, plan = trainer.settings.bn_batch_size, trainer.plan
     cuts = [slice(first, first + size) for first in range(0, len(labels), size)]
     parts = [(images[cut], labels[cut]) for cut in cuts]
-    network, optimizer = trainer.network, trainer.optimizer
+    network, optimizer = trainer.network, trainer.updater.optimizer
 
     def update() -> None:
         for some_images, some_labels in parts:
-            logits = forward(network, some_images, settings)
+            logits = plan.forward(network, some_images)
             torch.nn.functional.cross_entropy(logits, some_labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -90,7 +90,7 @@ def measure(
         begun = time.perf_counter()
         for _ in range(options.iterations):
             update()
-        float(Meters.zero(device).loss)  # wait for the device
+        float(torch.zeros((), device=device))  # wait for the device
         return (time.perf_counter() - begun) / int(options.iterations)
 
     block(bare), block(ours)
@@ -102,7 +102,7 @@ def show(
 ) -> None:
     """Medians, ranges, and the ratio pair by pair."""
     ratios = [b / a for a, b in pairs]
-    print(f"{options.variant}-{options.depth}, protocol {options.protocol}, {describe(device)}")
+    print(f"{options.variant}-{options.depth}, protocol {options.protocol}, {device_name(device)}")
     for name, times in zip(("bare", "resvar"), zip(*pairs, strict=True), strict=True):
         low, middle, high = min(times), statistics.median(times), max(times)
         print(

@@ -18,13 +18,13 @@ from statistics import median
 FIRST_ITERATION = """
 import sys, time
 from resvar.cli import main
-from resvar.training import loop
-step = loop.train_step
+from resvar.training.step import Updater
+update = Updater.__call__
 def first(*arguments, **named):
-    step(*arguments, **named)
+    update(*arguments, **named)
     print("FIRST", time.time(), flush=True)
     sys.exit()
-loop.train_step = first
+Updater.__call__ = first
 main(sys.argv[1:])
 """
 """`resvar train` that ends after one update and says when that was."""

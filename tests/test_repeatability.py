@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from resvar.training.machine import choose_precision
+from resvar.training.machine import computes_bf16
 from tests.long.torture.checkpoints import torture_checkpoints
 from tests.long.torture.runs import AT_A_TIME, PLACES, Victim, torture_runs
 from tests.support.commands import Commands, contents, train
@@ -60,7 +60,7 @@ def test_a_run_killed_at_any_place_ends_with_the_same_bits(warm, undisturbed, tm
 
 
 def test_bf16_too_with_a_kill_at_each_place_in_turn(warm, undisturbed, tmp_path):
-    if choose_precision("auto", torch.device("cpu")) != "bf16":
+    if not computes_bf16(torch.device("cpu")):
         pytest.skip("this processor does not compute bf16")
     out, deaths = tmp_path / "run", 0
     places = (

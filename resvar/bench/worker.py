@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,71 +23,55 @@ from resvar.bench.contenders import Contender
 from resvar.bench.plain import PlainTraining
 from resvar.bench.profile import shares
 from resvar.config import Settings
-from resvar.data.memory import MemoryTrainLoader, Normalization
+from resvar.data.memory import MemoryTrainLoader
 from resvar.errors import UserError
-from resvar.training.capture import WARM_UPS, choose_capture
-from resvar.training.fusing import choose_kernels
-from resvar.training.loop import (
-    Means,
-    Meters,
-    build_network,
-    build_optimizer,
-    train_step,
-    trainable,
-)
-from resvar.training.machine import choose_device, choose_precision, prepare
+from resvar.training.execution import Execution
+from resvar.training.machine import choose_device
+from resvar.training.step import Updater, build_network
+from resvar.training.throughput import made_up_loader, warm_up_updates
 
 IMAGES = 10_000
 """Made up, so that no dataset is needed; what they show does not change the time."""
 
 
 class Training:
-    """Something that can be trained step by step, and measured.
+    """A contender's updates, to be run and measured.
 
     `held` is the process's memory before network and data were there, in bytes.
     """
 
     def __init__(self, contender: Contender, device: torch.device) -> None:
-        self.device = device
-        self.batch_size = contender.settings.batch_size
-        settings = contender.settings.model_copy(
-            update={"precision": choose_precision(contender.settings.precision, device)}
-        )
-        settings = settings.model_copy(update={"kernels": choose_kernels(settings, device, _say)})
-        settings = settings.model_copy(update={"capture": choose_capture(settings, device)})
-        self.settings = settings
-        prepare(settings, device, keep_memory=not contender.plain)  # nobody else does that
+        self.plan = plan = Execution.resolve(contender.settings, device, log=_log)
+        self.device, self.settings = device, plan.settings
+        plan.prepare_process(keep_memory=not contender.plain)  # plain PyTorch does not do that
         self.held = memory("VmRSS")
-        count = max(IMAGES, 2 * settings.batch_size)
-        random = np.random.default_rng(0)
-        pixels = random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-        labels = random.integers(0, 10, count)
-        make = self._plain if contender.plain else self._ours
-        self.step, self.step_by_step = make(pixels, labels)
+        loader = made_up_loader(plan, max(IMAGES, 2 * self.settings.batch_size))
+        self.step: Callable[..., None]
+        if contender.plain:
+            self.step = self._plain(loader)
+        else:
+            self.step = self._ours(_ProfiledLoader(loader), Updater(plan))
 
-    def _ours(self, pixels: Any, labels: Any) -> tuple[Callable[[], None], Callable[[], None]]:
-        """The update that `resvar train` makes, and nothing around it; and the same one
-        operator at a time, as the profiler wants it."""
-        s, device = self.settings, self.device
-        batches = _Noted(
-            MemoryTrainLoader(
-                pixels, labels, Normalization.measure(pixels, s.normalize), s.batch_size, 0,
-                s.crop_padding, s.flip, device,
-            )
-        )  # fmt: skip
-        network = trainable(s, device)
-        optimizer, sums = build_optimizer(network, s), Meters.zero(device)
-        means, iterations = Means.of(network, s), iter(range(10**9))
+    def _ours(self, loader: _ProfiledLoader, updater: Updater) -> Callable[..., None]:
+        """The update of `resvar train`, with nothing around it."""
 
-        def step(means: Means) -> None:
-            train_step(network, optimizer, batches, next(iterations), s, sums, means)
+        def step(replay: bool = True) -> None:
+            updater(*loader.batch(updater.iteration), replay)
 
-        return partial(step, means), partial(step, Means())
+        return step
 
-    def _plain(self, pixels: Any, labels: Any) -> tuple[Callable[[], None], Callable[[], None]]:
-        network = build_network(self.settings)
-        step = PlainTraining(network, pixels, labels, self.batch_size, self.device).step
-        return step, step
+    def _plain(self, loader: MemoryTrainLoader) -> Callable[..., None]:
+        pad = loader.padding
+        inner = loader.images[:, pad : pad + loader.size, pad : pad + loader.size]
+        pixels, labels = inner.cpu().numpy(), loader.labels.cpu().numpy()
+        batch_size = self.settings.batch_size
+        plain = PlainTraining(build_network(self.settings), pixels, labels, batch_size, self.device)
+
+        def step(replay: bool = True) -> None:
+            del replay  # there is no graph
+            plain.step()
+
+        return step
 
     def run(self, iterations: int) -> float:
         """Seconds that so many updates take."""
@@ -100,8 +83,8 @@ class Training:
         return time.perf_counter() - begun
 
     def warm_up(self) -> float:
-        """Seconds of the first iterations, as many as are unlike the rest."""
-        return self.run(WARM_UPS + 1 if self.settings.capture == "iteration" else 2)
+        """Seconds of the first iterations, which are slower than the rest."""
+        return self.run(warm_up_updates(self.plan))
 
     def peak(self) -> dict[str, int | None]:
         """Bytes: the most that an update needs, and of it what network, data and update brought."""
@@ -123,7 +106,7 @@ class Training:
             activities.append(torch.profiler.ProfilerActivity.CUDA)
         with torch.profiler.profile(activities=activities, acc_events=True) as found:
             for _ in range(2):
-                self.step_by_step()
+                self.step(replay=False)  # one operator at a time, as the profiler wants it
             self._wait()
         own = (lambda e: e.self_device_time_total) if cuda else (lambda e: e.self_cpu_time_total)
         # A kernel is an event itself, and its time that of the operator which launched it.
@@ -135,15 +118,15 @@ class Training:
             torch.cuda.synchronize(self.device)
 
 
-class _Noted:
-    """Batches that the profiler can tell from the rest."""
+class _ProfiledLoader:
+    """Marks the making of batches for the profiler."""
 
-    def __init__(self, batches: MemoryTrainLoader) -> None:
-        self.batches, self.labels = batches, batches.labels
+    def __init__(self, loader: MemoryTrainLoader) -> None:
+        self.loader = loader
 
     def batch(self, iteration: int) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.profiler.record_function("bench::data"):
-            return self.batches.batch(iteration)
+            return self.loader.batch(iteration)
 
 
 LONGEST_PRODUCT = 0.4
@@ -215,7 +198,7 @@ def forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

@@ -13,13 +13,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from resvar.config import Settings
 from resvar.models.network import ResidualNetwork
 from resvar.models.unit import ResidualUnit
 from resvar.probes.findings import Deletion
 from resvar.probes.hooks import looking, mode, units
-from resvar.training.loop import autocast, place
-from resvar.training.machine import memory_format
+from resvar.training.execution import Execution
 
 AT_A_TIME = 128
 """Images; their signal is kept at the input of every unit."""
@@ -27,7 +25,7 @@ AT_A_TIME = 128
 
 @torch.no_grad()
 def delete_units(
-    network: ResidualNetwork, images: Tensor, labels: Tensor, settings: Settings
+    network: ResidualNetwork, images: Tensor, labels: Tensor, plan: Execution
 ) -> Deletion:
     """The error on `images` of the network, and of it without each of its units.
 
@@ -36,26 +34,26 @@ def delete_units(
     Args:
         images: float [N, 3, H, W], normalised, on the network's device.
         labels: int64 [N].
-        settings: for their precision, `fp32` or `bf16`.
+        plan: for its precision, `fp32` or `bf16`.
     """
     parts = [unit for _, _, unit in units(network)]
     wrong = [0] * len(parts)
     wrong_whole = 0
-    network = place(network, settings, images.device)
-    with mode(network, training=False), autocast(images.device, settings):
+    network = plan.to_device(network)
+    with mode(network, training=False), plan.autocast():
         for some, theirs in zip(
             torch.split(images, AT_A_TIME), torch.split(labels, AT_A_TIME), strict=True
         ):
             inputs: list[Tensor] = []
             with looking(at_inputs=dict.fromkeys(parts, inputs.append)):
-                logits = network(some.contiguous(memory_format=memory_format(settings)))
+                logits = network(some.contiguous(memory_format=plan.memory_format))
             wrong_whole += _wrong(logits, theirs)
             for index, signal in enumerate(inputs):
                 wrong[index] += _wrong(_without(network, parts, index, signal), theirs)
     total = len(labels)
     return Deletion(
         images=total,
-        precision="bf16" if settings.precision == "bf16" else "fp32",
+        precision="bf16" if plan.settings.precision == "bf16" else "fp32",
         error=100.0 * wrong_whole / total,
         errors=[100.0 * count / total for count in wrong],
     )

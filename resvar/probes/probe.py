@@ -28,8 +28,9 @@ from resvar.probes.signals import measure_signals
 from resvar.probes.verdicts import judge, read_cells
 from resvar.reports.records import Record, read_records
 from resvar.rundir import CHECKPOINT, PREVIOUS_CHECKPOINT, snapshots
-from resvar.training.loop import build_network, place
-from resvar.training.machine import choose_device, choose_precision, describe, prepare
+from resvar.training.execution import Execution
+from resvar.training.machine import choose_device, device_name
+from resvar.training.step import build_network
 
 INITIAL, END = "init", "end"
 
@@ -252,9 +253,9 @@ def _probe(wanted: Sequence[Wanted], question: Question) -> list[Probe]:
     tests = _Tests(question)
     found = []
     for want in wanted:
-        precision = choose_precision(want.settings.precision, question.device)
-        settings = want.settings.model_copy(update={"precision": precision})
-        prepare(settings, question.device)
+        plan = Execution.for_inference(want.settings, question.device)
+        plan.prepare_process()
+        settings = plan.settings
         images, labels = tests.of(settings)
         begun = time.monotonic()
         moments = []
@@ -263,7 +264,7 @@ def _probe(wanted: Sequence[Wanted], question: Question) -> list[Probe]:
             _say(f"{settings.variant}-{settings.depth}, seed {settings.seed}: {when(iteration)} …")
             # Deletion is costly, and said of trained networks: the last one will do.
             delete = at == len(want.moments) and iteration > 0
-            moments.append(_measure(network, iteration, images, labels, settings, delete))
+            moments.append(_measure(network, iteration, images, labels, plan, delete))
         seconds = time.monotonic() - begun
         _say(f"  done in {duration(seconds)}.")
         found.append(
@@ -272,7 +273,7 @@ def _probe(wanted: Sequence[Wanted], question: Question) -> list[Probe]:
                 config_hash=None if want.record is None else want.settings.hash,
                 images=len(labels),
                 bn_images=min(settings.bn_batch_size, len(labels)),
-                device=describe(question.device),
+                device=device_name(question.device),
                 seconds=seconds,
                 moments=moments,
             )
@@ -285,12 +286,12 @@ def _measure(
     iteration: int,
     images: Tensor,
     labels: Tensor,
-    settings: Settings,
+    plan: Execution,
     delete: bool,
 ) -> Moment:
-    in_fp32 = settings.model_copy(update={"precision": "fp32"})
-    network = place(network, in_fp32, images.device)
-    signals = measure_signals(network, images, labels, settings.bn_batch_size)
+    in_fp32 = plan.settings.model_copy(update={"precision": "fp32"})
+    network = Execution.for_inference(in_fp32, images.device).to_device(network)
+    signals = measure_signals(network, images, labels, plan.settings.bn_batch_size)
     few = slice(0, IDENTITY_IMAGES)
     return Moment(
         iteration=iteration,
@@ -298,7 +299,7 @@ def _measure(
         end_gradient=signals.end_gradient,
         units=signals.units,
         identity=check_identity(network, images[few], labels[few]),
-        deletion=delete_units(network, images, labels, settings) if delete else None,
+        deletion=delete_units(network, images, labels, plan) if delete else None,
     )
 
 

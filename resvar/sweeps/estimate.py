@@ -180,22 +180,19 @@ def _measure(kinds: Sequence[Settings], slot: Slot) -> tuple[list[float], str]:
     os.environ.update(slot.environment)  # before CUDA looks which GPU it may use
     import torch
 
-    from resvar.training.capture import choose_capture
-    from resvar.training.fusing import choose_kernels
-    from resvar.training.loop import measure_throughput
-    from resvar.training.machine import choose_device, choose_precision, describe
+    from resvar.training.execution import Execution
+    from resvar.training.machine import choose_device, device_name
+    from resvar.training.throughput import measure_throughput
 
     device = choose_device(slot.device)
     torch.set_num_threads(slot.threads)
     speeds = []
     for settings in kinds:
-        precision = choose_precision(settings.precision, device)
-        known = {"precision": precision, "num_classes": settings.num_classes or 1000}
-        settings = settings.model_copy(update=known)
-        settings = settings.model_copy(update={"kernels": choose_kernels(settings, device)})
-        settings = settings.model_copy(update={"capture": choose_capture(settings, device)})
-        speeds.append(measure_throughput(settings, device))
-    return speeds, describe(device)
+        known = settings.model_copy(update={"num_classes": settings.num_classes or 1000})
+        plan = Execution.resolve(known, device)
+        plan.prepare_process()
+        speeds.append(measure_throughput(plan))
+    return speeds, device_name(device)
 
 
 # --- for people -----------------------------------------------------------------------------------

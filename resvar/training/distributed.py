@@ -232,7 +232,7 @@ class Ranks:
 SINGLE_PROCESS = Ranks()
 
 
-# --- the sums of an iteration -----------------------------------------------------------------------
+# --- the sums of an iteration ---------------------------------------------------------------------
 
 
 class AllReduceBuffer:

@@ -44,7 +44,7 @@ def require_tensorboard(settings: Settings) -> None:
         )
 
 
-def remove_events(folder: Path) -> None:
+def _remove_events(folder: Path) -> None:
     """Remove the event files of a run; files of other programs stay."""
     for path in folder.glob(EVENTS):
         path.unlink(missing_ok=True)
@@ -62,7 +62,7 @@ class Events:
     def __init__(self, folder: Path, rows: Sequence[Mapping[str, float]], seconds: float) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        remove_events(folder)
+        _remove_events(folder)
         self._begun = time.time() - seconds
         self._writer = SummaryWriter(str(folder), filename_suffix=SUFFIX)
         for row in rows:

@@ -81,7 +81,7 @@ class Execution:
     def __str__(self) -> str:
         """In a few words, for a log: `bf16, channels_last, fused kernels`."""
         s = self.settings
-        words = [s.precision]
+        words: list[str] = [s.precision]
         words += ["channels_last"] if self.memory_format is torch.channels_last else []
         words += ["a CUDA graph per update"] if self.captures else []
         words += ["compiled units"] if s.compile == "unit" else []
@@ -130,9 +130,7 @@ def _with_precision(settings: Settings, device: torch.device) -> Settings:
     """`auto` is bf16 autocast where the device computes bf16 in hardware, else fp32."""
     if settings.precision != "auto":
         return settings
-    return settings.model_copy(
-        update={"precision": "bf16" if computes_bf16(device) else "fp32"}
-    )
+    return settings.model_copy(update={"precision": "bf16" if computes_bf16(device) else "fp32"})
 
 
 def _memory_format(settings: Settings) -> torch.memory_format:

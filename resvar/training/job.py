@@ -1,6 +1,6 @@
 """`resvar train`: one run from its settings to `result.json`, started or resumed.
 
-Processes that torchrun started share one run (`resvar.training.distributed`): rank 0 holds the lock,
+Processes that torchrun started share one run (resvar/training/distributed.py): rank 0 has the lock,
 reads and writes the run directory, and prints.
 """
 

@@ -68,9 +68,7 @@ class Progress(Callback):
         speed = trainer.pace.images_per_second(trainer)
         images = f"{speed:,.0f} images/s" if left is not None else ""
         figures = f"loss {loss:.4f}  lr {rate:.4g}  {images}  {duration(left)} left"
-        self._bar.update(
-            self._task, completed=trainer.iteration, doing="training", figures=figures
-        )
+        self._bar.update(self._task, completed=trainer.iteration, doing="training", figures=figures)
         if left is not None and not self._estimated:
             self._first_estimate(trainer, left, speed)
         if not self.console.is_terminal and now - self._logged > LOG_EVERY:
@@ -82,7 +80,9 @@ class Progress(Callback):
 
     def on_evaluation(self, trainer: Trainer, row: dict[str, float]) -> None:
         del trainer
-        held_out = f"  held-out error {row['holdout_error']:.2f} %" if "holdout_error" in row else ""
+        held_out = (
+            f"  held-out error {row['holdout_error']:.2f} %" if "holdout_error" in row else ""
+        )
         self._log(
             f"iteration {row['iteration']:>6,.0f}  epoch {row['epoch']:6.2f}  lr {row['lr']:.4g}  "
             f"train loss {row['train_loss']:.4f} error {row['train_error']:.2f} %  "

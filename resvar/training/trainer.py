@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -156,7 +155,7 @@ class Trainer:
         return loss
 
     def check(self) -> float:
-        """The mean loss, once every number of the state is known to be finite. Waits for the device.
+        """The mean loss, if every number of the state is finite. Waits for the device.
 
         Raises:
             DivergedError: the loss, a weight, a momentum or a BN statistic is not finite.

@@ -30,8 +30,8 @@ from resvar.evaluation.metrics import (
 from resvar.evaluation.render import print_findings
 from resvar.evaluation.trained import open_trained
 from resvar.training import checkpoint
-from resvar.training.loop import build_network
-from resvar.training.train import train
+from resvar.training.job import train
+from resvar.training.step import build_network
 from tests.support.tiny import install, make_cifar
 
 CPU = torch.device("cpu")

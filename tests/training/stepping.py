@@ -7,14 +7,16 @@ import torch
 
 from resvar.data.memory import MemoryEvalLoader, MemoryTrainLoader, Normalization
 from resvar.data.splits import Splits
-from resvar.training.loop import Trainer
+from resvar.training.distributed import SINGLE_PROCESS
+from resvar.training.execution import Execution
+from resvar.training.trainer import Trainer
+
+CPU = torch.device("cpu")
 
 
-class Silent:
-    """A watcher that sees nothing."""
-
-    def __getattr__(self, _name):
-        return lambda *_: None
+def trainer_of(settings, splits, ranks=SINGLE_PROCESS):
+    """A run at its beginning, on the processor."""
+    return Trainer(Execution.resolve(settings, CPU, ranks), splits)
 
 
 def start(settings, images=24):
@@ -26,10 +28,10 @@ def start(settings, images=24):
         pixels, labels, normalization, settings.batch_size, seed=0, padding=1
     )
     test = MemoryEvalLoader(pixels, labels, normalization)
-    return Trainer.start(settings, Splits(batches, test, None), torch.device("cpu"))
+    return trainer_of(settings, Splits(batches, test, None))
 
 
 def run(trainer, updates):
     for _ in range(updates):
-        trainer.step(Silent())
+        trainer.step()
     return trainer

@@ -10,12 +10,12 @@ import torch
 
 from resvar.config import resolve
 from resvar.errors import UserError
-from resvar.training.capture import WARM_UPS, CapturedUpdates, choose_capture
+from resvar.training.capture import WARM_UPS, CapturedUpdates
 from resvar.training.checkpoint import digest
-from resvar.training.compiling import compile_units
-from resvar.training.loop import Means, build_network
+from resvar.training.distributed import Ranks
+from resvar.training.execution import Execution
 from resvar.training.schedule import learning_rate
-from tests.training.stepping import Silent, run, start
+from tests.training.stepping import run, start
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -51,7 +51,7 @@ def bits(trainer):
 
 def captured(settings):
     trainer, graph = start(settings), Recorded()
-    trainer.means = Means(captured=CapturedUpdates(graph))
+    trainer.updater.captured = CapturedUpdates(graph)
     return trainer, graph
 
 
@@ -64,7 +64,7 @@ def test_captured_updates_are_the_updates_that_they_stand_for(optimizer):
     assert (graph.captured, graph.replayed) == (1, 10 - WARM_UPS)
     assert bits(trainer) == bits(plain)
     # A tensor in a checkpoint would be another rate each time that the graph runs.
-    assert all(type(group["lr"]) is float for group in trainer.optimizer.param_groups)
+    assert all(type(group["lr"]) is float for group in trainer.updater.optimizer.param_groups)
 
 
 def test_they_read_images_and_rates_where_these_lay_at_the_capture():
@@ -72,10 +72,10 @@ def test_they_read_images_and_rates_where_these_lay_at_the_capture():
     run(trainer, WARM_UPS + 1)
     seen = []
     graph.work = lambda: seen.append([tensor.clone() for tensor in (*held[:2], *held[2])])
-    held = trainer.means.captured._held
+    held = trainer.updater.captured._inputs
     for iteration in (WARM_UPS + 1, WARM_UPS + 2):
         run(trainer, 1)
-        images, labels = trainer.sets.training.batch(iteration)
+        images, labels = trainer.splits.training.batch(iteration)
         assert torch.equal(seen[-1][0], images)
         assert torch.equal(seen[-1][1], labels)
         rate = learning_rate(iteration, trainer.settings)
@@ -85,20 +85,38 @@ def test_they_read_images_and_rates_where_these_lay_at_the_capture():
 
 def test_the_sums_stay_where_they_are():
     trainer, _ = captured(make("eval_every=5"))
-    places = [t.data_ptr() for t in (trainer.sums.loss, trainer.sums.wrong, trainer.sums.finite)]
-    trainer.run(Silent(), stop=False)
+    places = [
+        t.data_ptr()
+        for t in (
+            trainer.updater.meters.loss,
+            trainer.updater.meters.wrong,
+            trainer.updater.meters.finite,
+        )
+    ]
+    trainer.fit([], stop=False)
     assert [row["iteration"] for row in trainer.rows] == [5, 10, 12]
     assert trainer.rows == [
         {**row, "seconds": ANY, "images_per_second": ANY} for row in run_plainly("eval_every=5")
     ]
-    now = [t.data_ptr() for t in (trainer.sums.loss, trainer.sums.wrong, trainer.sums.finite)]
+    now = [
+        t.data_ptr()
+        for t in (
+            trainer.updater.meters.loss,
+            trainer.updater.meters.wrong,
+            trainer.updater.meters.finite,
+        )
+    ]
     assert now == places
-    assert (float(trainer.sums.loss), int(trainer.sums.finite), trainer.sums.images) == (0, 0, 0)
+    assert (
+        float(trainer.updater.meters.loss),
+        int(trainer.updater.meters.finite),
+        trainer.updater.meters.images,
+    ) == (0, 0, 0)
 
 
 def run_plainly(*overrides):
     trainer = start(make(*overrides))
-    trainer.run(Silent(), stop=False)
+    trainer.fit([], stop=False)
     return trainer.rows
 
 
@@ -116,28 +134,19 @@ def test_a_run_that_goes_on_warms_up_anew_and_ends_with_the_same_bits():
 
 
 def test_auto_is_a_graph_on_a_gpu_that_a_run_has_to_itself():
-    assert choose_capture(make(), GPU) == "iteration"
-    assert choose_capture(make(), GPU, processes=2) == "none"
-    assert choose_capture(make(), CPU) == "none"
-    assert choose_capture(make("capture=none"), GPU) == "none"
-    assert choose_capture(make("capture=iteration"), GPU) == "iteration"
+    assert Execution.resolve(make(), GPU).captures
+    assert not Execution.resolve(make(), GPU, Ranks(0, 2)).captures
+    assert not Execution.resolve(make(), CPU).captures
+    assert not Execution.resolve(make("capture=none"), GPU).captures
+    assert Execution.resolve(make("capture=iteration"), GPU).captures
 
 
 def test_what_cannot_be_captured_is_refused():
     with pytest.raises(UserError, match="'capture' iteration: a graph is captured on a GPU only"):
-        choose_capture(make("capture=iteration"), CPU)
+        Execution.resolve(make("capture=iteration"), CPU)
     with pytest.raises(UserError, match="several processes"):
-        choose_capture(make("capture=iteration"), GPU, processes=2)
+        Execution.resolve(make("capture=iteration"), GPU, Ranks(0, 2))
 
 
 def test_it_is_the_same_run_with_and_without():
     assert make("capture=none").hash == make("capture=iteration").hash == make().hash
-
-
-def test_units_in_a_captured_update_are_compiled_without_graphs_of_their_own(monkeypatch):
-    asked = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda _self, **how: asked.append(how))
-    settings = make("compile=unit", "capture=iteration")
-    network = compile_units(build_network(settings), settings, GPU)
-    assert asked == [{"dynamic": False, "mode": None}] * 3
-    assert all(weights.grad is None for weights in network.parameters())

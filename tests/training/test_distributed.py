@@ -33,12 +33,13 @@ from resvar.data.splits import Splits
 from resvar.errors import UserError
 from resvar.training import distributed
 from resvar.training.checkpoint import digest
-from resvar.training.distributed import SINGLE_PROCESS, World
-from resvar.training.loop import Trainer, build_network, evaluate
-from resvar.training.progress import NullCallback
+from resvar.training.distributed import SINGLE_PROCESS, Ranks
+from resvar.training.evaluate import evaluate
+from resvar.training.step import build_network
 from resvar.training.stop import stop_request
 from tests.support.commands import Finished, Job, contents, sets, train, wait_for
 from tests.support.outcome import differing
+from tests.training.stepping import trainer_of
 
 CPU = torch.device("cpu")
 
@@ -56,39 +57,44 @@ CASES = {
 def settings_of(case: str):
     depth, _, overrides = CASES[case]
     options = {"variant": "full-preact", "depth": depth}
-    return resolve(None, options, ["precision=fp32", *overrides])
+    return resolve(None, options, ["precision=fp32", "kernels=plain", *overrides])
 
 
-def trained(case: str, world: World = SINGLE_PROCESS) -> dict[str, Any]:
+def trained(case: str, ranks: Ranks = SINGLE_PROCESS) -> dict[str, Any]:
     """The state after some iterations, the gradients of the first, and an evaluation."""
     settings, first = settings_of(case), {}
     made = np.random.default_rng(5)
     images, labels = made.integers(0, 256, (150, 32, 32, 3), np.uint8), made.integers(0, 10, 150)
     held = Images(images, labels, images[:61], labels[:61], ("",) * 10, "")
-    share = Shard(world.rank, world.size)
-    trainer = Trainer.start(settings, Splits.prepare(held, settings, CPU, share), CPU, world)
+    shard = Shard(ranks.rank, ranks.size)
+    trainer = trainer_of(settings, Splits.prepare(held, settings, CPU, shard), ranks)
 
     def keep(*_: object) -> None:
         for name, weights in trainer.network.named_parameters():
             first.setdefault(name, weights.grad.clone())
 
-    trainer.optimizer.register_step_pre_hook(keep)
+    trainer.updater.optimizer.register_step_pre_hook(keep)
     for _ in range(CASES[case][1]):
-        trainer.step(NullCallback())
+        trainer.step()
     test = MemoryEvalLoader(images[:61], labels[:61], Normalization.measure(images, "channel"))
     test.batch_size = 10  # seven batches, and the last is smaller
-    found = evaluate(trainer.network, test, settings, None, world)
+    found = evaluate(trainer.network, test, trainer.plan)
     state = copy.deepcopy(trainer.state())
     del state["seconds"], state["train_seconds"], state["sums"][3]
-    return {"first": first, "state": state, "test": vars(found), "finite": int(trainer.sums.finite)}
+    return {
+        "first": first,
+        "state": state,
+        "test": vars(found),
+        "finite": int(trainer.updater.meters.finite),
+    }
 
 
 def member(rank: int, size: int, port: int, folder: Path) -> None:
     """One process of several: goes through all cases, and writes what it found."""
     os.environ |= variables(rank, size, port)
     torch.set_num_threads(1)
-    with distributed.process_group() as world:
-        torch.save({case: trained(case, world) for case in CASES}, folder / f"{rank}.pt")
+    with distributed.process_group() as ranks:
+        torch.save({case: trained(case, ranks) for case in CASES}, folder / f"{rank}.pt")
 
 
 @pytest.fixture(scope="module")
@@ -205,13 +211,13 @@ def test_the_shares_of_a_batch_are_the_batch(count):
 def test_outside_torchrun_there_is_one(monkeypatch):
     for name in distributed.VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    assert World.found() == SINGLE_PROCESS
+    assert Ranks.from_environment() == SINGLE_PROCESS
     monkeypatch.setenv("RANK", "1")  # as other launchers do, for other reasons
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert World.found() == SINGLE_PROCESS
+    assert Ranks.from_environment() == SINGLE_PROCESS
     for name, value in variables(5, 8, 1234).items():
         monkeypatch.setenv(name, value)
-    assert World.found() == World(rank=5, size=8, local_rank=5)
+    assert Ranks.from_environment() == Ranks(rank=5, size=8, local_rank=5)
 
 
 @pytest.mark.parametrize(
@@ -226,10 +232,10 @@ def test_a_batch_must_divide(size, batch, bn, divides):
         [f"batch_size={batch}", f"bn_batch_size={bn}"],
     )
     if divides:
-        World(0, size).check_divides(settings)
+        Ranks(0, size).check_divides(settings)
         return
     with pytest.raises(UserError, match=f"does not divide among {size} processes"):
-        World(0, size).check_divides(settings)
+        Ranks(0, size).check_divides(settings)
 
 
 def test_each_takes_a_gpu_of_its_own(monkeypatch):
@@ -237,15 +243,15 @@ def test_each_takes_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    assert World(5, 8, 1).device("auto") == torch.device("cuda:1")
-    assert World(5, 8, 1).device("cuda") == torch.device("cuda:1")
+    assert Ranks(5, 8, 1).device("auto") == torch.device("cuda:1")
+    assert Ranks(5, 8, 1).device("cuda") == torch.device("cuda:1")
     assert chosen == [torch.device("cuda:1")] * 2
-    assert World(5, 8, 1).device("cpu") == CPU
+    assert Ranks(5, 8, 1).device("cpu") == CPU
     assert SINGLE_PROCESS.device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(UserError, match="write --device cuda"):
-        World(0, 2, 0).device("cuda:1")
+        Ranks(0, 2, 0).device("cuda:1")
     with pytest.raises(UserError, match="has 2: start one process per GPU"):
-        World(2, 3, 2).device("auto")
+        Ranks(2, 3, 2).device("auto")
 
 
 # --- runs -----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from rich.console import Console
 from resvar.api import load_run
 from resvar.config import resolve
 from resvar.explain.complexity import Complexity
-from resvar.training.train import train
+from resvar.training.job import train
 from tests.support.tiny import install, make_cifar
 
 

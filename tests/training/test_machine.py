@@ -12,10 +12,11 @@ FAULTS = """
 import resource, sys
 import torch
 from resvar.config import resolve
-from resvar.training.machine import prepare
+from resvar.training.execution import Execution
 
 settings = resolve(options={"variant": "full-preact", "depth": 20})
-prepare(settings, torch.device("cpu"), keep_memory=sys.argv[1] == "keep")
+plan = Execution.for_inference(settings, torch.device("cpu"))
+plan.prepare_process(keep_memory=sys.argv[1] == "keep")
 torch.set_num_threads(1)
 
 def iteration():

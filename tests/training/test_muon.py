@@ -9,8 +9,9 @@ from torch import nn
 
 from resvar.config import resolve
 from resvar.training import checkpoint
-from resvar.training.loop import build_network, build_optimizer
 from resvar.training.muon import Muon, filters, orthogonal
+from resvar.training.optim import build_optimizer
+from resvar.training.step import build_network
 from tests.training.stepping import run, start
 
 

@@ -1,10 +1,9 @@
-"""The time that a run says is left, on a clock that the test turns."""
+"""The time left that a run logs, on a clock that the test turns."""
 
 from __future__ import annotations
 
 import io
 import time
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +12,8 @@ import torch
 from rich.console import Console
 
 from resvar.config import resolve
-from resvar.training.progress import Watch, evaluation_seconds, evaluations_to_come
+from resvar.training.pace import Pace, evaluations_to_come
+from resvar.training.progress import Progress
 
 ROW = {
     "iteration": 0.0, "epoch": 0.0, "lr": 0.1, "train_loss": 1.0, "train_error": 1.0,
@@ -48,45 +48,52 @@ def trainer(iterations: int = 100, eval_every: int = 10) -> Any:
         rows=[],
         mean_loss=lambda: 1.0,
         total_seconds=lambda: 0.0,
-        sets=SimpleNamespace(test=SimpleNamespace(labels=torch.zeros(240))),
+        pace=Pace(),
+        splits=SimpleNamespace(test=SimpleNamespace(labels=torch.zeros(240))),
     )
 
 
-def run(watch: Watch, trained: Any, clock: Clock, to: int, each: float, evaluation: float) -> None:
+def run(
+    progress: Progress, trained: Any, clock: Clock, to: int, each: float, evaluation: float
+) -> None:
     """Iterations of `each` seconds, and an evaluation wherever one is due."""
     while trained.iteration < to:
         clock.now += each
         trained.iteration += 1
-        watch.iteration(trained.iteration, trained)
+        trained.pace.updated(trained.iteration)
+        progress.on_update(trained)
         if trained.iteration % trained.settings.eval_every == 0:
-            watch.evaluating(0.0)
+            progress.on_evaluation_batch(0.0)
             clock.now += evaluation
-            watch.evaluating(1.0)
+            trained.pace.evaluated(evaluation)
             trained.rows.append(ROW | {"iteration": float(trained.iteration)})
-            watch.evaluated(trained.rows[-1])
+            progress.on_evaluation(trained, trained.rows[-1])
 
 
-def watched(tmp_path: Path, trained: Any, out: io.StringIO) -> Watch:
-    return Watch(tmp_path, trained, Console(file=out, width=200))
+def shown(trained: Any, out: io.StringIO) -> Progress:
+    return Progress(trained, Console(file=out, width=200))
 
 
-def test_what_is_left_holds_the_measured_evaluations(tmp_path: Path, clock: Clock) -> None:
+def test_the_time_left_contains_the_measured_evaluations(clock: Clock) -> None:
     trained = trainer()
-    watch = watched(tmp_path, trained, io.StringIO())
-    run(watch, trained, clock, to=50, each=2.0, evaluation=30.0)
+    run(shown(trained, io.StringIO()), trained, clock, to=50, each=2.0, evaluation=30.0)
     # 50 iterations of 2 s and the evaluations at 60, 70, 80, 90, 100.
-    assert watch._seconds_left(trained, clock.now) == pytest.approx(50 * 2 + 5 * 30)
+    assert trained.pace.seconds_left(trained) == pytest.approx(50 * 2 + 5 * 30)
 
 
-def test_before_the_first_evaluation_a_forward_pass_is_a_third(
-    tmp_path: Path, clock: Clock
-) -> None:
+def test_an_evaluation_before_the_first_update_does_not_change_the_speed(clock: Clock) -> None:
+    """As when a run resumes at an iteration whose evaluation was interrupted."""
+    trained = trainer()
+    trained.pace.evaluated(50.0)
+    run(shown(trained, io.StringIO()), trained, clock, to=5, each=2.0, evaluation=30.0)
+    assert trained.pace.images_per_second(trained) == pytest.approx(8 / 2.0)
+
+
+def test_before_the_first_evaluation_a_forward_pass_is_a_third(clock: Clock) -> None:
     trained, out = trainer(), io.StringIO()
-    watch = watched(tmp_path, trained, out)
-    run(watch, trained, clock, to=5, each=2.0, evaluation=30.0)
-    speed = 8 / 2.0
-    assert evaluation_seconds(trained, speed) == pytest.approx(240 / (3 * speed))
-    assert watch._seconds_left(trained, clock.now) == pytest.approx(95 * 2 + 10 * 20)
+    run(shown(trained, out), trained, clock, to=5, each=2.0, evaluation=30.0)
+    # 240 test images at a speed of 4 images/s take 20 s an evaluation.
+    assert trained.pace.seconds_left(trained) == pytest.approx(95 * 2 + 10 * 20)
     # Said once, after three iterations beyond the first: 96 of them, and ten evaluations.
     assert "About 6:32 min to go" in out.getvalue()
     assert "measured on 3 iterations: 4 images/s" in out.getvalue()

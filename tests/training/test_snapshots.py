@@ -14,8 +14,9 @@ from resvar.export.safetensors_file import load_model
 from resvar.reports.records import label_of
 from resvar.rundir import snapshot_path, snapshots
 from resvar.training import progress
-from resvar.training.loop import Trainer, build_network
-from resvar.training.train import train
+from resvar.training.job import train
+from resvar.training.step import build_network
+from resvar.training.trainer import Trainer
 from tests.support.outcome import bits, differing
 from tests.support.tiny import install, make_cifar
 

@@ -34,7 +34,8 @@ from resvar.reports.render import RENDERERS as BY_FORMAT
 from resvar.rundir import locked
 from resvar.sweeps.grid import MANIFEST
 from resvar.training.checkpoint import DamagedError, digest, load, load_newest, save
-from resvar.training.loop import Trainer
+from resvar.training.execution import Execution
+from resvar.training.trainer import Trainer
 from tests.long.fuzz.damage import CSV_WORDS, NPY_WORDS, altered, damaged, json_of, yaml_of
 from tests.long.fuzz.originals import (
     NOTES,
@@ -322,7 +323,7 @@ class Fuzz:
 
     def _checkpoint_targets(self) -> Iterator[Target]:
         settings, sets = tiny_training(self.dataset)
-        trainer = Trainer.start(settings, sets, torch.device("cpu"))
+        trainer = Trainer(Execution.resolve(settings, torch.device("cpu")), sets)
         own = copy.deepcopy(trainer.state())
         folder = self.folder / "checkpoints"
         folder.mkdir()

@@ -159,26 +159,26 @@ def watch_renames():
     Path.replace = watched
 
 
-def watch_loop(loop):
-    train_step, evaluate = loop.train_step, loop.evaluate
+def watch_trainer(trainer):
+    step, evaluate = trainer.Trainer.step, trainer.evaluate
 
-    def slower_train_step(network, optimizer, batches, iteration, *others, **more):
-        with Phase("other iterations" if iteration else "first iteration"):
+    def slower_step(self, *others):
+        with Phase("other iterations" if self.iteration else "first iteration"):
             reached("iteration")
             if concerned():
                 time.sleep(float(os.environ.get("RESVAR_TEST_SLOW", "0")))
-            train_step(network, optimizer, batches, iteration, *others, **more)
+            step(self, *others)
 
-    def watched_evaluate(network, batches, settings, report=None, *others):
+    def watched_evaluate(network, loader, plan, report=None):
         def watched_report(share):
             reached("evaluation")
             if report is not None:
                 report(share)
 
         with Phase("evaluation"):
-            return evaluate(network, batches, settings, watched_report, *others)
+            return evaluate(network, loader, plan, watched_report)
 
-    loop.train_step, loop.evaluate = slower_train_step, watched_evaluate
+    trainer.Trainer.step, trainer.evaluate = slower_step, watched_evaluate
 
 
 def watch_checkpoint(checkpoint):
@@ -202,8 +202,8 @@ def watch_checkpoint(checkpoint):
     checkpoint.save = during("checkpoint write", checkpoint.save)
 
 
-def watch_train(train):
-    train._finish = during("final result.json", train._finish)
+def watch_job(job):
+    job._write_result = during("final result.json", job._write_result)
 
 
 def turn_back_the_clock(seconds):
@@ -257,9 +257,9 @@ if "RESVAR_TEST_DATA" in os.environ:
         turn_back_the_clock(float(os.environ["RESVAR_TEST_CLOCK"]))
     patches = {
         "torch._tensor": watch_import,
-        "resvar.training.loop": watch_loop,
+        "resvar.training.trainer": watch_trainer,
         "resvar.training.checkpoint": watch_checkpoint,
-        "resvar.training.train": watch_train,
+        "resvar.training.job": watch_job,
         "resvar.sweeps.launch": watch_sweep,
     }
     if late := [name for name in patches if name in sys.modules and name.startswith("resvar.")]:

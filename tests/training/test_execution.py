@@ -16,9 +16,9 @@ from resvar.kernels import build
 from resvar.kernels.fuse import is_fused
 from resvar.models.unit import ResidualUnit
 from resvar.rundir import read_settings
-from resvar.training import fusing
-from resvar.training.loop import trainable
-from resvar.training.machine import memory_format
+from resvar.training import execution
+from resvar.training.execution import Execution
+from resvar.training.step import Updater
 from tests.support.commands import sets, train
 from tests.support.outcome import differing
 
@@ -31,6 +31,10 @@ def make(*overrides):
     return resolve(options={"variant": "full-preact", "depth": 8}, overrides=overrides)
 
 
+def kernels_of(settings, device, log=None):
+    return Execution.resolve(settings, device, log=log).settings.kernels
+
+
 def refuse(_say=None):
     raise build.BuildError("no C++ compiler is found")
 
@@ -41,50 +45,50 @@ def fused(network):
 
 @needs_compiler
 def test_auto_is_fused_where_it_gains_and_plain_elsewhere():
-    assert fusing.choose_kernels(make("precision=bf16"), CPU) == "fused"
+    assert kernels_of(make("precision=bf16"), CPU) == "fused"
     build.load()
     fast = torch.ops.resvar.takes_convolutions(torch.float32)
-    assert fusing.choose_kernels(make("precision=fp32"), CPU) == ("fused" if fast else "plain")
+    assert kernels_of(make("precision=fp32"), CPU) == ("fused" if fast else "plain")
     layout = make("precision=fp32", "memory_format=channels_last")
-    assert fusing.choose_kernels(layout, CPU) == "fused"
+    assert kernels_of(layout, CPU) == "fused"
     layout = make("precision=fp32", "memory_format=contiguous")
-    assert fusing.choose_kernels(layout, CPU) == "plain"
-    assert fusing.choose_kernels(make("precision=bf16", "compile=unit"), CPU) == "plain"
-    assert fusing.choose_kernels(make("precision=bf16", "kernels=plain"), CPU) == "plain"
-    assert fusing.choose_kernels(make("precision=bf16"), torch.device("cuda")) == "plain"
+    assert kernels_of(layout, CPU) == "plain"
+    assert kernels_of(make("precision=bf16", "compile=unit"), CPU) == "plain"
+    assert kernels_of(make("precision=bf16", "kernels=plain"), CPU) == "plain"
+    assert kernels_of(make("precision=bf16"), torch.device("cuda")) == "plain"
 
 
 @needs_compiler
 def test_in_fp32_a_processor_without_the_instructions_is_left_plain(monkeypatch):
     build.load()
     monkeypatch.setattr(torch.ops.resvar, "takes_convolutions", lambda _: False)
-    assert fusing.choose_kernels(make("precision=fp32"), CPU) == "plain"
-    assert fusing.choose_kernels(make("precision=bf16"), CPU) == "fused"
-    assert fusing.choose_kernels(make("precision=fp32", "kernels=fused"), CPU) == "fused"
+    assert kernels_of(make("precision=fp32"), CPU) == "plain"
+    assert kernels_of(make("precision=bf16"), CPU) == "fused"
+    assert kernels_of(make("precision=fp32", "kernels=fused"), CPU) == "fused"
 
 
 def test_where_they_gain_nothing_they_are_not_even_built(monkeypatch):
     def build(_say):
         raise AssertionError("built")
 
-    monkeypatch.setattr(fusing, "load", build)
+    monkeypatch.setattr(execution, "load", build)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
-    assert fusing.choose_kernels(make("precision=fp32"), CPU) == "plain"
+    assert kernels_of(make("precision=fp32"), CPU) == "plain"
     with pytest.raises(AssertionError, match="built"):
-        fusing.choose_kernels(make("precision=fp32", "kernels=fused"), CPU)
+        kernels_of(make("precision=fp32", "kernels=fused"), CPU)
 
 
 def test_fused_operators_bring_channels_last():
     for kernels, rows in (("fused", True), ("plain", False), ("auto", False)):
-        layout = memory_format(make("precision=fp32", f"kernels={kernels}"))
-        assert layout == (torch.channels_last if rows else torch.contiguous_format)
+        plan = Execution.for_inference(make("precision=fp32", f"kernels={kernels}"), CPU)
+        assert plan.memory_format == (torch.channels_last if rows else torch.contiguous_format)
 
 
 @needs_compiler
 def test_only_a_network_that_asks_is_fused():
-    assert fused(trainable(make("precision=bf16", "kernels=plain"), CPU)) == {False}
-    assert fused(trainable(make("precision=bf16", "kernels=auto"), CPU)) == {False}  # still open
-    assert fused(trainable(make("precision=bf16", "kernels=fused"), CPU)) == {True}
+    for kernels in ("plain", "fused"):
+        plan = Execution.resolve(make("precision=bf16", f"kernels={kernels}"), CPU)
+        assert fused(Updater(plan).network) == {kernels == "fused"}
 
 
 @pytest.mark.parametrize(
@@ -96,15 +100,15 @@ def test_only_a_network_that_asks_is_fused():
     ],
 )
 def test_fused_is_refused_where_it_cannot_be(monkeypatch, overrides, why):
-    monkeypatch.setattr(fusing, "load", refuse)
+    monkeypatch.setattr(execution, "load", refuse)
     with pytest.raises(UserError, match=f"'kernels' fused: .*{why}.*--set kernels=plain"):
-        fusing.choose_kernels(make("kernels=fused", *overrides), CPU)
+        kernels_of(make("kernels=fused", *overrides), CPU)
 
 
 def test_without_a_compiler_auto_is_plain_and_says_so(monkeypatch):
-    monkeypatch.setattr(fusing, "load", refuse)
+    monkeypatch.setattr(execution, "load", refuse)
     said: list[str] = []
-    assert fusing.choose_kernels(make("precision=bf16"), CPU, said.append) == "plain"
+    assert kernels_of(make("precision=bf16"), CPU, said.append) == "plain"
     assert said == ["Without the fused operators, which are faster: no C++ compiler is found."]
 
 

@@ -19,32 +19,31 @@ from resvar.data.cifar import Images
 from resvar.data.memory import MemoryEvalLoader, MemoryTrainLoader, Normalization
 from resvar.data.splits import Splits
 from resvar.errors import RunError, Stopped, UserError
-from resvar.training import loop, machine
+from resvar.training import trainer as module
 from resvar.training.checkpoint import load_newest
-from resvar.training.loop import (
-    DivergedError,
-    Meters,
-    Trainer,
-    build_network,
-    build_optimizer,
-    evaluate,
-    forward,
-    place,
-    train_step,
-)
-from resvar.training.progress import Watch
-from resvar.training.train import train
+from resvar.training.evaluate import evaluate
+from resvar.training.execution import Execution
+from resvar.training.job import train
+from resvar.training.optim import build_optimizer
+from resvar.training.step import Meters, Updater, build_network
+from resvar.training.trainer import Callback, DivergedError
+from resvar.training.writer import Writer
 from tests.support.commands import contents
 from tests.support.tiny import install, make_cifar
+from tests.training.stepping import trainer_of
 
 CPU = torch.device("cpu")
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_settings(*overrides, variant="original"):
     return resolve(
         options={"variant": variant, "depth": 8},
         overrides=[
-            "precision=fp32", "iterations=6", "batch_size=8", "bn_batch_size=4", "eval_every=3",
+            "precision=fp32", "kernels=plain", "iterations=6", "batch_size=8", "bn_batch_size=4",
+            "eval_every=3",
             "milestones=[4]", "warmup_iterations=0", "checkpoint_every=100", *overrides,
         ],
     )  # fmt: skip
@@ -62,6 +61,10 @@ def make_images(train=20, test=13, side=8, seed=0):
     return Images(*part(train), *part(test), tuple("abcdefghij"), "none")
 
 
+def plan_of(settings):
+    return Execution.resolve(settings, CPU)
+
+
 class Recorder:
     """Stands for an optimizer: keeps the gradients and changes nothing."""
 
@@ -71,30 +74,37 @@ class Recorder:
     def step(self):
         self.gradients.append([p.grad.clone() for p in self.network.parameters()])
 
-    def zero_grad(self, set_to_none=True):
-        self.network.zero_grad(set_to_none)
+    def zero_grad(self):
+        self.network.zero_grad()
 
 
-class Note:
-    """A watcher that remembers."""
+def recorded(settings, network, batch):
+    """One update that changes no weight: its gradients, and the meters."""
+    updater = Updater(plan_of(settings), network)
+    updater.optimizer = recorder = Recorder(updater.network)
+    updater(*batch)
+    return recorder.gradients[0], updater.meters
+
+
+class Note(Callback):
+    """Remembers what it is told."""
 
     def __init__(self):
         self.done, self.rows, self.saved, self.kept = [], [], [], []
 
-    def iteration(self, done, trainer):
-        del trainer
-        self.done.append(done)
+    def on_update(self, trainer):
+        self.done.append(trainer.iteration)
 
-    def evaluating(self, share):
+    def on_evaluation_batch(self, share):
         assert 0 <= share < 1
 
-    def evaluated(self, row):
+    def on_evaluation(self, _trainer, row):
         self.rows.append(row)
 
-    def save(self, trainer):
+    def on_checkpoint(self, trainer):
         self.saved.append(trainer.iteration)
 
-    def snapshot(self, trainer):
+    def on_snapshot(self, trainer):
         self.kept.append(trainer.iteration)
 
 
@@ -106,18 +116,17 @@ def test_in_evaluation_mode_micro_batches_sum_up_to_the_whole_batchs_gradient(mi
     settings = make_settings(f"bn_batch_size={micro}")
     sets = Splits.prepare(make_images(), settings, CPU)
     network = build_network(settings).eval()
-    network.train = lambda *_: network  # train_step asks for it; BN stays in evaluation mode
-    recorder, sums = Recorder(network), Meters.zero(CPU)
-    train_step(network, recorder, sets.training, 3, settings, sums)
-
+    network.train = lambda *_: network  # an update calls it; BN stays in evaluation mode
     images, labels = sets.training.batch(3)
+    gradients, meters = recorded(settings, network, (images, labels))
+
     logits = network(images.contiguous())
     loss = F.cross_entropy(logits, labels)
     expected = torch.autograd.grad(loss, list(network.parameters()))
-    for got, wanted in zip(recorder.gradients[0], expected, strict=True):
+    for got, wanted in zip(gradients, expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
-    assert float(sums.loss) == pytest.approx(8 * loss.item(), rel=1e-5)
-    assert int(sums.wrong) == int((logits.argmax(1) != labels).sum())
+    assert float(meters.loss) == pytest.approx(8 * loss.item(), rel=1e-5)
+    assert int(meters.wrong) == int((logits.argmax(1) != labels).sum())
 
 
 @pytest.mark.parametrize("variant", ["original", "full-preact"])
@@ -126,8 +135,7 @@ def test_in_training_mode_each_micro_batch_has_a_bn_of_its_own(variant):
     sets = Splits.prepare(make_images(), settings, CPU)
     network = build_network(settings)
     twin = copy.deepcopy(network)
-    recorder = Recorder(network)
-    train_step(network, recorder, sets.training, 0, settings, Meters.zero(CPU))
+    gradients, _ = recorded(settings, network, sets.training.batch(0))
 
     twin.train()
     images, labels = sets.training.batch(0)
@@ -135,7 +143,7 @@ def test_in_training_mode_each_micro_batch_has_a_bn_of_its_own(variant):
         logits = twin(images[half].contiguous())
         losses = [F.cross_entropy(logits[i : i + 1], labels[half][i : i + 1]) for i in range(4)]
         (sum(losses) / 8).backward()
-    for got, parameter in zip(recorder.gradients[0], twin.parameters(), strict=True):
+    for got, parameter in zip(gradients, twin.parameters(), strict=True):
         torch.testing.assert_close(got, parameter.grad, rtol=1e-4, atol=1e-6)
     for (name, got), wanted in zip(network.named_buffers(), twin.buffers(), strict=True):
         torch.testing.assert_close(got, wanted, msg=name)
@@ -197,12 +205,12 @@ def test_sgd_is_momentum_worked_out_by_hand(momentum, nesterov):
 
 def test_every_update_takes_the_rate_of_its_iteration():
     settings = make_settings("lr=0.2", "warmup_iterations=2", "warmup_lr=0.05", "iterations=6")
-    trainer = Trainer.start(settings, Splits.prepare(make_images(), settings, CPU), CPU)
+    trainer = trainer_of(settings, Splits.prepare(make_images(), settings, CPU))
     rates = []
-    trainer.optimizer.register_step_pre_hook(
+    trainer.updater.optimizer.register_step_pre_hook(
         lambda optimizer, *_: rates.append([group["lr"] for group in optimizer.param_groups])
     )
-    trainer.run(Note(), stop=False)
+    trainer.fit([Note()], stop=False)
     assert rates == [[rate] * 2 for rate in (0.05, 0.05, 0.2, 0.2, 0.2 * 0.1, 0.2 * 0.1)]
 
 
@@ -217,7 +225,8 @@ def test_precision_decides_what_convolutions_compute_in_and_how_they_lie(
     precision, dtype, channels_last
 ):
     settings = make_settings(f"precision={precision}")
-    network = place(build_network(settings), settings, CPU).eval()
+    plan = plan_of(settings)
+    network = plan.to_device(build_network(settings)).eval()
     seen = {}
 
     def look(part, inputs, output):
@@ -227,7 +236,7 @@ def test_precision_decides_what_convolutions_compute_in_and_how_they_lie(
 
     network.stages[0][0].branch[0].register_forward_hook(look)
     images = torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)
-    logits = forward(network, images, settings)
+    logits = plan.forward(network, images)
     assert logits.dtype == torch.float32
     assert seen == {"dtype": dtype, "format": channels_last}
     for p in network.parameters():
@@ -242,9 +251,9 @@ def test_auto_precision_is_bf16_where_the_processor_has_it():
         pytest.skip("no /proc/cpuinfo here")
     flags = info.read_text()
     has = "avx512_bf16" in flags or "amx_bf16" in flags
-    assert machine.choose_precision("auto", CPU) == ("bf16" if has else "fp32")
-    assert machine.choose_precision("fp32", CPU) == "fp32"
-    assert machine.choose_precision("bf16", CPU) == "bf16"
+    for asked, wanted in (("auto", "bf16" if has else "fp32"), ("fp32", "fp32"), ("bf16", "bf16")):
+        plan = plan_of(make_settings(f"precision={asked}"))
+        assert plan.settings.precision == wanted
 
 
 # --- evaluation -----------------------------------------------------------------------------------
@@ -263,7 +272,7 @@ def test_evaluation_is_a_plain_loop(batch_size):
     )
     network.train()
     shares = []
-    got = evaluate(network, batches, settings, shares.append)
+    got = evaluate(network, batches, plan_of(settings), shares.append)
 
     network.eval()
     mean = (images.train_images / 255).mean(axis=0)
@@ -286,7 +295,7 @@ def test_evaluation_leaves_the_network_as_it_was():
     settings = make_settings()
     network = build_network(settings)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    evaluate(network, Splits.prepare(make_images(), settings, CPU).test, settings)
+    evaluate(network, Splits.prepare(make_images(), settings, CPU).test, plan_of(settings))
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name])
 
@@ -320,12 +329,12 @@ def test_holding_all_images_out_is_refused():
 def test_held_out_images_add_two_columns(holdout):
     settings = make_settings(f"holdout={holdout}")
     sets = Splits.prepare(make_images(), settings, CPU)
-    trainer, note = Trainer.start(settings, sets, CPU), Note()
-    trainer.run(note, stop=False)
+    trainer, note = trainer_of(settings, sets), Note()
+    trainer.fit([note], stop=False)
     extra = {"holdout_loss", "holdout_error"}
     assert set(note.rows[-1]) & extra == (extra if holdout else set())
     if holdout:
-        again = evaluate(trainer.network, sets.holdout, settings)
+        again = evaluate(trainer.network, sets.holdout, trainer.plan)
         assert (note.rows[-1]["holdout_loss"], note.rows[-1]["holdout_error"]) == (
             again.loss, again.error,
         )  # fmt: skip
@@ -341,8 +350,8 @@ def test_held_out_images_add_two_columns(holdout):
 def test_evaluations_are_at_multiples_and_at_the_end(iterations, every, expected):
     settings = make_settings(f"iterations={iterations}", f"eval_every={every}")
     sets = Splits.prepare(make_images(), settings, CPU)
-    trainer, note = Trainer.start(settings, sets, CPU), Note()
-    last = trainer.run(note, stop=False)
+    trainer, note = trainer_of(settings, sets), Note()
+    last = trainer.fit([note], stop=False)
     assert [row["iteration"] for row in note.rows] == expected
     assert note.rows == trainer.rows
     assert note.done == list(range(1, iterations + 1))
@@ -357,27 +366,26 @@ def test_checkpoints_are_at_multiples_and_at_the_end():
     settings = make_settings("iterations=7", "checkpoint_every=3", "eval_every=100")
     note = Note()
     sets = Splits.prepare(make_images(), settings, CPU)
-    Trainer.start(settings, sets, CPU).run(note, stop=False)
+    trainer_of(settings, sets).fit([note], stop=False)
     assert note.saved == [3, 6, 7]
 
 
 def test_the_training_columns_are_those_of_the_iterations_since_the_last_row():
     settings = make_settings("iterations=5", "eval_every=2")
     images = make_images()
-    trainer, note = Trainer.start(settings, Splits.prepare(images, settings, CPU), CPU), Note()
-    trainer.run(note, stop=False)
+    trainer, note = trainer_of(settings, Splits.prepare(images, settings, CPU)), Note()
+    trainer.fit([note], stop=False)
 
-    network = build_network(settings)
-    optimizer = build_optimizer(network, settings)
+    updater = Updater(plan_of(settings))
     batches = MemoryTrainLoader(
         images.train_images, images.train_labels,
         Normalization.measure(images.train_images, "pixel-mean"), 8, settings.seed,
     )  # fmt: skip
     sums = []
     for i in range(5):
-        one = Meters.zero(CPU)
-        train_step(network, optimizer, batches, i, settings, one)
-        sums.append((float(one.loss), int(one.wrong)))
+        updater.meters = Meters.zero(CPU)
+        updater(*batches.batch(i))
+        sums.append((float(updater.meters.loss), int(updater.meters.wrong)))
     for row, members in zip(note.rows, ([0, 1], [2, 3], [4]), strict=True):
         count = 8 * len(members)
         assert row["train_loss"] == pytest.approx(sum(sums[i][0] for i in members) / count)
@@ -403,18 +411,18 @@ def test_a_stopped_run_goes_on_to_the_same_bits(variant, asked):
     sets = Splits.prepare(make_images(), settings, CPU)
 
     class Keep(Note):
-        def save(self, trainer):
+        def on_checkpoint(self, trainer):
             self.state = copy.deepcopy(trainer.state())
 
-    whole = Trainer.start(settings, sets, CPU)
-    expected = whole.run(Keep(), stop=False)
+    whole = trainer_of(settings, sets)
+    expected = whole.fit([Keep()], stop=False)
 
-    first, keep = Trainer.start(settings, sets, CPU), Keep()
+    first, keep = trainer_of(settings, sets), Keep()
     with pytest.raises(Stopped):
-        first.run(keep, StopAt(asked))
-    second = Trainer.start(settings, Splits.prepare(make_images(), settings, CPU), CPU)
+        first.fit([keep], StopAt(asked))
+    second = trainer_of(settings, Splits.prepare(make_images(), settings, CPU))
     second.restore(keep.state)
-    got = second.run(Keep(), stop=False)
+    got = second.fit([Keep()], stop=False)
     assert torch.equal(got.predictions, expected.predictions)
     for name, value in whole.network.state_dict().items():
         assert torch.equal(second.network.state_dict()[name], value), name
@@ -428,8 +436,8 @@ def test_a_stopped_run_goes_on_to_the_same_bits(variant, asked):
 def test_a_state_of_other_settings_is_refused():
     settings = make_settings()
     sets = Splits.prepare(make_images(), settings, CPU)
-    state = Trainer.start(settings, sets, CPU).state()
-    other = Trainer.start(make_settings("lr=0.3"), sets, CPU)
+    state = trainer_of(settings, sets).state()
+    other = trainer_of(make_settings("lr=0.3"), sets)
     with pytest.raises(RunError, match=r"other settings.*--fresh"):
         other.restore(state)
 
@@ -452,10 +460,10 @@ def test_a_state_that_is_none_is_refused_in_words(spoil):
     """Whole by its digest, as a file can be that somebody made on purpose."""
     settings = make_settings()
     sets = Splits.prepare(make_images(), settings, CPU)
-    state = copy.deepcopy(Trainer.start(settings, sets, CPU).state())
+    state = copy.deepcopy(trainer_of(settings, sets).state())
     spoil(state)
     with pytest.raises(RunError, match=r"does not hold the state.*--fresh"):
-        Trainer.start(settings, sets, CPU).restore(state)
+        trainer_of(settings, sets).restore(state)
 
 
 # --- divergence -----------------------------------------------------------------------------------
@@ -499,38 +507,38 @@ def test_the_iteration_of_a_divergence_is_the_first_whose_loss_is_not_finite(loo
     sets = Splits.prepare(make_images(), settings, CPU)
 
     class Look(Note):
-        def iteration(self, _done, trainer):
+        def on_update(self, trainer):
             if looks == "each":
                 trainer.mean_loss()
 
-    trainer, first = Trainer.start(settings, sets, CPU), 0
-    while math.isfinite(float(trainer.sums.loss)):
-        trainer.step(Note())
+    trainer, first = trainer_of(settings, sets), 0
+    while math.isfinite(float(trainer.updater.meters.loss)):
+        trainer.step()
         first += 1
-    trainer = Trainer.start(settings, sets, CPU)
+    trainer = trainer_of(settings, sets)
     if resumed:
         for _ in range(2):
-            trainer.step(Note())
+            trainer.step()
         state = copy.deepcopy(trainer.state())
-        trainer = Trainer.start(settings, sets, CPU)
+        trainer = trainer_of(settings, sets)
         trainer.restore(state)
     with pytest.raises(DivergedError) as caught:
-        trainer.run(Look(), stop=False)
+        trainer.fit([Look()], stop=False)
     assert caught.value.iteration == first
     assert not math.isfinite(caught.value.loss)
 
 
 @pytest.mark.parametrize("where", ["weight", "running_var", "momentum_buffer"])
-def test_nothing_that_is_not_finite_is_kept(where, tmp_path):
+def test_nothing_that_is_not_finite_is_saved(where, tmp_path):
     settings = make_settings()
-    trainer = Trainer.start(settings, Splits.prepare(make_images(), settings, CPU), CPU)
-    trainer.step(Note())
+    trainer = trainer_of(settings, Splits.prepare(make_images(), settings, CPU))
+    trainer.step()
     trainer.check()
     held = [value for name, value in trainer.network.state_dict().items() if name.endswith(where)]
-    held += [m[where] for m in trainer.optimizer.state.values() if where in m]
+    held += [m[where] for m in trainer.updater.optimizer.state.values() if where in m]
     held[-1].view(-1)[0] = float("inf")
     with pytest.raises(DivergedError, match="weights are no longer finite at iteration 1"):
-        Watch(tmp_path, trainer, Console(file=io.StringIO())).save(trainer)
+        trainer._save([Writer(tmp_path, trainer)])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -538,26 +546,26 @@ def test_nothing_that_is_not_finite_is_kept(where, tmp_path):
 def test_an_evaluation_whose_loss_is_not_finite_is_a_divergence_too(which, monkeypatch):
     settings = make_settings("holdout=3", "eval_every=2")
     sets = Splits.prepare(make_images(), settings, CPU)
-    trainer = Trainer.start(settings, sets, CPU)
+    trainer = trainer_of(settings, sets)
 
     def overflowing(network, batches, *others):
         found = evaluate(network, batches, *others)
         spoilt = batches is getattr(sets, which)
         return dataclasses.replace(found, loss=math.inf) if spoilt else found
 
-    monkeypatch.setattr(loop, "evaluate", overflowing)
+    monkeypatch.setattr(module, "evaluate", overflowing)
     note = Note()
     with pytest.raises(DivergedError, match=r"loss became inf at iteration 2"):
-        trainer.run(note, stop=False)
+        trainer.fit([note], stop=False)
     assert note.rows == []
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_ends_the_run_at_the_next_look(loss):
     settings = make_settings()
-    trainer = Trainer.start(settings, Splits.prepare(make_images(), settings, CPU), CPU)
-    trainer.sums.loss.fill_(loss)
+    trainer = trainer_of(settings, Splits.prepare(make_images(), settings, CPU))
+    trainer.updater.meters.loss.fill_(loss)
     note = Note()
     with pytest.raises(DivergedError, match="loss became"):
-        trainer.run(note, stop=False)
+        trainer.fit([note], stop=False)
     assert (note.rows, note.saved) == ([], [])
