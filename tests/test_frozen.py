@@ -89,7 +89,7 @@ def test_a_snapshot_and_a_probe_are_read(old):
 def test_a_begun_one_goes_on_and_ends_with_the_known_weights(warm, old):
     done = warm.run(*train("--out", str(old / "begun")), cwd=old)
     assert done.code == 0, done
-    assert "going on from iteration 6" in done.out
+    assert "resuming from iteration 6" in done.out
     known = json.loads((old / END).read_text())
     found = weights(old / "begun")
     assert found.keys() == known.keys()

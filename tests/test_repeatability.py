@@ -192,12 +192,12 @@ def test_damaged_and_missing_checkpoints(warm, undisturbed, tmp_path):
         path.write_bytes(bytes(path.stat().st_size))
 
     accidents: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
-        "newest deleted": (Path.unlink, (newest,), "going on from iteration 3"),
-        "newest cut": (cut, (newest,), "going on from iteration 3"),
-        "newest with a flipped bit": (flip, (newest,), "going on from iteration 3"),
-        "newest empty": (empty, (newest,), "going on from iteration 3"),
-        "newest zero-filled": (zero, (newest,), "going on from iteration 3"),
-        "previous cut": (cut, (previous,), "going on from iteration 6"),
+        "newest deleted": (Path.unlink, (newest,), "resuming from iteration 3"),
+        "newest cut": (cut, (newest,), "resuming from iteration 3"),
+        "newest with a flipped bit": (flip, (newest,), "resuming from iteration 3"),
+        "newest empty": (empty, (newest,), "resuming from iteration 3"),
+        "newest zero-filled": (zero, (newest,), "resuming from iteration 3"),
+        "previous cut": (cut, (previous,), "resuming from iteration 6"),
         "both deleted": (Path.unlink, (newest, previous), "14 iterations of 16 images"),
     }
 

@@ -27,8 +27,9 @@ from resvar.evaluation.metrics import (
     reliability,
 )
 from resvar.evaluation.trained import TrainedNetwork
-from resvar.training.loop import Evaluation, evaluate, place
-from resvar.training.machine import choose_precision, describe, prepare
+from resvar.training.evaluate import Evaluation, evaluate
+from resvar.training.execution import Execution
+from resvar.training.machine import device_name
 
 
 def examine(trained: TrainedNetwork, data: Path, device: torch.device) -> dict[str, Any]:
@@ -41,15 +42,12 @@ def examine(trained: TrainedNetwork, data: Path, device: torch.device) -> dict[s
         UserError: the dataset is missing, or the network's run is not known.
         RunError: the network's outputs are no finite numbers.
     """
-    settings = trained.settings
-    precision = choose_precision(settings.precision, device)
-    settings = settings.model_copy(update={"precision": precision})
+    plan = Execution.for_inference(trained.settings, device)
+    settings = plan.settings
     images = trained.open_dataset(data)
-    prepare(settings, device)
+    plan.prepare_process()
     test = Splits.prepare(images, settings, device).test
-    measured, logits = evaluate_with_logits(
-        place(trained.network, settings, device), test, settings
-    )
+    measured, logits = evaluate_with_logits(plan.to_device(trained.network), test, plan)
     if not math.isfinite(measured.loss):
         raise RunError(f"{trained.source}: the network's outputs are no finite numbers.")
     labels, predictions = test.labels.cpu().numpy(), measured.predictions.numpy()
@@ -60,8 +58,8 @@ def examine(trained: TrainedNetwork, data: Path, device: torch.device) -> dict[s
         "source": str(trained.source),
         **{name: getattr(settings, name) for name in identity},
         "iteration": trained.provenance.iteration,
-        "device": describe(device),
-        "precision": precision,
+        "device": device_name(device),
+        "precision": settings.precision,
         "images": len(labels),
         "test_error": measured.error,
         "test_loss": measured.loss,
@@ -73,13 +71,13 @@ def examine(trained: TrainedNetwork, data: Path, device: torch.device) -> dict[s
 
 
 def evaluate_with_logits(
-    network: nn.Module, loader: EvalLoader, settings: Settings
+    network: nn.Module, loader: EvalLoader, plan: Execution
 ) -> tuple[Evaluation, Tensor]:
     """The result of `evaluate`, and its logits: float [N, classes], on the CPU."""
     batches: list[Tensor] = []
     handle = network.register_forward_hook(lambda _, __, logits: batches.append(logits.float()))
     try:
-        measured = evaluate(network, loader, settings)
+        measured = evaluate(network, loader, plan)
     finally:
         handle.remove()
     return measured, torch.cat(batches).cpu()

@@ -1,8 +1,8 @@
-"""Checkpoints that are whole or not there, and that notice when they were damaged.
+"""Checkpoints that are complete or absent, and that detect damage.
 
-A checkpoint is an ordinary `torch.save` file with a digest of its own content inside. The new one
-is written beside the old, flushed, read back and verified before it takes the old one's name; the
-old one is kept as `checkpoint.previous.pt`.
+A checkpoint is an ordinary `torch.save` file that contains a digest of its content. A new one is
+written beside the old one, flushed, read back and verified before it takes the old one's name; the
+old one becomes `checkpoint.previous.pt`.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from resvar.files import flush_folder
 from resvar.rundir import CHECKPOINT, PREVIOUS_CHECKPOINT
 
 FORMAT = 2
-"""Of the file. A later version of resvar that changes it goes on reading this one."""
+"""Of the file. A later version of resvar that changes it still reads this one."""
 
 State = dict[str, Any]
-"""What a run needs to go on: tensors, numbers, strings, and dicts and lists of them."""
+"""Everything that resumes a run: tensors, numbers, strings, and dicts and lists of them."""
 
 
 LARGEST_UNFOLDING = 4
-"""How many times its file's size a state may come to; ours repeats the names of metrics only."""
+"""The size of a state in memory, in sizes of its file; ours repeats only the metrics' names."""
 
 
 class DamagedError(Exception):
-    """A checkpoint file that is not what was written."""
+    """A checkpoint file whose content is not the one that was written."""
 
 
 class NewerError(RunError):
-    """A checkpoint file of a later version of resvar: nothing is wrong with it."""
+    """A sound checkpoint file of a later version of resvar."""
 
 
 def save(folder: Path, state: State) -> None:
     """Make `state` the newest checkpoint of a run directory.
 
     Raises:
-        OSError: the disk is full or read-only; the checkpoints that were there are untouched.
-        RunError: what was written does not read back; the others are untouched here too.
+        OSError: the disk is full or read-only; the existing checkpoints are untouched.
+        RunError: the new file does not read back; the existing ones are untouched here too.
     """
     newest, previous = folder / CHECKPOINT, folder / PREVIOUS_CHECKPOINT
     temporary = folder / f"{CHECKPOINT}.tmp"
@@ -55,8 +55,8 @@ def save(folder: Path, state: State) -> None:
             load(temporary)
         except DamagedError as error:
             raise RunError(
-                f"{newest}: what was written there does not read back ({error}), so look after "
-                "that disk; the checkpoint before it is kept, and the same command goes on from it."
+                f"{newest}: the file just written does not read back ({error}): check that disk. "
+                "The checkpoint before it is kept, and the same command resumes from it."
             ) from error
         if newest.exists() and _is_whole(newest):  # a damaged one must not push out a good one
             newest.replace(previous)
@@ -70,7 +70,7 @@ def save(folder: Path, state: State) -> None:
 def load(path: Path) -> State:
     """The state in a checkpoint file, on the CPU.
 
-    No code in the file can run, and it takes no more memory or time than its size explains.
+    No code in the file can run, and reading it takes no more memory or time than its size explains.
 
     Raises:
         DamagedError: the file was cut, changed, or is no checkpoint of resvar.
@@ -86,7 +86,7 @@ def load(path: Path) -> State:
         if type(written) is int and written > FORMAT:
             raise NewerError(
                 f"{path}: its format is {written} and this version of resvar reads {FORMAT}; "
-                "update resvar to go on."
+                "update resvar to resume."
             )
         if written != FORMAT:
             raise DamagedError(f"its format {written!r} is not known")
@@ -104,10 +104,10 @@ def load(path: Path) -> State:
 
 
 def load_newest(folder: Path, warn: Any = None) -> State | None:
-    """The newest state in a run directory that is whole; None where there is no checkpoint.
+    """The newest sound state in a run directory; None where there is no checkpoint.
 
     Args:
-        warn: called with a sentence when a damaged file is passed over.
+        warn: receives a sentence when a damaged file is skipped.
 
     Raises:
         RunError: there are checkpoints and all are damaged, or one is of a later version of
@@ -125,7 +125,7 @@ def load_newest(folder: Path, warn: Any = None) -> State | None:
             continue
         for problem in problems:
             if warn is not None:
-                warn(f"{problem}; going on from {name}.")
+                warn(f"{problem}; resuming from {name}.")
         return state
     if problems:
         raise RunError(f"{'; '.join(problems)}. Start the run over with --fresh.")
@@ -145,14 +145,13 @@ def _check_stored(path: Path) -> None:
 
 
 def _check_unfolding(value: Any, most: int) -> None:
-    """Refuse what no state is made of, and what is far larger than its file once it is walked
-    through or made contiguous.
+    """Refuse a value that unfolds to far more than its file, or contains foreign objects.
 
-    Such as a list that holds the same list ten times, which does so too, and so on; or a tensor of
-    a thousand million elements with a stride of 0.
+    For example a list that contains the same list ten times, which does so too, and so on; or a
+    tensor of a thousand million elements with a stride of 0.
 
     Raises:
-        DamagedError: it comes to more than `most` bytes, or holds other things.
+        DamagedError: it comes to more than `most` bytes, or contains other types.
     """
     waiting, size = [value], 0
     while waiting:

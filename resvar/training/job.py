@@ -237,7 +237,7 @@ class ClaimedRun:
         s = self.plan.settings
         whole = s.bn_batch_size == s.batch_size
         micro = "" if whole else f", in micro-batches of {s.bn_batch_size}"
-        start = f", resumed at iteration {trainer.iteration:,}" if trainer.iteration else ""
+        start = f", resuming from iteration {trainer.iteration:,}" if trainer.iteration else ""
         self.log(
             f"{s.variant}-{s.depth}, protocol {s.protocol}, seed {s.seed}: "
             f"{count_parameters(trainer.network):,} parameters, {s.iterations:,} iterations of "

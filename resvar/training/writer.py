@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from resvar.export.exchange import Provenance, to_safetensors
+from resvar.export.description import Provenance
+from resvar.export.safetensors_file import to_safetensors
 from resvar.files import replacing
 from resvar.rundir import METRICS, PROGRESS, snapshot_path, write_metrics, write_note
 from resvar.training.checkpoint import save

@@ -196,7 +196,7 @@ def _preempt(sweeper: Sweeper, local: Path) -> None:
     assert {note["node"] for note in notes} == {"node2"}
     for run in FOLDERS[:2]:
         assert "a checkpoint is saved" in sweeper.log(run)
-        assert "going on from iteration" in sweeper.log(run)
+        assert "resuming from iteration" in sweeper.log(run)
 
 
 def test_a_run_that_meets_its_time_limit_is_requeued_and_goes_on(sweeper, local):
@@ -210,7 +210,7 @@ def test_a_run_that_meets_its_time_limit_is_requeued_and_goes_on(sweeper, local)
     (note,) = sweeper.notes()
     assert note["restarts"] == 1, sweeper.logs()
     assert "a checkpoint is saved" in sweeper.log(FOLDERS[0])
-    assert "going on from iteration" in sweeper.log(FOLDERS[0])
+    assert "resuming from iteration" in sweeper.log(FOLDERS[0])
 
 
 def test_scancel_saves_checkpoints_and_the_same_command_goes_on(sweeper, local):

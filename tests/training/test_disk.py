@@ -86,7 +86,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint_and_the_run_goes_on(
     disk.remount("size=8m")
     done = warm.run(*train("--out", str(out)), cwd=tmp_path)
     assert done.code == 0, done
-    assert (f"going on from iteration {kept}" in done.out) == (kept is not None)
+    assert (f"resuming from iteration {kept}" in done.out) == (kept is not None)
     assert not differing(out, undisturbed)
 
 
@@ -138,7 +138,7 @@ def test_under_a_limit_on_the_size_of_files(tmp_path, monkeypatch):
     out, limits = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, limits[1]))
     try:
-        with pytest.raises(RunError, match=r"File too large.*the same command goes on"):
+        with pytest.raises(RunError, match=r"File too large.*the same command resumes"):
             go_on(out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

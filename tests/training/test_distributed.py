@@ -35,6 +35,7 @@ from resvar.training import distributed
 from resvar.training.checkpoint import digest
 from resvar.training.distributed import SINGLE_PROCESS, Ranks
 from resvar.training.evaluate import evaluate
+from resvar.training.execution import Execution
 from resvar.training.step import build_network
 from resvar.training.stop import stop_request
 from tests.support.commands import Finished, Job, contents, sets, train, wait_for
@@ -138,7 +139,7 @@ def test_an_evaluation_is_the_same_to_the_bit_however_many_processes_there_are(f
     images, labels = made.integers(0, 256, (150, 32, 32, 3), np.uint8), made.integers(0, 10, 150)
     test = MemoryEvalLoader(images[:61], labels[:61], Normalization.measure(images, "channel"))
     test.batch_size = 10
-    alone = evaluate(network, test, settings_of(case))
+    alone = evaluate(network, test, Execution.resolve(settings_of(case), CPU))
     for found in found_by_two:
         assert found[case]["test"]["loss"] == alone.loss
         assert found[case]["test"]["error"] == alone.error
@@ -296,7 +297,7 @@ def test_another_number_of_processes_goes_on_with_a_warning(warm, tmp_path):
     run(warm, out, RESVAR_TEST_KILL="iteration:8")
     done = warm.run(*train("--out", out), cwd=tmp_path)
     assert done.code == 0, done
-    assert "going on from iteration 6" in done.out
+    assert "resuming from iteration 6" in done.out
     assert "Warning: device, world_size changed" in done.out
     changed = json.loads((out / "environment.json").read_text())["resumed"][0]["changed"]
     assert changed["world_size"] == 1

@@ -111,5 +111,5 @@ def test_a_run_goes_on_from_its_checkpoint_with_the_same_bits(tmp_path):
     run(gone_on, 3)
     for name, value in whole.network.state_dict().items():
         assert torch.equal(value, gone_on.network.state_dict()[name]), name
-    held, other = (t.optimizer.state_dict() for t in (whole, gone_on))
+    held, other = (t.updater.optimizer.state_dict() for t in (whole, gone_on))
     assert checkpoint.digest(held) == checkpoint.digest(other)

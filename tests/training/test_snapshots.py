@@ -13,7 +13,7 @@ from resvar.errors import RunError, Stopped, UserError
 from resvar.export.safetensors_file import load_model
 from resvar.reports.records import label_of
 from resvar.rundir import snapshot_path, snapshots
-from resvar.training import progress
+from resvar.training import writer
 from resvar.training.job import train
 from resvar.training.step import build_network
 from resvar.training.trainer import Trainer
@@ -111,7 +111,7 @@ def test_a_full_disk_is_the_runs_error_and_leaves_no_half_snapshot(data, tmp_pat
 
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(progress, "to_safetensors", full)
+        patch.setattr(writer, "to_safetensors", full)
         with pytest.raises(RunError, match="No space left"):
             run(data, out, PROBED)
     assert not snapshots(out)
