@@ -169,11 +169,11 @@ def train(
     from rich.console import Console
 
     from resvar.console import console_for_output
-    from resvar.training import train as training
+    from resvar.training import job
 
     folder = Path("runs") / resolved.directory if out is None else Path(out)
     console = Console(quiet=True) if quiet else console_for_output()
-    training.train(resolved, data_folder(data), console, folder, device, fresh)
+    job.train(resolved, data_folder(data), console, folder, device, fresh)
     return load_run(folder)
 
 

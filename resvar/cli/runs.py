@@ -87,7 +87,7 @@ def train_command(
     settings = resolve(config, options, sets or [])
 
     from resvar.console import console_for_output
-    from resvar.training.train import train
+    from resvar.training.job import train
 
     train(settings, data_folder(data), console_for_output(), out, device, fresh)
 
