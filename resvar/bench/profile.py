@@ -1,8 +1,7 @@
-"""Where an iteration's time goes: the profiler's events sorted into seven headings, and one more.
+"""The shares of an iteration's time: the profiler's events sorted by heading.
 
-Each event's own time (without what it calls) goes to the heading of the innermost operator around
-it that has one; what happens while a batch is made or the optimizer steps goes there whatever it
-is.
+An event's own time (without its children) counts for the innermost operator around it that has a
+heading. All time inside the making of a batch or an optimizer step counts as data or optimizer.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ HEADINGS = (
 )  # fmt: skip
 
 AROUND = {"bench::data": "data", "Optimizer.": "optimizer", "AccumulateGrad": "optimizer"}
-"""Part of a name → heading, for an event and all that it calls. The sums of the weights' gradients
-over micro-batches count as the optimizer's."""
+"""Part of a name → heading, for an event and all its children. The optimizer includes the sums of
+the weights' gradients over micro-batches."""
 
 OPERATORS = (
     ("resvar::weight_gradient", "convolution"),
@@ -31,7 +30,7 @@ OPERATORS = (
     ("clamp_min", "ReLU"),
     ("fused_sgd", "optimizer"),
 )
-"""Part of an operator's name → heading; the first that fits."""
+"""Part of an operator's name → heading; the first match decides."""
 
 ADDITIONS = ("aten::add", "aten::add_")  # `aten::addmm` is the linear layer
 
@@ -41,7 +40,7 @@ def shares(events: Iterable[Any], own_time: Callable[[Any], float]) -> dict[str,
 
     Args:
         events: of torch.profiler, each with `name` and `cpu_parent`.
-        own_time: an event's time without that of its children, in any unit.
+        own_time: an event's time without its children's, in any unit.
     """
     sums = dict.fromkeys(HEADINGS, 0.0)
     for event in events:
@@ -51,7 +50,7 @@ def shares(events: Iterable[Any], own_time: Callable[[Any], float]) -> dict[str,
 
 
 def heading(names: list[str]) -> str:
-    """Of an event, from its own name and those of the events around it, innermost first."""
+    """The heading of an event, from its name and those of the events around it, innermost first."""
     for name in names:
         for part, found in AROUND.items():
             if part in name:

@@ -83,7 +83,7 @@ def show_networks(
         networks = _named_pair(compare, variants, given, num_classes)
     else:
         networks = _one_in_several_orderings(variants, given, num_classes)
-    figures = _figures(networks)
+    figures = _distinct_figures(networks)
     if out is not None:
         _write_figure(out, figures)
     if format == "json":
@@ -171,7 +171,7 @@ def caption(ordering: Ordering) -> str:
     return f"figure {letter}{CAPTIONS.get(ordering.name, '')}" if letter else ""
 
 
-def _figures(networks: Sequence[Complexity]) -> list[Figure]:
+def _distinct_figures(networks: Sequence[Complexity]) -> list[Figure]:
     """The distinct units; units of different architectures have the network's name below."""
     units = [Figure.of(n.ordering, n.architecture, caption(n.ordering)) for n in networks]
     distinct = list(dict.fromkeys(units))

@@ -185,14 +185,14 @@ def print_comparison(
         table.add_row(
             "\n".join(filter(None, (name, size))),
             *(_stacked(cell) if isinstance(cell, StageRow) else cell for cell in cells),
-            _marked(texts),
+            _difference_marks(texts),
             style="dim" if is_stage and not texts else "",
         )
     console.print(table)
     found = network_differences(a, b)
     for difference in found:
         if difference.stage == "network":
-            console.print(_marked([difference.text]))
+            console.print(_difference_marks([difference.text]))
     if not found:
         console.print("They are the same network.")
 
@@ -240,5 +240,5 @@ def _distinct_name(network: Complexity, other: Complexity) -> str:
     return title(network.architecture) if same else _network_heading(network)
 
 
-def _marked(texts: Sequence[str]) -> Text:
+def _difference_marks(texts: Sequence[str]) -> Text:
     return Text("\n".join(f"≠ {text}" for text in texts), style="bold yellow")

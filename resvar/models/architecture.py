@@ -1,4 +1,4 @@
-"""Which network a family, a depth and a group count name: plain numbers, no layers, no torch.
+"""The network of a family, a depth and a group count, in numbers: no layers, no torch.
 
 The families differ in data only: units per stage, widths, stem. CIFAR networks follow
 arXiv:1512.03385 section 4.2 and arXiv:1603.05027; ImageNet networks arXiv:1512.03385 table 1;
@@ -18,10 +18,10 @@ Shortcut = Literal["pad", "project"]
 StrideOn = Literal["first", "3x3"]
 
 KERNELS: dict[UnitKind, tuple[int, ...]] = {"basic": (3, 3), "bottleneck": (1, 3, 1)}
-"""The convolutions of a unit's branch, by kernel size."""
+"""Kernel sizes of the convolutions of a unit's branch."""
 
 EXPANSION: dict[UnitKind, int] = {"basic": 1, "bottleneck": 4}
-"""Channels that leave a unit per channel of the stage's width."""
+"""Output channels of a unit per channel of the stage's width."""
 
 PUBLISHED_CIFAR: dict[int, UnitKind] = {
     20: "basic", 32: "basic", 44: "basic", 56: "basic", 110: "basic", 1202: "basic",
@@ -43,12 +43,12 @@ IMAGE_SIZE: dict[Family, int] = {"cifar": 32, "imagenet": 224}
 """Pixels along a side of the images that a stem is made for."""
 
 DEEPEST = 10_000
-"""Beyond this a depth is surely a slip of the hand."""
+"""A larger depth is a typing error."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Units of one resolution: how many, their channels inside and out, the stride of the first."""
+    """Units of one resolution: their number, channels inside and out, the stride of the first."""
 
     units: int
     inner: int
@@ -58,7 +58,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network in numbers."""
+    """A network in numbers; all choices are made."""
 
     family: Family
     depth: int
@@ -82,10 +82,10 @@ def plan(
     shortcut: str | None = None,
     stride_on: str | None = None,
 ) -> Architecture:
-    """The architecture of a depth, every open choice settled.
+    """The architecture of a depth, with defaults for all open choices.
 
     Args:
-        unit: `basic` or `bottleneck`; needed only for CIFAR depths that both fit.
+        unit: `basic` or `bottleneck`; needed only for CIFAR depths that fit both.
         stem: `cifar` (3×3) or `imagenet` (7×7 stride 2, pooling); default: the family's own.
         cardinality: groups of the 3×3 convolution of a bottleneck (ResNeXt).
         base_width: channels per group in the first stage of width 64.
@@ -95,7 +95,7 @@ def plan(
             `3x3` for ImageNet.
 
     Raises:
-        UserError: no such network.
+        UserError: there is no such network.
     """
     for name, value in (("cardinality", cardinality), ("base_width", base_width)):
         if value < 1:
@@ -159,7 +159,7 @@ def _cifar_units(depth: int, unit: str | None) -> tuple[UnitKind, tuple[int, ...
         kind = fitting[0]
     elif fitting:
         raise UserError(
-            f"depth {depth} fits basic units (6n+2) and bottlenecks (9n+2): say which with "
+            f"depth {depth} fits basic units (6n+2) and bottlenecks (9n+2): choose one with "
             "'unit: basic' or 'unit: bottleneck' (--set unit=…)."
         )
     else:

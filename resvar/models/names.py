@@ -1,4 +1,4 @@
-"""Networks by the names that people use: `resnet50`, `resnext50_32x4d`, `resnet110`.
+"""Networks by their usual names: `resnet50`, `resnext50_32x4d`, `resnet110`.
 
 The names are those of torchvision and, for pre-activation, timm (`resnetv2_50`). A number that is
 an ImageNet depth (18, 34, 50, 101, 152) means that network; any other means the CIFAR family.
@@ -18,20 +18,20 @@ WELL_KNOWN = (
     "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet164", "resnet1001",
     "resnet1202", "resnetv2_50", "resnetv2_164",
 )  # fmt: skip
-"""Names that an error may suggest; any other depth works as well."""
+"""Suggestions for error messages; any other depth works as well."""
 
 _RESNET = re.compile(r"resnet(v2_)?([0-9]+)")
 _RESNEXT = re.compile(r"resnext([0-9]+)_([0-9]+)x([0-9]+)d")
 
 
 def named(name: str) -> dict[str, Any]:
-    """The arguments of `build_model` that a network's name stands for.
+    """The arguments of `build_model` for a network's name.
 
-    `build_model(**named("resnext50_32x4d"))` is the network that torchvision builds under this
-    name: the original ordering, 1000 classes. Capitals do not matter.
+    `build_model(**named("resnext50_32x4d"))` is torchvision's network of this name: the original
+    ordering, 1000 classes. Upper and lower case are equal.
 
     Raises:
-        UserError: it is no such name. Whether the depth exists is for `plan` to say.
+        UserError: the name is unknown. The depth is checked by `plan`.
     """
     lower = name.lower()
     cardinality, base_width, variant = 1, 64, "original"
@@ -59,7 +59,7 @@ def named(name: str) -> dict[str, Any]:
 
 
 def title(architecture: Architecture) -> str:
-    """What a text calls a network: `ResNet-110`, `ResNeXt-50 (32×4d)`."""
+    """The name of a network in a text: `ResNet-110`, `ResNeXt-50 (32×4d)`."""
     groups = architecture.cardinality, architecture.base_width
     name = (
         f"ResNet-{architecture.depth}"
