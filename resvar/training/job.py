@@ -251,7 +251,7 @@ class ClaimedRun:
         """Where the run was started; if it is resumed elsewhere, that too, with a warning."""
         path = self.folder / rundir.ENVIRONMENT
         here = environment(self.plan.device, images.checksum)
-        here |= {"device": devices, "world_size": self.plan.ranks.size}
+        here |= {"device": devices, "world_size": self.plan.ranks.size, "execution": str(self.plan)}
         if not iteration or not path.exists():
             write_json(path, here)
             return
@@ -264,7 +264,8 @@ class ClaimedRun:
                 "the same command resumes the run and records where."
             ) from None
         latest = {
-            "world_size": 1,  # older versions knew no other
+            "world_size": 1,  # older versions knew no other,
+            "execution": here["execution"],  # and did not record this
             **begun,
             **{key: value for changes in resumed for key, value in changes},
         }

@@ -1,10 +1,10 @@
-"""Muon: filters step along an orthogonal matrix, everything else as in SGD.
+"""Muon: filters step along an orthogonal matrix, all other parameters as in SGD.
 
-The momentum of a filter, as a matrix [out, in × k × k], is replaced by one with the same directions
-whose singular values are all about one, found by a few products (K. Jordan et al., 2024,
-https://kellerjordan.github.io/posts/muon/). No direction then drowns out the others, and a network
-needs fewer epochs. `torch.optim.Muon` has this rule for matrices only, and takes them one by one;
-here all filters of a shape go through each product together: a deep network has dozens of them.
+The momentum of a filter, a matrix [out, in × k × k], is replaced by the matrix with the same
+singular vectors and singular values near one, computed by a few products (K. Jordan et al., 2024,
+https://kellerjordan.github.io/posts/muon/). No direction then dominates, and a network needs fewer
+epochs. `torch.optim.Muon` does this for matrices only, one at a time; here all filters of a shape
+share each product, since a deep network has dozens of them.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ class Muon(torch.optim.SGD):
 
 
 def _scale(shape: torch.Size) -> float:
-    """So that a filter changes its output by as much, whatever its shape."""
+    """Makes the change of a filter's output independent of its shape."""
     return math.sqrt(max(1.0, shape[0] / shape[1:].numel()))
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """float [N, rows, columns] → of each a matrix near to U Vᵀ of its U S Vᵀ."""
+    """float [N, rows, columns] → for each matrix U S Vᵀ a matrix near U Vᵀ."""
     a, b, c = COEFFICIENTS
     wide = matrices.shape[1] <= matrices.shape[2]
     x: Tensor = matrices if wide else matrices.mT
@@ -85,6 +85,6 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 def filters(network: nn.Module) -> list[Tensor]:
-    """The weights of all convolutions but the first, which sees the image."""
+    """The weights of all convolutions but the stem's, which sees the image."""
     found: list[Tensor] = [m.weight for m in network.modules() if isinstance(m, nn.Conv2d)]
     return found[1:]

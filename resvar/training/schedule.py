@@ -1,8 +1,8 @@
 """The learning rate as a pure function of the iteration.
 
-`step` is the paper's (arXiv:1603.05027, appendix; arXiv:1512.03385, section 4.2): a short stretch
-at a low rate, then `lr`, multiplied by `lr_factor` at each milestone. `one-cycle` rises in a
-straight line to `lr` and falls in one to zero (arXiv:1708.07120), for protocols of a few epochs.
+`step` is the paper's (arXiv:1603.05027, appendix; arXiv:1512.03385, section 4.2): some iterations
+at a low rate, then `lr`, multiplied by `lr_factor` at each milestone. `one-cycle` rises linearly to
+`lr` and falls linearly to zero (arXiv:1708.07120), for protocols of a few epochs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from resvar.config import Settings
 
 
 def learning_rate(iteration: int, settings: Settings) -> float:
-    """The rate of the update number `iteration`, counted from 0."""
+    """The rate of update `iteration`, counted from 0."""
     if settings.schedule == "step":
         return _step(iteration, settings)
     return _one_cycle(iteration, settings)

@@ -1,4 +1,4 @@
-"""Stopping a run politely: Ctrl-C and SIGTERM ask, the loop answers after its iteration."""
+"""Stop a run cleanly: Ctrl-C and SIGTERM ask, the trainer obeys after its iteration."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 PARENT = "RESVAR_SWEEP_PID"
-"""A sweep sets this for its runs: when that process is gone, so is the reason to go on."""
+"""A sweep sets this for its runs, which stop when that process is gone."""
 
-
-HANDED_ON = 2.0
-"""Seconds in which a signal counts once that torchrun hands on: Slurm may have sent it too."""
+FORWARDING = 2.0
+"""Seconds in which signals count as one: torchrun forwards what Slurm may also have sent."""
 
 MESSAGE = "\nStopping after this iteration; once more stops at once.\n"
 
 
 class StopRequest:
-    """Whether somebody asked this process to stop; the second time it does so at once.
+    """Whether somebody asked this process to stop; a second request ends it at once.
 
-    A run of a sweep is patient: its sweep asks once, and Slurm may say the same to both of them.
+    A run of a sweep ignores the second: its sweep asks once, and Slurm may signal both of them.
     """
 
     def __init__(self, message: str, together: bool) -> None:
         swept = int(os.environ.get(PARENT, "0"))
         self._parent = os.getppid() if together else swept
-        self._patience = math.inf if swept else HANDED_ON if together else 0.0
+        self._patience = math.inf if swept else FORWARDING if together else 0.0
         self._message = "\nStopping after this iteration.\n" if swept and message else message
         self._asked_at: float | None = None
 
@@ -52,10 +51,10 @@ class StopRequest:
 
 @contextmanager
 def stop_request(message: str = MESSAGE, together: bool = False) -> Iterator[StopRequest]:
-    """Listen to SIGINT and SIGTERM inside the block; the first is answered with `message`.
+    """Listen to SIGINT and SIGTERM inside the block; print `message` at the first.
 
     Args:
-        together: this is one of several processes of a launcher; they stop when it is gone.
+        together: this is one of several processes of a launcher, and stops when that is gone.
     """
     request = StopRequest(message, together)
     before = {
