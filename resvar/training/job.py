@@ -85,7 +85,8 @@ def train(
                 stop_request(MESSAGE if ranks.first else "", together=ranks.size > 1) as stop,
                 run.observers(trainer, console) as callbacks,
             ):
-                return run.finish(trainer, trainer.fit(callbacks, stop))
+                test = trainer.fit(callbacks, stop)
+            return run.finish(trainer, test)
 
 
 def _check(settings: Settings, device: str, ranks: Ranks) -> torch.device:
