@@ -418,8 +418,20 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("variant", ORDERINGS)
+LARGE = ("imagenet-50", "resnext-50")
+"""Their units, in every ordering, are those of cifar-29, their stem that of imagenet-18."""
+
+
+@pytest.mark.parametrize(
+    ("variant", "name"),
+    [
+        pytest.param(variant, name, marks=pytest.mark.slow)
+        if name in LARGE and variant not in ("original", "full-preact")
+        else (variant, name)
+        for variant in ORDERINGS
+        for name in FAMILIES
+    ],
+)
 def test_every_ordering_computes_and_learns_in_every_family(variant, name):
     options, side = FAMILIES[name]
     network = build_model(variant, num_classes=CLASSES, seed=0, **options)

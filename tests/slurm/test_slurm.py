@@ -167,6 +167,7 @@ def test_submitting_500_runs_takes_less_than_ten_seconds(resvar, cluster, tmp_pa
 # --- stopped and requeued -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tells", [True, False], ids=["by its signal", "by SIGTERM"])
 def test_preempted_runs_are_requeued_once_and_go_on_elsewhere(
     warm, cluster, tmp_path, local, tells
@@ -199,6 +200,7 @@ def _preempt(sweeper: Sweeper, local: Path) -> None:
         assert "resuming from iteration" in sweeper.log(run)
 
 
+@pytest.mark.slow
 def test_a_run_that_meets_its_time_limit_is_requeued_and_goes_on(sweeper, local):
     one = (*TWO, "--variants", "original", "--time", "30")
     (job,) = re.findall(r"scancel (\d+)", sweeper(*one, RESVAR_TEST_SLOW="3"))
@@ -231,6 +233,7 @@ def test_scancel_saves_checkpoints_and_the_same_command_goes_on(sweeper, local):
 # --- accidents ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_dies_hard_is_failed_and_alone_submitted_again(sweeper, local):
     """A run is killed in a task that it shares; then its whole task is."""
     run = FOLDERS[0]

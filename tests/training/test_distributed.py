@@ -329,6 +329,7 @@ def test_killed_and_gone_on_with_it_ends_with_the_same_bits(warm, undisturbed, t
     assert not differing(out, undisturbed)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(warm, undisturbed, tmp_path):
     out, chance = tmp_path / "run", random.Random(3)
     for turn in range(3):
