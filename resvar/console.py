@@ -1,4 +1,4 @@
-"""What the commands share when they speak to a person. No torch."""
+"""Text for people: durations, plurals, the console, and output to a file. No torch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rich.console import Console
 from resvar.errors import UserError
 from resvar.files import write_text
 
-LONGEST = 1e11
-"""Seconds, three thousand years: a longer time is none that was measured."""
+LONGEST_DURATION = 1e11
+"""Seconds, three thousand years. A longer one was not measured."""
 
 
 def duration(seconds: float | None) -> str:
-    """`48 s`, `6:05 min`, `3:20 h`, `2 d 4 h`; `?` for None and for what nobody lives to see."""
-    if seconds is None or not math.isfinite(seconds) or seconds > LONGEST:
+    """`48 s`, `6:05 min`, `3:20 h`, `2 d 4 h`; `?` for None, infinity and absurd lengths."""
+    if seconds is None or not math.isfinite(seconds) or seconds > LONGEST_DURATION:
         return "?"
     whole = round(seconds)
     if whole < 60:
@@ -31,13 +31,13 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 86400} d {whole // 3600 % 24} h"
 
 
-def pluralize(count: int, what: str) -> str:
+def pluralize(count: int, noun: str) -> str:
     """`1 run`, `2 runs`, `0 runs`."""
-    return f"{count} {what}{'s' * (count != 1)}"
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def moment(seconds: float) -> str:
-    """The day and time here, so many seconds from now: `Tue 16:30`."""
+    """Weekday and local time, `seconds` from now: `Tue 16:30`."""
     try:
         return time.strftime("%a %H:%M", time.localtime(time.time() + seconds))
     except (OverflowError, ValueError, OSError):
@@ -45,26 +45,26 @@ def moment(seconds: float) -> str:
 
 
 def plain(text: str) -> str:
-    """Text without line breaks, control characters and what UTF-8 cannot hold."""
+    """`text` with line breaks, control characters and lone surrogates escaped."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
     )
 
 
 def console_for_output(**options: Any) -> Console:
-    """A console on stdout; wide where stdout is no terminal, so that a log's lines stay whole.
+    """A console on stdout, 200 columns wide unless that is a terminal: a log keeps its lines whole.
 
-    Brackets and colons are what they are: a folder may be called `[/x]`.
+    Markup and emoji codes are off: a folder may be called `[/x]`.
     """
     width = None if sys.stdout.isatty() else 200
     return Console(file=sys.stdout, width=width, markup=False, emoji=False, **options)
 
 
 def deliver(text: str, out: Path | None, quiet: bool = False) -> None:
-    """Write a command's text to `out`, as a whole or not at all, or to the screen.
+    """Write the text of a command to the screen, or atomically to the file `out`.
 
     Args:
-        quiet: do not say that `out` was written.
+        quiet: do not print that `out` was written.
 
     Raises:
         UserError: `out` cannot be written.

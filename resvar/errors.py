@@ -1,4 +1,4 @@
-"""What can go wrong, by who can mend it; the exit codes of the program follow from it."""
+"""The exceptions of the package, by exit code of the program."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """The input is wrong. One sentence that names the file, the key and the mend. Exit code 2."""
+    """The input is wrong. One sentence names the file, the key and the remedy. Exit code 2."""
 
     exit_code = 2
 
 
 class RunError(Exception):
-    """The input was fine, but the work could not be finished (a full disk, a loss that is NaN).
+    """The work could not be finished although the input was right (full disk, diverged loss).
 
-    One sentence that says what is kept and how to go on. Exit code 1.
+    One sentence says what is kept and how to continue. Exit code 1.
     """
 
     exit_code = 1
 
 
-class Stopped(Exception):  # noqa: N818 - nothing went wrong
+class Stopped(Exception):  # noqa: N818 - not an error
     """Ctrl-C or SIGTERM arrived and the state was saved. Exit code 130."""
 
     exit_code = 130
 
 
-class PeerFailure(Exception):  # noqa: N818 - the error is another process's
-    """Another process of the same run says what happened; this one leaves without a word."""
+class PeerFailure(Exception):  # noqa: N818 - the error is another rank's
+    """Another rank of the run failed and reports it; this one exits in silence."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__(f"see the first process; exit code {exit_code}")

@@ -1,6 +1,6 @@
-"""Files: the configurations that the package ships, strict YAML, writes that are never half done.
+"""Files: the shipped configurations, strict YAML, atomic writes.
 
-A leaf of the package: it imports nothing of resvar but the errors.
+This module imports nothing of resvar but the errors.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import yaml
 from resvar.errors import UserError
 
 LARGEST_YAML = 1_000_000
-"""Bytes; no configuration comes near it, and a larger file is surely not one."""
+"""Bytes. A larger file is not a configuration."""
 
 DEEPEST_YAML = 20
-"""Lists and mappings inside each other; PyYAML's time grows with the square of it."""
+"""Levels of nesting. PyYAML's time grows with their square."""
 
 
 def configs() -> Path:
-    """The folder `configs/`: inside the package in a wheel, beside it in a checkout."""
+    """The folder `configs`: inside the package in a wheel, beside it in a checkout."""
     return _shipped_folder("configs")
 
 
@@ -51,13 +51,13 @@ def shipped(kind: str) -> dict[str, Path]:
 
 
 class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Safe YAML that also refuses a key that stands twice, and knows that 1e-4 is a number."""
+    """Safe YAML that refuses duplicate keys and reads 1e-4 as a number."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                continue  # no name; the loader itself refuses it
+                continue  # not a name; the loader itself refuses it
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key '{key.value}' stands twice", key.start_mark
@@ -68,10 +68,10 @@ class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ign
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes whatever `_StrictLoader` would not read back as text."""
+    """Quotes text that `_StrictLoader` would read as something else."""
 
 
-# YAML 1.1, which PyYAML implements, wants a dot in every float; people write 1e-4.
+# YAML 1.1, which PyYAML implements, requires a dot in a float; people write 1e-4.
 for _either in (_StrictLoader, _Dumper):
     _either.add_implicit_resolver(
         "tag:yaml.org,2002:float",
@@ -81,17 +81,20 @@ for _either in (_StrictLoader, _Dumper):
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """The value that `text` stands for; `source` is what an error calls it.
+    """The value of a YAML text.
+
+    Args:
+        source: the name of the text in an error message.
 
     Raises:
-        UserError: it is no YAML, or holds tags, aliases or a key twice.
+        UserError: the text is not YAML, or contains tags, aliases or a duplicate key.
     """
     return copy.deepcopy(_parsed(text, source))
 
 
 @lru_cache(maxsize=64)
 def _parsed(text: str, source: str) -> Any:
-    """Remembered, since a report over many runs reads the same protocol and variants for each."""
+    """Cached: a report on many runs reads the same protocol and variants for each."""
     depth = 0
     try:
         for event in yaml.parse(text, Loader=_StrictLoader):
@@ -118,16 +121,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:
-        UserError: the file is missing, too large, no UTF-8, no YAML or no mapping.
+        UserError: the file is missing or too large, or not a YAML mapping in UTF-8.
     """
     return parse_mapping(read_text(path, LARGEST_YAML, "configuration"), str(path))
 
 
 def parse_mapping(text: str, source: str) -> dict[str, Any]:
-    """The mapping that `text` stands for; `source` is what an error calls it.
+    """The mapping in a YAML text; `source` names it in an error message.
 
     Raises:
-        UserError: it is no YAML or no mapping of names.
+        UserError: the text is not YAML, or not a mapping whose keys are names.
     """
     value = parse_yaml(text, source)
     if not isinstance(value, dict):
@@ -137,21 +140,21 @@ def parse_mapping(text: str, source: str) -> dict[str, Any]:
     return value
 
 
-def read_text(path: Path, largest: int, what: str) -> str:
-    """The text of a file that is at most `largest` bytes long.
+def read_text(path: Path, largest: int, kind: str) -> str:
+    """The text of a file of at most `largest` bytes.
 
     Args:
-        what: the file ought to be, for the error.
+        kind: the expected kind of file, for the error message.
 
     Raises:
-        UserError: the file is missing, no ordinary one, too large, or no UTF-8.
+        UserError: the file is missing, not a regular file, too large, or not UTF-8.
     """
     try:
         status = path.stat()  # once: a report reads tens of thousands of files
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # a pipe never ends
             raise UserError(f"{path}: this is no file.")
         if status.st_size > largest:
-            raise UserError(f"{path}: over {largest:,} bytes, so this is no {what}.")
+            raise UserError(f"{path}: over {largest:,} bytes, so this is no {kind}.")
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: this is not a text file in UTF-8.") from error
@@ -162,7 +165,7 @@ def read_text(path: Path, largest: int, what: str) -> str:
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:
-    """A mapping as YAML in its own order, a line per key."""
+    """A mapping as YAML, in its own order, one line per key."""
 
     def one_line(value: Any) -> str:
         text: str = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10_000)
@@ -172,14 +175,14 @@ def to_yaml(values: Mapping[str, Any]) -> str:
 
 
 def refuse_newer(path: Path, written: object, known: int) -> None:
-    """Say of a file of a later version of resvar that it is that, and not that it is damaged.
+    """Refuse a file of a later version of resvar, which would otherwise look damaged.
 
     Args:
-        written: the format number in the file, whatever it is.
-        known: the newest that this version reads.
+        written: the format number in the file; anything but an integer passes.
+        known: the newest format that this version reads.
 
     Raises:
-        UserError: the file is of a later version.
+        UserError: the format is newer.
     """
     if type(written) is int and written > known:
         raise UserError(
@@ -188,17 +191,17 @@ def refuse_newer(path: Path, written: object, known: int) -> None:
         )
 
 
-# --- writes that are whole or not there -----------------------------------------------------------
+# --- atomic writes --------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def replacing(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside `path`; on leaving it is flushed to disk and takes the name.
+    """Open a temporary file that replaces `path` on exit; readers see the old or the new content.
 
-    `durable=False` leaves the flushing to the system: for notes that may be lost in a power cut.
+    On an error the temporary file is removed, and `path` stays as it was.
 
-    Whoever reads `path` meets the old content or the new one, never a part. On an error the
-    temporary file goes and `path` stays as it was.
+    Args:
+        durable: flush to disk first; False for a file that may be lost in a power cut.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -216,7 +219,7 @@ def replacing(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
 
 
 def flush_folder(folder: Path) -> None:
-    """Make renames inside `folder` survive a power cut (where the system can do that)."""
+    """Make renames in `folder` survive a power cut, on systems that can."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -232,5 +235,5 @@ def write_text(path: Path, text: str, durable: bool = True) -> None:
 
 
 def write_json(path: Path, value: Any, durable: bool = True) -> None:
-    """Replace a file by `value` as indented JSON, atomically. NaN is refused: it is no JSON."""
+    """Replace a file by `value` as indented JSON, atomically. NaN, which JSON lacks, is refused."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n", durable)

@@ -20,7 +20,7 @@ from resvar.files import to_yaml
 from resvar.models.architecture import Architecture, Family, Shortcut, StrideOn, UnitKind, plan
 from resvar.models.ordering import PAPER_ORDER, Ordering
 
-Part = Literal["ordering", "architecture", "data", "run", "training", "execution", "monitoring"]
+RolePart = Literal["ordering", "architecture", "data", "run", "training", "execution", "monitoring"]
 """What a setting belongs to. Runs with the same `training` settings are comparable; a protocol file
 contains `training` and `execution` settings."""
 
@@ -42,7 +42,7 @@ class Role:
         before: what runs did before the setting existed; records of that time lack it.
     """
 
-    part: Part
+    part: RolePart
     help: str
     paper: str = ""
     hashed: bool = True
@@ -50,9 +50,9 @@ class Role:
     before: Any = None
 
 
-Count = Annotated[int, Field(ge=1, le=10**9)]
+PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 BatchSize = Annotated[int, Field(ge=1, le=50_000)]
 Ops = list[str]
 DatasetName = Literal["cifar10", "cifar100", "folder"]
@@ -109,7 +109,7 @@ class Settings(pydantic.BaseModel):
         Role("data", "Dataset; folder: images in DIR/train/<class>/ and DIR/val/<class>/."),
     ] = "cifar10"
     num_classes: Annotated[
-        Count | None, Role("data", "Classes. Default: as many as there are.", recorded=True)
+        PositiveInt | None, Role("data", "Classes. Default: as many as there are.", recorded=True)
     ] = None
     image_size: Annotated[
         int, Field(ge=8, le=1024), Role("data", "folder: side of a crop, in pixels.")
@@ -137,7 +137,7 @@ class Settings(pydantic.BaseModel):
         Role("run", "Training settings: paper, short (10 epochs), quick, or a YAML file."),
     ] = "paper"
 
-    iterations: Annotated[Count, Role("training", "Updates of the weights.", SECTION_4_2)]
+    iterations: Annotated[PositiveInt, Role("training", "Updates of the weights.", SECTION_4_2)]
     batch_size: Annotated[BatchSize, Role("training", "Images of an update.", APPENDIX)]
     bn_batch_size: Annotated[
         BatchSize, Role("training", "Images whose statistics BN computes together.", APPENDIX)
@@ -147,7 +147,7 @@ class Settings(pydantic.BaseModel):
     ]
     lr: Annotated[Positive, Role("training", "Learning rate; one-cycle: its peak.", APPENDIX)]
     milestones: Annotated[
-        list[Count],
+        list[PositiveInt],
         Role("training", "step: iterations at which lr is multiplied by lr_factor.", APPENDIX),
     ] = []
     lr_factor: Annotated[
@@ -173,14 +173,14 @@ class Settings(pydantic.BaseModel):
         Role("training", "muon: peak learning rate, with the course of lr.", before=0.02),
     ] = 0.02
     muon_decay: Annotated[
-        NotNegative,
+        NonNegative,
         Role("training", "muon: decoupled weight decay, times the learning rate.", before=0.0),
     ] = 0.0
     momentum: Annotated[
         float, Field(ge=0, lt=1), Role("training", "Momentum of SGD and Muon.", APPENDIX)
     ] = 0.9
     nesterov: Annotated[bool, Role("training", "Nesterov momentum for SGD.")] = False
-    weight_decay: Annotated[NotNegative, Role("training", "L2 penalty of SGD.", APPENDIX)] = 1e-4
+    weight_decay: Annotated[NonNegative, Role("training", "L2 penalty of SGD.", APPENDIX)] = 1e-4
     weight_decay_on: Annotated[
         Literal["weights", "all"],
         Role("training", "Convolutions and the linear layer, or BN and biases too."),
@@ -212,8 +212,10 @@ class Settings(pydantic.BaseModel):
     deterministic: Annotated[
         bool, Role("execution", "GPU: slower kernels that repeat bit for bit.")
     ] = False
-    eval_every: Annotated[Count, Role("execution", "Iterations between evaluations.")] = 391
-    checkpoint_every: Annotated[Count, Role("execution", "Iterations between checkpoints.")] = 391
+    eval_every: Annotated[PositiveInt, Role("execution", "Iterations between evaluations.")] = 391
+    checkpoint_every: Annotated[
+        PositiveInt, Role("execution", "Iterations between checkpoints.")
+    ] = 391
     tensorboard: Annotated[
         bool, Role("monitoring", "Write TensorBoard event files.", hashed=False)
     ] = False
@@ -294,7 +296,7 @@ ROLES: dict[str, Role] = {
 }
 
 
-def names_of(*parts: Part) -> tuple[str, ...]:
+def names_of(*parts: RolePart) -> tuple[str, ...]:
     """The settings that belong to `parts`, in the order of `Settings`."""
     return tuple(name for name, role in ROLES.items() if role.part in parts)
 

@@ -32,14 +32,14 @@ def exit_code(command: Callable[[], object]) -> int:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, _interrupt)
     try:
-        return _run(command)
+        return _attempt(command)
     except KeyboardInterrupt:  # during the report of an error
         return _report(STOPPED, Stopped.exit_code)
     finally:
         _cancel_retry()
 
 
-def _run(command: Callable[[], object]) -> int:
+def _attempt(command: Callable[[], object]) -> int:
     try:
         code = command()
         if code == Stopped.exit_code:  # Typer has caught a KeyboardInterrupt

@@ -17,7 +17,7 @@ def evaluate_command(
     source: opt.SourceArgument,
     data: opt.DataOption = None,
     device: opt.DeviceOption = "auto",
-    format: Annotated[Literal["table", "json"], opt.FORMAT] = "table",
+    format: Annotated[Literal["table", "json"], opt.FORMAT_OPTION] = "table",
     out: opt.OutOption = None,
 ) -> None:
     """Measure a trained network on its test set.
@@ -73,7 +73,7 @@ def probe_command(
     ] = 512,
     data: opt.DataOption = None,
     device: opt.DeviceOption = "auto",
-    format: Annotated[Literal["table", "json", "markdown"], opt.FORMAT] = "table",
+    format: Annotated[Literal["table", "json", "markdown"], opt.FORMAT_OPTION] = "table",
     out: opt.OutOption = None,
     figures: opt.FiguresOption = None,
 ) -> None:
@@ -221,7 +221,7 @@ def show_command(
             "or that of --variant (one, or one for each).",
         ),
     ] = None,
-    format: Annotated[Literal["table", "json", "markdown"], opt.FORMAT] = "table",
+    format: Annotated[Literal["table", "json", "markdown"], opt.FORMAT_OPTION] = "table",
     out: Annotated[Path | None, opt.out_file("FILE.svg", "Draw the unit there as well.")] = None,
 ) -> None:
     """Explain a network: its unit, stages, parameters and cost.

@@ -88,7 +88,7 @@ IntervalOption = Annotated[
 FiguresOption = Annotated[
     Path | None, value("DIR", "Draw figures there: SVG, PNG; a report's as PDF too.")
 ]
-FORMAT = typer.Option("--format", help="Output format.")
+FORMAT_OPTION = typer.Option("--format", help="Output format.")
 
 # --- Slurm ----------------------------------------------------------------------------------------
 

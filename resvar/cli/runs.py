@@ -219,7 +219,7 @@ def report_command(
         list[Path] | None,
         typer.Argument(metavar="[DIR]…", help="Folders with runs. Default: runs."),
     ] = None,
-    format: Annotated[ReportFormat, opt.FORMAT] = "table",
+    format: Annotated[ReportFormat, opt.FORMAT_OPTION] = "table",
     out: opt.OutOption = None,
     figures: opt.FiguresOption = None,
     watch: Annotated[

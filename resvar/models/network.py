@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 from torch import Tensor, nn
 
 from resvar.errors import UserError
-from resvar.models.architecture import Architecture, plan
+from resvar.models.architecture import (
+    Architecture,
+    Family,
+    Shortcut,
+    StrideOn,
+    UnitKind,
+    plan,
+)
 from resvar.models.layout import network_layers
 from resvar.models.ordering import Ordering, find_ordering
 from resvar.models.unit import ResidualUnit, build_layer, build_sequence, initialise
@@ -81,15 +90,15 @@ def build_model(
     Raises:
         UserError: no such ordering or network.
     """
-    for name, value, known in (
-        ("family", family, ("cifar", "imagenet")),
-        ("stem", stem, (None, "cifar", "imagenet")),
-        ("shortcut", shortcut, (None, "pad", "project")),
-        ("unit", unit, (None, "basic", "bottleneck")),
-        ("stride_on", stride_on, (None, "first", "3x3")),
+    for name, value, choices in (
+        ("family", family, get_args(Family)),
+        ("stem", stem, (None, *get_args(Family))),
+        ("shortcut", shortcut, (None, *get_args(Shortcut))),
+        ("unit", unit, (None, *get_args(UnitKind))),
+        ("stride_on", stride_on, (None, *get_args(StrideOn))),
     ):
-        if value not in known:
-            words = ", ".join(word for word in known if word)
+        if value not in choices:
+            words = ", ".join(word for word in choices if word)
             raise UserError(f"'{name}' is {value!r}; known are {words}.")
     if num_classes < 1:
         raise UserError(f"'num_classes' must be at least 1, not {num_classes}.")
