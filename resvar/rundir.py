@@ -66,6 +66,9 @@ NOTE_FORMAT = 1
 LARGEST_JSON = 20_000_000
 """Bytes. The manifest of a sweep with 100,000 runs takes five million."""
 
+LARGEST_METRICS = 100_000_000
+"""Bytes; 64,000 iterations evaluated one by one take twelve million."""
+
 LARGEST_PREDICTIONS = 100_000_000
 """Bytes. The predictions for ten million images take 80 million."""
 
@@ -350,17 +353,47 @@ def read_metrics(folder: Path) -> pandas.DataFrame:
     """The rows of `metrics.csv`, one per evaluation; none if the file is missing.
 
     Raises:
-        UserError: `metrics.csv` is damaged.
+        UserError: `metrics.csv` is damaged: a column or field is missing, the iterations do not rise,
+            a training loss is not finite, or a test error is not a percentage.
     """
     import pandas
 
     path = folder / METRICS
-    try:
-        return pandas.read_csv(path)
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return pandas.DataFrame(columns=list(METRIC_COLUMNS))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: this is damaged ({str(error).splitlines()[0]}).") from error
+    header, *lines = read_text(path, LARGEST_METRICS, "table of metrics").splitlines() or [""]
+    names = header.split(",")
+    for name in ("iteration", "train_loss", "test_error"):
+        if name not in names:
+            raise UserError(f"{path}: this is damaged: the column '{name}' is missing.")
+    rows: list[dict[str, float]] = []
+    for number, line in enumerate(lines, start=2):
+        try:
+            rows.append(_metrics_row(names, line.split(","), rows[-1]["iteration"] if rows else 0))
+        except (ValueError, OverflowError) as error:
+            raise UserError(f"{path}, line {number}: this is damaged ({error}).") from error
+    return pandas.DataFrame(rows, columns=names)
+
+
+def _metrics_row(names: Sequence[str], fields: Sequence[str], before: float) -> dict[str, float]:
+    """One row of `metrics.csv`, by column.
+
+    Raises:
+        ValueError: the reason why it is impossible after a row of iteration `before`.
+    """
+    if len(fields) != len(names):
+        raise ValueError(f"{len(fields)} fields, where the header has {len(names)}")
+    row: dict[str, float] = {
+        name: int(field) if name == "iteration" else float(field)
+        for name, field in zip(names, fields, strict=True)
+    }
+    if not before < row["iteration"] < 10**12:
+        raise ValueError(f"iteration {row['iteration']} follows {before}")
+    if not math.isfinite(row["train_loss"]):
+        raise ValueError(f"the training loss is {row['train_loss']}")
+    if not 0 <= row["test_error"] <= 100:
+        raise ValueError(f"the test error is {row['test_error']}, which is no percentage")
+    return row
 
 
 def snapshot_path(folder: Path, iteration: int) -> Path:

@@ -1,163 +1,232 @@
-"""Training curves: what `metrics.csv` holds of a run, and several runs of a cell as one band."""
+"""Training curves: the runs of each variant as one band, drawn alike on the page and in files.
+
+The look is that of the paper's figure 6: test error solid on the right axis, training loss dashed
+on the left, logarithmic one.
+"""
 
 from __future__ import annotations
 
-import csv
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from resvar.errors import UserError
-from resvar.files import read_text
+from resvar.reports.findings import Group
+from resvar.reports.records import Record, State, settings_of
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas
+    from matplotlib.axes import Axes
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
-LARGEST_METRICS = 100_000_000
-"""Bytes; 64,000 iterations evaluated one by one take twelve million."""
+MOST_POINTS = 200
+"""Points of a curve; the paper's protocol evaluates 164 times."""
 
-COLUMNS = ("iteration", "train_loss", "test_error")
+ALL_POINTS = 24_000
+"""Points of all curves of a page together, which bounds its size for any number of cells."""
 
+FEWEST_POINTS = 24
 
-@dataclass(frozen=True)
-class Curve:
-    """One run, an entry per evaluation: updates done, mean training loss, test error in percent."""
-
-    iteration: tuple[int, ...]
-    train_loss: tuple[float, ...]
-    test_error: tuple[float, ...]
-
-
-def read_curve(path: Path) -> Curve | None:
-    """The curve in a `metrics.csv`; None where there is no such file.
-
-    Raises:
-        UserError: the file cannot be read, a column is missing, or a line does not make sense.
-    """
-    if not path.is_symlink() and not path.exists():
-        return None
-    lines = csv.reader(
-        read_text(path, LARGEST_METRICS, "table of metrics").splitlines(), strict=True
-    )
-    try:
-        header = next(lines, [])
-        if missing := [name for name in COLUMNS if name not in header]:
-            raise UserError(f"{path}: this is damaged: the column '{missing[0]}' is missing.")
-        at = [header.index(name) for name in COLUMNS]
-        rows: list[tuple[int, float, float]] = []
-        for row in lines:
-            rows.append(_row(row, header, at, rows[-1][0] if rows else 0))
-    except (ValueError, OverflowError, csv.Error) as error:
-        raise UserError(f"{path}, line {lines.line_num}: this is damaged ({error}).") from error
-    iteration, loss, test = zip(*rows, strict=True) if rows else ((), (), ())
-    return Curve(iteration, loss, test)
-
-
-def _row(row: list[str], header: list[str], at: list[int], before: int) -> tuple[int, float, float]:
-    """Iteration, training loss and test error of a line.
-
-    Raises:
-        ValueError: what is wrong with it.
-    """
-    if len(row) != len(header):
-        raise ValueError(f"{len(row)} fields, where the header has {len(header)}")
-    iteration, loss, error = int(row[at[0]]), float(row[at[1]]), float(row[at[2]])
-    if not before < iteration < 10**12:
-        raise ValueError(f"iteration {iteration} follows {before}")
-    if not math.isfinite(loss):
-        raise ValueError(f"the training loss is {loss}")
-    if not 0 <= error <= 100:
-        raise ValueError(f"the test error is {error}, which is no percentage")
-    return iteration, loss, error
-
-
-# --- several runs as one --------------------------------------------------------------------------
+BAND = {"low": "min", "error": "median", "high": "max", "loss": "median"}
+"""The columns of a band, and how each is taken over the runs."""
 
 
 @dataclass(frozen=True)
-class Band:
-    """The test errors and training losses of several runs over a grid of iterations.
-
-    Each array is float64 [len(grid)], NaN where no run has come or begun so far.
+class DepthCurves:
+    """The curves of a group at one depth.
 
     Attributes:
-        low, high: the smallest and largest test error since the grid's point before.
-        error, loss: medians over the runs.
+        grid: iterations, float64 [points].
+        bands: variant → its band, a row per point of the grid.
+        runs: variant → the runs in its band.
     """
 
-    low: Array
-    error: Array
-    high: Array
-    loss: Array
+    depth: int
+    grid: Array
+    bands: dict[str, pandas.DataFrame]
+    runs: dict[str, list[Record]]
+
+    @property
+    def several(self) -> bool:
+        """Whether a band holds more than one run."""
+        return any(len(records) > 1 for records in self.runs.values())
+
+    def unfinished(self, variant: str) -> int:
+        """How many of a variant's runs are not finished."""
+        return sum(record.state is not State.DONE for record in self.runs[variant])
+
+    @cached_property
+    def error_limits(self) -> tuple[float, float, float]:
+        """Lowest and highest test error to show, and the highest of all.
+
+        The start of training is cut off, as in the paper's figures, where it dwarfs the end.
+        """
+        top = max(float(band.high.max()) for band in self.bands.values())
+        bottom = min(float(band.low.min()) for band in self.bands.values())
+        at_the_end = max(float(band.error.dropna().iloc[-1]) for band in self.bands.values())
+        limit = min(top, 3 * at_the_end) if at_the_end > 0 else top
+        return (0.0 if bottom < 0.55 * limit else bottom), limit, top
+
+    @cached_property
+    def loss_limits(self) -> tuple[float, float]:
+        """The ends of the loss axis, a little beyond the positive losses."""
+        positive = [band.loss[band.loss > 0] for band in self.bands.values()]
+        low = min((float(losses.min()) for losses in positive if len(losses)), default=0.1)
+        high = max((float(losses.max()) for losses in positive if len(losses)), default=1.0)
+        room = max(1.06, (high / low) ** 0.06)
+        return low / room, high * room
 
 
-def common_grid(curves: Sequence[Curve], most: int) -> Array:
-    """All iterations at which any of the curves was evaluated; of more than `most`, so many, evenly
-    taken, the first and the last among them. float64 [at most `most`]."""
+def depth_curves(group: Group, depth: int, most: int = MOST_POINTS) -> DepthCurves | None:
+    """The curves at one depth with at most `most` points each; None where no run has metrics."""
+    runs: dict[str, list[Record]] = {variant: [] for variant in group.variants}
+    for record in with_curve(group):
+        if settings_of(record).depth == depth:
+            runs[settings_of(record).variant].append(record)
+    runs = {variant: records for variant, records in runs.items() if records}
+    if not runs:
+        return None
+    curves = {variant: [metrics_of(r) for r in records] for variant, records in runs.items()}
+    grid = common_grid([curve for held in curves.values() for curve in held], most)
+    bands = {variant: band_of(held, grid) for variant, held in curves.items()}
+    return DepthCurves(depth, grid, bands, runs)
+
+
+def depths_with_curves(group: Group) -> set[int]:
+    """The depths at which a run has metrics."""
+    return {settings_of(record).depth for record in with_curve(group)}
+
+
+def with_curve(group: Group) -> list[Record]:
+    """The runs with at least one evaluation, copies left out."""
+    return [
+        record
+        for record in group.records
+        if record.metrics is not None and len(record.metrics) and record.folder not in group.copies
+    ]
+
+
+def metrics_of(record: Record) -> pandas.DataFrame:
+    """The metrics of a run that has some."""
+    assert record.metrics is not None
+    return record.metrics
+
+
+def points_per_curve(groups: Sequence[Group]) -> int:
+    """How many points a curve may have for all to stay within `ALL_POINTS`."""
+    cells = {
+        (index, settings_of(record).variant, settings_of(record).depth)
+        for index, group in enumerate(groups)
+        for record in with_curve(group)
+    }
+    return max(FEWEST_POINTS, min(MOST_POINTS, ALL_POINTS // max(1, len(cells))))
+
+
+# --- several runs as one band ---------------------------------------------------------------------
+
+
+def common_grid(curves: Sequence[pandas.DataFrame], most: int) -> Array:
+    """The iterations at which any of the curves was evaluated, float64 [at most `most`].
+
+    Where there are more than `most`, they are thinned out evenly; the first and the last stay.
+    """
     import numpy as np
 
-    grid = np.unique(np.concatenate([np.asarray(curve.iteration) for curve in curves]))
+    grid = np.unique(np.concatenate([curve["iteration"] for curve in curves]).astype(np.float64))
     if len(grid) > most:
         grid = grid[np.linspace(0, len(grid) - 1, most).round().astype(np.int64)]
-    return grid.astype(np.float64)
+    return grid
 
 
-def band(curves: Sequence[Curve], grid: Array) -> Band:
-    """Curves of one cell over a grid of iterations.
+def band_of(curves: Sequence[pandas.DataFrame], grid: Array) -> pandas.DataFrame:
+    """The runs of a cell over a grid of iterations.
 
-    Between two evaluations a curve is taken to be straight; before its first and after its last
-    it counts for nothing. What lies between two points of the grid still widens the band.
+    A curve is a straight line between two evaluations; before its first and after its last one it
+    does not count. Evaluations between two points of the grid still widen the band.
+
+    Args:
+        curves: rows of metrics, of at least one run.
+
+    Returns:
+        A row per point of the grid, NaN where no run has an evaluation before and after it:
+        `low` and `high`, the extremes of the test error since the point before; `error` and
+        `loss`, medians over the runs of test error (percent) and training loss.
     """
     import numpy as np
+    import pandas
 
-    errors, lows, highs, losses = [], [], [], []
+    columns: dict[str, list[Array]] = {name: [] for name in BAND}
     for curve in curves:
-        if not curve.iteration:
-            continue
-        x, y = np.asarray(curve.iteration, float), np.asarray(curve.test_error)
-        at_grid = np.interp(grid, x, y, np.nan, np.nan)
-        low, high = at_grid.copy(), at_grid.copy()
-        where = np.minimum(np.searchsorted(grid, x), len(grid) - 1)
-        np.fmin.at(low, where, y)
-        np.fmax.at(high, where, y)
-        errors.append(at_grid)
-        lows.append(np.where(np.isnan(at_grid), np.nan, low))
-        highs.append(np.where(np.isnan(at_grid), np.nan, high))
-        losses.append(np.interp(grid, x, np.asarray(curve.train_loss), np.nan, np.nan))
-    if not errors:
-        nothing = np.full(len(grid), np.nan)
-        return Band(nothing, nothing, nothing, nothing)
-    return Band(
-        low=np.fmin.reduce(lows),
-        error=_median(np.array(errors)),
-        high=np.fmax.reduce(highs),
-        loss=_median(np.array(losses)),
+        x = curve["iteration"].to_numpy(np.float64)
+        y = curve["test_error"].to_numpy(np.float64)
+        error = np.interp(grid, x, y, np.nan, np.nan) if len(x) else np.full(len(grid), np.nan)
+        low, high = error.copy(), error.copy()
+        at = np.minimum(np.searchsorted(grid, x), len(grid) - 1)
+        np.fmin.at(low, at, y)
+        np.fmax.at(high, at, y)
+        columns["low"].append(np.where(np.isnan(error), np.nan, low))
+        columns["error"].append(error)
+        columns["high"].append(np.where(np.isnan(error), np.nan, high))
+        loss = curve["train_loss"].to_numpy(np.float64)
+        columns["loss"].append(np.interp(grid, x, loss, np.nan, np.nan) if len(x) else error)
+    return pandas.DataFrame(
+        {name: pandas.DataFrame(columns[name]).agg(over_runs) for name, over_runs in BAND.items()}
     )
 
 
-def error_range(bands: Sequence[Band]) -> tuple[float, float, float]:
-    """The test errors that an axis should show, from low to high, and the highest that there is.
+# --- one panel ------------------------------------------------------------------------------------
 
-    The start of training is cut off, as in the paper's figures, if it dwarfs the end.
+
+def draw_curves(
+    loss_panel: Axes,
+    curves: DepthCurves,
+    variants: Sequence[str],
+    look: Callable[[str], dict[str, Any]],
+    named: bool = False,
+) -> Axes:
+    """Draw the bands of some variants; returns the axes of the test errors.
+
+    Args:
+        look: the properties of a variant's solid line; the dashed one has no marker.
+        named: the artists get the ids `error-0`, `loss-0`, `band-0`, `error-1` and so on.
     """
-    import numpy as np
+    error_panel = loss_panel.twinx()
+    error_panel.grid(visible=False)
+    error_panel.spines["right"].set_visible(True)
+    for number, name in enumerate(variants):
+        band, line = curves.bands[name], look(name)
+        ids = {kind: f"{kind}-{number}" if named else None for kind in ("error", "loss", "band")}
+        if len(curves.runs[name]) > 1:
+            error_panel.fill_between(
+                curves.grid, band.low, band.high,
+                color=line.get("color"), alpha=0.2, linewidth=0, gid=ids["band"],
+            )  # fmt: skip
+        loss = line | {"linestyle": "--", "marker": "", "markevery": None}
+        loss_panel.plot(curves.grid, band.loss.where(band.loss > 0), gid=ids["loss"], **loss)
+        error_panel.plot(curves.grid, band.error, gid=ids["error"], **line)
+    low, high, _ = curves.error_limits
+    room = 0.06 * (high - low) or 0.1
+    error_panel.set_ylim(low - room, high + room)
+    loss_panel.set_yscale("log")
+    loss_panel.set_ylim(*curves.loss_limits)
+    _plain_log_ticks(loss_panel)
+    loss_panel.set_xlim(0, float(curves.grid[-1]) * 1.02)
+    loss_panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    loss_panel.locator_params(axis="x", nbins=5)
+    return error_panel
 
-    top = max(float(np.nanmax(found.high)) for found in bands)
-    bottom = min(float(np.nanmin(found.low)) for found in bands)
-    at_the_end = max(float(found.error[~np.isnan(found.error)][-1]) for found in bands)
-    limit = min(top, 3 * at_the_end) if at_the_end > 0 else top
-    return (0.0 if bottom < 0.55 * limit else bottom), limit, top
 
+def _plain_log_ticks(panel: Axes) -> None:
+    """Numbers such as 0.02 and 2 instead of powers on a logarithmic axis."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-def _median(values: Array) -> Array:
-    """Over the runs that are there; NaN where none is. [runs, grid] → [grid]."""
-    import numpy as np
-
-    result = np.full(values.shape[1], np.nan)
-    there = ~np.isnan(values).all(axis=0)
-    result[there] = np.nanmedian(values[:, there], axis=0)
-    return result
+    low, high = panel.get_ylim()
+    subs = (
+        (1.0, 1.5, 2.0, 3.0, 5.0) if high / low < 20 else (1.0,) if high / low > 2e3 else (1.0, 3.0)
+    )
+    panel.yaxis.set_major_locator(LogLocator(subs=subs))
+    panel.yaxis.set_minor_locator(NullLocator())
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.yaxis.set_minor_formatter(NullFormatter())

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from resvar.console import plain
 from resvar.models.ordering import MAP_PLACES
-from resvar.reports.charts import MOST_POINTS, curves_of, drawn_by_variant
-from resvar.reports.curves import Band, band, common_grid, error_range
+from resvar.reports.curves import depth_curves, depths_with_curves, draw_curves
 from resvar.reports.findings import (
     V1,
     V2,
@@ -30,16 +29,12 @@ from resvar.reports.findings import (
     V1V2Comparison,
 )
 from resvar.reports.plotting import Picture, house_style, panels, style
-from resvar.reports.records import State
 from resvar.reports.tables import row_name, standing
 from resvar.sequences import chunks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from resvar.reports.curves import Array
-
 INK, GREY = "#000000", "#767676"
 """Text and lines; what stands back."""
 
@@ -102,7 +97,7 @@ def left_out(report: Report) -> Iterator[str]:
         if measured and not _maps(group):
             yield f"{group.label}: no map: no depth has all of the paper's orderings, or others."
         for depth in group.depths:
-            if not drawn_by_variant(group, depth):
+            if depth not in depths_with_curves(group):
                 yield f"{group.label}: no curves of ResNet-{depth}: no run has a metrics.csv."
     if report.damaged:
         count = len(report.damaged)
@@ -130,7 +125,7 @@ def _of_group(group: Group) -> Iterator[tuple[str, partial[Picture]]]:
     for found in _maps(group):
         yield f"map-{found.depth}", partial(_map, group, found)
     for depth in group.depths:
-        if drawn_by_variant(group, depth):
+        if depth in depths_with_curves(group):
             yield f"curves-{depth}", partial(_curves, group, depth)
 
 
@@ -395,109 +390,49 @@ def _broken(text: str) -> str:
 
 def _curves(group: Group, depth: int) -> Picture:
     """A panel per variant beside `original`: test error solid, training loss dashed."""
-    records = drawn_by_variant(group, depth)
-    curves = {name: curves_of(held) for name, held in records.items()}
-    every = [curve for held in curves.values() for curve in held]
-    grid = common_grid(every, MOST_POINTS)
-    bands = {name: band(held, grid) for name, held in curves.items()}
-    shown = [name for name in bands if name != V1] or [V1]
+    curves = depth_curves(group, depth)
+    assert curves is not None
+    shown = [name for name in curves.bands if name != V1] or [V1]
     columns = min(len(shown), 2 if len(shown) <= 4 else 3)
     rows = -(-len(shown) // columns)
     size = (max(4.6, 0.9 + 2.9 * columns), 1.3 + 1.9 * rows)
     figure, axes = panels(rows, columns, size, sharex=True)
     places = [panel for row in axes for panel in row]
-    ranges = error_range(list(bands.values())), _loss_range(bands)
+
+    def look(name: str) -> dict[str, Any]:
+        colour, _, marker = style(name)
+        step = max(1, int(curves.bands[name].error.notna().sum()) // FEW_POINTS * 4)
+        return {"color": colour, "linewidth": 1.0 if name == V1 else 1.8, "marker": marker,
+                "markevery": step, "label": plain(row_name(name))}  # fmt: skip
+
     for index, (panel, name) in enumerate(zip(places, shown, strict=False)):
-        edges = index % columns == 0, index % columns == columns - 1 or index == len(shown) - 1
-        pair = {V1: bands[V1], name: bands[name]} if V1 in bands else {name: bands[name]}
-        _curve_panel(panel, pair, grid, ranges, edges)
+        pair = [V1, name] if V1 in curves.bands and name != V1 else [name]
+        error_panel = draw_curves(panel, curves, pair, look)
+        # Above the panel, where no curve can be.
+        error_panel.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False,
+                           fontsize=7, handlelength=2.2, borderaxespad=0.2)  # fmt: skip
+        if index % columns == 0:
+            panel.set_ylabel("training loss")
+        else:
+            panel.tick_params(axis="y", which="both", labelleft=False)
+        if index % columns == columns - 1 or index == len(shown) - 1:
+            error_panel.set_ylabel("test error, %")
+        else:
+            error_panel.tick_params(axis="y", labelright=False)
         if index >= len(shown) - columns:
             panel.set_xlabel("iteration")
             panel.tick_params(labelbottom=True)
     for panel in places[len(shown) :]:
         panel.set_axis_off()
     caption = "Test error solid, right axis; training loss dashed, left axis."
-    if any(len(held) > 1 for held in curves.values()):
+    if curves.several:
         caption += " Lines: medians over seeds; bands: from the lowest to the highest test error."
-    if ranges[0][2] > ranges[0][1]:
-        caption += f" Test errors above {ranges[0][1]:.1f} % are cut off."
-    if cut := [plain(row_name(name)) for name, held in records.items()
-               if any(record.state is not State.DONE for record in held)]:  # fmt: skip
+    _, limit, top = curves.error_limits
+    if top > limit:
+        caption += f" Test errors above {limit:.1f} % are cut off."
+    if cut := [plain(row_name(name)) for name in curves.runs if curves.unfinished(name)]:
         caption += f" With runs that have not come to the end: {', '.join(cut)}."
     return _titled(f"Training, ResNet-{depth}", group, figure, caption)
-
-
-def _curve_panel(
-    loss_panel: Axes,
-    bands: Mapping[str, Band],
-    grid: Array,
-    ranges: tuple[tuple[float, float, float], tuple[float, float]],
-    edges: tuple[bool, bool],
-) -> None:
-    """One or two variants; `edges`: whether the panel is the first, and the last, of its row."""
-    import numpy as np
-
-    error_panel = loss_panel.twinx()
-    error_panel.grid(visible=False)
-    error_panel.spines["right"].set_visible(True)
-    for name, found in bands.items():
-        colour, _, marker = style(name)
-        known = ~np.isnan(found.error)
-        mark = {"marker": marker, "markevery": max(1, int(known.sum()) // FEW_POINTS * 4)}
-        look: dict[str, Any] = {"color": colour, "linewidth": 1.0 if name == V1 else 1.8, **mark}
-        error_panel.plot(grid[known], found.error[known], label=plain(row_name(name)), **look)
-        if bool((found.high[known] > found.low[known]).any()):
-            error_panel.fill_between(
-                grid[known], found.low[known], found.high[known], color=colour, alpha=0.2,
-                linewidth=0,
-            )  # fmt: skip
-        drawn = known & (found.loss > 0)
-        loss_panel.plot(grid[drawn], found.loss[drawn], linestyle="--", **look | {"marker": ""})
-    (low, high, _), losses = ranges
-    room = 0.06 * (high - low)
-    error_panel.set_ylim(low - room, high + room)
-    loss_panel.set_yscale("log")
-    loss_panel.set_ylim(*losses)
-    _plain_log_ticks(loss_panel)
-    loss_panel.set_xlim(0, float(grid[-1]) * 1.02)
-    loss_panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    loss_panel.locator_params(axis="x", nbins=5)
-    if edges[0]:
-        loss_panel.set_ylabel("training loss")
-    else:
-        loss_panel.tick_params(axis="y", which="both", labelleft=False)
-    if edges[1]:
-        error_panel.set_ylabel("test error, %")
-    else:
-        error_panel.tick_params(axis="y", labelright=False)
-    # Above the panel, where no curve can be.
-    error_panel.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False,
-                       fontsize=7, handlelength=2.2, borderaxespad=0.2)  # fmt: skip
-
-
-def _loss_range(bands: Mapping[str, Band]) -> tuple[float, float]:
-    """Of the loss axis, a little wider than the positive losses."""
-    import numpy as np
-
-    losses = np.concatenate([found.loss for found in bands.values()])
-    losses = losses[losses > 0]
-    low, high = (float(losses.min()), float(losses.max())) if len(losses) else (0.1, 1.0)
-    room = max(1.06, (high / low) ** 0.06)
-    return low / room, high * room
-
-
-def _plain_log_ticks(panel: Axes) -> None:
-    """Figures such as 0.02 and 2, on a logarithmic axis, not powers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
-
-    low, high = panel.get_ylim()
-    subs = (
-        (1.0, 1.5, 2.0, 3.0, 5.0) if high / low < 20 else (1.0,) if high / low > 2e3 else (1.0, 3.0)
-    )
-    panel.yaxis.set_major_locator(LogLocator(subs=subs))
-    panel.yaxis.set_minor_locator(NullLocator())
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    panel.yaxis.set_minor_formatter(NullFormatter())
 
 
 # --- words ----------------------------------------------------------------------------------------

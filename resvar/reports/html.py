@@ -24,7 +24,8 @@ from markupsafe import Markup
 
 from resvar import __version__
 from resvar.console import plain
-from resvar.reports.charts import Chart, charts, points_per_curve
+from resvar.reports.charts import COLOURS, Chart, charts
+from resvar.reports.curves import points_per_curve
 from resvar.reports.findings import DATASETS, Group, Report, V1V2Comparison
 from resvar.reports.provenance import FACTS, Environments, cells_text, commands, environments
 from resvar.reports.records import Record, State, settings_of
@@ -100,6 +101,7 @@ def render_html(report: Report, page: Page | None = None) -> str:
         "environments": _environment_parts(environments(records)),
         "repeat": _repeat(report, page),
         "link": _linker(page.out),
+        "colours": COLOURS,
     }
     return _templates().get_template("report.html.j2").render(context)
 
@@ -152,7 +154,7 @@ class _GroupParts:
     comparable: bool
     notes: tuple[str, ...]
     first: tuple[Table, ...]
-    charts: tuple[tuple[Chart, dict[str, Any]], ...]
+    charts: tuple[Chart, ...]
     maps: tuple[Table, ...]
     others: tuple[Table, ...]
     runs: tuple[Table, ...]
@@ -164,15 +166,15 @@ def _group_parts(index: int, group: Group, most: int) -> _GroupParts:
     def of(*kinds: str) -> tuple[Table, ...]:
         return tuple(table for kind in kinds for table in made if table.kind == kind)
 
-    drawn = tuple((chart, _chart_data(chart)) for chart in charts(group, most))
+    id = f"group-{index + 1}"
     return _GroupParts(
-        id=f"group-{index + 1}",
+        id=id,
         heading=plain(group.heading),
         name=plain(_short_name(group)),
         comparable=group.like_paper,
         notes=tuple(plain(note) for note in group.notes),
         first=of("errors", "verdict"),
-        charts=drawn,
+        charts=tuple(charts(group, id, most)),
         maps=of("map"),
         others=of("other"),
         runs=of("runs"),
@@ -181,16 +183,6 @@ def _group_parts(index: int, group: Group, most: int) -> _GroupParts:
 
 def _short_name(group: Group) -> str:
     return f"{DATASETS.get(group.dataset, group.dataset)}, protocol {group.label}"
-
-
-def _chart_data(chart: Chart) -> dict[str, Any]:
-    """What the script needs to follow a pointer: short keys, since it is there for each point."""
-    return {
-        "x": chart.x,
-        "px": chart.places,
-        "y": chart.error_places,
-        "lines": [{"runs": line.runs, **line.figures} for line in chart.lines],
-    }
 
 
 def _verdicts(report: Report) -> Iterator[tuple[str, str]]:

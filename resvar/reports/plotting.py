@@ -34,6 +34,9 @@ STYLES = {
 SPARE = (("#009E73", (0, (1, 1)), "P"), ("#CC79A7", (0, (3, 1, 1, 1)), "X"))
 """For orderings that are not the paper's, in turn."""
 
+MARKERS = ("o", "s", "^", "v", "D", "P", "X", "h", "*")
+"""By number, for lines that report.css colours: the first five are those of `STYLES`."""
+
 SETTINGS: dict[Any, Any] = {
     "font.size": 8,
     "axes.spines.top": False,
@@ -75,11 +78,11 @@ class Picture:
 
 
 @contextmanager
-def house_style() -> Iterator[None]:
-    """Within, what is drawn looks as `SETTINGS` say; outside, nothing has changed."""
+def house_style(changes: dict[Any, Any] | None = None) -> Iterator[None]:
+    """Within, Matplotlib draws with `SETTINGS` and `changes`; outside, nothing has changed."""
     import matplotlib
 
-    with matplotlib.rc_context(SETTINGS):
+    with matplotlib.rc_context(SETTINGS | (changes or {})):
         yield
 
 

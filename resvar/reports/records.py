@@ -15,27 +15,29 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resvar.config import TRAINING_HALF, Settings, deviations
 from resvar.errors import UserError
 from resvar.files import shipped
 from resvar.models.architecture import plan
 from resvar.models.ordering import in_paper_order
-from resvar.reports.curves import Curve, read_curve
 from resvar.rundir import (
     CONFIG,
     FAILURE,
-    METRICS,
     NOTE_FORMAT,
     RESULT,
     Progress,
     is_locked,
     read_divergence,
     read_json,
+    read_metrics,
     read_progress,
     read_settings,
 )
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class State(StrEnum):
@@ -63,7 +65,7 @@ class Record:
         label: what makes runs comparable; see `label_of`. Empty where there are no settings, or
             nobody asked.
         diverged: the state is failed, and that because the loss was no number any more.
-        curve: what `metrics.csv` holds; None where there is none yet, or nobody asked.
+        metrics: the rows of `metrics.csv`; None where they were not asked for.
     """
 
     folder: Path
@@ -74,7 +76,7 @@ class Record:
     message: str = ""
     label: str = ""
     diverged: bool = False
-    curve: Curve | None = field(default=None, repr=False)
+    metrics: pandas.DataFrame | None = field(default=None, repr=False, compare=False)
 
 
 def read_records(folders: Sequence[Path]) -> list[Record]:
@@ -142,7 +144,7 @@ def read_record(folder: Path, full: bool = True) -> Record:
     """The record of one run directory; what cannot be read makes it a damaged one.
 
     Args:
-        full: with label and curve.
+        full: with label and metrics.
     """
     try:
         settings = read_settings(folder)
@@ -150,11 +152,11 @@ def read_record(folder: Path, full: bool = True) -> Record:
     except UserError as error:
         return Record(folder, None, State.DAMAGED, message=str(error))
     try:
-        curve = read_curve(folder / METRICS) if full else None
+        metrics = read_metrics(folder) if full else None
         # A link to nowhere is no missing result but a damaged one.
         if os.path.lexists(folder / RESULT):
             result = _checked(read_json(folder / RESULT), settings, folder)
-            return Record(folder, settings, State.DONE, result=result, label=label, curve=curve)
+            return Record(folder, settings, State.DONE, result=result, label=label, metrics=metrics)
     except UserError as error:
         return Record(folder, settings, State.DAMAGED, message=str(error), label=label)
     progress = read_progress(folder)
@@ -172,7 +174,7 @@ def read_record(folder: Path, full: bool = True) -> Record:
     elif (folder / FAILURE).exists():
         state = State.FAILED
         message, diverged = _read_failure(folder / FAILURE)
-    return Record(folder, settings, state, None, progress, message, label, diverged, curve)
+    return Record(folder, settings, state, None, progress, message, label, diverged, metrics)
 
 
 def settings_of(record: Record) -> Settings:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import math
+import re
+from xml.etree import ElementTree
 
 import numpy as np
+import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from resvar.errors import UserError
-from resvar.reports.charts import ALL_POINTS, charts, log_ticks, nice_ticks, points_per_curve
-from resvar.reports.curves import Curve, band, common_grid, read_curve
+from resvar.reports.charts import COLOURS, charts, marker
+from resvar.reports.curves import ALL_POINTS, band_of, common_grid, points_per_curve
 from resvar.reports.findings import build
 from resvar.reports.records import read_records
-from resvar.rundir import METRICS, write_metrics
+from resvar.rundir import METRIC_COLUMNS, METRICS, read_metrics, write_metrics
 from tests.reports.pages import rows, write_curved
 
 
 def curve(points, losses=None):
-    iterations, errors = zip(*points, strict=True)
-    return Curve(iterations, tuple(losses or [1.0] * len(points)), errors)
+    iterations, errors = zip(*points, strict=True) if points else ((), ())
+    columns = {"iteration": iterations, "test_error": errors}
+    return pandas.DataFrame({**columns, "train_loss": losses or [1.0] * len(points)})
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -28,11 +32,12 @@ def curve(points, losses=None):
 
 def test_what_training_writes_is_read(tmp_path):
     path = tmp_path / METRICS
-    assert read_curve(path) is None
-    write_metrics(path, [])
-    assert read_curve(path) == Curve((), (), ())
-    write_metrics(path, rows({5: 40.0, 9: 30.25}, {9: 0.125}))
-    assert read_curve(path) == Curve((5, 9), (1.0, 0.125), (40.0, 30.25))
+    assert list(read_metrics(tmp_path)) == list(METRIC_COLUMNS)
+    for written in ([], rows({5: 40.0, 9: 30.25}, {9: 0.1 + 0.2})):
+        write_metrics(path, written)
+        table = read_metrics(tmp_path)
+        assert list(table) == list(METRIC_COLUMNS)
+        assert table.to_dict("records") == [{k: row[k] for k in METRIC_COLUMNS} for row in written]
 
 
 GOOD = "iteration,train_loss,test_error\n1,0.5,50.0\n"
@@ -60,7 +65,7 @@ def test_what_makes_no_sense_is_said_with_its_line(tmp_path, text, reason):
     path = tmp_path / METRICS
     path.write_text(text)
     with pytest.raises(UserError) as caught:
-        read_curve(path)
+        read_metrics(tmp_path)
     assert str(path) in str(caught.value)
     assert reason in str(caught.value)
 
@@ -72,7 +77,7 @@ def test_a_band_is_median_lowest_and_highest():
     curves = [curve([(10, 50.0), (20, 30.0)], [2.0, 1.0]), curve([(10, 40.0), (20, 36.0)]),
               curve([(10, 60.0), (20, 33.0)])]  # fmt: skip
     grid = common_grid(curves, 100)
-    found = band(curves, grid)
+    found = band_of(curves, grid)
     assert grid.tolist() == [10, 20]
     assert found.error.tolist() == [50, 33]
     assert found.low.tolist() == [40, 30]
@@ -82,10 +87,10 @@ def test_a_band_is_median_lowest_and_highest():
 
 def test_a_curve_counts_only_where_it_is_and_is_straight_between():
     grid = np.array([5.0, 10, 15, 20, 25])
-    found = band([curve([(10, 50.0), (20, 30.0)])], grid)
+    found = band_of([curve([(10, 50.0), (20, 30.0)])], grid)
     np.testing.assert_array_equal(found.error, [math.nan, 50, 40, 30, math.nan])
     np.testing.assert_array_equal(found.high, [math.nan, 50, 40, 30, math.nan])
-    nothing = band([Curve((), (), ())], grid)
+    nothing = band_of([curve([])], grid)
     assert np.isnan(nothing.error).all()
 
 
@@ -102,7 +107,7 @@ def test_thinned_out_a_band_still_holds_every_extreme(held, most):
     iterations = sorted({i for points in held for i in points})
     assert len(grid) <= most
     assert (grid[0], grid[-1]) == (iterations[0], iterations[-1])
-    found = band(curves, grid)
+    found = band_of(curves, grid)
     errors = [error for points in held for error in points.values()]
     there = ~np.isnan(found.error)
     if len(iterations) <= most:  # nothing left out: compare with the plain definition
@@ -122,30 +127,16 @@ def test_thinned_out_a_band_still_holds_every_extreme(held, most):
 # --- axes and size --------------------------------------------------------------------------------
 
 
-@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
-def test_ticks_are_round_and_inside(low, span):
-    ticks = nice_ticks(low, low + span, 5)
-    assert 2 <= len(ticks) <= 8
-    steps = np.diff(ticks)
-    assert steps == pytest.approx([steps[0]] * len(steps), rel=1e-3)
-
-
-@given(st.floats(1e-12, 1e12), st.floats(1.01, 1e20))
-def test_logarithmic_ticks_are_inside_and_few(low, factor):
-    ticks = log_ticks(low, low * factor)
-    assert 1 <= len(ticks) <= 7
-    assert all(low * 0.95 <= tick <= low * factor * 1.05 for tick in ticks)
-
-
 def test_the_start_of_training_is_cut_off_and_the_end_is_not(tmp_path):
     write_curved(tmp_path, errors={100: 90.0, 200: 20.0, 300: 8.0, 400: 6.5})
     (group,) = build(read_records([tmp_path])).groups
-    (chart,) = charts(group, 100)
-    (low, bottom), (high, top) = chart.error_places
-    assert (low, high, chart.cut) == (0, 20, 20)
+    (chart,) = charts(group, "group-1", 100)
+    (low, bottom), (high, top) = chart.data["y"]
+    assert -2 < low <= 0 < 19.5 <= high < 22
+    assert chart.cut == 19.5  # three times the error at the end
     assert bottom > top
     (line,) = chart.lines
-    assert line.figures["error"] == [90, 20, 8, 6.5]  # the values themselves stay
+    assert line.values["error"] == [90, 20, 8, 6.5]  # the values themselves stay
     assert line.last["error"] == 6.5
 
 
@@ -163,5 +154,18 @@ def test_many_variants_differ_in_colour_or_shape(tmp_path):
         (tmp_path / f"{name}.yaml").write_text("lead: [relu, bn]\ntrail: []\nafter_add: []\n")
         write_curved(tmp_path / "runs", str(tmp_path / f"{name}.yaml"))
     (group,) = build(read_records([tmp_path / "runs"])).groups
-    (chart,) = charts(group, 100)
-    assert len({(line.style % 9, line.marker) for line in chart.lines}) == len(chart.lines) == 20
+    (chart,) = charts(group, "group-1", 100)
+    looks = {(line.style % COLOURS, marker(line.style)) for line in chart.lines}
+    assert len(looks) == len(chart.lines) == 20
+
+
+def test_the_places_that_the_script_reads_are_those_of_the_drawing(tmp_path):
+    write_curved(tmp_path, errors={100: 28.0, 200: 20.0, 400: 10.0})
+    (chart,) = charts(build(read_records([tmp_path])).groups[0], "group-1", 100)
+    root = ElementTree.fromstring(chart.svg)
+    path = root.find("./g//g[@class='error s0']/path").get("d")
+    places = [(float(x), float(y)) for x, y in re.findall(r"([-\d.]+) ([-\d.]+)", path)]
+    (low, bottom), (high, top) = chart.data["y"]
+    for x, error, place in zip(chart.data["px"], (28.0, 20.0, 10.0), places, strict=True):
+        expected = x, bottom + (error - low) / (high - low) * (top - bottom)
+        assert place == pytest.approx(expected, abs=0.11)

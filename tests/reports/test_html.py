@@ -13,7 +13,6 @@ from urllib.parse import unquote
 import pytest
 
 from resvar.errors import UserError
-from resvar.reports.charts import MARKERS
 from resvar.reports.findings import build
 from resvar.reports.html import Image, Page, Section, render_html
 from resvar.reports.records import read_records
@@ -58,7 +57,7 @@ class Seen(HTMLParser):
         return " ".join(" ".join(self.texts).split())
 
     def all(self, tag: str, **wanted: str) -> list[dict[str, str | None]]:
-        pairs = [(key.strip("_"), value) for key, value in wanted.items()]
+        pairs = [(key.strip("_").replace("_", "-"), value) for key, value in wanted.items()]
         held = [attributes for name, attributes in self.tags if name == tag]
         return [found for found in held if all(found.get(k) == v for k, v in pairs)]
 
@@ -118,10 +117,16 @@ def test_curves_stand_in_the_page_without_a_script(tmp_path):
     seen = Seen(text)
     charts = seen.all("figure", class_="chart")
     assert [chart["id"] for chart in charts] == ["group-1-resnet-110", "group-1-resnet-164"]
-    assert len(seen.all("path", class_="error")) == 2 * 5 * 2  # a line and a key each
-    assert len(seen.all("path", class_="loss")) == len(seen.all("path", class_="band")) == 10
-    marks = {held["d"] for held in seen.all("path", class_="mark")}
-    assert marks == set(MARKERS[:5])  # five shapes: known without colour
+    for number in range(5):
+        for kind in ("error", "loss", "band"):
+            drawn = seen.all("g", class_=f"{kind} s{number}", data_line=str(number))
+            assert len(drawn) == 2  # one on each chart
+    marks = {held["id"]: held["d"] for held in seen.all("path", class_="mark")}
+    keys = [
+        held["href"] for held in seen.all("use") if (held.get("x"), held.get("y")) == ("15", "7")
+    ]
+    assert len(keys) == len(set(keys)) == 10
+    assert len({marks[key[1:]] for key in keys}) == 5  # five shapes: known without colour
     (data, _) = re.findall(r'class="figures">(.*?)</script>', text)
     found = json.loads(data)
     assert found["x"] == [16000, 32000, 48000, 64000]

@@ -88,7 +88,8 @@
     const svg = plot.querySelector("svg");
     const at = figure.querySelector(".at");
     const rows = [...figure.querySelectorAll("tr[data-line]")];
-    const lines = [...svg.querySelectorAll("g.line")];
+    const lines = rows.map((row) => [...svg.querySelectorAll(`[data-line="${row.dataset.line}"]`)]);
+    const colours = rows.map((row) => row.querySelector("svg").classList[0]);
     const last = data.x.length - 1;
     const end = rows.map((row) => [...row.querySelectorAll("[data-figure]")].map((cell) => cell.textContent));
     const [[low, bottom], [high, top]] = data.y;
@@ -97,7 +98,7 @@
 
     const pointer = create("g", { class: "pointer off" });
     const cursor = create("path", { class: "cursor" });
-    const dots = lines.map((line) => create("circle", { class: "dot " + line.classList[1], r: 4.5 }));
+    const dots = colours.map((colour) => create("circle", { class: "dot " + colour, r: 4.5 }));
     pointer.append(cursor, ...dots);
     svg.append(pointer);
 
@@ -174,7 +175,7 @@
       button.title = "Hide or show";
       const set = (off) => {
         row.classList.toggle("hidden", off);
-        lines[k].classList.toggle("off", off);
+        for (const part of lines[k]) part.classList.toggle("off", off);
         button.setAttribute("aria-pressed", String(!off));
         show(index);
       };
