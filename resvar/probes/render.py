@@ -15,8 +15,8 @@ from resvar.probes.claims import CLAIMS, HOLDS, in_words
 from resvar.probes.findings import FORMAT, Moment, Probe
 from resvar.probes.outcome import ALL, Outcome, Series, Values, when
 from resvar.probes.verdicts import Verdict
+from resvar.reports.layout import NOTHING, Cell, Column, Table
 from resvar.reports.render import markdown_table, print_table
-from resvar.reports.tables import NOTHING, Cell, Column, Table
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDEST = 60

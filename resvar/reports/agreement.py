@@ -170,7 +170,9 @@ def _same(first: Sequence[Predictions], second: Sequence[Predictions]) -> int:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def read_guesses(folder: Path, seed: int, dataset: str, test_error: float) -> Predictions | str:
+def scored_predictions(
+    folder: Path, seed: int, dataset: str, test_error: float
+) -> Predictions | str:
     """The predictions of a finished run, or in a few words why they do not count."""
     import numpy as np
 

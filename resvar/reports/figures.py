@@ -92,7 +92,7 @@ def left_out(report: Report) -> Iterator[str]:
                 f"{group.label}: no figure of test errors: {len(group.variants)} variants are "
                 f"more than the {MOST_ROWS} that it can show."
             )
-        if not any(duel.comparison is not None for duel in group.duels):
+        if not any(pair.comparison is not None for pair in group.v1_v2):
             yield f"{group.label}: no slopes: no depth has finished runs of both V1 and V2."
         if measured and not _maps(group):
             yield f"{group.label}: no map: no depth has all of the paper's orderings, or others."
@@ -120,7 +120,7 @@ def _of_group(group: Group) -> Iterator[tuple[str, partial[Picture]]]:
     if len(group.variants) <= MOST_ROWS:
         for depths in chunks(_measured(group), ABREAST):
             yield "-".join(["errors", *map(str, depths)]), partial(_errors, group, depths)
-    if any(duel.comparison is not None for duel in group.duels):
+    if any(pair.comparison is not None for pair in group.v1_v2):
         yield "v1-v2", partial(_slopes, group)
     for found in _maps(group):
         yield f"map-{found.depth}", partial(_map, group, found)
@@ -213,19 +213,19 @@ def _error_row(panel: Axes, row: int, entry: Entry, like_paper: bool) -> None:
 
 def _slopes(group: Group) -> Picture:
     """A line per depth from the median of V1 to that of V2, with every run beside it."""
-    duels = [duel for duel in group.duels if duel.comparison is not None]
-    figure, ((panel,),) = panels(1, 1, (5.0, 3.0 + 0.12 * len(duels)))
+    pairs = [pair for pair in group.v1_v2 if pair.comparison is not None]
+    figure, ((panel,),) = panels(1, 1, (5.0, 3.0 + 0.12 * len(pairs)))
     left: list[tuple[float, str, str]] = []
     right: list[tuple[float, str, str]] = []
-    for index, duel in enumerate(duels):
+    for index, pair in enumerate(pairs):
         colour, marker = DEPTHS[index % len(DEPTHS)]
-        before, after = _slope(panel, duel, colour, marker)
+        before, after = _slope(panel, pair, colour, marker)
         left.append((before, f"{before:.2f}", INK))
-        text = f"{after:.2f}  ResNet-{duel.depth}, {_signed(after - before)}"
+        text = f"{after:.2f}  ResNet-{pair.depth}, {_signed(after - before)}"
         right.append((after, text, INK))
-        theirs = _published_slope(panel, duel) if group.like_paper else None
+        theirs = _published_slope(panel, pair) if group.like_paper else None
         if theirs is not None:
-            text = f"{theirs:.2f}  paper, {duel.depth}: {_signed(duel.published_difference or 0)}"
+            text = f"{theirs:.2f}  paper, {pair.depth}: {_signed(pair.published_difference or 0)}"
             right.append((theirs, text, GREY))
     panel.set_xlim(-0.35, 1.95)
     panel.margins(y=0.12)
@@ -238,15 +238,15 @@ def _slopes(group: Group) -> Picture:
     _beside(panel, right, 1.06, "left")
     caption = "Lines join medians; small marks: runs. Below its start: V2 errs less."
     caption += " Dashed: the paper's." if group.like_paper else f" {NOT_COMPARABLE}"
-    caption += _open(group, [duel.depth for duel in duels], (V1, V2))
-    if bare := [f"ResNet-{d.depth}" for d in group.duels if d.comparison is None]:
+    caption += _open(group, [pair.depth for pair in pairs], (V1, V2))
+    if bare := [f"ResNet-{d.depth}" for d in group.v1_v2 if d.comparison is None]:
         caption += f" Not here, for want of a finished run: {', '.join(bare)}."
     return _titled("From V1 to V2", group, figure, caption)
 
 
-def _slope(panel: Axes, duel: V1V2Comparison, colour: str, marker: str) -> tuple[float, float]:
+def _slope(panel: Axes, pair: V1V2Comparison, colour: str, marker: str) -> tuple[float, float]:
     """Draw one depth; the medians of V1 and V2."""
-    summaries = [entry.summary for entry in (duel.v1, duel.v2) if entry.summary is not None]
+    summaries = [entry.summary for entry in (pair.v1, pair.v2) if entry.summary is not None]
     medians = summaries[0].median, summaries[1].median
     panel.plot([0, 1], medians, color=colour, marker=marker, linewidth=1.8, ms=6, zorder=3)
     for x, summary in enumerate(summaries):
@@ -255,11 +255,11 @@ def _slope(panel: Axes, duel: V1V2Comparison, colour: str, marker: str) -> tuple
     return medians
 
 
-def _published_slope(panel: Axes, duel: V1V2Comparison) -> float | None:
+def _published_slope(panel: Axes, pair: V1V2Comparison) -> float | None:
     """Draw the paper's line; its right end."""
-    if duel.v1.published is None or duel.v2.published is None:
+    if pair.v1.published is None or pair.v2.published is None:
         return None
-    ends = duel.v1.published.test_error, duel.v2.published.test_error
+    ends = pair.v1.published.test_error, pair.v2.published.test_error
     panel.plot([0, 1], ends, color=GREY, linestyle="--", marker="D", mfc="white", linewidth=1, ms=4)
     return ends[1]
 

@@ -1,13 +1,13 @@
-"""What the runs of a protocol say, beside what the paper published: no layout yet.
+"""The findings: runs in comparable groups, their statistics, and the paper's figures beside them.
 
-`build` sorts the runs into groups that may be compared, and does the statistics.
+`build` sorts the records into groups and does the statistics; `tables.py` lays them out.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, product
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from resvar.models.ordering import (
     in_paper_order,
     known_variants,
 )
-from resvar.reports.agreement import Agreement, Predictions, agreement, read_guesses
+from resvar.reports.agreement import Agreement, Predictions, agreement, scored_predictions
 from resvar.reports.published import Published, published
 from resvar.reports.records import (
     Record,
@@ -46,7 +46,7 @@ from resvar.reports.statistics import (
 )
 
 V1, V2 = "original", "full-preact"
-DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+DATASET_NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class Group:
     depths: tuple[int, ...]
     entries: Mapping[tuple[str, int], Entry]
     contrasts: tuple[Contrast, ...]
-    duels: tuple[V1V2Comparison, ...]
+    v1_v2: tuple[V1V2Comparison, ...]
     maps: tuple[PlacementMap, ...]
     agreements: tuple[Agreement, ...]
     records: tuple[Record, ...]
@@ -180,7 +180,7 @@ class Report:
 
 
 def build(records: Sequence[Record]) -> Report:
-    """The report on runs, whatever their order.
+    """The report on runs, in any order.
 
     Raises:
         UserError: two folders claim the same cell and seed, or the same variant name, with
@@ -197,24 +197,31 @@ def _group_key(record: Record) -> tuple[str, str]:
     return record.label, settings_of(record).dataset
 
 
+def _cell_key(record: Record) -> tuple[str, int]:
+    return settings_of(record).variant, settings_of(record).depth
+
+
 def _group(records: list[Record], damaged: Sequence[Record]) -> Group:
-    """One group; `damaged` are those of the whole report, of which some stand in its cells."""
+    """One group; a damaged run of the report with readable settings stands in its cell."""
     label, dataset = _group_key(records[0])
     _refuse_two_orderings(records)
-    counted, copies = _one_per_seed(records)
+    finished, copies = _one_per_seed(records)
     names = {settings_of(record).variant for record in records}
     if names & set(PAPER_ORDER):
         names |= set(PAPER_ORDER)
     variants = tuple(in_paper_order(names))
     depths = tuple(sorted({settings_of(record).depth for record in records}))
-    also = [r for r in damaged if r.settings and _group_key(r) == (label, dataset)]
     entries = {
-        (variant, depth): _entry(dataset, variant, depth, counted, [*records, *also])
-        for variant in variants
-        for depth in depths
+        cell: _entry(dataset, *cell, finished.get(cell, {})) for cell in product(variants, depths)
     }
+    ours = [r for r in damaged if r.settings and _group_key(r) == (label, dataset)]
+    for record in (*records, *ours):
+        cell = _cell_key(record)
+        if cell in entries and settings_of(record).seed not in finished.get(cell, {}):
+            entries[cell] = replace(entries[cell], unfinished=(*entries[cell].unfinished, record))
     contrasts = tuple(c for depth in depths for c in _contrasts(entries, variants, depth))
-    guesses, unread = _guesses(counted)
+    predictions, unread = _predictions(finished)
+    counted = [record for by_seed in finished.values() for record in by_seed.values()]
     return Group(
         label=label,
         dataset=dataset,
@@ -224,9 +231,9 @@ def _group(records: list[Record], damaged: Sequence[Record]) -> Group:
         depths=depths,
         entries=entries,
         contrasts=contrasts,
-        duels=tuple(_duels(entries, contrasts, depths)),
+        v1_v2=tuple(_v1_v2(entries, contrasts, depths)),
         maps=tuple(_maps(dataset, entries, records)),
-        agreements=tuple(_agreements(guesses, variants, depths)),
+        agreements=tuple(_agreements(predictions, variants, depths)),
         records=tuple(records),
         copies=copies,
         notes=(
@@ -250,21 +257,23 @@ def _refuse_two_orderings(records: Sequence[Record]) -> None:
             )
 
 
-def _one_per_seed(
-    records: Sequence[Record],
-) -> tuple[dict[tuple[str, int, int], Record], dict[Path, Path]]:
-    """Finished runs by (variant, depth, seed), and the copies among them.
+Finished = dict[tuple[str, int], dict[int, Record]]
+"""(variant, depth) → seed → the finished run that counts."""
+
+
+def _one_per_seed(records: Sequence[Record]) -> tuple[Finished, dict[Path, Path]]:
+    """The finished runs that count, and the copies among the others.
 
     Raises:
         UserError: two finished runs of a seed have different settings.
     """
-    counted: dict[tuple[str, int, int], Record] = {}
+    finished: Finished = {}
     copies: dict[Path, Path] = {}
     for record in records:
         if record.state is not State.DONE:
             continue
         settings = settings_of(record)
-        other = counted.setdefault((settings.variant, settings.depth, settings.seed), record)
+        other = finished.setdefault(_cell_key(record), {}).setdefault(settings.seed, record)
         if other is record:
             continue
         if settings.hash != (taken := settings_of(other)).hash:
@@ -274,30 +283,13 @@ def _one_per_seed(
                 f"({'; '.join(differences(settings, taken)) or 'precision'}): report them apart."
             )
         copies[record.folder] = other.folder
-    return counted, copies
+    return finished, copies
 
 
-def _entry(
-    dataset: str,
-    variant: str,
-    depth: int,
-    counted: Mapping[tuple[str, int, int], Record],
-    records: Sequence[Record],
-) -> Entry:
-    here = [
-        record
-        for record in records
-        if (settings_of(record).variant, settings_of(record).depth) == (variant, depth)
-    ]
-    finished = [record for key, record in counted.items() if key[:2] == (variant, depth)]
-    seeds = {settings_of(record).seed for record in finished}
-    return Entry(
-        variant=variant,
-        depth=depth,
-        summary=summarise([result_of(r)["test_error"] for r in finished]) if finished else None,
-        published=published(dataset, variant, depth),
-        unfinished=tuple(record for record in here if settings_of(record).seed not in seeds),
-    )
+def _entry(dataset: str, variant: str, depth: int, runs: Mapping[int, Record]) -> Entry:
+    errors = [result_of(record)["test_error"] for record in runs.values()]
+    figure = published(dataset, variant, depth)
+    return Entry(variant, depth, summarise(errors) if errors else None, figure, ())
 
 
 def _contrasts(
@@ -307,19 +299,19 @@ def _contrasts(
     base = entries[V1, depth].summary if V1 in variants else None
     if base is None:
         return
-    found: list[tuple[str, Comparison]] = []
-    for variant in variants:
-        summary = entries[variant, depth].summary
-        if variant != V1 and summary is not None:
-            found.append((variant, compare(base.values, summary.values)))
-    p_values = [comparison.p for _, comparison in found if comparison.p is not None]
+    found = {
+        variant: compare(base.values, summary.values)
+        for variant in variants
+        if variant != V1 and (summary := entries[variant, depth].summary) is not None
+    }
+    p_values = [comparison.p for comparison in found.values() if comparison.p is not None]
     adjusted = iter(holm(p_values))
-    for variant, comparison in found:
+    for variant, comparison in found.items():
         p_holm = None if comparison.p is None else next(adjusted)
         yield Contrast(variant, depth, comparison, p_holm, len(p_values))
 
 
-def _duels(
+def _v1_v2(
     entries: Mapping[tuple[str, int], Entry],
     contrasts: Sequence[Contrast],
     depths: Sequence[int],
@@ -332,19 +324,20 @@ def _duels(
             yield V1V2Comparison(depth, v1, v2, comparison, found)
 
 
-def _guesses(
-    counted: Mapping[tuple[str, int, int], Record],
+def _predictions(
+    finished: Finished,
 ) -> tuple[dict[tuple[str, int], list[Predictions]], list[str]]:
-    """The predictions of the counted runs by cell, and sentences about those that do not count."""
+    """The predictions by cell, and notes about those that do not count."""
     found: dict[tuple[str, int], list[Predictions]] = {}
     unread: dict[str, list[str]] = {}
-    for (variant, depth, seed), record in counted.items():
-        error = result_of(record)["test_error"]
-        guesses = read_guesses(record.folder, seed, settings_of(record).dataset, error)
-        if isinstance(guesses, str):
-            unread.setdefault(guesses, []).append(record.folder.as_posix())
-        else:
-            found.setdefault((variant, depth), []).append(guesses)
+    for cell, by_seed in finished.items():
+        for seed, record in by_seed.items():
+            error = result_of(record)["test_error"]
+            read = scored_predictions(record.folder, seed, settings_of(record).dataset, error)
+            if isinstance(read, str):
+                unread.setdefault(read, []).append(record.folder.as_posix())
+            else:
+                found.setdefault(cell, []).append(read)
     notes = []
     for why, folders in unread.items() if found or set(unread) != {"missing"} else ():
         more = f" and {len(folders) - 1} more" if len(folders) > 1 else ""
@@ -355,17 +348,15 @@ def _guesses(
 
 
 def _agreements(
-    guesses: Mapping[tuple[str, int], Sequence[Predictions]],
+    predictions: Mapping[tuple[str, int], Sequence[Predictions]],
     variants: Sequence[str],
     depths: Sequence[int],
 ) -> Iterator[Agreement]:
     """Cell by cell; none at a depth whose runs predict different numbers of images."""
     for depth in depths:
-        here = {name: guesses[name, depth] for name in variants if (name, depth) in guesses}
-        sizes = {len(run.predictions) for runs in here.values() for run in runs}
-        if len(sizes) == 1:
-            for variant in here:
-                yield agreement(variant, depth, here, V1)
+        here = {v: predictions[v, depth] for v in variants if (v, depth) in predictions}
+        if len({len(run.predictions) for runs in here.values() for run in runs}) == 1:
+            yield from (agreement(variant, depth, here, V1) for variant in here)
 
 
 def _maps(
@@ -408,7 +399,7 @@ def _placements(cells: Mapping[tuple[str, str], Sequence[Entry]]) -> Iterator[Pl
 
 def _heading(record: Record) -> str:
     settings = settings_of(record)
-    name = f"{DATASETS.get(settings.dataset, settings.dataset)}, protocol {record.label}"
+    name = f"{DATASET_NAMES.get(settings.dataset, settings.dataset)}, protocol {record.label}"
     if follows_paper(settings):
         return name
     network_only = not follows_paper(settings) and record.label == _paper_but_network(settings)
@@ -423,32 +414,28 @@ def _paper_but_network(settings: Settings) -> str:
 
 
 def _group_notes(
-    records: Sequence[Record],
-    counted: Mapping[tuple[str, int, int], Record],
-    copies: Mapping[Path, Path],
+    records: Sequence[Record], counted: Sequence[Record], copies: Mapping[Path, Path]
 ) -> Iterator[str]:
     settings = settings_of(records[0])
     if settings.protocol not in shipped("protocols"):
         values = settings.model_dump(include=set(TRAINING_HALF))
         text = ", ".join(f"{name}={shown(values[name])}" for name in TRAINING_HALF)
         yield f"Protocol {records[0].label}: {text}."
-    mixed = [("precision", "precisions"), ("device", "devices")]
-    for key, name in mixed:
-        found = Counter(result_of(record)[key] for record in counted.values())
+    for what, found in (
+        ("precisions", Counter(result_of(record)["precision"] for record in counted)),
+        ("devices", Counter(result_of(record)["device"] for record in counted)),
+        ("kernels, whose rounding differs", Counter(settings_of(r).kernels for r in counted)),
+    ):
         if len(found) > 1:
             text = ", ".join(f"{count} × {value}" for value, count in sorted(found.items()))
-            yield f"The runs were made with different {name}: {text}."
-    kernels = Counter(settings_of(record).kernels for record in counted.values())
-    if len(kernels) > 1:
-        text = ", ".join(f"{count} × {value}" for value, count in sorted(kernels.items()))
-        yield f"The runs were made with different kernels, whose rounding differs: {text}."
-    by_folder = {record.folder: record for record in records}
+            yield f"The runs were made with different {what}: {text}."
+    errors = {r.folder: result_of(r)["test_error"] for r in records if r.state is State.DONE}
     for copy, original in copies.items():
-        errors = [result_of(by_folder[folder])["test_error"] for folder in (original, copy)]
-        differ = f"; their test errors differ ({errors[0]:.2f} and {errors[1]:.2f})"
+        ours, theirs = errors[original], errors[copy]
+        differ = f"; their test errors differ ({ours:.2f} and {theirs:.2f})"
         yield (
             f"{copy.as_posix()} is the same run as {original.as_posix()}, which is counted"
-            f"{differ if errors[0] != errors[1] else ''}."
+            f"{differ if ours != theirs else ''}."
         )
 
 

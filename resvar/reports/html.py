@@ -26,10 +26,11 @@ from resvar import __version__
 from resvar.console import plain
 from resvar.reports.charts import COLOURS, Chart, charts
 from resvar.reports.curves import points_per_curve
-from resvar.reports.findings import DATASETS, Group, Report, V1V2Comparison
+from resvar.reports.findings import DATASET_NAMES, Group, Report, V1V2Comparison
+from resvar.reports.layout import Cell, Column, Table
 from resvar.reports.provenance import FACTS, Environments, cells_text, commands, environments
 from resvar.reports.records import Record, State, settings_of
-from resvar.reports.tables import Cell, Column, Table, damaged_table, reason, tables
+from resvar.reports.tables import damaged_table, reason, tables
 from resvar.rundir import CONFIG
 
 PAGE = Path(__file__).parent / "page"
@@ -182,19 +183,19 @@ def _group_parts(index: int, group: Group, most: int) -> _GroupParts:
 
 
 def _short_name(group: Group) -> str:
-    return f"{DATASETS.get(group.dataset, group.dataset)}, protocol {group.label}"
+    return f"{DATASET_NAMES.get(group.dataset, group.dataset)}, protocol {group.label}"
 
 
 def _verdicts(report: Report) -> Iterator[tuple[str, str]]:
     """The page in a sentence per group: a word on V1 and V2 for each depth."""
     for group in report.groups:
         by_word: dict[str, list[V1V2Comparison]] = {}
-        for duel in group.duels:
-            by_word.setdefault(duel.verdict.word, []).append(duel)
+        for pair in group.v1_v2:
+            by_word.setdefault(pair.verdict.word, []).append(pair)
         words = []
-        for word, duels in by_word.items():
-            names = [f"ResNet-{duel.depth}" for duel in duels]
-            sentences = {duel.verdict.sentence.removeprefix(f"{word}: ") for duel in duels}
+        for word, pairs in by_word.items():
+            names = [f"ResNet-{pair.depth}" for pair in pairs]
+            sentences = {pair.verdict.sentence.removeprefix(f"{word}: ") for pair in pairs}
             why = f" ({sentences.pop().rstrip('.')})" if word == "cannot be said" and len(
                 sentences) == 1 else ""  # fmt: skip
             words.append(f"{word} at {_listed(names)}{why}")
@@ -271,7 +272,7 @@ def _repeat(report: Report, page: Page) -> dict[str, Any]:
     import shlex
 
     records = [record for group in report.groups for record in group.records]
-    datasets = {r.settings.dataset for r in records if r.settings} & set(DATASETS)
+    datasets = {r.settings.dataset for r in records if r.settings} & set(DATASET_NAMES)
     data = [
         "resvar data" + ("" if name == "cifar10" else f" --dataset {name}")
         for name in sorted(datasets)

@@ -78,6 +78,11 @@ class Record:
     diverged: bool = False
     metrics: pandas.DataFrame | None = field(default=None, repr=False, compare=False)
 
+    @property
+    def word(self) -> str:
+        """The state, where a diverged run is told from one that failed otherwise."""
+        return "diverged" if self.diverged else self.state.value
+
 
 def read_records(folders: Sequence[Path]) -> list[Record]:
     """Every run at or below `folders`, once each.

@@ -1,36 +1,21 @@
-"""A report as Markdown, LaTeX, CSV, JSON, or on the terminal; `html.py` makes the page.
+"""A report in each of its formats: here the tables as Markdown, as LaTeX and on the terminal.
 
-The first two and the terminal write neutral tables; CSV and JSON are written from the data itself.
+CSV and JSON come from `data.py`, the page from `html.py`.
 """
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from resvar.config import Settings
 from resvar.console import plain
 from resvar.errors import UserError, nearest
-from resvar.reports.findings import V1, Entry, Group, PlacementMap, Report
-from resvar.reports.records import (
-    Record,
-    State,
-    settings_of,
-)
-from resvar.reports.tables import (
-    Cell,
-    Column,
-    Table,
-    damaged_table,
-    error_tables,
-    reason,
-    tables,
-)
+from resvar.reports.data import as_csv, as_json
+from resvar.reports.findings import Report
+from resvar.reports.layout import Cell, Column, Table
+from resvar.reports.tables import damaged_table, error_tables, tables
 from resvar.sequences import chunks
 
 if TYPE_CHECKING:
@@ -175,150 +160,6 @@ def _latex_text(text: str) -> str:
     return re.sub(r"(?<!\S)-(?=\d)", "$-$", safe)  # a minus is longer than a hyphen
 
 
-# --- data
-
-RUN_FIELDS = (
-    "label", "comparable_with_paper", "counted", "state", "variant", "depth", "seed", "protocol",
-    "dataset", "bn_place", "relu_place", "best_on_map", "iterations", "iteration", "parameters",
-    "test_error", "best_test_error", "best_test_error_note", "train_loss", "train_error",
-    "holdout_error", "seconds", "images_per_second", "device", "precision", "config_hash", "commit",
-    "message", "folder",
-)  # fmt: skip
-"""What CSV and JSON say about a run; `iteration` is how far it is, `iterations` how far it goes.
-
-`bn_place` and `relu_place` are its cell on the 3 × 3 map, `best_on_map` whether that is the best of
-its group and depth; None where there is no such cell or map.
-"""
-
-
-def _csv(report: Report) -> str:
-    """A line per run, the damaged ones last."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, RUN_FIELDS, lineterminator="\n")
-    writer.writeheader()
-    for group in report.groups:
-        writer.writerows(_run_data(record, group) for record in group.records)
-    writer.writerows(_run_data(record, None) for record in report.damaged)
-    return text.getvalue()
-
-
-def _json(report: Report) -> str:
-    data = {
-        "format": 1,
-        "groups": [_group_data(group) for group in report.groups],
-        "damaged": [_run_data(record, None) for record in report.damaged],
-    }
-    return json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def _run_data(record: Record, group: Group | None) -> dict[str, Any]:
-    """The fields of a run; those that nobody knows are None."""
-    settings, result, progress = record.settings, record.result or {}, record.progress
-    data: dict[str, Any] = dict.fromkeys(RUN_FIELDS)
-    if settings is not None:
-        names = ("variant", "depth", "seed", "protocol", "dataset", "iterations")
-        data |= {name: getattr(settings, name) for name in names} | {"config_hash": settings.hash}
-        data["bn_place"], data["relu_place"] = settings.ordering.position or (None, None)
-        data["best_on_map"] = _is_best(settings, group)
-    if progress is not None:
-        data["iteration"] = progress.iteration
-        data |= {key: getattr(progress, key) for key in ("seconds", "images_per_second")}
-    data |= {key: value for key, value in result.items() if key in data}
-    if record.state is State.DONE:
-        data["iteration"] = data["iterations"]
-    return data | {
-        "label": record.label,
-        "comparable_with_paper": group is not None and group.like_paper,
-        "counted": group is not None
-        and record.state is State.DONE
-        and record.folder not in group.copies,
-        "state": str(record.state),
-        "message": plain(reason(record)),
-        "folder": plain(record.folder.as_posix()),
-    }
-
-
-def _is_best(settings: Settings, group: Group | None) -> bool | None:
-    """Whether the run's cell is marked on the map of its depth."""
-    for found in group.maps if group is not None else ():
-        for placement in found.placements if found.depth == settings.depth else ():
-            if placement.entry.variant == settings.variant:
-                return placement.best
-    return None
-
-
-def _group_data(group: Group) -> dict[str, Any]:
-    return {
-        "label": group.label,
-        "dataset": group.dataset,
-        "comparable_with_paper": group.like_paper,
-        "heading": group.heading,
-        "notes": [plain(note) for note in group.notes],
-        "variants": list(group.variants),
-        "depths": list(group.depths),
-        "cells": [_entry_data(entry) for entry in group.entries.values()],
-        "comparisons": [
-            {
-                "baseline": V1,
-                "variant": contrast.variant,
-                "depth": contrast.depth,
-                **asdict(contrast.comparison),
-                "p_holm": contrast.p_holm,
-                "holm_comparisons": contrast.family,
-            }
-            for contrast in group.contrasts
-        ],
-        "verdicts": [
-            {
-                "depth": duel.depth,
-                "v1": _entry_data(duel.v1),
-                "v2": _entry_data(duel.v2),
-                "difference": duel.comparison.difference if duel.comparison else None,
-                "interval": duel.comparison.interval if duel.comparison else None,
-                "published_difference": duel.published_difference,
-                "sd": duel.sd,
-                "seeds_needed": duel.seeds_needed,
-                "word": duel.verdict.word,
-                "sentence": duel.verdict.sentence,
-            }
-            for duel in group.duels
-        ],
-        "maps": [_map_data(found) for found in group.maps],
-        "agreements": [asdict(found) for found in group.agreements],
-        "runs": [_run_data(record, group) for record in group.records],
-    }
-
-
-def _map_data(found: PlacementMap) -> dict[str, Any]:
-    return {
-        "depth": found.depth,
-        "cells": [
-            {"bn": at.bn, "relu": at.relu, "best": at.best, **_entry_data(at.entry)}
-            for at in found.placements
-        ],
-        "outside": list(found.outside),
-    }
-
-
-def _entry_data(entry: Entry) -> dict[str, Any]:
-    empty: dict[str, Any] = {"n": 0, "median": None, "mean": None, "sd": None, "values": []}
-    return {
-        "variant": entry.variant,
-        "depth": entry.depth,
-        **(asdict(entry.summary) if entry.summary else empty),
-        "published": asdict(entry.published) if entry.published else None,
-        "unfinished": [_unfinished_data(record) for record in entry.unfinished],
-    }
-
-
-def _unfinished_data(record: Record) -> dict[str, Any]:
-    return {
-        "state": str(record.state),
-        "seed": settings_of(record).seed,
-        "folder": plain(record.folder.as_posix()),
-    }
-
-
 # --- the terminal
 
 WIDE = 5_000
@@ -424,9 +265,9 @@ def _html(report: Report) -> str:
 RENDERERS: dict[str, Callable[[Report], str]] = {
     "table": _plain_text,
     "markdown": _markdown,
-    "csv": _csv,
+    "csv": as_csv,
     "latex": _latex,
-    "json": _json,
+    "json": as_json,
     "html": _html,
 }
 """Format → renderer. A further one needs a line here; `_sections` gives it headings and tables."""

@@ -16,7 +16,7 @@ from resvar.reports.agreement import (
     cifar10_labels,
     mcnemar,
     predicted_sd,
-    read_guesses,
+    scored_predictions,
 )
 from resvar.reports.findings import build
 from resvar.reports.records import read_records
@@ -124,18 +124,18 @@ def test_the_shipped_labels_are_those_of_cifar_10():
 
 
 def test_predictions_are_read_with_what_is_right(tmp_path):
-    found = read_guesses(write(tmp_path, wrong=700), 0, "cifar10", 7.0)
+    found = scored_predictions(write(tmp_path, wrong=700), 0, "cifar10", 7.0)
     assert isinstance(found, Predictions)
     assert int((~found.right).sum()) == 700
 
 
 def test_predictions_of_another_error_do_not_count(tmp_path):
     folder = write(tmp_path, wrong=700)
-    assert read_guesses(folder, 0, "cifar10", 6.9) == "not those of the recorded test error"
+    assert scored_predictions(folder, 0, "cifar10", 6.9) == "not those of the recorded test error"
 
 
 def test_other_data_has_no_labels_but_still_disagrees(tmp_path):
-    found = read_guesses(write(tmp_path), 0, "folder", 1.0)
+    found = scored_predictions(write(tmp_path), 0, "folder", 1.0)
     assert isinstance(found, Predictions)
     assert found.right is None
 
@@ -166,13 +166,13 @@ def test_a_damaged_file_is_said_and_spoils_nothing(tmp_path, content):
 )
 def test_what_is_no_list_of_classes_is_damaged(tmp_path, predictions):
     folder = write(tmp_path, predictions=predictions)
-    assert read_guesses(folder, 0, "cifar10", 6.0) == "damaged"
+    assert scored_predictions(folder, 0, "cifar10", 6.0) == "damaged"
 
 
 def test_pickles_are_not_opened(tmp_path):
     folder = write_run(tmp_path)
     np.save(folder / "predictions.npy", np.array([print], dtype=object), allow_pickle=True)
-    assert read_guesses(folder, 0, "cifar10", 50.0) == "damaged"
+    assert scored_predictions(folder, 0, "cifar10", 50.0) == "damaged"
 
 
 def test_runs_without_predictions_have_no_table_and_no_note(tmp_path):
@@ -233,5 +233,5 @@ def test_the_pairing_takes_the_smallest_seed_of_both(tmp_path):
 def test_a_folder_in_the_place_of_predictions_is_damage(tmp_path):
     folder = write_run(tmp_path)
     (folder / "predictions.npy").mkdir()
-    assert read_guesses(folder, 0, "cifar10", 50.0) == "damaged"
+    assert scored_predictions(folder, 0, "cifar10", 50.0) == "damaged"
     assert build(read_records([tmp_path])).groups[0].entries["original", 110].summary is not None

@@ -15,9 +15,10 @@ import pytest
 from resvar.errors import UserError
 from resvar.reports.findings import build
 from resvar.reports.html import Image, Page, Section, render_html
+from resvar.reports.layout import Cell, Column, Table
 from resvar.reports.records import read_records
 from resvar.reports.report import write_report
-from resvar.reports.tables import Cell, Column, Table, tables
+from resvar.reports.tables import tables
 from resvar.rundir import CONFIG, RESULT
 from tests.reports.pages import ENVIRONMENT_A, write_curved, write_rich
 from tests.reports.runs import how_far, write_run

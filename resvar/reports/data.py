@@ -1,0 +1,161 @@
+"""A report as data: CSV, JSON, and one tidy frame with a row per run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from resvar.config import Settings
+from resvar.console import plain
+from resvar.reports.findings import V1, Entry, Group, PlacementMap, Report
+from resvar.reports.records import Record, State, settings_of
+from resvar.reports.tables import reason
+
+if TYPE_CHECKING:
+    import pandas
+
+RUN_FIELDS = (
+    "label", "comparable_with_paper", "counted", "state", "variant", "depth", "seed", "protocol",
+    "dataset", "bn_place", "relu_place", "best_on_map", "iterations", "iteration", "parameters",
+    "test_error", "best_test_error", "best_test_error_note", "train_loss", "train_error",
+    "holdout_error", "seconds", "images_per_second", "device", "precision", "config_hash", "commit",
+    "message", "folder",
+)  # fmt: skip
+"""What CSV and JSON say about a run; `iteration` is how far it is, `iterations` how far it goes.
+
+`bn_place` and `relu_place` are its cell on the 3 × 3 map, `best_on_map` whether that is the best of
+its group and depth; None where there is no such cell or map.
+"""
+
+
+def runs_frame(report: Report) -> pandas.DataFrame:
+    """A row per run, the damaged ones last; the columns are `RUN_FIELDS`, None where unknown."""
+    import pandas
+
+    rows = [_run_data(record, group) for group in report.groups for record in group.records]
+    rows += [_run_data(record, None) for record in report.damaged]
+    return pandas.DataFrame(rows, columns=list(RUN_FIELDS), dtype=object)
+
+
+def as_csv(report: Report) -> str:
+    """A line per run."""
+    return runs_frame(report).to_csv(index=False, lineterminator="\n")
+
+
+def as_json(report: Report) -> str:
+    """The whole report; a number that JSON cannot hold is an error of this program."""
+    data = {
+        "format": 1,
+        "groups": [_group_data(group) for group in report.groups],
+        "damaged": [_run_data(record, None) for record in report.damaged],
+    }
+    return json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _run_data(record: Record, group: Group | None) -> dict[str, Any]:
+    """The fields of a run; those that nobody knows are None."""
+    settings, result, progress = record.settings, record.result or {}, record.progress
+    data: dict[str, Any] = dict.fromkeys(RUN_FIELDS)
+    if settings is not None:
+        names = ("variant", "depth", "seed", "protocol", "dataset", "iterations")
+        data |= {name: getattr(settings, name) for name in names} | {"config_hash": settings.hash}
+        data["bn_place"], data["relu_place"] = settings.ordering.position or (None, None)
+        data["best_on_map"] = _is_best(settings, group)
+    if progress is not None:
+        data["iteration"] = progress.iteration
+        data |= {key: getattr(progress, key) for key in ("seconds", "images_per_second")}
+    data |= {key: value for key, value in result.items() if key in data}
+    if record.state is State.DONE:
+        data["iteration"] = data["iterations"]
+    return data | {
+        "label": record.label,
+        "comparable_with_paper": group is not None and group.like_paper,
+        "counted": group is not None
+        and record.state is State.DONE
+        and record.folder not in group.copies,
+        "state": str(record.state),
+        "message": plain(reason(record)),
+        "folder": plain(record.folder.as_posix()),
+    }
+
+
+def _is_best(settings: Settings, group: Group | None) -> bool | None:
+    """Whether the run's cell is marked on the map of its depth."""
+    for found in group.maps if group is not None else ():
+        for placement in found.placements if found.depth == settings.depth else ():
+            if placement.entry.variant == settings.variant:
+                return placement.best
+    return None
+
+
+def _group_data(group: Group) -> dict[str, Any]:
+    return {
+        "label": group.label,
+        "dataset": group.dataset,
+        "comparable_with_paper": group.like_paper,
+        "heading": group.heading,
+        "notes": [plain(note) for note in group.notes],
+        "variants": list(group.variants),
+        "depths": list(group.depths),
+        "cells": [_entry_data(entry) for entry in group.entries.values()],
+        "comparisons": [
+            {
+                "baseline": V1,
+                "variant": contrast.variant,
+                "depth": contrast.depth,
+                **asdict(contrast.comparison),
+                "p_holm": contrast.p_holm,
+                "holm_comparisons": contrast.family,
+            }
+            for contrast in group.contrasts
+        ],
+        "verdicts": [
+            {
+                "depth": pair.depth,
+                "v1": _entry_data(pair.v1),
+                "v2": _entry_data(pair.v2),
+                "difference": pair.comparison.difference if pair.comparison else None,
+                "interval": pair.comparison.interval if pair.comparison else None,
+                "published_difference": pair.published_difference,
+                "sd": pair.sd,
+                "seeds_needed": pair.seeds_needed,
+                "word": pair.verdict.word,
+                "sentence": pair.verdict.sentence,
+            }
+            for pair in group.v1_v2
+        ],
+        "maps": [_map_data(found) for found in group.maps],
+        "agreements": [asdict(found) for found in group.agreements],
+        "runs": [_run_data(record, group) for record in group.records],
+    }
+
+
+def _map_data(found: PlacementMap) -> dict[str, Any]:
+    return {
+        "depth": found.depth,
+        "cells": [
+            {"bn": at.bn, "relu": at.relu, "best": at.best, **_entry_data(at.entry)}
+            for at in found.placements
+        ],
+        "outside": list(found.outside),
+    }
+
+
+def _entry_data(entry: Entry) -> dict[str, Any]:
+    empty: dict[str, Any] = {"n": 0, "median": None, "mean": None, "sd": None, "values": []}
+    return {
+        "variant": entry.variant,
+        "depth": entry.depth,
+        **(asdict(entry.summary) if entry.summary else empty),
+        "published": asdict(entry.published) if entry.published else None,
+        "unfinished": [_unfinished_data(record) for record in entry.unfinished],
+    }
+
+
+def _unfinished_data(record: Record) -> dict[str, Any]:
+    return {
+        "state": str(record.state),
+        "seed": settings_of(record).seed,
+        "folder": plain(record.folder.as_posix()),
+    }
