@@ -353,8 +353,8 @@ def read_metrics(folder: Path) -> pandas.DataFrame:
     """The rows of `metrics.csv`, one per evaluation; none if the file is missing.
 
     Raises:
-        UserError: `metrics.csv` is damaged: a column or field is missing, the iterations do not rise,
-            a training loss is not finite, or a test error is not a percentage.
+        UserError: `metrics.csv` is damaged: a column or field is missing, the iterations do not
+            rise, a training loss is not finite, or a test error is not a percentage.
     """
     import pandas
 
