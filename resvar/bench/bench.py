@@ -38,9 +38,9 @@ def bench_contenders(options: BenchOptions) -> None:
     records = []
     for depth, group in zip(options.depths, groups, strict=True):
         names = ", ".join(one.name for one in group)
-        _log(f"{options.variant}-{depth}: {names}; starting …")
+        _log_progress(f"{options.variant}-{depth}: {names}; starting …")
         found, ceilings = take_turns(
-            group, options.device, options.threads, options.rounds, options.seconds, _log
+            group, options.device, options.threads, options.rounds, options.seconds, _log_progress
         )
         records.append(measurement_record(found, ceilings))
         if not options.as_json:
@@ -163,7 +163,7 @@ def bench_floor(options: BenchOptions) -> None:
     """FLOP and memory traffic of an iteration, and the least time for them on this machine."""
     _check_device(options.device)
     planned = [options.contenders(depth)[0].settings for depth in options.depths]
-    _log("Measuring the ceiling, a few seconds …")
+    _log_progress("Measuring the ceiling, a few seconds …")
     ceilings = Ceilings()
     with started_workers([None], options.device, options.threads) as (top,):
         top.answer()
@@ -254,7 +254,7 @@ def _measure_splits(
 ) -> dict[Split, list[float]]:
     """Images per second of all jobs of a split together, turn by turn."""
     labels = " against ".join(map(_split_label, splits))
-    _log(f"{options.variant}-{settings.depth}: {labels}; starting …")
+    _log_progress(f"{options.variant}-{settings.depth}: {labels}; starting …")
     jobs = [split for split in splits for _ in range(split[0])]
     contenders = [Contender(_split_label(split), settings, split[1]) for split in jobs]
     speeds: dict[Split, list[float]] = {split: [] for split in splits}
@@ -268,12 +268,12 @@ def _measure_splits(
             iterations[split] = max(1, round(options.seconds / run_together(group, 1)))
             groups[split] = group
         whole = options.rounds * len(splits) * options.seconds
-        _log(f"{options.rounds} rounds: about {whole:.0f} s or more.")
+        _log_progress(f"{options.rounds} rounds: about {whole:.0f} s or more.")
         for number in range(options.rounds):
             for split, group in groups.items():
                 images = iterations[split] * len(group) * settings.batch_size
                 speeds[split].append(images / run_together(group, iterations[split]))
-            _log(f"round {number + 1} of {options.rounds}")
+            _log_progress(f"round {number + 1} of {options.rounds}")
     return speeds
 
 
@@ -304,7 +304,7 @@ def _check_device(device: str) -> None:
         choose_device(device)
 
 
-def _log(text: str) -> None:
+def _log_progress(text: str) -> None:
     """Progress on stderr; stdout has the figures alone."""
     print(text, file=sys.stderr, flush=True)
 
