@@ -1,8 +1,8 @@
-"""CIFAR-10 and CIFAR-100: what they are made of, whether they are whole, and loading them.
+"""CIFAR-10 and CIFAR-100: their files, verification and loading. No torch.
 
 The official files are pickles, and a pickle can run any program while it is read. So each file
-must have the published MD5 *before* it is unpickled, and what is unpickled are the very bytes that
-were checked. torch is not imported here.
+must have the published MD5 *before* it is unpickled, and exactly the bytes that were checked are
+unpickled.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ SIDE = 32
 """Height and width of every image, in pixels."""
 
 LARGEST_FILE = 200_000_000
-"""Bytes; the largest official file, CIFAR-100's `train`, has 155 million."""
+"""Bytes; the largest official file, `train` of CIFAR-100, has 155 million."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a dataset is made of, and how its official files are recognised."""
+    """The official files of a dataset, their checksums and their keys."""
 
     name: str
     title: str
@@ -48,17 +48,17 @@ class Dataset:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Every file, in the order in which they are checked: training, test, names."""
+        """All files in the order of verification: training, test, names."""
         return (*self.train, *self.test, self.meta)
 
     @property
     def checksum(self) -> str:
-        """SHA-256 of the lines `md5  filename`, as md5sum would print them: all files at once."""
+        """SHA-256 of all lines `md5  filename`, as md5sum prints them."""
         lines = "".join(f"{self.md5[name]}  {name}\n" for name in self.files)
         return hashlib.sha256(lines.encode()).hexdigest()
 
 
-# The MD5s are those of torchvision.datasets; the authors' page gives only that of the archive.
+# MD5s from torchvision.datasets; the authors' page gives the archive's only.
 DATASETS: dict[str, Dataset] = {
     "cifar10": Dataset(
         name="cifar10",
@@ -103,11 +103,11 @@ DATASETS: dict[str, Dataset] = {
 
 @dataclass(frozen=True)
 class Images:
-    """A dataset in memory. N training and M test images, in the official order.
+    """A dataset in memory: N training and M test images, in the official order.
 
     Images are uint8 [N, 32, 32, 3] and [M, 32, 32, 3] (height, width, RGB), contiguous; labels are
-    int64 [N] and [M], from 0 to the number of classes less one. `checksum` names the data for
-    records: see `Dataset.checksum`.
+    int64 [N] and [M], from 0 to `classes - 1`. `checksum` identifies the data in records: see
+    `Dataset.checksum`.
     """
 
     train_images: NDArray[np.uint8]
@@ -119,10 +119,10 @@ class Images:
 
 
 def find_dataset(name: str) -> Dataset:
-    """The dataset of that name.
+    """The dataset called `name`.
 
     Raises:
-        UserError: there is none; the nearest name is suggested.
+        UserError: it does not exist; the nearest name is suggested.
     """
     if name in DATASETS:
         return DATASETS[name]
@@ -131,12 +131,12 @@ def find_dataset(name: str) -> Dataset:
 
 
 def default_folder() -> Path:
-    """Where datasets lie unless the user says otherwise: `$RESVAR_DATA`, else `data/`."""
+    """The default folder of datasets: `$RESVAR_DATA`, else `data/`."""
     return Path(os.environ.get("RESVAR_DATA") or "data").expanduser()
 
 
 def find_problems(dataset: Dataset, folder: Path) -> list[str]:
-    """A sentence for each file that is missing or is not the official one; nothing is unpickled."""
+    """A sentence per file that is missing or not the official one; nothing is unpickled."""
     found = []
     for name in dataset.files:
         path = folder / dataset.folder / name
@@ -155,7 +155,7 @@ def find_problems(dataset: Dataset, folder: Path) -> list[str]:
 
 
 def load_cifar(dataset: Dataset, folder: Path) -> Images:
-    """Read a dataset from `folder`, which holds the dataset's own folder, and verify all of it.
+    """Verify and read a dataset whose own folder lies in `folder`.
 
     Raises:
         UserError: a file is missing, cannot be read, or is not the official one.
@@ -174,7 +174,7 @@ def load_cifar(dataset: Dataset, folder: Path) -> Images:
 def _load_part(
     dataset: Dataset, folder: Path, names: tuple[str, ...]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images uint8 [N, 32, 32, 3] and labels int64 [N] of some files, one after the other."""
+    """Images uint8 [N, 32, 32, 3] and labels int64 [N] of some files, concatenated."""
     import numpy as np
 
     images, labels = [], []
@@ -195,9 +195,9 @@ def _load_part(
         if not sane or rows is None:
             raise UserError(
                 f"{folder / dataset.folder / name}: this does not hold images and labels of "
-                f"{dataset.title}; get it again with `{_command(dataset, folder)}`."
+                f"{dataset.title}; get it again with `{_data_command(dataset, folder)}`."
             )
-        # A row of a file is the red plane, then the green, then the blue.
+        # A row is the red plane, then the green, then the blue.
         images.append(rows.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1))
         labels.append(numbers)
     return np.ascontiguousarray(np.concatenate(images)), np.concatenate(labels)
@@ -212,17 +212,17 @@ def _load_class_names(dataset: Dataset, folder: Path) -> tuple[str, ...]:
     ):
         raise UserError(
             f"{folder / dataset.folder / dataset.meta}: this does not hold the class names of "
-            f"{dataset.title}; get it again with `{_command(dataset, folder)}`."
+            f"{dataset.title}; get it again with `{_data_command(dataset, folder)}`."
         )
     return tuple(name.decode("ascii", "replace") for name in names)
 
 
 def _load_file(dataset: Dataset, folder: Path, name: str) -> dict[Any, Any]:
-    """The mapping in an official file: read once, checked, and only then unpickled."""
+    """The mapping in an official file: read once, verified, then unpickled."""
     path = folder / dataset.folder / name
     try:
         if not path.is_file():
-            raise UserError(_missing(dataset, folder, name))
+            raise UserError(_describe_missing(dataset, folder, name))
         with path.open("rb") as file:
             content = file.read(LARGEST_FILE)
     except OSError as error:
@@ -232,7 +232,7 @@ def _load_file(dataset: Dataset, folder: Path, name: str) -> dict[Any, Any]:
         raise UserError(
             f"{path}: this is not the official file of {dataset.title} (its MD5 is {md5}, the "
             f"published one is {dataset.md5[name]}), so it was not unpickled; get it again with "
-            f"`{_command(dataset, folder)}`."
+            f"`{_data_command(dataset, folder)}`."
         )
     try:
         values = _Unpickler(io.BytesIO(content), encoding="bytes").load()
@@ -244,7 +244,7 @@ def _load_file(dataset: Dataset, folder: Path, name: str) -> dict[Any, Any]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds NumPy arrays and plain values, nothing else: a second lock behind the MD5."""
+    """Builds NumPy arrays and plain values only: a second lock behind the MD5."""
 
     allowed = frozenset(
         [
@@ -263,7 +263,7 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _missing(dataset: Dataset, folder: Path, name: str) -> str:
+def _describe_missing(dataset: Dataset, folder: Path, name: str) -> str:
     if (folder / name).is_file():
         return (
             f"{folder}: this is the folder of {dataset.title} itself or one like it; name the "
@@ -271,16 +271,16 @@ def _missing(dataset: Dataset, folder: Path, name: str) -> str:
         )
     return (
         f"{folder / dataset.folder}: {dataset.title} is not there ({name} is missing); get it with "
-        f"`{_command(dataset, folder)}` or name its folder with --data DIR or RESVAR_DATA."
+        f"`{_data_command(dataset, folder)}` or name its folder with --data DIR or RESVAR_DATA."
     )
 
 
-def _command(dataset: Dataset, folder: Path) -> str:
-    """The command that gets the dataset into that folder, ready to be pasted into a shell."""
+def _data_command(dataset: Dataset, folder: Path) -> str:
+    """The command that fetches the dataset into the folder, quoted for a shell."""
     which = "" if dataset.name == "cifar10" else f" --dataset {dataset.name}"
     return f"resvar data --dir {shlex.quote(str(folder))}{which}"
 
 
 def md5_of(content: bytes = b"") -> Any:
-    """MD5, as published; declared to be no cryptography, for systems that forbid it as such."""
+    """MD5 as published, declared as not for security: some systems forbid it otherwise."""
     return hashlib.md5(content, usedforsecurity=False)

@@ -1,9 +1,9 @@
-"""A folder of images as people keep them: `DIR/train/<class>/*` and `DIR/val/<class>/*`.
+"""Loaders of a folder of images: `DIR/train/<class>/*` and `DIR/val/<class>/*`.
 
-Images are read, cropped and resized by torchvision in the workers of a DataLoader: a random crop of
-8 to 100 % of the area and a random flip for training, the middle of the shorter side resized by
-256/224 for evaluation (arXiv:1512.03385, section 3.4, in the form that torchvision's own references
-use). As everywhere, what is random about a training image is a function of (seed, its position).
+The workers of a DataLoader read, crop and resize images with torchvision: for training a random
+crop of 8 to 100 % of the area and a random flip, for evaluation the centre after a resize of the
+shorter side by 256/224 (arXiv:1512.03385, section 3.4, in the form of torchvision's references).
+As everywhere, everything random in a training image is a function of (seed, its position).
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
-from resvar.data.memory import WHOLE, Shard, draw_epoch
-from resvar.errors import UserError
+from resvar.data.memory import UNSHARDED, Shard, draw_epoch
+from resvar.errors import RunError, UserError
 
 if TYPE_CHECKING:
-    # At run time torchvision is loaded where it is used: its import takes a second.
+    # At run time torchvision is imported where it is used: its import takes a second.
     from torchvision.datasets import ImageFolder
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's channels, as torchvision's models expect them."""
+"""Of ImageNet's channels, as torchvision's models expect."""
 
 EVALUATION = ("val", "test")
-"""Names that the folder of evaluation images may have, the first that is there counting."""
+"""Names for the folder of evaluation images; the first that exists is taken."""
 
 
 @dataclass(frozen=True)
 class FolderImages:
-    """The files of a folder: training and evaluation images, and the names of their classes.
+    """The files of a folder: training images, evaluation images, class names.
 
-    `checksum` is over the names and sizes of all files, not over their bytes.
+    `checksum` covers the names and sizes of all files, not their bytes.
     """
 
     training: ImageFolder
@@ -48,7 +48,7 @@ class FolderImages:
 
 
 def open_folder(folder: Path) -> FolderImages:
-    """Find the images below `folder`; none is read yet.
+    """List the images below `folder` without reading them.
 
     Raises:
         UserError: a part is missing or empty, or the two parts have different classes.
@@ -81,9 +81,9 @@ def open_folder(folder: Path) -> FolderImages:
 
 
 class FolderTrainLoader:
-    """Batch `i` of a run, for any `i`; quick when asked for in order, since workers read ahead.
+    """Random access to the training batches of a run; fast in order, since workers read ahead.
 
-    With a `shard`, only that part of its images is read.
+    A `shard` restricts what is read to a part of each batch.
     """
 
     def __init__(
@@ -95,19 +95,24 @@ class FolderTrainLoader:
         flip: bool,
         device: torch.device,
         workers: int | None = None,
-        shard: Shard = WHOLE,
+        shard: Shard = UNSHARDED,
     ) -> None:
         self.labels = torch.tensor(images.targets, device=device)
         self.batch_size, self.seed, self.device, self.shard = batch_size, seed, device, shard
         self.workers = default_workers() if workers is None else workers
-        self._samples = _Samples(images, _training_transform(size, flip), seed)
+        self._samples = _FolderSamples(images, _training_transform(size, flip), seed)
         self._next = -1
         self._stream: Iterator[Any] = iter(())
 
     def batch(self, iteration: int) -> tuple[Tensor, Tensor]:
-        """Images float [B, 3, size, size], labels int64 [B]."""
+        """Images float [B, 3, size, size], labels int64 [B].
+
+        Raises:
+            UserError: an image cannot be read.
+            RunError: a worker died.
+        """
         if iteration != self._next:
-            self._next, self._stream = iteration, iter(self._loader(iteration))
+            self._next, self._stream = iteration, _read(self._loader(iteration))
         self._next += 1
         images, labels = next(self._stream)
         return images.to(self.device, non_blocking=True), labels.to(self.device)
@@ -115,17 +120,18 @@ class FolderTrainLoader:
     def _loader(self, iteration: int) -> DataLoader[Any]:
         return DataLoader(
             self._samples,
-            batch_sampler=_Positions(
+            batch_sampler=_TrainSampler(
                 iteration, self.batch_size, len(self.labels), self.seed, self.shard
             ),
             num_workers=self.workers,
-            generator=torch.Generator(),  # else it would draw from torch's own
+            collate_fn=_collate,
+            generator=torch.Generator(),  # not torch's global one: its state belongs to the caller
             pin_memory=self.device.type == "cuda",
         )
 
 
 class FolderEvalLoader:
-    """The evaluation images in the order of their paths."""
+    """The evaluation images, in the order of their paths."""
 
     def __init__(
         self,
@@ -138,45 +144,59 @@ class FolderEvalLoader:
         self.labels = torch.tensor(images.targets, device=device)
         self.batch_size, self.device = batch_size, device
         self.workers = default_workers() if workers is None else workers
-        self._samples = _Samples(images, _evaluation_transform(size), None)
+        self._samples = _FolderSamples(images, _evaluation_transform(size), None)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.shard(WHOLE)
+        return self.shard(UNSHARDED)
 
     def shard(self, shard: Shard) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of the same batches those with the numbers `index`, `index + count`, …"""
+        """Every `count`-th of these batches, from number `index` on.
+
+        Raises:
+            UserError: an image cannot be read.
+            RunError: a worker died.
+        """
         keys = [(index, 0) for index in range(len(self.labels))]
         first, step = shard.index * self.batch_size, shard.count * self.batch_size
-        loader = DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             self._samples,
             batch_sampler=[
                 keys[number : number + self.batch_size] for number in range(first, len(keys), step)
             ],
             num_workers=self.workers,
-            generator=torch.Generator(),  # else it would draw from torch's own
+            collate_fn=_collate,
+            generator=torch.Generator(),
         )
-        for images, labels in loader:
+        for images, labels in _read(loader):
             yield images.to(self.device), labels.to(self.device)
 
 
 def default_workers() -> int:
-    """Processes that read images; the numbers do not depend on how many."""
+    """Processes that read images; their number does not change the images."""
     return min(8, os.cpu_count() or 1)
 
 
-class _Samples(Dataset[tuple[Tensor, int]]):
-    """Transformed images by (index, position); the position decides what is random about one."""
+@dataclass(frozen=True)
+class _UnreadableImage:
+    """Takes the place of an image: an exception would leave a worker as a traceback in a string."""
+
+    message: str
+
+
+class _FolderSamples(Dataset[tuple[Tensor, int] | _UnreadableImage]):
+    """Transformed images by (index, position); the position seeds the random transforms."""
 
     def __init__(self, images: ImageFolder, transform: Any, seed: int | None) -> None:
         self.images, self.transform, self.seed = images, transform, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | _UnreadableImage:
         index, position = key
         path, label = self.images.samples[index]
         try:
             image = self.images.loader(path)
-        except OSError as error:
-            raise UserError(f"{path}: this image cannot be read ({error}).") from error
+        except Exception as error:  # a damaged image can raise nearly anything
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            return _UnreadableImage(f"{path}: this image cannot be read ({reason}).")
         if self.seed is None:
             return self.transform(image), label
         state = np.random.SeedSequence([self.seed, position]).generate_state(1, np.uint64)
@@ -185,8 +205,34 @@ class _Samples(Dataset[tuple[Tensor, int]]):
             return self.transform(image), label
 
 
-class _Positions:
-    """From an iteration on, for ever: the (index, position) of each image of each batch."""
+def _collate(samples: list[Any]) -> Any:
+    """A batch of samples, or the first unreadable image among them."""
+    unreadable = (sample for sample in samples if isinstance(sample, _UnreadableImage))
+    return next(unreadable, None) or default_collate(samples)
+
+
+def _read(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of a loader; failures of its workers are raised here."""
+    batches = iter(loader)
+    while True:
+        try:
+            batch = next(batches, None)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            reason = str(error).splitlines()[0].rstrip(". ")  # killed, most likely for its memory
+            raise RunError(
+                f"a process that reads images died ({reason}); the same command resumes the run."
+            ) from error
+        if batch is None:
+            return
+        if isinstance(batch, _UnreadableImage):
+            raise UserError(batch.message)
+        yield batch
+
+
+class _TrainSampler:
+    """Endless from an iteration on: the (index, position) of each image of each batch."""
 
     def __init__(
         self, iteration: int, batch_size: int, images: int, seed: int, shard: Shard

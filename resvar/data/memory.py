@@ -1,9 +1,9 @@
-"""Shuffled, augmented batches of images that lie on the device as uint8.
+"""Loaders of images in the device's memory: shuffled, augmented batches of uint8 pixels.
 
-The whole set is moved to the device once. Everything random about training batch `i` is a function
-of (seed, i): each epoch has a table of order, crop offsets and flips, drawn by NumPy on the host so
-that every device sees the same images. A batch is then two indexed reads and some arithmetic, for
-all its images at once; nothing is decoded, copied to the host or waited for.
+The whole set moves to the device once. Everything random in training batch `i` is a function of
+(seed, i): each epoch has a table of order, crop offsets and flips, drawn by NumPy on the host so
+that every device gets the same images. A batch is then two indexed reads and some arithmetic on all
+its images at once: no decoding, no copy to the host, no synchronisation.
 """
 
 from __future__ import annotations
@@ -22,27 +22,28 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Shard:
-    """What one of several processes takes of the images: part `index` of `count`."""
+    """One process's part of the images: number `index` of `count`."""
 
     index: int = 0
     count: int = 1
 
     def of_batch(self, size: int) -> slice:
-        """Its images of a training batch: `size / count` that lie together."""
-        each = size // self.count
-        return slice(self.index * each, (self.index + 1) * each)
+        """The shard of a training batch: `size / count` consecutive images."""
+        length = size // self.count
+        return slice(self.index * length, (self.index + 1) * length)
 
 
-WHOLE = Shard()
+UNSHARDED = Shard()
+"""All images: the shard of a single process."""
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """What is taken from pixels in [0, 1]: `(pixels - mean) * scale`.
+    """Pixels in [0, 1] become `(pixels - mean) * scale`.
 
     Attributes:
-        mean: float [H, W, 3]; the paper subtracts it pixel by pixel.
-        scale: float [3]; one over the standard deviation, or ones.
+        mean: float [H, W, 3]; one per pixel in the paper.
+        scale: float [3]; the reciprocal standard deviation, or ones.
     """
 
     mean: Tensor
@@ -50,7 +51,11 @@ class Normalization:
 
     @classmethod
     def measure(cls, images: Pixels, kind: str) -> Normalization:
-        """From the training images, uint8 [N, H, W, 3]: by pixel (the paper) or by channel."""
+        """Statistics of training images, uint8 [N, H, W, 3].
+
+        Args:
+            kind: `pixel-mean` (the paper) or `channel` (mean and standard deviation).
+        """
         pixel_mean = images.sum(axis=0, dtype=np.int64) / (255.0 * len(images))
         if kind == "pixel-mean":
             return cls(torch.from_numpy(pixel_mean).float(), torch.ones(3))
@@ -62,7 +67,7 @@ class Normalization:
         return Normalization(self.mean.to(device), self.scale.to(device))
 
     def padded(self, padding: int) -> Normalization:
-        """The same for images with `padding` zeros around: these come out as zero too."""
+        """For images in a border of `padding` zeros, which remain zero."""
         return Normalization(_pad(self.mean, padding), self.scale)
 
     def __call__(self, pixels: Tensor, mean: Tensor | None = None) -> Tensor:
@@ -72,13 +77,14 @@ class Normalization:
 
 
 class MemoryTrainLoader:
-    """Batch `i` of a run, for any `i`, in any order.
+    """Random access to the training batches of a run, by iteration.
 
-    Every image comes once per epoch; the last batch of an epoch takes its rest from the next one.
-    With padding p each image is cut from its zero-padded self at offsets 0 … 2p, and flipped half
-    of the time (arXiv:1512.03385, section 4.2). Zero is the mean here: it is taken off first.
+    Every image occurs once per epoch; the last batch of an epoch is filled from the next epoch.
+    With padding p each image is a crop of its zero-padded self at offsets 0 … 2p, flipped with
+    probability 1/2 (arXiv:1512.03385, section 4.2). Zero is the mean: padding follows its
+    subtraction.
 
-    With a `shard`, `batch` makes that part of the images only; which they are stays the same.
+    A `shard` restricts `batch` to a part of the same batch.
     """
 
     def __init__(
@@ -91,7 +97,7 @@ class MemoryTrainLoader:
         padding: int = 4,
         flip: bool = True,
         device: torch.device | str = "cpu",
-        shard: Shard = WHOLE,
+        shard: Shard = UNSHARDED,
     ) -> None:
         device = torch.device(device)
         self.shard = shard
@@ -104,18 +110,18 @@ class MemoryTrainLoader:
         self._epochs: dict[int, Tensor] = {}
 
     def batch(self, iteration: int) -> tuple[Tensor, Tensor]:
-        """Images float [B, 3, H, W] in channels_last, labels int64 [B]; B: those of the shard."""
+        """Images float [B, 3, H, W] in channels_last, labels int64 [B]; B images of the shard."""
         part = self.shard.of_batch(self.batch_size)
         index, down, right, mirrored = self.draws(iteration)[:, part]
         rows = down[:, None] + self._columns
         columns = torch.where(mirrored[:, None] == 1, self._columns.flip(0), self._columns)
         columns = columns + right[:, None]
-        at = rows[:, :, None], columns[:, None, :]
-        pixels = self.images[(index[:, None, None], *at)]
-        return self.normalization(pixels, self.normalization.mean[at]), self.labels[index]
+        crop = rows[:, :, None], columns[:, None, :]
+        pixels = self.images[(index[:, None, None], *crop)]
+        return self.normalization(pixels, self.normalization.mean[crop]), self.labels[index]
 
     def draws(self, iteration: int) -> Tensor:
-        """int64 [4, B]: for each image its number, its offsets down and right, whether mirrored."""
+        """int64 [4, B]: index of each image, its crop offsets down and right, 1 where mirrored."""
         first, last = iteration * self.batch_size, (iteration + 1) * self.batch_size
         pieces = []
         while first < last:
@@ -127,6 +133,7 @@ class MemoryTrainLoader:
 
     def _epoch(self, epoch: int) -> Tensor:
         if epoch not in self._epochs:
+            # A batch may straddle two epochs: keep the previous one.
             self._epochs = {old: self._epochs[old] for old in self._epochs if old == epoch - 1}
             table = draw_epoch(self.seed, epoch, len(self.labels), self.padding, self.flip)
             self._epochs[epoch] = torch.from_numpy(table).to(self.images.device)
@@ -134,7 +141,7 @@ class MemoryTrainLoader:
 
 
 class MemoryEvalLoader:
-    """Images in their order, neither shuffled nor augmented."""
+    """All images in their order, neither shuffled nor augmented."""
 
     def __init__(
         self,
@@ -151,10 +158,10 @@ class MemoryEvalLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images float [B, 3, H, W] in channels_last, labels int64 [B]."""
-        return self.shard(WHOLE)
+        return self.shard(UNSHARDED)
 
     def shard(self, shard: Shard) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of the same batches those with the numbers `index`, `index + count`, …"""
+        """Every `count`-th of these batches, from number `index` on."""
         step = shard.count * self.batch_size
         for first in range(shard.index * self.batch_size, len(self.labels), step):
             batch = slice(first, first + self.batch_size)
@@ -162,7 +169,7 @@ class MemoryEvalLoader:
 
 
 def draw_epoch(seed: int, epoch: int, images: int, padding: int, flip: bool) -> NDArray[np.int64]:
-    """int64 [4, images]: order, offsets down and right, mirrored; a function of its arguments."""
+    """int64 [4, images]: order, offsets down and right, mirrored; a pure function."""
     random = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
     order = random.permutation(images)
     offsets = random.integers(0, 2 * padding, (2, images), endpoint=True)
@@ -171,19 +178,19 @@ def draw_epoch(seed: int, epoch: int, images: int, padding: int, flip: bool) -> 
 
 
 def channel_statistics(images: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation of each channel of uint8 [N, H, W, C], on a scale of 0 to 1.
+    """Mean and standard deviation [C] of uint8 [N, H, W, C], for pixels in [0, 1].
 
-    Exact: worked out from the histogram of the 256 values.
+    Exact: computed from the histogram of the 256 values.
     """
     values = np.arange(256) / 255.0
     histograms = [
         np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[3])
     ]
-    shares = np.stack(histograms) / (images.size / images.shape[3])
-    mean = shares @ values
-    return mean, np.sqrt(shares @ values**2 - mean**2)
+    frequencies = np.stack(histograms) / (images.size / images.shape[3])
+    mean = frequencies @ values
+    return mean, np.sqrt(frequencies @ values**2 - mean**2)
 
 
 def _pad(images: Tensor, padding: int) -> Tensor:
-    """Zeros around the two dimensions before the last (channels)."""
+    """Zeros around height and width of [..., H, W, C]."""
     return torch.nn.functional.pad(images, (0, 0, padding, padding, padding, padding))

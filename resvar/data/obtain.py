@@ -1,7 +1,7 @@
-"""`resvar data`: get the official files of CIFAR, from a local archive or from the network.
+"""`resvar data`: the official files of CIFAR, from a local archive or from the network.
 
-Nothing here unpickles anything. All files are there and have the published MD5 before the first
-one moves into place.
+Nothing is unpickled here. All files are present and have the published MD5 before the first one
+moves into place.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 LARGEST_ARCHIVE = 2_000_000_000
-"""Bytes, packed or unpacked; CIFAR-10 has 182 million, and a repacked archive may hold more."""
+"""Bytes, packed or unpacked; CIFAR-10 has 182 million, a repacked archive may have more."""
 
 MOST_MEMBERS = 100_000
-"""In one archive; tarfile keeps each in memory, so that millions of empty ones would fill it."""
+"""Of an archive; tarfile keeps each in memory, so that millions of empty ones would fill it."""
 
 CHUNK = 1 << 18
 TIMEOUT = 30
-"""Seconds without a single byte after which a server is given up."""
+"""Seconds without a byte after which the server counts as dead."""
 
 
 def obtain(
@@ -49,15 +49,15 @@ def obtain(
 ) -> bool:
     """Put the official files into `folder`, from a local tar archive or from the network.
 
-    Nothing is touched unless every file is there and has the published MD5. An interrupted
-    download is kept and goes on at the next call. Messages and progress go to stderr.
+    Nothing changes unless every file is present and has the published MD5. An interrupted download
+    is kept and resumed by the next call. Messages and progress go to stderr.
 
     Returns:
-        False where everything was already there and right, True where it was got.
+        False where all files were already in place, True where they were fetched.
 
     Raises:
         UserError: the archive, the address or the folder is wrong.
-        RunError: the network or the disk failed; the sentence says how to go on.
+        RunError: the network or the disk failed; the message says how to resume.
     """
     if archive is not None and url is not None:
         raise UserError("--archive and --url exclude each other: name one source.")
@@ -81,7 +81,7 @@ def obtain(
     except OSError as error:
         raise RunError(
             f"{error.filename or folder}: {error.strerror or error}; no data in {folder} was "
-            "changed, and the same command may be run again once there is room and permission."
+            "changed; run the same command again once there is room and permission."
         ) from error
     return True
 
@@ -90,7 +90,7 @@ def obtain(
 
 
 class _BadArchiveError(Exception):
-    """An archive is not what it should be; the text goes on after its name: `it is …`."""
+    """An archive is not usable; the text continues a sentence after its name: `it is …`."""
 
 
 _DAMAGE = (
@@ -103,7 +103,7 @@ _DAMAGE = (
     RecursionError,
     MemoryError,
 )
-"""What reading a damaged archive raises; a bare OSError without a number is the last of them."""
+"""Raised by reading a damaged archive, as is an OSError without a number."""
 
 
 def _check_archive_opens(archive: Path) -> None:
@@ -129,13 +129,13 @@ def _obtain_from_archive(dataset: Dataset, folder: Path, archive: Path, show: bo
 
 
 def _unpack(dataset: Dataset, folder: Path, archive: Path, show: bool) -> None:
-    """Take a dataset's files from an archive into place: all of them, verified, or none.
+    """Move a dataset's files from an archive into place: all of them, verified, or none.
 
     Raises:
-        _BadArchiveError: it is no tar, lacks a file, or a name leads out of the folder.
-        OSError: the disk is full, and the like.
+        _BadArchiveError: no tar archive, a missing file, or a name that leads out of the folder.
+        OSError: such as a full disk.
     """
-    # Inside `folder`, so that the files move into place on one file system.
+    # Inside `folder`: moving within a file system is atomic.
     with tempfile.TemporaryDirectory(prefix=".resvar-", dir=folder) as name:
         temporary = Path(name)
         _collect(dataset, archive, temporary, show)
@@ -148,9 +148,9 @@ def _unpack(dataset: Dataset, folder: Path, archive: Path, show: bool) -> None:
 
 
 def _collect(dataset: Dataset, archive: Path, temporary: Path, show: bool) -> None:
-    """Copy the dataset's files, wherever in the archive they lie, to `temporary` and verify them.
+    """Copy the dataset's files, wherever they lie in the archive, to `temporary` and verify them.
 
-    The archive is read once, from end to end: a bad name after the last needed file refuses it too.
+    The archive is read once, to its end: a bad name after the last needed file is refused too.
     """
     wrong = dict.fromkeys(dataset.files, "is not in it")
     title = f"Unpacking and checking {archive.name}"
@@ -164,8 +164,8 @@ def _collect(dataset: Dataset, archive: Path, temporary: Path, show: bool) -> No
                     _check_member(number, member)
                     path = temporary / PurePosixPath(member.name).name
                     if path.name in wrong and not member.isdir():
-                        # A name may stand twice; the right file counts, wherever it stands.
-                        problem = _take(dataset, tar, member, path, lambda: tell(packed.tell()))
+                        # A name may occur twice; the official file counts, first or last.
+                        problem = _extract(dataset, tar, member, path, lambda: tell(packed.tell()))
                         wrong[path.name] = problem
                         if not problem:
                             del wrong[path.name]
@@ -181,7 +181,7 @@ def _collect(dataset: Dataset, archive: Path, temporary: Path, show: bool) -> No
 
 
 def _check_member(number: int, member: tarfile.TarInfo) -> None:
-    """Refuse an archive that is hostile, or so large that it surely is not the dataset's."""
+    """Refuse an archive that is hostile or far larger than the dataset's."""
     if number >= MOST_MEMBERS:
         raise _BadArchiveError(f"it has more than {MOST_MEMBERS:,} members")
     parts = re.split(r"[/\\]", member.name)
@@ -191,14 +191,14 @@ def _check_member(number: int, member: tarfile.TarInfo) -> None:
         raise _BadArchiveError(f"it unpacks to more than {_megabytes(LARGEST_ARCHIVE)}")
 
 
-def _take(
+def _extract(
     dataset: Dataset,
     tar: tarfile.TarFile,
     member: tarfile.TarInfo,
     path: Path,
-    went_on: Callable[[], None],
+    advanced: Callable[[], None],
 ) -> str:
-    """Copy a member to `path` if it is the official file of that name; else what is wrong."""
+    """Copy a member to `path` if it is the official file of that name; returns any problem."""
     if not member.isreg():
         raise _BadArchiveError(
             f"its member {member.name[:200]!r} is a link or a device, not a file"
@@ -215,7 +215,7 @@ def _take(
         while chunk := source.read(CHUNK):
             md5.update(chunk)
             file.write(chunk)
-            went_on()
+            advanced()
         file.flush()
         os.fsync(file.fileno())
     if md5.hexdigest() == dataset.md5[path.name]:
@@ -245,7 +245,7 @@ def _check_url(url: str) -> None:
 
 def _obtain_from_network(dataset: Dataset, folder: Path, url: str | None, show: bool) -> None:
     address = url or dataset.url
-    # What one server sent is never continued with another's bytes: a part belongs to its address.
+    # A partial download belongs to its address: it is never completed with another server's bytes.
     mark = hashlib.sha256(address.encode(errors="replace")).hexdigest()[:8]
     part = folder / f"{PurePosixPath(dataset.url).name}.{mark}.part"
     _download(address, part, show)
@@ -253,7 +253,7 @@ def _obtain_from_network(dataset: Dataset, folder: Path, url: str | None, show: 
         _unpack(dataset, folder, part, show)
     except _BadArchiveError as bad:
         part.unlink(missing_ok=True)
-        kind = UserError if url else RunError  # who chose the address can mend it
+        kind = UserError if url else RunError  # the user can correct an address of their own
         raise kind(
             f"{address}: what came from there was deleted again, because {bad}; {_OTHER_SOURCE}"
         ) from bad
@@ -261,12 +261,12 @@ def _obtain_from_network(dataset: Dataset, folder: Path, url: str | None, show: 
 
 
 def _download(url: str, part: Path, show: bool) -> None:
-    """Fill `part` with what the address serves, going on where an earlier call was cut.
+    """Download into `part`, resuming where an earlier call was interrupted.
 
     Raises:
-        UserError: what the address serves is larger than any archive of a dataset.
-        RunError: the server cannot be reached or says no, or the connection was cut; then `part`
-            stays, and the next call goes on from its end.
+        UserError: the file is larger than any archive of a dataset.
+        RunError: the server cannot be reached or refuses, or the connection was lost; `part` is
+            kept, and the next call resumes at its end.
     """
     response, start, total = _ask(url, part.stat().st_size if part.exists() else 0)
     if response is None:
@@ -300,11 +300,11 @@ def _download(url: str, part: Path, show: bool) -> None:
 
 
 def _ask(url: str, start: int) -> tuple[http.client.HTTPResponse | None, int, int | None]:
-    """Ask for the bytes from `start` on.
+    """Request the bytes from `start` on.
 
     Returns:
-        The answer, the position at which its bytes begin (0 where the server starts over), and the
-        size of the whole where it is known. No answer where all bytes are already here.
+        The response, the position of its first byte (0 where the server starts over), and the
+        total size where it is known. No response where the download is already complete.
     """
     request = urllib.request.Request(url, headers={"User-Agent": "resvar"})
     if start:
@@ -313,7 +313,7 @@ def _ask(url: str, start: int) -> tuple[http.client.HTTPResponse | None, int, in
         response: http.client.HTTPResponse = _opener().open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         with error:
-            if error.code == 416 and start:  # nothing lies beyond `start`: whole, or another file
+            if error.code == 416 and start:  # no bytes after `start`: complete, or another file
                 whole = error.headers.get("Content-Range", "").strip() == f"bytes */{start}"
                 return (None, start, start) if whole else _ask(url, 0)
             raise RunError(
@@ -341,7 +341,7 @@ _OTHER_SOURCE = "try another address with --url MIRROR, or a local archive with 
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """The usual opener of urllib without file:, ftp: and data:, so that no redirect leads there."""
+    """urllib's usual opener without file:, ftp: and data:, so that no redirect leads there."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,
@@ -360,20 +360,20 @@ def _cut(url: str, done: int, total: int | None) -> RunError:
     size = _megabytes(total) if total is not None else "an unknown size"
     return RunError(
         f"{url}: the download was cut at {_megabytes(done)} of {size}; run the same command again "
-        "and it goes on."
+        "to resume it."
     )
 
 
-# --- saying how far it is -------------------------------------------------------------------------
+# --- progress -------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def _progress(
     title: str, total: int | None, start: int, show: bool, lines: bool = True
 ) -> Iterator[Callable[[int], None]]:
-    """Give a function that is told how many bytes are done, and shows it on stderr.
+    """Yields a function of the bytes done that shows progress on stderr.
 
-    The title comes first; then a terminal shows a bar, and a log with `lines` a line every tenth.
+    After the title a terminal shows a bar, and a log, with `lines`, a line per tenth.
     """
     if not show:
         yield lambda _done: None
@@ -400,16 +400,16 @@ def _progress(
 
 
 def _tenths(console: Console, total: int | None, start: int) -> Callable[[int], None]:
-    """A function that prints a line at every tenth, or every 20 MB where the total is unknown."""
+    """A function that prints a line per tenth, or per 20 MB where the total is unknown."""
     step = max(total / 10, 1.0) if total is not None else 20e6
-    said = int(start / step)
+    printed = int(start / step)
 
     def tell(done: int) -> None:
-        nonlocal said
-        if int(done / step) > said:
-            said = int(done / step)
-            how_far = f"{done / total:4.0%} of {_megabytes(total)}" if total else _megabytes(done)
-            console.print(f"  {how_far}", markup=False, highlight=False)
+        nonlocal printed
+        if int(done / step) > printed:
+            printed = int(done / step)
+            text = f"{done / total:4.0%} of {_megabytes(total)}" if total else _megabytes(done)
+            console.print(f"  {text}", markup=False, highlight=False)
 
     return tell
 

@@ -1,4 +1,4 @@
-"""The images that a run trains and is measured on, whatever the dataset."""
+"""The images of a run, whatever the dataset: training, test and held-out split, each a loader."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from torch import Tensor
 
 from resvar.config import Settings
 from resvar.data.cifar import DATASETS, Images, load_cifar
-from resvar.data.folder import (
-    FolderEvalLoader,
-    FolderImages,
-    FolderTrainLoader,
-    open_folder,
+from resvar.data.folder import FolderEvalLoader, FolderImages, FolderTrainLoader, open_folder
+from resvar.data.memory import (
+    UNSHARDED,
+    MemoryEvalLoader,
+    MemoryTrainLoader,
+    Normalization,
+    Shard,
 )
-from resvar.data.memory import WHOLE, MemoryEvalLoader, MemoryTrainLoader, Normalization, Shard
 from resvar.errors import UserError
 
 
 class TrainLoader(Protocol):
-    """Batch `i` of a run, or this process's shard of it; `labels` of all images, int64 [N]."""
+    """Random access to the training batches of a run; `labels` of all its images, int64 [N]."""
 
     labels: Tensor
 
     def batch(self, iteration: int) -> tuple[Tensor, Tensor]:
-        """Images float [B, 3, H, W], labels int64 [B]."""
+        """Images float [B, 3, H, W], labels int64 [B]; B images of this process's shard."""
 
 
 class EvalLoader(Protocol):
-    """All images once, in their order, as batches of `batch_size`."""
+    """All images once, in their order, in batches of `batch_size`; `labels` int64 [N]."""
 
     labels: Tensor
     batch_size: int
@@ -41,12 +42,12 @@ class EvalLoader(Protocol):
         """Images float [B, 3, H, W], labels int64 [B]."""
 
     def shard(self, shard: Shard) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of the same batches those with the numbers `index`, `index + count`, …"""
+        """Every `count`-th of these batches, from number `index` on."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The images of a run: for training, the test set, and those held out (None: none)."""
+    """The loaders of a run; `holdout` is None where no training image is held out."""
 
     training: TrainLoader
     test: EvalLoader
@@ -58,67 +59,26 @@ class Splits:
         images: Images | FolderImages,
         settings: Settings,
         device: torch.device,
-        shard: Shard = WHOLE,
+        shard: Shard = UNSHARDED,
     ) -> Splits:
-        """Make batches of opened images; CIFAR moves to the device as a whole.
+        """Loaders of an opened dataset; CIFAR moves to the device as a whole.
 
         Args:
-            shard: what this process takes of each training batch.
+            shard: this process's part of each training batch.
 
         Raises:
             UserError: `holdout` leaves no training image.
         """
         if isinstance(images, FolderImages):
-            size = settings.image_size
-            training = FolderTrainLoader(
-                images.training,
-                settings.batch_size,
-                settings.seed,
-                size,
-                settings.flip,
-                device,
-                shard=shard,
-            )
-            return cls(training, FolderEvalLoader(images.evaluation, size, device), None)
-        return cls._of_cifar(images, settings, device, shard)
-
-    @classmethod
-    def _of_cifar(
-        cls, images: Images, settings: Settings, device: torch.device, shard: Shard
-    ) -> Splits:
-        """The last `holdout` training images, in the official order, are kept aside."""
-        kept = len(images.train_labels) - settings.holdout
-        if kept < 1:
-            raise UserError(
-                f"'holdout' {settings.holdout} leaves none of the {len(images.train_labels)} "
-                "training images."
-            )
-        pixels, labels = images.train_images[:kept], images.train_labels[:kept]
-        normalization = Normalization.measure(pixels, settings.normalize)
-        training = MemoryTrainLoader(
-            pixels,
-            labels,
-            normalization,
-            settings.batch_size,
-            settings.seed,
-            settings.crop_padding,
-            settings.flip,
-            device,
-            shard,
-        )
-        aside = images.train_images[kept:], images.train_labels[kept:]
-        return cls(
-            training=training,
-            test=MemoryEvalLoader(images.test_images, images.test_labels, normalization, device),
-            holdout=MemoryEvalLoader(*aside, normalization, device) if settings.holdout else None,
-        )
+            return _split_folder(images, settings, device, shard)
+        return _split_memory(images, settings, device, shard)
 
 
 def open_images(settings: Settings, folder: Path) -> Images | FolderImages:
-    """The dataset of a run: CIFAR verified and loaded, or the files of a folder found.
+    """The dataset of a run: CIFAR loaded and verified, or the files of a folder listed.
 
     Raises:
-        UserError: it is missing, damaged, or not what the settings say.
+        UserError: it is missing, damaged, or has another number of classes than `num_classes`.
     """
     if settings.dataset != "folder":
         return load_cifar(DATASETS[settings.dataset], folder)
@@ -132,9 +92,57 @@ def open_images(settings: Settings, folder: Path) -> Images | FolderImages:
 
 
 def num_classes(settings: Settings) -> int:
-    """How many classes the network of a run tells apart."""
+    """The width of the logits of a run's network.
+
+    Raises:
+        UserError: a folder of images was not opened yet, and the setting is missing.
+    """
     if settings.dataset != "folder":
         return DATASETS[settings.dataset].classes
     if settings.num_classes is None:
-        raise UserError("'num_classes' is missing: say --set num_classes=N for a folder of images.")
+        raise UserError("'num_classes' is missing: add --set num_classes=N for a folder of images.")
     return settings.num_classes
+
+
+def _split_folder(
+    images: FolderImages, settings: Settings, device: torch.device, shard: Shard
+) -> Splits:
+    size = settings.image_size
+    training = FolderTrainLoader(
+        images.training,
+        settings.batch_size,
+        settings.seed,
+        size,
+        settings.flip,
+        device,
+        shard=shard,
+    )
+    return Splits(training, FolderEvalLoader(images.evaluation, size, device), holdout=None)
+
+
+def _split_memory(images: Images, settings: Settings, device: torch.device, shard: Shard) -> Splits:
+    """The last `holdout` training images, in the official order, are held out."""
+    kept = len(images.train_labels) - settings.holdout
+    if kept < 1:
+        raise UserError(
+            f"'holdout' {settings.holdout} leaves none of the {len(images.train_labels)} "
+            "training images."
+        )
+    pixels, labels = images.train_images[:kept], images.train_labels[:kept]
+    normalization = Normalization.measure(pixels, settings.normalize)
+    training = MemoryTrainLoader(
+        pixels,
+        labels,
+        normalization,
+        settings.batch_size,
+        settings.seed,
+        settings.crop_padding,
+        settings.flip,
+        device,
+        shard,
+    )
+    test = MemoryEvalLoader(images.test_images, images.test_labels, normalization, device)
+    if not settings.holdout:
+        return Splits(training, test, holdout=None)
+    held_out = images.train_images[kept:], images.train_labels[kept:]
+    return Splits(training, test, MemoryEvalLoader(*held_out, normalization, device))

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +16,8 @@ from resvar.api import load_run
 from resvar.cli import run_command
 from resvar.config import resolve
 from resvar.data.folder import FolderEvalLoader, FolderTrainLoader, open_folder
-from resvar.data.memory import WHOLE, Shard
-from resvar.errors import UserError
+from resvar.data.memory import UNSHARDED, Shard
+from resvar.errors import RunError, UserError
 
 CPU = torch.device("cpu")
 
@@ -34,7 +39,7 @@ def photos(tmp_path_factory):
     return folder
 
 
-def training(photos, seed=0, workers=0, batch_size=5, shard=WHOLE):
+def training(photos, seed=0, workers=0, batch_size=5, shard=UNSHARDED):
     images = open_folder(photos).training
     return FolderTrainLoader(images, batch_size, seed, 32, True, CPU, workers, shard)
 
@@ -96,6 +101,51 @@ def test_evaluation_is_the_usual_resize_and_crop(photos):
     images = torch.cat([images for images, _ in batches])
     torch.testing.assert_close(images, torch.stack([image for image, _ in expected]))
     assert batches.labels.tolist() == expected.targets
+
+
+@pytest.fixture
+def damaged(photos, tmp_path):
+    """The photos with a truncated image for training and one without any content to evaluate."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(photos, folder)
+    for name, length in (("train/bee/3.png", 200), ("val/cat/1.png", 0)):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[:length])
+    return folder
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unreadable_image_is_one_sentence_that_names_the_file(damaged, workers):
+    images = open_folder(damaged)
+    loader = FolderTrainLoader(images.training, 24, 0, 32, True, CPU, workers)
+    with pytest.raises(UserError) as caught:
+        loader.batch(0)
+    path = damaged / "train" / "bee" / "3.png"
+    assert re.fullmatch(
+        rf"{path}: this image cannot be read \(.*truncated.*\)\.", str(caught.value)
+    )
+    with pytest.raises(UserError) as caught:
+        list(FolderEvalLoader(images.evaluation, 32, CPU, 2, workers))
+    path = damaged / "val" / "cat" / "1.png"
+    assert re.fullmatch(rf"{path}: this image cannot be read \(.+\)\.", str(caught.value))
+
+
+def test_a_worker_that_is_killed_is_one_sentence(photos):
+    images = open_folder(photos).training
+    images.loader = lambda _path: os.kill(os.getpid(), signal.SIGKILL)
+    with pytest.raises(RunError, match=r"^a process that reads images died \(.*\); the same"):
+        FolderTrainLoader(images, 4, 0, 32, True, CPU, workers=1).batch(0)
+
+
+def test_an_unreadable_image_ends_the_program_without_a_traceback(damaged, tmp_path, capsys):
+    options = ["--variant", "full-preact", "--family", "imagenet", "--depth", "18"]
+    folders = ["--dataset", "folder", "--data", str(damaged), "--out", str(tmp_path / "run")]
+    few = ["iterations=2", "batch_size=24", "bn_batch_size=12", "image_size=32", "stem=cifar"]
+    settings = [word for setting in few for word in ("--set", setting)]
+    protocol = ["--protocol", "imagenet", "--device", "cpu"]
+    assert run_command(["train", *options, *folders, *protocol, *settings]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "bee/3.png: this image cannot be read" in line
 
 
 def test_wrong_folders_are_explained(tmp_path):
