@@ -2,7 +2,9 @@
 # make test             the tests, without those marked slow
 # make test-fast        those that neither start processes nor compile: to be run while you work
 # make test-all         all of them, as CI does
-# make lint             ruff (lint and format) and mypy
+# make test-lowest      the fast tests with the oldest versions that pyproject.toml allows, torch aside
+# make coverage         line coverage of the fast tests, per file
+# make lint             ruff (lint and format), mypy and the import order
 # make reproduce-table  the data, the ten cells of Table 2, the report
 #
 # make reproduce-table PROTOCOL=short SEEDS=3 DATA_ARCHIVE=/somewhere/cifar-10-python.tar.gz
@@ -16,7 +18,7 @@ JOBS ?=
 DATA_ARCHIVE ?=
 RUNS ?= runs
 
-.PHONY: setup test test-fast test-all lint format reproduce-table clean
+.PHONY: setup test test-fast test-all test-lowest coverage lint format reproduce-table clean
 
 setup: $(VENV)/.ready
 
@@ -26,20 +28,33 @@ $(VENV)/.ready: pyproject.toml
 	touch $@
 
 PYTEST = $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+FAST = -m "not (slow or process or build or browser or slurm)"
+LOWEST = .venv-lowest
 
 test: setup
 	$(PYTEST) -m "not slow"
 
 test-fast: setup
-	$(PYTEST) -m "not (slow or process or build or browser or slurm)"
+	$(PYTEST) $(FAST)
 
 test-all: setup
 	$(PYTEST)
+
+test-lowest:
+	$(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) scripts/lowest_versions.py --without torch torchvision > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check \
+		--constraint $(LOWEST)/constraints.txt --editable ".[dev]"
+	$(LOWEST)/bin/pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(FAST)
+
+coverage: setup
+	$(PYTEST) $(FAST) --cov --cov-report term
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: setup
 	$(BIN)/ruff check --fix .
@@ -51,4 +66,4 @@ reproduce-table: setup
 		$(if $(DATA_ARCHIVE),--archive "$(DATA_ARCHIVE)")
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 import resvar
 from resvar import __version__
 from resvar.files import read_yaml
+from scripts.lowest_versions import constraints
 from tests.support.commands import ROOT
 
 
@@ -112,3 +114,12 @@ def test_threads_spin_briefly_unless_the_user_says_otherwise(given, wanted):
         [sys.executable, "-c", code], cwd=ROOT, env=clean | given, capture_output=True, text=True
     )
     assert done.stdout == f"{wanted} False\n", done.stderr
+
+
+def test_the_lowest_versions_are_the_bounds_of_the_dependencies():
+    assert constraints(["a-b>=1.2", "c>=3.0.4"]) == ["a-b==1.2", "c==3.0.4"]
+    assert constraints(["a>=1", "torch>=2.4"], without=["torch"]) == ["a==1"]
+    with pytest.raises(ValueError, match="name>=version"):
+        constraints(["a~=1.0"])
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert len(constraints(declared)) == len(declared)
