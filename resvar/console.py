@@ -60,6 +60,11 @@ def console_for_output(**options: Any) -> Console:
     return Console(file=sys.stdout, width=width, markup=False, emoji=False, **options)
 
 
+def print_line(console: Console, text: str) -> None:
+    """Print a text as one line, however long, without colours for its numbers."""
+    console.print(text, highlight=False, soft_wrap=True)
+
+
 def deliver(text: str, out: Path | None, quiet: bool = False) -> None:
     """Write the text of a command to the screen, or atomically to the file `out`.
 

@@ -29,7 +29,7 @@ from rich.table import Table
 from resvar.console import console_for_output, duration
 from resvar.errors import UserError
 from resvar.reports.plotting import Picture, house_style, panels, write_pictures
-from resvar.sweeps.estimate import estimate, given, makespan, network_of
+from resvar.sweeps.estimate import estimate, given_throughput, makespan, workload
 from resvar.sweeps.grid import plan_sweep
 
 HOUR = 3600.0
@@ -222,12 +222,12 @@ def make_load(speeds: str, runs: int) -> Load:
         UserError: `speeds` is not what `resvar sweep --images-per-second` takes.
     """
     cells = plan_sweep(Path("table2"), {"seeds": "1"}, [], Path("nowhere")).runs
-    throughput = given(speeds, cells)
+    throughput = given_throughput(speeds, cells)
     lengths = estimate(cells, throughput).lengths
     intervals = [
         cell.settings.checkpoint_every
         * cell.settings.batch_size
-        / throughput.speeds[network_of(cell.settings)]
+        / throughput.speeds[workload(cell.settings)]
         for cell in cells
     ]
     names = [f"ResNet-{cell.settings.depth}" for cell in cells]

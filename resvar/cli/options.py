@@ -94,7 +94,7 @@ FORMAT_OPTION = typer.Option("--format", help="Output format.")
 
 LauncherOption = Annotated[
     Literal["local", "slurm"],
-    typer.Option(help="Where the runs start: on this machine, or in Slurm (resvar[slurm])."),
+    typer.Option(help="Where the runs start: on this machine, or in Slurm."),
 ]
 LauncherConfigOption = Annotated[
     Path | None,

@@ -170,7 +170,7 @@ def sweep_command(
     from resvar.sweeps.launch import estimate_here, run_here
 
     if estimate:
-        estimate_here(planned, device, jobs, per_gpu, images_per_second)
+        estimate_here(planned, folder, device, jobs, per_gpu, images_per_second)
     elif launcher == "slurm":
         from resvar.sweeps.resources import read_resources
         from resvar.sweeps.slurm import run_on_slurm

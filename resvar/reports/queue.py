@@ -13,7 +13,15 @@ from pathlib import Path
 
 from resvar.reports.records import Record, State
 from resvar.rundir import FAILURE
-from resvar.sweeps.submission import NoAnswerError, Place, Queued, Submission, ask, note, places
+from resvar.sweeps.submission import (
+    QueuedTask,
+    SlurmError,
+    Submission,
+    TaskKey,
+    latest_tasks,
+    query_queue,
+    read_note,
+)
 
 SETTLED = (State.DONE, State.DAMAGED)
 
@@ -27,15 +35,15 @@ def with_queue(folder: Path, records: Sequence[Record]) -> tuple[list[Record], s
     Raises:
         UserError: the record of a submission is damaged.
     """
-    known = {folder / run: place for run, place in places(folder).items()}
+    known = {folder / run: place for run, place in latest_tasks(folder).items()}
     submitted = {
         record.folder: known[record.folder]
         for record in records
         if record.state not in SETTLED and record.folder in known
     }
     try:
-        queue = ask({submission.name for submission, _ in submitted.values()})
-    except NoAnswerError as error:
+        queue = query_queue({submission.name for submission, _ in submitted.values()})
+    except SlurmError as error:
         return list(records), f"What Slurm still has queued is not known: {error}."
     return [
         judged(record, *submitted[record.folder], queue) if record.folder in submitted else record
@@ -44,18 +52,21 @@ def with_queue(folder: Path, records: Sequence[Record]) -> tuple[list[Record], s
 
 
 def judged(
-    record: Record, submission: Submission, index: int, queue: Mapping[Place, Queued]
+    record: Record, submission: Submission, index: int, queue: Mapping[TaskKey, QueuedTask]
 ) -> Record:
     """The record of a run that was submitted, with its task's standing in Slurm."""
     if record.state is State.RUNNING or record.diverged:
         return record
-    if record.state is State.WAITING and (failure := note(record.folder / FAILURE)) is not None:
+    if (
+        record.state is State.WAITING
+        and (failure := read_note(record.folder / FAILURE)) is not None
+    ):
         # It failed before it could write its config, such as where the node has no data.
         record = replace(record, state=State.FAILED, message=str(failure.get("message", "")))
     task = queue.get((submission.name, index))
     if task is None or task.ended:
         return _without_task(record, submission, index, task)
-    begun = note(submission.note_path(index)) is not None
+    begun = read_note(submission.note_path(index)) is not None
     if record.state is State.FAILED and begun:  # in this task: it is not tried again there
         return record
     if task.pending:
@@ -66,12 +77,12 @@ def judged(
 
 
 def _without_task(
-    record: Record, submission: Submission, index: int, task: Queued | None
+    record: Record, submission: Submission, index: int, task: QueuedTask | None
 ) -> Record:
     """The record of an unfinished run whose task has ended, or was never submitted."""
     if record.state is State.FAILED:
         return record
-    said, log = note(submission.note_path(index)), submission.log(index)
+    said, log = read_note(submission.note_path(index)), submission.log(index)
     if said is not None and said.get("state") in ORDERLY:
         return record
     if said is None and log is None:  # it never began

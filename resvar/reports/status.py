@@ -20,7 +20,7 @@ from resvar.errors import Stopped, UserError
 from resvar.reports.queue import with_queue
 from resvar.reports.records import Record, State, glance
 from resvar.sweeps.grid import manifests
-from resvar.sweeps.submission import FOLDER as SUBMISSIONS
+from resvar.sweeps.submission import SUBMISSIONS
 
 UNDER_WAY = (State.RUNNING, State.QUEUED, State.REQUEUED)
 """Nobody needs to do anything for a run to go on."""

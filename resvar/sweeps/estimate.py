@@ -10,37 +10,39 @@ import signal
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from resvar.config import CIFAR_TEST_IMAGES, Settings
-from resvar.console import duration
+from resvar.console import duration, pluralize, print_line
 from resvar.errors import UserError
 from resvar.rundir import read_progress
 from resvar.sweeps.grid import PlannedRun
-from resvar.sweeps.local import Slot
+from resvar.sweeps.slots import Slot
 
-Network = tuple[object, ...]
-"""What runs of one speed have in common: the architecture and the batch, not the ordering."""
+Workload = tuple[object, ...]
+"""What decides the speed of a run: its architecture and batch, but not its ordering."""
 
 DEVICES = (1, 8, 64)
-"""Numbers of devices for which the estimate says how long the sweep takes; one per run besides."""
+"""Numbers of devices for which an estimate gives the time; one device for each run is added."""
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Training images per second of each network on one device, and where the figures are from."""
+    """Training images per second of each workload on one device, and the source of the figures."""
 
-    speeds: Mapping[Network, float]
+    speeds: Mapping[Workload, float]
     source: str
 
 
 @dataclass(frozen=True)
-class Part:
-    """The open runs of one network.
+class WorkloadEstimate:
+    """The open runs of one workload.
 
     Attributes:
         speed: training images per second.
@@ -51,21 +53,21 @@ class Part:
     name: str
     speed: float
     whole: float
-    left: tuple[float, ...]
+    left: list[float]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the open runs of a sweep take.
+    """The time of the open runs of a sweep.
 
-    An evaluated image counts as a third of a trained one, and runs are taken not to slow each
+    An evaluated image counts as a third of a trained one, and runs are assumed not to slow each
     other down. Loading the dataset, and checkpoints, are left out.
 
     Attributes:
-        lengths: seconds that are left of each run, in the order in which they are started.
+        lengths: seconds that are left of each run, in the order in which the runs are started.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[WorkloadEstimate, ...]
     lengths: tuple[float, ...]
     source: str
 
@@ -75,51 +77,65 @@ class Estimate:
         return sum(self.lengths)
 
     def by_the_clock(self, devices: int) -> float:
-        """Seconds on so many devices: whichever is free takes the next run."""
+        """Seconds on several devices: a free device takes the next run."""
         return makespan(self.lengths, devices)
 
 
-def estimate(todo: Sequence[PlannedRun], throughput: Throughput) -> Estimate:
-    """What these runs take; of one that has begun only what is left of it counts."""
-    names: dict[Network, str] = {}
-    speed, whole = {}, {}
-    left: dict[Network, list[float]] = {}
+def estimate(
+    todo: Sequence[PlannedRun], throughput: Throughput, data: Path | None = None
+) -> Estimate:
+    """The time that these runs take; of a run that has begun only the rest counts.
+
+    Args:
+        data: the folder of the dataset. A folder of images is searched for its evaluation images;
+            without one, 10,000 are assumed, the number of CIFAR.
+    """
+    parts: dict[Workload, WorkloadEstimate] = {}
     lengths = []
+    test_images = {name: _test_images(name, data) for name in {r.settings.dataset for r in todo}}
     for run in todo:
-        network = network_of(run.settings)
-        names[network] = f"ResNet-{run.settings.depth}"
-        speed[network] = throughput.speeds[network]
-        whole[network] = run.settings.work(CIFAR_TEST_IMAGES) / speed[network]
-        progress = read_progress(run.folder)
-        lengths.append(whole[network] * (1 - (progress.share if progress is not None else 0.0)))
-        left.setdefault(network, []).append(lengths[-1])
-    parts = tuple(
-        Part(name, speed[network], whole[network], tuple(left[network]))
-        for network, name in names.items()
-    )
-    return Estimate(parts, tuple(lengths), throughput.source)
+        settings, progress = run.settings, read_progress(run.folder)
+        key = workload(settings)
+        speed = throughput.speeds[key]
+        whole = settings.work(test_images[settings.dataset]) / speed
+        lengths.append(whole * (1 - (progress.share if progress is not None else 0.0)))
+        part = WorkloadEstimate(f"ResNet-{settings.depth}", speed, whole, [])
+        parts.setdefault(key, part).left.append(lengths[-1])
+    return Estimate(tuple(parts.values()), tuple(lengths), throughput.source)
 
 
-def network_of(settings: Settings) -> Network:
+def workload(settings: Settings) -> Workload:
     return settings.architecture, settings.batch_size, settings.bn_batch_size
 
 
+def _test_images(dataset: str, data: Path | None) -> int:
+    if dataset == "folder" and data is not None:
+        from torchvision.datasets import ImageFolder
+
+        from resvar.data.folder import EVALUATION
+
+        for name in EVALUATION:
+            with suppress(OSError):
+                return len(ImageFolder(str(data / name)))
+    return CIFAR_TEST_IMAGES
+
+
 def makespan(lengths: Sequence[float], devices: int) -> float:
-    """Seconds until the last run ends, if whichever device is free takes the next of the list."""
+    """Seconds until the last run ends, if a free device always takes the next run of the list."""
     free = [0.0] * max(1, min(devices, len(lengths)))
     for length in lengths:
         heapq.heapreplace(free, free[0] + length)
     return max(free)
 
 
-# --- where the throughput is from -----------------------------------------------------------------
+# --- the throughput -----------------------------------------------------------------
 
 
-def given(text: str, todo: Sequence[PlannedRun]) -> Throughput:
-    """`110=6000,164=3500`: depth and training images per second of one device.
+def given_throughput(text: str, todo: Sequence[PlannedRun]) -> Throughput:
+    """From `110=6000,164=3500`: depth and training images per second of one device.
 
     Raises:
-        UserError: that is not how it is written, or a depth of an open run is missing.
+        UserError: the text has another form, or lacks the depth of an open run.
     """
     option = f"--images-per-second {text}"
     by_depth: dict[int, float] = {}
@@ -139,30 +155,27 @@ def given(text: str, todo: Sequence[PlannedRun]) -> Throughput:
             f"{option}: depth {missing[0]} is missing; `resvar bench --depth {missing[0]}` on the "
             "device measures it."
         )
-    speeds = {network_of(run.settings): by_depth[run.settings.depth] for run in todo}
+    speeds = {workload(run.settings): by_depth[run.settings.depth] for run in todo}
     return Throughput(speeds, "Not measured here: images per second as --images-per-second says.")
 
 
-def measure(todo: Sequence[PlannedRun], slot: Slot) -> Throughput:
-    """A few real updates of each network on made-up images, in a slot like this.
+def measured_throughput(todo: Sequence[PlannedRun], slot: Slot) -> Throughput:
+    """From a few real updates of each workload on made-up images, in the given slot.
 
-    In a process of its own, so that the sweep's stays small.
+    The updates run in a process of their own, so that the sweep's process stays small.
     """
-    kinds = {network_of(run.settings): run.settings for run in todo}
-    with ProcessPoolExecutor(
-        1,
-        multiprocessing.get_context("spawn"),
-        initializer=_belong_to_parent,
-    ) as pool:
+    kinds = {workload(run.settings): run.settings for run in todo}
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, initializer=_belong_to_parent) as pool:
         speeds, device = pool.submit(_measure, list(kinds.values()), slot).result()
     source = f"Measured here on {device}, with nothing beside it."
     return Throughput(dict(zip(kinds, speeds, strict=True)), source)
 
 
 def _belong_to_parent() -> None:
-    """In the measuring process: leave Ctrl-C to the sweep, and end when the sweep does.
+    """In the measuring process: ignore Ctrl-C, and end with the sweep's process.
 
-    A pool's process would else wait for ever for work from a parent that was killed.
+    Otherwise the pool's process would wait forever for work from a parent that was killed.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -195,14 +208,14 @@ def _measure(kinds: Sequence[Settings], slot: Slot) -> tuple[list[float], str]:
     return speeds, device_name(device)
 
 
-# --- for people -----------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 
 
 def print_estimate(found: Estimate, console: Console, slots: int | None) -> None:
-    """The hours of each network and of all, and how long that is by the clock.
+    """Print the hours of each network and of all, and the time by the clock.
 
     Args:
-        slots: of this machine; None where the figures are those of another one.
+        slots: the number of slots of this machine; None where the figures are another machine's.
     """
     table = Table(
         "network", "open runs", "images/s", "hours a run", "hours left", box=None, pad_edge=False
@@ -213,18 +226,18 @@ def print_estimate(found: Estimate, console: Console, slots: int | None) -> None
         speed = f"{part.speed:,.0f}" if part.speed >= 10 else f"{part.speed:.1f}"
         hours = f"{part.whole / 3600:,.2f}", f"{sum(part.left) / 3600:,.2f}"
         table.add_row(part.name, f"{len(part.left)}", speed, *hours)
-    table.add_row("in all", f"{len(found.lengths)}", "", "", f"{found.total / 3600:,.2f}")
-    console.print(found.source, highlight=False, soft_wrap=True)
-    console.print(table)
     runs = len(found.lengths)
-    clocks = (
-        [] if slots is None else [f"{duration(found.by_the_clock(slots))} in {slots} slots here"]
+    table.add_row("in all", f"{runs}", "", "", f"{found.total / 3600:,.2f}")
+    counts = [*(count for count in DEVICES if count < runs), runs]
+    times = [
+        f"{duration(found.by_the_clock(count))} on {pluralize(count, 'such device')}"
+        for count in counts
+    ]
+    if slots is not None:
+        times.insert(0, f"{duration(found.by_the_clock(slots))} in {slots} slots here")
+    print_line(console, found.source)
+    console.print(table)
+    print_line(console, f"By the clock: {', '.join(times)}.")
+    print_line(
+        console, "Runs are taken not to slow each other down; checkpoints and loading are left out."
     )
-    for devices in [*(count for count in DEVICES if count < runs), runs]:
-        plural = "s" * (devices != 1)
-        clocks.append(f"{duration(found.by_the_clock(devices))} on {devices} such device{plural}")
-    console.print(f"By the clock: {', '.join(clocks)}.", highlight=False, soft_wrap=True)
-    console.print(
-        "Runs are taken not to slow each other down; checkpoints and loading are left out.",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip

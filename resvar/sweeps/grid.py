@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +14,17 @@ from resvar.errors import UserError, nearest
 from resvar.files import parse_yaml, read_yaml, shipped, to_yaml, write_json
 from resvar.rundir import NOTE_FORMAT, read_json
 
-KEYS = ("variants", "depths", "seeds", "protocol", "set")
+GRID = ("variants", "depths", "seeds")
+SWEEP_KEYS = (*GRID, "protocol", "set")
 MOST_RUNS = 100_000
+
 MANIFEST = ".sweep.json"
+"""How the name of a file ends that contains the list of a sweep's runs."""
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a sweep: its settings, its folder, and the options that `resvar train` takes."""
+    """A run of a sweep: its settings, its directory, and the options for `resvar train`."""
 
     settings: Settings
     folder: Path
@@ -33,28 +37,28 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Runs in the order in which they are started: every cell once before any has a second seed."""
+    """Runs in the order in which they are started: each cell once before any has a second seed."""
 
     name: str
     root: Path
     runs: tuple[PlannedRun, ...]
 
     def write_manifest(self) -> None:
-        """Leave the list of runs in the folder, so that `resvar status` knows what is waiting."""
+        """Write the list of runs into `root`, so that `resvar status` knows which are waiting."""
         self.root.mkdir(parents=True, exist_ok=True)
         path = self.root / f"{self.name}{MANIFEST}"
         try:
             write_json(path, {"format": NOTE_FORMAT, "runs": [run.name for run in self.runs]})
         except FileNotFoundError:
-            if not path.exists():  # else the same sweep, started twice at once, was quicker
+            if not path.exists():  # otherwise the same sweep, started twice at once, was quicker
                 raise
 
 
 def manifests(folder: Path) -> dict[str, list[str]]:
-    """Sweep name → its runs' folders below `folder`, for each sweep that was started there.
+    """Sweep name → the directories of its runs below `folder`, for each sweep started there.
 
     Raises:
-        UserError: such a list is damaged, or of a later version of resvar.
+        UserError: a list is damaged, or written by a later version of resvar.
     """
     found = {}
     for path in sorted(folder.glob(f"*{MANIFEST}")):
@@ -62,14 +66,14 @@ def manifests(folder: Path) -> dict[str, list[str]]:
         if not isinstance(runs, list) or not all(map(_is_below, runs)):
             raise UserError(
                 f"{path}: this is damaged: 'runs' is no list of folders below it; start the sweep "
-                "again, which writes it anew."
+                "again, which rewrites it."
             )
         found[path.name.removesuffix(MANIFEST)] = runs
     return found
 
 
 def _is_below(name: object) -> bool:
-    """Whether it names a folder below another, whatever the other is."""
+    """Whether `name` is the relative path of a folder below another one."""
     if not isinstance(name, str) or "\0" in name:
         return False
     parts = Path(name)
@@ -79,23 +83,27 @@ def _is_below(name: object) -> bool:
 def plan_sweep(
     file: Path | None, given: Mapping[str, Any], overrides: Sequence[str], root: Path
 ) -> Sweep:
-    """The runs that a sweep file and the command line ask for; the command line wins.
+    """The runs of a sweep file and the command line; the command line wins.
+
+    The sweep is named after the file and the protocol. Where the command line decides which runs
+    there are, a hash of the list of runs is added: different sweeps have different names, and the
+    same command has the same name each time.
 
     Args:
         file: a YAML file with the keys variants, depths, seeds, protocol and set.
-        given: the same by name from the command line; None means not given.
+        given: the same keys from the command line; None means not given.
         overrides: `KEY=VALUE` for every run.
         root: the folder of all runs.
 
     Raises:
-        UserError: a key is unknown, missing or wrong, or one of the runs cannot be.
+        UserError: a key is unknown, missing or wrong, or a run is impossible.
     """
-    values = _read(file) if file is not None else {}
+    values = _read_sweep(file) if file is not None else {}
     values |= {key: value for key, value in given.items() if value is not None}
     source = str(file) if file is not None else "the sweep"
-    variants = _listed(values, "variants", str, source)
-    depths = _listed(values, "depths", int, source)
-    seeds = _seeds(values.get("seeds", 1), source)
+    variants = _parse_list(values, "variants", str, source)
+    depths = _parse_list(values, "depths", int, source)
+    seeds = _parse_seeds(values.get("seeds", 1), source)
     protocol = values.get("protocol", "paper")
     extra = values.get("set", {})
     if not isinstance(extra, dict):
@@ -106,7 +114,7 @@ def plan_sweep(
     if len(variants) * len(depths) * len(seeds) > MOST_RUNS:
         raise UserError(f"{source}: over {MOST_RUNS:,} runs; split the sweep.")
     runs = tuple(
-        _planned(variant, depth, seed, protocol, sets, root)
+        _plan_run(variant, depth, seed, protocol, sets, root)
         for seed in seeds
         for depth in depths
         for variant in variants
@@ -115,10 +123,13 @@ def plan_sweep(
     if twice := [str(folder) for folder, count in Counter(folders).items() if count > 1]:
         raise UserError(f"{source}: two runs would share {min(twice)}; name each cell once.")
     name = f"{file.stem if file is not None else 'sweep'}-{Path(str(protocol)).stem}"
+    if file is None or overrides or any(given.get(key) is not None for key in GRID):
+        names = "\n".join(sorted(run.name for run in runs))
+        name += f"-{hashlib.sha256(names.encode()).hexdigest()[:8]}"
     return Sweep(name, root, runs)
 
 
-def _planned(
+def _plan_run(
     variant: str, depth: int, seed: int, protocol: Any, sets: Sequence[str], root: Path
 ) -> PlannedRun:
     options = {"variant": variant, "depth": depth, "protocol": protocol, "seed": seed}
@@ -128,19 +139,19 @@ def _planned(
     return PlannedRun(settings, root / settings.directory, tuple(arguments))
 
 
-def _read(file: Path) -> dict[str, Any]:
-    """A sweep file: a path, or the name of a shipped one."""
+def _read_sweep(file: Path) -> dict[str, Any]:
+    """The values of a sweep file, given as a path or by the name of a shipped one."""
     known = shipped("sweeps")
     values = read_yaml(known.get(str(file), file))
     for key in values:
-        if key not in KEYS:
-            hint = nearest(key, KEYS) or f"; known are {', '.join(KEYS)}."
+        if key not in SWEEP_KEYS:
+            hint = nearest(key, SWEEP_KEYS) or f"; known are {', '.join(SWEEP_KEYS)}."
             raise UserError(f"{file}: unknown key '{key}'{hint}")
     return values
 
 
-def _listed(values: Mapping[str, Any], key: str, kind: type, source: str) -> list[Any]:
-    """The list under `key`; text from the command line is split at its commas."""
+def _parse_list(values: Mapping[str, Any], key: str, kind: type, source: str) -> list[Any]:
+    """The list under `key`; text from the command line is split at commas."""
     value = values.get(key)
     if value is None:
         raise UserError(f"{source}: '{key}' is missing; say --{key}, separated by commas.")
@@ -153,8 +164,8 @@ def _listed(values: Mapping[str, Any], key: str, kind: type, source: str) -> lis
     return list(value)
 
 
-def _seeds(value: Any, source: str) -> list[int]:
-    """`5` means the seeds 0 to 4; `0,3` or a list names them."""
+def _parse_seeds(value: Any, source: str) -> list[int]:
+    """The seeds: 0 to 4 for `5`; `0,3` and lists name them."""
     if isinstance(value, str):
         value = parse_yaml(f"[{value}]" if "," in value else value, "--seeds")
     if type(value) is int and 1 <= value <= MOST_RUNS:

@@ -1,85 +1,121 @@
-"""`resvar sweep` on this machine: say what will be done and how long it takes, then do it."""
+"""`resvar sweep` on this machine: print the plan and how long it takes, then carry it out."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from resvar.console import console_for_output, duration, pluralize
+from resvar.console import console_for_output, duration, pluralize, print_line
 from resvar.data.cifar import DATASETS, find_problems
 from resvar.errors import UserError
-from resvar.sweeps.estimate import estimate, given, measure, print_estimate
-from resvar.sweeps.grid import PlannedRun, Sweep
-from resvar.sweeps.local import (
-    Slot,
-    has_diverged,
-    is_finished,
-    launch,
-    make_slots,
-    report_failures,
-    require_positive,
-    taking_turns,
+from resvar.sweeps.estimate import (
+    estimate,
+    given_throughput,
+    measured_throughput,
+    print_estimate,
 )
+from resvar.sweeps.grid import PlannedRun, Sweep
+from resvar.sweeps.local import LocalSweep
+from resvar.sweeps.slots import Slot, lacks_mps, make_slots, require_positive
+from resvar.sweeps.workers import RunStatus, by_status
 from resvar.training.events import require_tensorboard
 
 
 def run_here(
     sweep: Sweep, data: Path, device: str, jobs: int | None, per_gpu: int | None, dry_run: bool
 ) -> None:
-    """Plan, estimate, launch, and report failures.
+    """Plan, estimate, train, and report failures.
 
     Raises:
-        UserError: the data is missing, a run's folder holds other settings, or torchrun started
-            this.
+        UserError: the data is missing, a run's directory holds other settings, or torchrun started
+            this process.
         RunError: some runs failed.
-        Stopped: asked to stop.
+        Stopped: Ctrl-C or SIGTERM.
     """
     if "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("a sweep starts its processes itself: leave torchrun out.")
     console = console_for_output()
     slots = make_slots(jobs, per_gpu, device, len(sweep.runs))
-    todo = _announced(sweep, console)
+    todo = _open_runs(sweep, console)
     if dry_run:
         for run in todo:
-            say(console, f"  resvar train {' '.join(run.arguments)} --out {run.folder}")
+            print_line(console, f"  {train_command(run)}")
         return
     if not todo:
         return
     require_inputs(todo, data)
-    where = f"{len(slots)} at a time ({pluralize(slots[0].threads, 'thread')} each)"
-    if taking_turns(slots):
-        say(
+    if lacks_mps(slots):
+        print_line(
             console,
-            "Runs that share a GPU gain nothing unless NVIDIA's multi-process service is there: "
-            "start it with `nvidia-cuda-mps-control -d`.",
+            "Runs that share a GPU are faster only under NVIDIA's multi-process service: start it "
+            "with `nvidia-cuda-mps-control -d`.",
         )
-    say(console, f"{len(todo)} to do, {where}. Measuring how long that takes …")
-    say(
+    threads = pluralize(slots[0].threads, "thread")
+    print_line(
         console,
-        f"About {duration(seconds(todo, slots))} in all. Ctrl-C stops; typed again it goes on.",
+        f"{len(todo)} to do, {len(slots)} at a time ({threads} each). Measuring how long that "
+        "takes …",
     )
-    outcome = launch(sweep, slots, data, console)
-    report_failures(outcome, console)
-    also = f"; {len(outcome.diverged)} of them diverged" if outcome.diverged else ""
-    say(console, f"All {len(sweep.runs)} runs are finished{also}. Next: resvar report {sweep.root}")
+    time = duration(expected_seconds(todo, slots, data))
+    print_line(console, f"About {time} in all. Ctrl-C stops; the same command resumes.")
+    local = LocalSweep(sweep, slots, data, console)
+    local.run()
+    local.report()
+    diverged = f"; {len(local.diverged)} of them diverged" if local.diverged else ""
+    print_line(
+        console,
+        f"All {len(sweep.runs)} runs are finished{diverged}. Next: resvar report {sweep.root}",
+    )
 
 
-def sort_runs(sweep: Sweep) -> tuple[list[PlannedRun], int, int]:
-    """The runs that are still to do, how many are finished, and how many have diverged.
+def estimate_here(
+    sweep: Sweep,
+    data: Path,
+    device: str,
+    jobs: int | None,
+    per_gpu: int | None,
+    speeds: str | None,
+) -> None:
+    """Print the work that is left of a sweep, in device hours and by the clock; start nothing.
+
+    Args:
+        data: the folder of the dataset; it need not exist.
+        speeds: the value of `--images-per-second`; None: measure.
 
     Raises:
-        UserError: a run's folder holds one with other settings.
+        UserError: a run's directory holds other settings, or `speeds` is wrong.
     """
-    unfinished = [run for run in sweep.runs if not is_finished(run)]
-    todo = [run for run in unfinished if not has_diverged(run)]
-    return todo, len(sweep.runs) - len(unfinished), len(unfinished) - len(todo)
+    console = console_for_output()
+    require_positive(jobs, per_gpu)
+    if not (todo := _open_runs(sweep, console)):
+        return
+    if speeds is not None:
+        print_estimate(estimate(todo, given_throughput(speeds, todo), data), console, None)
+        return
+    slots = make_slots(jobs, per_gpu, device, len(todo))
+    found = estimate(todo, measured_throughput(todo, slots[0]), data)
+    print_estimate(found, console, len(slots))
+
+
+def expected_seconds(todo: Sequence[PlannedRun], slots: Sequence[Slot], data: Path) -> float:
+    """How long the runs take by the clock."""
+    return estimate(todo, measured_throughput(todo, slots[0]), data).by_the_clock(len(slots))
+
+
+# --- shared with the sweeps on Slurm --------------------------------------------------------------
+
+
+def train_command(run: PlannedRun) -> str:
+    """The command that does the same run by itself."""
+    return shlex.join(["resvar", "train", *run.arguments, "--out", str(run.folder)])
 
 
 def require_inputs(todo: Sequence[PlannedRun], data: Path) -> None:
-    """Refuse before anything is written.
+    """Check what the runs need, before anything is written.
 
     Raises:
         UserError: the data is missing or damaged, or a package that a run asks for.
@@ -94,41 +130,16 @@ def require_inputs(todo: Sequence[PlannedRun], data: Path) -> None:
             )
 
 
-def estimate_here(
-    sweep: Sweep, device: str, jobs: int | None, per_gpu: int | None, speeds: str | None
-) -> None:
-    """Say what is left of a sweep in device hours and by the clock, and start nothing.
-
-    Args:
-        speeds: what `--images-per-second` says; None: measure.
-
-    Raises:
-        UserError: a run's folder holds other settings, or `speeds` is wrong.
-    """
-    console = console_for_output()
-    require_positive(jobs, per_gpu)
-    if not (todo := _announced(sweep, console)):
-        return
-    if speeds is not None:
-        print_estimate(estimate(todo, given(speeds, todo)), console, None)
-        return
-    slots = make_slots(jobs, per_gpu, device, len(todo))
-    print_estimate(estimate(todo, measure(todo, slots[0])), console, len(slots))
+def print_counts(sweep: Sweep, finished: int, others: Mapping[str, int], console: Console) -> None:
+    """One line: the number of runs, how many of them are finished, and the others by word."""
+    words = [f"{finished} of them finished already"]
+    words += [f"{count} {word}" for word, count in others.items() if count]
+    print_line(console, f"{pluralize(len(sweep.runs), 'run')} in {sweep.root}, {', '.join(words)}.")
 
 
-def seconds(todo: Sequence[PlannedRun], slots: Sequence[Slot]) -> float:
-    """How long the runs will take by the clock."""
-    return estimate(todo, measure(todo, slots[0])).by_the_clock(len(slots))
-
-
-def _announced(sweep: Sweep, console: Console) -> list[PlannedRun]:
-    """The runs that are still to do, after a line that counts the others."""
-    todo, done, hopeless = sort_runs(sweep)
-    also = f", {hopeless} diverged" if hopeless else ""
-    runs = pluralize(len(sweep.runs), "run")
-    say(console, f"{runs} in {sweep.root}, {done} of them finished already{also}.")
-    return todo
-
-
-def say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+def _open_runs(sweep: Sweep, console: Console) -> list[PlannedRun]:
+    """The runs to do, after a line that counts the others."""
+    found = by_status(sweep)
+    finished, diverged = len(found[RunStatus.FINISHED]), len(found[RunStatus.DIVERGED])
+    print_counts(sweep, finished, {"diverged": diverged}, console)
+    return found[RunStatus.OPEN]

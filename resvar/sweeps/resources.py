@@ -1,17 +1,19 @@
-"""What a task of a sweep asks Slurm for: the shipped launcher file, one's own, the command line."""
+"""The request of a sweep's tasks to Slurm: shipped launcher file, user's file, command line."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import pydantic
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from resvar.errors import UserError, nearest
 from resvar.files import LARGEST_YAML, parse_yaml, read_text, read_yaml, shipped
 
-OURS = {
+RESERVED_OPTIONS = {
     "array": "its tasks are the runs; how many at a time says --jobs",
     "job-name": "resvar knows its jobs by it",
     "output": "resvar reads it",
@@ -28,28 +30,64 @@ OURS = {
     "test-only": "say --dry-run",
     "wait": "the terminal may be closed",
 }
-"""Options of sbatch that resvar sets or rules out itself, and why or what to say instead."""
+"""Options of sbatch that resvar sets or rules out, with the reason or the alternative."""
 
-NAMED = {"cpus-per-task": "cpus_per_task", "mem": "mem", "qos": "qos", "time": "time",
+OPTION_KEYS = {"cpus-per-task": "cpus_per_task", "mem": "mem", "qos": "qos", "time": "time",
          "partition": "partition", "account": "account", "gpus": "gpus_per_task",
          "gpus-per-task": "gpus_per_task", "gpus-per-node": "gpus_per_task"}  # fmt: skip
-"""Options of sbatch that have a key of their own."""
+"""Options of sbatch that have a key in the launcher's file."""
 
 TIME = re.compile(
     r"(?:(?P<days>\d+)-(?P<h>\d+)(?::(?P<m>\d+)(?::(?P<s>\d+))?)?"
     r"|(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>\d+)"
     r"|(?P<only>\d+)(?::(?P<rest>\d+))?)"
 )
-"""Slurm's ways to write a time: minutes, minutes:seconds, hours:minutes:seconds, days-hours, …"""
+"""Slurm's forms of a time: minutes, minutes:seconds, hours:minutes:seconds, days-hours, …"""
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What each task asks for; None leaves it to the cluster.
+def one_line(value: object) -> str:
+    """The text of a name, or of a number that is one.
+
+    Raises:
+        ValueError: it is no text, empty, or more than one line.
+    """
+    text = str(value)
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or not text.strip():
+        raise ValueError(value)
+    if not text.isprintable():
+        raise ValueError(value)
+    return text
+
+
+def _time_limit(text: str) -> str:
+    if to_seconds(text) < 60:
+        raise ValueError(text)
+    return text
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Line = Annotated[str, BeforeValidator(one_line)]
+Name = Annotated[Line | None, Field(description="a name")]
+Limit = Annotated[Line, AfterValidator(_time_limit)]
+AtLeastOne = Annotated[int, Field(ge=1, strict=True)]
+Gpus = Annotated[
+    Line,
+    Field(pattern=r"^([\w.-]+:[1-9][0-9]*|[0-9]+)$"),
+    AfterValidator(lambda text: int(text) if text.isdecimal() else text),
+]
+
+
+class Resources(pydantic.BaseModel):
+    """The request of each task; None leaves a value to the cluster.
+
+    The descriptions complete the sentence "'mem' must be …".
 
     Attributes:
-        time: the limit, as sbatch takes it.
-        gpus_per_task: how many, or kind and number (`a100:1`).
+        time: the limit, in a form of sbatch.
+        gpus_per_task: a number, or kind and number (`a100:1`).
         cpus_per_task: None: one for each run in the task.
         signal_delay: seconds before the limit at which the task is told to save.
         parallel: tasks at work at a time, at most.
@@ -57,23 +95,31 @@ class Resources:
         sbatch: further options of sbatch; True is one without a value.
     """
 
-    partition: str | None
-    account: str | None
-    qos: str | None
-    time: str | None
-    gpus_per_task: int | str
-    cpus_per_task: int | None
-    mem: str | None
-    signal_delay: int
-    parallel: int | None
-    setup: tuple[str, ...]
+    model_config = pydantic.ConfigDict(frozen=True)
+
+    partition: Name
+    account: Name
+    qos: Name
+    time: Limit | None = Field(
+        description="a limit such as 90 (minutes), 12:00:00 or 1-12 (days-hours), a minute or more"
+    )
+    gpus_per_task: Gpus = Field(description="how many, such as 1 or 'a100:1'")
+    cpus_per_task: AtLeastOne | None = Field(description="a whole number from 1")
+    mem: Annotated[Line, Field(pattern="^[0-9]+[KMGT]?$")] | None = Field(
+        description="such as 8G (or megabytes)"
+    )
+    signal_delay: AtLeastOne = Field(description="a whole number from 1")
+    parallel: AtLeastOne | None = Field(description="a whole number from 1")
+    setup: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = Field(
+        description="a list of shell lines, such as [module load x]"
+    )
     sbatch: Mapping[str, str | bool]
 
 
 def read_resources(
     file: Path | None, given: Mapping[str, Any], sbatch: Sequence[str] = ()
 ) -> Resources:
-    """The shipped values, changed by a file, changed by the command line.
+    """The shipped values, overridden by a file, overridden by the command line.
 
     Args:
         file: a YAML file with any of the keys of `configs/launchers/slurm.yaml`.
@@ -81,12 +127,12 @@ def read_resources(
         sbatch: `KEY=VALUE` or `KEY`, further options of sbatch.
 
     Raises:
-        UserError: a key is unknown or its value wrong, named with its source and the mend.
+        UserError: a key is unknown or its value wrong; the source and the remedy are named.
     """
     base = shipped("launchers")["slurm"]
     values = {key: (value, str(base)) for key, value in read_yaml(base).items()}
     if file is not None:
-        _refuse_times_that_yaml_reads_as_numbers(file)
+        _refuse_sexagesimal_times(file)
         for key, value in read_yaml(file).items():
             if key not in values:
                 hint = nearest(key, values) or f"; known are {', '.join(values)}."
@@ -95,16 +141,17 @@ def read_resources(
     for key, value in given.items():
         if value is not None:
             values[key] = value, f"--{key.replace('_', '-')}"
-    options = _sbatch(*values.pop("sbatch"))
+    options = _sbatch_options(*values.pop("sbatch"))
     for text in sbatch:
         key, separator, value = text.partition("=")
-        name = key.strip().lstrip("-").replace("_", "-")
-        options |= _sbatch({name: value if separator else True}, f"--sbatch {text}")
-    resources = Resources(
-        **{key: _CHECKS[key](key, value, source) for key, (value, source) in values.items()},
-        sbatch=options,
-    )
-    limit = seconds(resources.time) if resources.time is not None else None
+        options |= _sbatch_options({key.strip(): value if separator else True}, f"--sbatch {text}")
+    try:
+        resources = Resources(**{key: value for key, (value, _) in values.items()}, sbatch=options)
+    except pydantic.ValidationError as error:
+        key = str(error.errors()[0]["loc"][0])
+        (value, source), expected = values[key], Resources.model_fields[key].description
+        raise UserError(f"{source}: '{key}' must be {expected}, not {value!r}.") from None
+    limit = to_seconds(resources.time) if resources.time is not None else None
     if limit is not None and limit <= resources.signal_delay:
         raise UserError(
             f"the time limit {resources.time} is {limit} s, but a task is told to save "
@@ -113,11 +160,11 @@ def read_resources(
     return resources
 
 
-def seconds(time: str) -> int:
-    """What a time stands for that sbatch takes.
+def to_seconds(time: str) -> int:
+    """Seconds of a time in one of sbatch's forms.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it has none of these forms.
     """
     match = TIME.fullmatch(time)
     if match is None:
@@ -128,70 +175,18 @@ def seconds(time: str) -> int:
     return 60 * minutes + part["s"] + part["seconds"] + part["rest"]
 
 
-# --- one key each ---------------------------------------------------------------------------------
+def _refuse_sexagesimal_times(file: Path) -> None:
+    """YAML reads 2:30:00 as the number 9000, in base 60; no user means that."""
+    for line in read_text(file, LARGEST_YAML, "configuration").splitlines():
+        key, _, value = line.partition(":")
+        value = value.partition(" #")[0].strip()
+        if key.strip() == "time" and ":" in value and type(parse_yaml(value, str(file))) is int:
+            raise UserError(
+                f'{file}: put the time in quotes: time: "{value}" (otherwise YAML reads a number).'
+            )
 
 
-def _name(key: str, value: Any, source: str) -> str | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, str | int) or not _is_line(str(value)):
-        raise UserError(f"{source}: '{key}' must be a name, not {value!r}.")
-    return str(value)
-
-
-def _time(key: str, value: Any, source: str) -> str | None:
-    if value is None:
-        return None
-    text = str(value)
-    if type(value) in (str, int) and TIME.fullmatch(text) and seconds(text) >= 60:
-        return text
-    raise UserError(
-        f"{source}: '{key}' must be a limit such as 90 (minutes), 12:00:00 or 1-12 (days-hours), "
-        f"a minute or more, not {value!r}."
-    )
-
-
-def _memory(key: str, value: Any, source: str) -> str | None:
-    if value is None or (type(value) in (str, int) and re.fullmatch(r"[0-9]+[KMGT]?", str(value))):
-        return None if value is None else str(value)
-    raise UserError(f"{source}: '{key}' must be such as 8G (or megabytes), not {value!r}.")
-
-
-def _gpus(key: str, value: Any, source: str) -> int | str:
-    if type(value) is int and value >= 0:
-        return value
-    if isinstance(value, str) and re.fullmatch(r"[\w.-]+:[1-9][0-9]*|[0-9]+", value):
-        return int(value) if value.isdecimal() else value
-    raise UserError(f"{source}: '{key}' must be how many, such as 1 or 'a100:1', not {value!r}.")
-
-
-def _count(key: str, value: Any, source: str) -> int:
-    if type(value) is not int or value < 1:
-        raise UserError(f"{source}: '{key}' must be a whole number from 1, not {value!r}.")
-    return value
-
-
-def _count_or_none(key: str, value: Any, source: str) -> int | None:
-    return None if value is None else _count(key, value, source)
-
-
-def _lines(key: str, value: Any, source: str) -> tuple[str, ...]:
-    lines = [value] if isinstance(value, str) else value
-    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-        raise UserError(
-            f"{source}: '{key}' must be a list of shell lines, such as [module load x]."
-        )
-    return tuple(lines)
-
-
-_CHECKS: dict[str, Callable[[str, Any, str], Any]] = {
-    "partition": _name, "account": _name, "qos": _name, "time": _time, "gpus_per_task": _gpus,
-    "cpus_per_task": _count_or_none, "mem": _memory, "signal_delay": _count,
-    "parallel": _count_or_none, "setup": _lines,
-}  # fmt: skip
-
-
-def _sbatch(options: Any, source: str) -> dict[str, str | bool]:
+def _sbatch_options(options: Any, source: str) -> dict[str, str | bool]:
     """Further options of sbatch; those that are null or false are left out."""
     if not isinstance(options, dict):
         raise UserError(f"{source}: 'sbatch' must be a mapping, such as {{constraint: a100}}.")
@@ -200,27 +195,18 @@ def _sbatch(options: Any, source: str) -> dict[str, str | bool]:
         name = str(key).lstrip("-").replace("_", "-")
         if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
             raise UserError(f"{source}: '{key}' is no long option of sbatch, such as constraint.")
-        if name in OURS:
-            raise UserError(f"{source}: 'sbatch' cannot set {name}: {OURS[name]}.")
-        if name in NAMED:
-            raise UserError(f"{source}: {name} has a key of its own, {NAMED[name]}; set that.")
+        if name in RESERVED_OPTIONS:
+            raise UserError(f"{source}: 'sbatch' cannot set {name}: {RESERVED_OPTIONS[name]}.")
+        if name in OPTION_KEYS:
+            raise UserError(
+                f"{source}: {name} has a key of its own, {OPTION_KEYS[name]}; set that."
+            )
         if value is None or value is False:
             continue
-        if not isinstance(value, str | int | float) or not _is_line(str(value)):
-            raise UserError(f"{source}: the value of {name} must be one line, not {value!r}.")
-        found[name] = True if value is True else str(value)
+        try:
+            found[name] = True if value is True else one_line(value)
+        except ValueError:
+            raise UserError(
+                f"{source}: the value of {name} must be one line, not {value!r}."
+            ) from None
     return found
-
-
-def _is_line(text: str) -> bool:
-    return bool(text.strip()) and text.isprintable()
-
-
-def _refuse_times_that_yaml_reads_as_numbers(file: Path) -> None:
-    """YAML reads 2:30:00 as the number 9000, in base 60; nobody means that."""
-    for line in read_text(file, LARGEST_YAML, "configuration").splitlines():
-        key, _, value = line.partition(":")
-        value = value.partition(" #")[0].strip()
-        if key.strip() == "time" and ":" in value and type(parse_yaml(value, str(file))) is int:
-            raise UserError(f"{file}: put the time in quotes: time: \"{value}\" (YAML reads it as "
-                            "a number else).")  # fmt: skip

@@ -1,48 +1,66 @@
-"""`resvar sweep --launcher slurm`: the runs that are missing, as job arrays of Slurm.
+"""`resvar sweep --launcher slurm`: the open runs as job arrays of Slurm, and their batch script.
 
-What a task does on its node is in `task.py`, what a submission leaves behind in `submission.py`,
-what submitit does for it in `executor.py`.
+The work of a task on its node is in `task.py`, the records of a submission are in `submission.py`.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib.util import find_spec
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from resvar.console import console_for_output, pluralize
+from resvar.console import console_for_output, pluralize, print_line
 from resvar.errors import RunError, UserError
+from resvar.files import write_text
 from resvar.rundir import is_locked, locked
 from resvar.sequences import chunks
 from resvar.sweeps.grid import PlannedRun, Sweep
-from resvar.sweeps.launch import require_inputs, say, sort_runs
-from resvar.sweeps.local import require_positive
+from resvar.sweeps.launch import print_counts, require_inputs, train_command
 from resvar.sweeps.resources import Resources
+from resvar.sweeps.slots import require_positive
 from resvar.sweeps.submission import (
-    FOLDER,
-    NoAnswerError,
+    SUBMISSIONS,
     Plan,
+    SlurmError,
     Submission,
-    client,
-    held,
-    prepare,
-    record,
-    withdraw,
+    create_submission,
+    discard_submission,
+    run_client,
+    runs_in_slurm,
+    write_record,
 )
-
-if TYPE_CHECKING:
-    from resvar.sweeps.executor import ArrayExecutor
+from resvar.sweeps.workers import RunStatus, by_status
 
 LARGEST_ARRAY = 1000
-"""Tasks; Slurm's own default for an array, and as many as a plan is kept readable for."""
+"""Tasks; Slurm's own default for an array, and a size at which its records stay readable."""
 
-Task = tuple[PlannedRun, ...]
+SUBMIT_TIMEOUT = 300.0
+"""Seconds for sbatch, which by itself tries again for a while where the controller is busy."""
+
+UNREACHABLE = re.compile(r"contact|timed out|temporarily|connection|socket", re.IGNORECASE)
+"""In a message of sbatch: the controller is at fault, and not the request."""
+
+NO_GPUS = "; say --device cpu, or another gpus_per_task in the launcher's file"
+
+BATCH_SCRIPT = """\
+#!/bin/bash
+{options}
+{setup}
+# Until Python listens to signals, it ignores them: by default they would end it.
+srun --unbuffered --cpus-per-task {cpus} --output {log} \
+bash -c 'trap "" USR2 TERM; exec "$@"' resvar {command}
+"""
+
+
+class RefusedError(UserError):
+    """sbatch has refused the job: nothing was submitted."""
 
 
 def run_on_slurm(
@@ -54,173 +72,212 @@ def run_on_slurm(
     resources: Resources,
     dry_run: bool,
 ) -> None:
-    """Submit the runs that are not finished, not at work and not in the queue already.
+    """Submit the runs that are neither finished nor at work nor in Slurm's queue.
 
     Args:
-        jobs: runs at work at a time, at most; None: what the launcher's file says.
+        jobs: runs at work at a time, at most; None: as the launcher's file says.
         per_gpu: runs side by side in one task.
 
     Raises:
-        UserError: submitit, sbatch or the data is missing, sbatch refuses the job, or a run's
-            folder holds other settings.
-        RunError: Slurm does not answer, or not everything could be submitted.
+        UserError: sbatch or the data is missing, sbatch refuses the job, or a run's directory holds
+            other settings.
+        RunError: Slurm does not answer, or a part of the runs could not be submitted.
     """
     require_positive(jobs, per_gpu)
-    require_submitit()
     if "%" in str(sweep.root.absolute()):
         raise UserError(
             f"--out {sweep.root}: Slurm gives '%' in a file's name a meaning; rename it."
         )
+    gpus = 0 if device == "cpu" else resources.gpus_per_task
+    cpus = resources.cpus_per_task or per_gpu
+    parallel = resources.parallel if jobs is None else -(-jobs // per_gpu)
+    # A task that was given a GPU must not train without it.
+    device = "cuda" if device == "auto" and gpus else device
+    arrays = ArrayJobs(
+        sweep,
+        per_gpu,
+        resources.model_copy(
+            update={"gpus_per_task": gpus, "cpus_per_task": cpus, "parallel": parallel}
+        ),
+        Plan(sweep.root.absolute(), data.absolute(), device, max(1, cpus // per_gpu), {}),
+    )
     console = console_for_output()
     if dry_run:
-        todo = _missing(sweep, console, patient=False)
-        _show(sweep, todo, _Asked(data, device, jobs, per_gpu, resources), console)
+        arrays.show(_open_runs(sweep, console, needs_slurm=False), console)
         return
-    require_sbatch()
-    require_inputs(sort_runs(sweep)[0], data)
-    with locked(sweep.root / FOLDER):  # who submits meanwhile would submit the same
-        todo = _missing(sweep, console)
-        if todo:
-            sweep.write_manifest()
-            _submit(sweep, todo, _Asked(data, device, jobs, per_gpu, resources), console)
-
-
-def require_submitit() -> None:
-    """Refuse before anything is written.
-
-    Raises:
-        UserError: the package that submits is missing.
-    """
-    if find_spec("submitit") is None:
-        raise UserError("--launcher slurm needs the package submitit: pip install 'resvar[slurm]'.")
-
-
-def require_sbatch() -> None:
-    """Refuse before anything is written.
-
-    Raises:
-        UserError: this machine cannot submit.
-    """
     if shutil.which("sbatch") is None:
         raise UserError(
             "--launcher slurm needs sbatch, which is not on this machine's PATH: type it on a "
             "cluster's login node, or look at the batch script here with --dry-run."
         )
+    require_inputs(by_status(sweep)[RunStatus.OPEN], data)
+    with locked(sweep.root / SUBMISSIONS):  # a second submitter would submit the same runs
+        if todo := _open_runs(sweep, console):
+            sweep.write_manifest()
+            arrays.submit(todo, console)
 
 
-# --- inside ---------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class ArrayJobs:
+    """The runs of a sweep as job arrays.
+
+    Attributes:
+        per_gpu: runs side by side in one task.
+        resources: the request of a task, after all choices.
+        plan: what the tasks need, without the settings of their runs.
+    """
+
+    sweep: Sweep
+    per_gpu: int
+    resources: Resources
+    plan: Plan
+
+    def show(self, todo: Sequence[PlannedRun], console: Console) -> None:
+        """Print the batch script of each array, and its runs; write nothing."""
+        arrays = self._split(todo, LARGEST_ARRAY)
+        for tasks in arrays:
+            folder = self.plan.root / SUBMISSIONS / f"resvar-TIME-{self.sweep.name}"
+            print_line(console, f"\n{self._script(folder, len(tasks), len(arrays))}")
+            for index, task in enumerate(tasks):
+                for run in task:
+                    print_line(console, f"  task {index}: {train_command(run)}")
+
+    def submit(self, todo: Sequence[PlannedRun], console: Console) -> None:
+        """Submit one array after the other.
+
+        Raises:
+            UserError: sbatch refuses the first array.
+            RunError: sbatch refuses a later one, or Slurm cannot be reached.
+        """
+        arrays = self._split(todo, _largest_array())
+        jobs: list[str] = []
+        count = 0
+        for tasks in arrays:
+            settings = {run.name: run.settings.to_yaml() for task in tasks for run in task}
+            plan = replace(self.plan, settings=settings)
+            submission = create_submission(self.plan.root, self.sweep.name, tasks, plan)
+            script = self._script(submission.folder, len(tasks), len(arrays))
+            try:
+                job = _sbatch(submission, script)
+            except RefusedError as error:
+                discard_submission(submission)
+                if not jobs:
+                    raise
+                raise RunError(
+                    f"{error} Before that {count} runs were submitted; the same command submits "
+                    "the others."
+                ) from error
+            write_record(submission, job)
+            jobs.append(job)
+            count += len(settings)
+            print_line(
+                console,
+                f"Submitted {pluralize(len(settings), 'run')} as job {job}: an array of "
+                f"{pluralize(len(tasks), 'task')}.",
+            )
+        print_line(
+            console,
+            f"This terminal may be closed. `resvar status {self.sweep.root}` shows their status; "
+            f"`scancel {' '.join(jobs)}` stops them, each with a checkpoint; this same command "
+            "submits what is missing.",
+        )
+
+    def _split(
+        self, todo: Sequence[PlannedRun], largest: int
+    ) -> list[tuple[tuple[PlannedRun, ...], ...]]:
+        """Runs to tasks to arrays."""
+        return chunks(chunks(todo, self.per_gpu), largest)
+
+    def _script(self, folder: Path, count: int, arrays: int) -> str:
+        """The batch script of an array of `count` tasks; `arrays` share the tasks at work."""
+        wanted = self.resources
+        parallel = max(1, wanted.parallel // arrays) if wanted.parallel else count
+        options = {
+            "job-name": folder.name,
+            "array": f"0-{count - 1}%{min(parallel, count)}",
+            "nodes": 1,
+            "output": folder / "%A_%a_0_log.out",  # of both streams
+            "open-mode": "append",  # a requeued task continues its log
+            "requeue": True,
+            "signal": f"USR2@{wanted.signal_delay}",
+            "partition": wanted.partition,
+            "account": wanted.account,
+            "qos": wanted.qos,
+            "time": wanted.time,
+            "mem": wanted.mem,
+            "gpus-per-node": wanted.gpus_per_task or None,  # the task is alone on its node
+            "cpus-per-task": wanted.cpus_per_task,  # srun does not inherit it since Slurm 22.05
+            **wanted.sbatch,
+        }
+        return BATCH_SCRIPT.format(
+            options="\n".join(
+                f"#SBATCH --{name}" + ("" if value is True else f"={shlex.quote(str(value))}")
+                for name, value in options.items()
+                if value is not None
+            ),
+            setup="\n".join(["", *wanted.setup]),
+            cpus=wanted.cpus_per_task,
+            log=shlex.quote(str(options["output"])),
+            command=shlex.join([sys.executable, "-u", "-m", "resvar.sweeps.task", str(folder)]),
+        )
 
 
-class _Asked:
-    """What the user asks for, beside the runs."""
-
-    def __init__(
-        self, data: Path, device: str, jobs: int | None, per_gpu: int, resources: Resources
-    ) -> None:
-        self.data, self.per_gpu, self.resources = data.absolute(), per_gpu, resources
-        self.gpus = 0 if device == "cpu" else resources.gpus_per_task
-        # A task that was given a GPU shall not go on without it where it finds none.
-        self.device = "cuda" if device == "auto" and self.gpus else device
-        self.cpus = resources.cpus_per_task or per_gpu
-        self.parallel = resources.parallel if jobs is None else -(-jobs // per_gpu)
-
-    def plan(self, root: Path, tasks: Sequence[Task]) -> Plan:
-        settings = {run.name: run.settings.to_yaml() for task in tasks for run in task}
-        threads = max(1, self.cpus // self.per_gpu)
-        return Plan(root.absolute(), self.data, self.device, threads, settings)
-
-    def executor(self, submission: Submission, arrays: int) -> ArrayExecutor:
-        """`arrays` share the number of tasks at work."""
-        from resvar.sweeps.executor import ArrayExecutor
-
-        parallel = None if self.parallel is None else max(1, self.parallel // arrays)
-        return ArrayExecutor(submission, self.resources, self.gpus, self.cpus, parallel)
-
-
-def _missing(sweep: Sweep, console: Console, patient: bool = True) -> list[PlannedRun]:
-    """The runs to submit; says how all of them stand.
+def _open_runs(sweep: Sweep, console: Console, needs_slurm: bool = True) -> list[PlannedRun]:
+    """The runs to submit, after a line that counts the others.
 
     Args:
-        patient: whether it matters what Slurm says; a dry run does without.
+        needs_slurm: whether Slurm must say which runs it has already.
     """
-    open_runs, done, hopeless = sort_runs(sweep)
-    in_queue: set[str] = set()
+    found = by_status(sweep)
+    open_runs = found[RunStatus.OPEN]
+    queued: set[str] = set()
     try:
-        in_queue = held(sweep.root, [run.name for run in open_runs])
-    except NoAnswerError as error:
-        if patient:
+        queued = runs_in_slurm(sweep.root, [run.name for run in open_runs])
+    except SlurmError as error:
+        if needs_slurm:
             raise RunError(
                 f"{error}, so which runs are queued already is not known; try again later."
             ) from error
-        say(console, f"What is queued already is not known: {error}.")
-    todo = [run for run in open_runs if run.name not in in_queue and not is_locked(run.folder)]
-    elsewhere = len(open_runs) - len(in_queue) - len(todo)
-    words = [f"{done} of them finished already"]
-    others = {"diverged": hopeless, "with Slurm": len(in_queue), "at work elsewhere": elsewhere}
-    words += [f"{count} {what}" for what, count in others.items() if count]
-    runs = pluralize(len(sweep.runs), "run")
-    say(console, f"{runs} in {sweep.root}, {', '.join(words)}.")
+        print_line(console, f"What is queued already is not known: {error}.")
+    todo = [run for run in open_runs if run.name not in queued and not is_locked(run.folder)]
+    others = {
+        "diverged": len(found[RunStatus.DIVERGED]),
+        "with Slurm": len(queued),
+        "at work elsewhere": len(open_runs) - len(queued) - len(todo),
+    }
+    print_counts(sweep, len(found[RunStatus.FINISHED]), others, console)
     return todo
 
 
-def _show(sweep: Sweep, todo: Sequence[PlannedRun], asked: _Asked, console: Console) -> None:
-    """The batch script of each array and its runs; nothing is written."""
-    arrays = chunks(chunks(todo, asked.per_gpu), LARGEST_ARRAY)
-    for tasks in arrays:
-        names = tuple(tuple(run.name for run in task) for task in tasks)
-        submission = Submission(sweep.root.absolute() / FOLDER / f"resvar-TIME-{sweep.name}", names)
-        say(console, f"\n{asked.executor(submission, len(arrays)).script()}")
-        for index, task in enumerate(tasks):
-            for run in task:
-                command = f"resvar train {' '.join(run.arguments)} --out {run.folder}"
-                say(console, f"  task {index}: {command}")
-
-
-def _submit(sweep: Sweep, todo: Sequence[PlannedRun], asked: _Asked, console: Console) -> None:
-    """Hand the runs to sbatch, an array after the other.
+def _sbatch(submission: Submission, script: str) -> str:
+    """Submit an array; its id.
 
     Raises:
-        UserError: sbatch refuses the first array.
-        RunError: it refuses a later one, or Slurm cannot be reached.
+        RefusedError: sbatch refuses the job, and why.
+        RunError: Slurm cannot be reached, or its answer is not understood; the job may be in the
+            queue nevertheless.
     """
-    from resvar.sweeps.executor import RefusedError
-
-    arrays = chunks(chunks(todo, asked.per_gpu), largest_array())
-    submitted: list[str] = []
-    count = 0
-    for tasks in arrays:
-        submission = prepare(sweep.root, sweep.name, tasks, asked.plan(sweep.root, tasks))
-        try:
-            job = asked.executor(submission, len(arrays)).submit_array_job()
-        except RefusedError as error:
-            withdraw(submission)
-            if not submitted:
-                raise
-            raise RunError(
-                f"{error} Before that {count} runs were submitted; the same command submits the "
-                "others."
-            ) from error
-        record(submission, job)
-        submitted.append(job)
-        runs = sum(len(task) for task in tasks)
-        count += runs
-        say(
-            console,
-            f"Submitted {pluralize(runs, 'run')} as job {job}: an array of "
-            f"{pluralize(len(tasks), 'task')}.",
-        )
-    say(
-        console,
-        f"This terminal may be closed. `resvar status {sweep.root}` says how they stand; "
-        f"`scancel {' '.join(submitted)}` stops them, each with a checkpoint; this same command "
-        "submits what is missing.",
-    )
+    path = submission.folder / "submission.sh"
+    write_text(path, script)
+    try:
+        answer = run_client(["sbatch", str(path)], timeout=SUBMIT_TIMEOUT)
+    except SlurmError as error:
+        reason = error.complaint or str(error)
+        if not error.complaint or UNREACHABLE.search(reason):
+            raise RunError(f"sbatch could not reach Slurm ({reason}); try again.") from error
+        hint = NO_GPUS if "generic resource" in reason else ""
+        raise RefusedError(f"sbatch refuses the job: {reason}{hint}.") from error
+    job = re.search(r"job ([0-9]+)", answer)
+    if job is None:
+        raise RunError(f"sbatch's answer is not understood ({answer.strip()!r}).")
+    path.rename(path.with_name(f"{job[1]}_submission.sh"))
+    return job[1]
 
 
-def largest_array() -> int:
-    """How many tasks the cluster takes in one array."""
-    with suppress(NoAnswerError):
-        match = re.search(r"MaxArraySize\s*=\s*(\d+)", client(["scontrol", "show", "config"]))
+def _largest_array() -> int:
+    """The number of tasks that the cluster allows in one array."""
+    with suppress(SlurmError):
+        match = re.search(r"MaxArraySize\s*=\s*(\d+)", run_client(["scontrol", "show", "config"]))
         if match and int(match[1]) > 0:
             return min(int(match[1]), LARGEST_ARRAY)
     return LARGEST_ARRAY

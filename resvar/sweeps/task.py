@@ -1,15 +1,16 @@
 """A task of a sweep's job array, on the node that Slurm gave it: `python -m resvar.sweeps.task`.
 
-It starts an ordinary `resvar train` for each of its runs, side by side, and stays to watch. Slurm
-speaks to it in signals:
+It starts an ordinary `resvar train` for each of its runs, side by side, and waits for them. Slurm
+sends signals:
 
-    SIGUSR2    the time limit is near, or the task is about to be preempted (where the cluster says
-               so): the runs save checkpoints, and the task asks Slurm to requeue it
-    SIGTERM    the same if Slurm is preempting it; else somebody ran scancel: the runs save, and
-               the task ends
+    SIGUSR2    the time limit is near, or the task is about to be preempted (where the cluster is
+               configured to tell): the runs save checkpoints, and the task has itself requeued
+    SIGTERM    the same where Slurm preempts the task; otherwise a person ran scancel: the runs save
+               checkpoints, and the task ends
 
-So a task that is given word is requeued by itself alone. One that is not (its node fails, it is
-preempted without grace) is requeued by Slurm alone, and goes on from the last checkpoint.
+So a task that receives a signal is requeued by itself alone. One that receives none (its node
+fails, or it is preempted without grace) is requeued by Slurm alone, and resumes from the last
+checkpoint.
 """
 
 from __future__ import annotations
@@ -30,36 +31,50 @@ from resvar.config import resolve
 from resvar.console import pluralize
 from resvar.errors import Stopped, UserError
 from resvar.files import write_json, write_text
-from resvar.rundir import CHECKPOINT, FAILURE, NOTE_FORMAT, RESULT, is_locked
+from resvar.rundir import CHECKPOINT, FAILURE, NOTE_FORMAT, is_locked
 from resvar.sweeps.grid import PlannedRun
-from resvar.sweeps.local import POLL, Process, Slot, end, has_diverged, last_lines, start
+from resvar.sweeps.slots import Slot
 from resvar.sweeps.submission import (
-    NoAnswerError,
+    SlurmError,
     Submission,
-    client,
-    note,
+    read_note,
     read_plan,
     read_submission,
+    run_client,
+)
+from resvar.sweeps.workers import (
+    POLL,
+    RunStatus,
+    Worker,
+    collect,
+    last_lines,
+    run_status,
+    start,
+    terminate,
 )
 
-PREDECESSOR = 120.0
-"""Seconds to wait for a process that still holds a run, such as the one before a requeue."""
+LOCK_TIMEOUT = 120.0
+"""Seconds to wait for a process that still works on a run, such as the one before a requeue."""
 
-MOST_IN_VAIN = 10
-"""Requeues in a row without a new checkpoint, after which the task gives up: it would go on so."""
+FUTILE_REQUEUES = 10
+"""Requeues in a row without a new checkpoint, after which the task gives up."""
 
 LINGER = 600.0
-"""Seconds to wait for Slurm where it cannot be asked: a preempted task that ends by itself is not
+"""Seconds to wait for Slurm where it does not answer: a preempted task that ends by itself is not
 requeued, one that Slurm ends is."""
 
 
 class Task:
-    """The runs of one task, from what the submission says."""
+    """The runs of one task of a submission.
+
+    Args:
+        configs: an empty folder, for the settings of the runs.
+    """
 
     def __init__(self, submission: Submission, index: int, configs: Path) -> None:
         plan = read_plan(submission.folder)
         self.note_path = submission.note_path(index)
-        self.slot = Slot("slurm", plan.threads, {}, plan.device)
+        self.slot = Slot("slurm", plan.threads, plan.device)
         self.data = plan.data
         self.runs = []
         for number, name in enumerate(submission.tasks[index]):
@@ -68,50 +83,53 @@ class Task:
             arguments = ("--config", str(config))
             self.runs.append(PlannedRun(resolve(config), plan.root / name, arguments))
 
-    def work(self, asked: Sequence[int]) -> int:
-        """Do the runs; the exit code. `asked` are the signals that have come, in their order."""
-        before = note(self.note_path)
-        if before is None:  # no requeue: what failed before may be tried again
+    def work(self, received: Sequence[int]) -> int:
+        """Carry out the runs; the exit code.
+
+        Args:
+            received: the signals so far, in their order; it grows.
+        """
+        before = read_note(self.note_path)
+        if before is None:  # not a requeue: runs that failed earlier are tried again
             for run in self.runs:
                 (run.folder / FAILURE).unlink(missing_ok=True)
-        self.in_vain = int((before or {}).get("in_vain", 0))
+        self.futile = int((before or {}).get("in_vain", 0))
         self._note("running")
-        saved = [checkpoint_time(run) for run in self.runs]
+        saved = self._checkpoint_times()
         todo = [run for run in self.runs if not _is_settled(run)]
-        await_predecessor(todo, asked)
-        with deaf_children():
-            working = [] if asked else [start(run, self.slot, self.data) for run in todo]
-        stopped = list(todo) if asked else []
-        failed = 0
-        while working:
+        wait_for_locks(todo, received)
+        with block_usr2():
+            workers = [] if received else [start(run, self.slot, self.data) for run in todo]
+        stopped = list(todo) if received else []
+        failed = False
+        while workers:
             time.sleep(POLL)
-            if asked:
-                end(working, signal.SIGTERM)
-            for process in [p for p in working if p.handle.poll() is not None]:
-                working.remove(process)
-                if asked and not _is_settled(process.run):
-                    stopped.append(process.run)
-                else:
-                    failed += _book(process)
+            if received:
+                terminate(workers)
+            for worker, status in collect(workers, bool(received)):
+                if received and status in (RunStatus.STOPPED, RunStatus.TAKEN):
+                    stopped.append(worker.run)
+                elif status is RunStatus.FAILED:
+                    failed = True
+                    _note_crash(worker)
         if not stopped:
             self._note("ended")
-            return int(failed > 0)
-        idle = saved == [checkpoint_time(run) for run in self.runs]
-        self.in_vain = self.in_vain + 1 if idle else 0
-        return self._leave(stopped, asked)
+            return int(failed)
+        self.futile = self.futile + 1 if saved == self._checkpoint_times() else 0
+        return self._leave(stopped, received)
 
-    def _leave(self, stopped: Sequence[PlannedRun], asked: Sequence[int]) -> int:
-        """The runs have saved: have the task requeued, or let it end."""
-        if self.in_vain >= MOST_IN_VAIN:
+    def _leave(self, stopped: Sequence[PlannedRun], received: Sequence[int]) -> int:
+        """After the runs have saved: have the task requeued, or let it end; the exit code."""
+        if self.futile >= FUTILE_REQUEUES:
             for run in stopped:
                 note_failure(
                     run,
-                    f"its Slurm task was told to stop {self.in_vain} times before it had trained; "
+                    f"its Slurm task was told to stop {self.futile} times before it had trained; "
                     "allow more time, or set a smaller signal_delay.",
                 )
             self._note("ended")
             return 1
-        if is_to_be_requeued(asked):
+        if wants_requeue(received):
             self._note("requeued")
             if requeue():
                 return 0
@@ -121,73 +139,73 @@ class Task:
         return Stopped.exit_code
 
     def _note(self, state: str) -> None:
-        values = {"format": NOTE_FORMAT, "state": state, "node": node(),
-                  "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
-                  "in_vain": self.in_vain}  # fmt: skip
+        restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        values = {"format": NOTE_FORMAT, "state": state, "node": node(), "restarts": restarts,
+                  "in_vain": self.futile}  # fmt: skip
         write_json(self.note_path, values, durable=False)
-        _say(f"{state}: {pluralize(len(self.runs), 'run')}")
+        print_stamped(f"{state}: {pluralize(len(self.runs), 'run')}")
+
+    def _checkpoint_times(self) -> list[int]:
+        """The time of each run's checkpoint, in nanoseconds; 0 where there is none."""
+        files = [run.folder / CHECKPOINT for run in self.runs]
+        return [file.stat().st_mtime_ns if file.exists() else 0 for file in files]
 
 
-def await_predecessor(runs: Sequence[PlannedRun], asked: Sequence[int]) -> None:
-    """Wait until nobody works on the runs, or a signal comes; not for ever."""
-    until = time.monotonic() + PREDECESSOR
-    while any(is_locked(run.folder) for run in runs) and not asked and time.monotonic() < until:
+def _is_settled(run: PlannedRun) -> bool:
+    """Whether there is nothing to do for a run: it is done, or has failed in this task already."""
+    return run_status(run) is not RunStatus.OPEN or (run.folder / FAILURE).exists()
+
+
+def wait_for_locks(runs: Sequence[PlannedRun], received: Sequence[int]) -> None:
+    """Wait until no process works on the runs, a signal arrives, or `LOCK_TIMEOUT` has passed."""
+    until = time.monotonic() + LOCK_TIMEOUT
+    while any(is_locked(run.folder) for run in runs) and not received and time.monotonic() < until:
         time.sleep(1)
 
 
-def is_to_be_requeued(asked: Sequence[int]) -> bool:
-    """Whether the signals mean that the work goes on later.
-
-    What a SIGTERM was for Slurm says; where it does not, the answer is yes.
-    """
-    if signal.SIGTERM not in asked:
-        return True
-    with suppress(NoAnswerError):
-        shown = client(["scontrol", "show", "job", os.environ["SLURM_JOB_ID"]])
-        state, reason = _shown("JobState", shown), _shown("Reason", shown)
-        preempted = _shown("PreemptTime", shown) not in ("", "None")
-        _say(f"Slurm says: {state}, {reason}{', preempted' if preempted else ''}")
-        ending = state != "RUNNING" and reason != "TimeLimit"  # somebody ran scancel
-        return not ending and (preempted or signal.SIGUSR2 in asked)
-    return True
+def _note_crash(worker: Worker) -> None:
+    """Note why a run failed whose process could not do so itself."""
+    run, code = worker.run, worker.process.returncode
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    print_stamped(f"{run.name} failed ({how})")
+    if not (run.folder / FAILURE).exists():
+        last = (last_lines(run.folder, 1) or [""])[0].removeprefix("resvar: error: ")
+        message = f"its process ended with {how}; the last line of its log: {last or 'none'}"
+        note_failure(run, message)
 
 
-def requeue(attempts: int = 3) -> bool:
-    """Ask Slurm to put this task back into the queue; whether it agreed."""
-    for attempt in range(attempts):
-        try:
-            client(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]])
-        except NoAnswerError as error:
-            _say(f"not requeued: {error}")
-            time.sleep(2**attempt)
-        else:
-            return True
-    return False
+def note_failure(run: PlannedRun, message: str) -> None:
+    """Write the note that a run writes itself where it can."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_json(run.folder / FAILURE, {"format": NOTE_FORMAT, "message": message})
+
+
+# --- signals and Slurm ----------------------------------------------------------------------------
 
 
 @contextmanager
-def signals() -> Iterator[list[int]]:
-    """The signals that have come, in their order."""
-    asked: list[int] = []
+def received_signals() -> Iterator[list[int]]:
+    """A list of the signals SIGUSR2 and SIGTERM, in the order of their arrival."""
+    received: list[int] = []
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def append(number: int, frame: FrameType | None) -> None:
         del frame
-        asked.append(number)
+        received.append(number)
 
     both = (signal.SIGUSR2, signal.SIGTERM)
-    before = [signal.signal(number, ask) for number in both]
+    before = [signal.signal(number, append) for number in both]
     try:
-        yield asked
+        yield received
     finally:
         for number, handler in zip(both, before, strict=True):
             signal.signal(number, handler)
 
 
 @contextmanager
-def deaf_children() -> Iterator[None]:
-    """Processes that are started inside hear no SIGUSR2: Slurm sends it to them too.
+def block_usr2() -> Iterator[None]:
+    """Processes that are started inside ignore SIGUSR2, which Slurm sends to them too.
 
-    What comes for this process meanwhile arrives at the end.
+    A signal for this process arrives at the end of the block.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
     try:
@@ -196,65 +214,67 @@ def deaf_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _is_settled(run: PlannedRun) -> bool:
-    """Whether there is nothing to do for a run: it is done, or it failed in this task already."""
-    files = (run.folder / RESULT, run.folder / FAILURE)
-    return has_diverged(run) or any(file.exists() for file in files)
+def wants_requeue(received: Sequence[int]) -> bool:
+    """Whether the signals mean that the work continues later.
 
-
-def _book(process: Process) -> bool:
-    """Whether a run failed. One that died without a word is given one."""
-    run, code = process.run, process.handle.returncode
-    done = (run.folder / RESULT).exists() or has_diverged(run)
-    if code == 0 or done or is_locked(run.folder):  # the last: another process is at it
-        return False
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    _say(f"{run.name} failed ({how})")
-    if not (run.folder / FAILURE).exists():
-        last = (last_lines(run.folder, 1) or [""])[0].removeprefix("resvar: error: ")
-        message = f"its process ended with {how}; the last line of its log: {last or 'none'}"
-        note_failure(run, message)
+    Slurm knows the reason of a SIGTERM; where it does not answer, the work continues.
+    """
+    if signal.SIGTERM not in received:
+        return True
+    with suppress(SlurmError):
+        shown = run_client(["scontrol", "show", "job", job_id()])
+        job = dict(re.findall(r"\b(JobState|Reason|PreemptTime)=(\S+)", shown))
+        preempted = job.get("PreemptTime", "None") != "None"
+        state, reason = job.get("JobState", ""), job.get("Reason", "")
+        print_stamped(f"Slurm: {state}, {reason}{', preempted' if preempted else ''}")
+        cancelled = state != "RUNNING" and reason != "TimeLimit"
+        return not cancelled and (preempted or signal.SIGUSR2 in received)
     return True
 
 
-def note_failure(run: PlannedRun, message: str) -> None:
-    """Leave word in the run's directory, as a run does that can still speak."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    write_json(run.folder / FAILURE, {"format": NOTE_FORMAT, "message": message})
+def requeue(attempts: int = 3) -> bool:
+    """Have Slurm put this task back into its queue; whether Slurm agreed."""
+    for attempt in range(attempts):
+        try:
+            run_client(["scontrol", "requeue", job_id()])
+        except SlurmError as error:
+            print_stamped(f"not requeued: {error}")
+            time.sleep(2**attempt)
+        else:
+            return True
+    return False
 
 
-def checkpoint_time(run: PlannedRun) -> int:
-    """When the run last saved a checkpoint; 0 where it has none."""
-    with suppress(OSError):
-        return (run.folder / CHECKPOINT).stat().st_mtime_ns
-    return 0
+def job_id() -> str:
+    """The id of this task, such as `12_3`.
 
-
-def _shown(key: str, text: str) -> str:
-    match = re.search(rf"\b{key}=(\S+)", text)
-    return match[1] if match else ""
+    `SLURM_JOB_ID` does not do: for one of the tasks it is the array's id, and names all of them.
+    """
+    return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
 
 
 def node() -> str:
-    """What Slurm calls this machine."""
+    """The name of this machine in Slurm."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
-def _say(text: str) -> None:
+def print_stamped(text: str) -> None:
     print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {node()} {text}", flush=True)
 
 
-def main() -> int:
-    """The exit code: 0 when the runs are finished (or have diverged) or will be later; else 1."""
-    with signals() as asked, TemporaryDirectory(prefix="resvar-") as configs:
+def run_task(folder: Path, index: int) -> int:
+    """Carry out a task of a submission.
+
+    Returns:
+        The exit code: 0 where the runs are finished (or have diverged) or will be later.
+    """
+    with received_signals() as received, TemporaryDirectory(prefix="resvar-") as configs:
         try:
-            submission = read_submission(Path(sys.argv[1]))
-            index = int(os.environ["SLURM_ARRAY_TASK_ID"])
-            return Task(submission, index, Path(configs)).work(asked)
+            return Task(read_submission(folder), index, Path(configs)).work(received)
         except UserError as error:
-            _say(f"error: {error}")
+            print_stamped(f"error: {error}")
             return error.exit_code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_task(Path(sys.argv[1]), int(os.environ["SLURM_ARRAY_TASK_ID"])))

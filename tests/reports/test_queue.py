@@ -14,7 +14,7 @@ from resvar.reports.records import State
 from resvar.reports.status import overview
 from resvar.rundir import locked
 from resvar.sweeps.grid import plan_sweep
-from resvar.sweeps.submission import Plan, Submission, prepare, record
+from resvar.sweeps.submission import Plan, Submission, create_submission, write_record
 from tests.slurm.fake import calls, fake, line
 from tests.support.commands import TINY
 
@@ -36,8 +36,8 @@ def submission(root) -> Submission:
     sweep = plan_sweep(None, given, list(TINY), root)
     sweep.write_manifest()
     tasks = [sweep.runs[:2], sweep.runs[2:]]
-    made = prepare(root, "sweep, of mine", tasks, Plan(root, root, "cpu", 1, {}))
-    return record(made, "7")
+    made = create_submission(root, "sweep, of mine", tasks, Plan(root, root, "cpu", 1, {}))
+    return write_record(made, "7")
 
 
 def begin(root: Path, run: Path = RUN) -> Path:
@@ -141,7 +141,7 @@ def test_a_task_that_was_told_to_stop_left_its_runs_stopped(root, submission, wo
 def test_what_was_cancelled_in_the_queue_or_never_got_there_waits(root, submission):
     slurm_says(root, line(submission.name, 0, "CANCELLED"))
     assert state(root) == (State.WAITING, "cancelled in Slurm's queue")
-    record(submission, None)
+    write_record(submission, None)
     assert state(root) == (State.WAITING, "not submitted")
 
 
@@ -156,7 +156,8 @@ def test_a_run_that_failed_in_its_task_stays_failed_when_the_task_is_requeued(ro
 
 def test_the_newest_submission_counts(root, submission):
     sweep = plan_sweep(None, {"variants": "original", "depths": "8"}, list(TINY), root)
-    newer = record(prepare(root, "zz", [sweep.runs], Plan(root, root, "cpu", 1, {})), "8")
+    made = create_submission(root, "zz", [sweep.runs], Plan(root, root, "cpu", 1, {}))
+    newer = write_record(made, "8")
     slurm_says(root, line(submission.name, 0, "CANCELLED") + line(newer.name, 0, "PENDING"))
     assert state(root)[0] is State.QUEUED
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from resvar.sweeps.submission import COLUMNS
+from resvar.sweeps.submission import QUEUE_COLUMNS
 
 
 def fake(folder: Path, program: str, says: str = "", code: int = 0, complains: str = "") -> None:
@@ -30,4 +30,4 @@ def line(name: str, index: int, state: str, **more: str) -> str:
     """What squeue prints of a task."""
     values = {"Name": name, "ArrayJobID": "7", "ArrayTaskID": str(index), "State": state,
               "RestartCnt": "0", "NodeList": "", "Reason": "None", **more}  # fmt: skip
-    return "".join(values[column].ljust(width) for column, width in COLUMNS.items()) + "\n"
+    return "".join(values[column].ljust(width) for column, width in QUEUE_COLUMNS.items()) + "\n"

@@ -201,18 +201,23 @@ def _preempt(sweeper: Sweeper, local: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_meets_its_time_limit_is_requeued_and_goes_on(sweeper, local):
-    one = (*TWO, "--variants", "original", "--time", "30")
-    (job,) = re.findall(r"scancel (\d+)", sweeper(*one, RESVAR_TEST_SLOW="3"))
-    sweeper.wait_for_checkpoints(FOLDERS[:1])
-    sweeper.cluster.ask("scontrol", "update", f"JobId={job}_0", "TimeLimit=2")  # signal_delay: 120
-    sweeper.wait_for_status(r"\brequeued\b")
-    sweeper.cluster.ask("scontrol", "update", f"JobId={job}_0", "TimeLimit=30")
-    sweeper.check(local, FOLDERS[:1])
-    (note,) = sweeper.notes()
-    assert note["restarts"] == 1, sweeper.logs()
-    assert "a checkpoint is saved" in sweeper.log(FOLDERS[0])
-    assert "resuming from iteration" in sweeper.log(FOLDERS[0])
+def test_a_run_that_meets_its_time_limit_is_requeued_alone_and_goes_on(sweeper, local):
+    """Its task is the one whose job id is the array's: `scontrol requeue` of that takes all."""
+    (job,) = re.findall(r"scancel (\d+)", sweeper(*TWO, "--time", "30", RESVAR_TEST_SLOW="3"))
+    sweeper.wait_for_checkpoints()
+    queue = sweeper.cluster.ask("squeue", "--noheader", "--array", "--format", "%i|%A")
+    (one,) = (task for task, number in (line.split("|") for line in queue.split()) if number == job)
+    sweeper.cluster.ask("scontrol", "update", f"JobId={one}", "TimeLimit=2")  # signal_delay: 120
+    status = sweeper.wait_for_status(r"\brequeued\b")
+    assert "1 running, 1 requeued" in status
+    sweeper.cluster.ask("scontrol", "update", f"JobId={one}", "TimeLimit=30")
+    sweeper.check(local)
+    index = int(one.partition("_")[2])
+    restarts = [note["restarts"] for note in sweeper.notes()]
+    assert restarts == [int(number == index) for number in range(2)], sweeper.logs()
+    run = FOLDERS[index]
+    assert "a checkpoint is saved" in sweeper.log(run)
+    assert "resuming from iteration" in sweeper.log(run)
 
 
 def test_scancel_saves_checkpoints_and_the_same_command_goes_on(sweeper, local):

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from resvar.cli import run_command
 from resvar.errors import UserError
 from resvar.rundir import PROGRESS
-from resvar.sweeps.estimate import estimate, given, makespan, measure
+from resvar.sweeps.estimate import estimate, given_throughput, makespan, measured_throughput
 from resvar.sweeps.grid import Sweep, plan_sweep
-from resvar.sweeps.local import make_slots
+from resvar.sweeps.slots import make_slots
 from tests.support.commands import contents
 
 SETS = (
@@ -41,7 +41,7 @@ def note(folder: Path, **changes: object) -> None:
 
 def test_the_hours_of_each_network_and_in_all(tmp_path):
     todo = plan(tmp_path).runs
-    found = estimate(todo, given("8=50,14=20", todo))
+    found = estimate(todo, given_throughput("8=50,14=20", todo))
     shallow, deep = found.parts
     assert (shallow.name, deep.name) == ("ResNet-8", "ResNet-14")
     assert (shallow.speed, deep.speed) == (50, 20)
@@ -58,10 +58,25 @@ def test_of_a_run_that_has_begun_only_what_is_left_counts(tmp_path):
     note(todo[0].folder)
     note(todo[1].folder, iteration="soon")
     note(todo[2].folder, iteration=100)
-    found = estimate(todo, given("8=50", todo))
+    found = estimate(todo, given_throughput("8=50", todo))
     whole = WORK / 50
     assert found.lengths == pytest.approx((0.75 * whole, whole, 0, whole))
     assert found.total == pytest.approx(2.75 * whole)
+
+
+def test_the_evaluation_images_of_a_folder_are_counted(tmp_path):
+    folder = ["dataset=folder", "normalize=imagenet", "num_classes=2"]
+    names = {"variants": "original", "depths": "8"}
+    todo = plan_sweep(None, names, [*SETS, *folder], tmp_path).runs
+    for number in range(7):
+        image = tmp_path / "data" / "val" / f"class-{number % 2}" / f"{number}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.touch()
+    images = 100 * 64 + 3 * 7 / 3
+    found = estimate(todo, given_throughput("8=50", todo), tmp_path / "data")
+    assert found.total == pytest.approx(images / 50)
+    unknown = estimate(todo, given_throughput("8=50", todo), tmp_path / "nowhere")
+    assert unknown.total == pytest.approx(WORK / 50)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +118,7 @@ def test_no_schedule_is_shorter_and_none_of_a_list_is_much_longer(lengths, devic
 )
 def test_a_throughput_that_cannot_be(tmp_path, text, parts):
     with pytest.raises(UserError) as refused:
-        given(text, plan(tmp_path).runs)
+        given_throughput(text, plan(tmp_path).runs)
     for part in parts:
         assert part in str(refused.value)
 
@@ -114,7 +129,7 @@ def test_a_throughput_that_cannot_be(tmp_path, text, parts):
 def test_each_network_is_measured_once_and_the_deeper_is_slower(tmp_path):
     todo = plan(tmp_path, depths="110,8", seeds="1").runs
     (slot,) = make_slots(1, 1, "cpu", len(todo))
-    found = estimate(todo, measure(todo, slot))
+    found = estimate(todo, measured_throughput(todo, slot))
     deep, shallow = found.parts
     assert (deep.name, shallow.name) == ("ResNet-110", "ResNet-8")
     assert 2 * deep.speed < shallow.speed  # by fifteen, on a machine that does nothing else

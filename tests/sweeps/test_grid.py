@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from resvar.config import deviations, resolve
 from resvar.errors import UserError
 from resvar.models.ordering import PAPER_ORDER
-from resvar.sweeps.grid import MOST_RUNS, _seeds, manifests, plan_sweep
+from resvar.sweeps.grid import MOST_RUNS, _parse_seeds, manifests, plan_sweep
 
 SMALL = {"variants": "original,full-preact", "depths": "8,14", "seeds": "2"}
 
@@ -84,7 +85,7 @@ def test_the_command_line_beats_the_file(tmp_path):
     )  # fmt: skip
     found = [(s.variant, s.depth, s.seed, s.lr) for s in (run.settings for run in sweep.runs)]
     assert found == [("full-preact", 20, 4, 0.7), ("full-preact", 20, 6, 0.7)]
-    assert sweep.name == "mine-quick"
+    assert re.fullmatch("mine-quick-[0-9a-f]{8}", sweep.name)
 
 
 def test_a_variant_file_of_ones_own(tmp_path):
@@ -103,7 +104,32 @@ def test_a_manifest_lists_the_runs(tmp_path):
     sweep = plan_sweep(None, SMALL, [], tmp_path / "runs")
     assert not (tmp_path / "runs").exists(), "planning writes nothing"
     sweep.write_manifest()
-    assert manifests(tmp_path / "runs") == {"sweep-paper": [run.name for run in sweep.runs]}
+    assert manifests(tmp_path / "runs") == {sweep.name: [run.name for run in sweep.runs]}
+    assert re.fullmatch("sweep-paper-[0-9a-f]{8}", sweep.name)
+
+
+def test_a_sweep_from_the_command_line_overwrites_no_other_list(tmp_path):
+    grids = [
+        SMALL,
+        SMALL | {"depths": "20"},
+        SMALL | {"seeds": "3"},
+        SMALL | {"variants": "original"},
+    ]
+    file = write(tmp_path, "variants: [original]\ndepths: [8, 14]\nseeds: 5\n")
+    sweeps = [plan_sweep(None, values, [], tmp_path) for values in grids]
+    sweeps += [plan_sweep(file, {"depths": depth}, [], tmp_path) for depth in ("8", "14")]
+    sweeps.append(plan_sweep(file, {}, [], tmp_path))
+    for sweep in [*sweeps, *sweeps]:
+        sweep.write_manifest()
+    assert manifests(tmp_path) == {sweep.name: [run.name for run in sweep.runs] for sweep in sweeps}
+    assert len(manifests(tmp_path)) == len(sweeps), "the same command keeps its list"
+
+
+def test_the_list_of_a_file_follows_the_file(tmp_path):
+    for depths in ("[8, 14]", "[8]"):
+        file = write(tmp_path, f"variants: [original]\ndepths: {depths}\n")
+        plan_sweep(file, {}, [], tmp_path).write_manifest()
+    assert manifests(tmp_path) == {f"{file.stem}-paper": ["paper/original-8/seed-0"]}
 
 
 # --- what cannot be -------------------------------------------------------------------------------
@@ -163,20 +189,20 @@ def test_a_sweep_of_absurd_size_is_refused_before_it_is_planned():
 
 @given(st.integers(1, 500))
 def test_a_number_of_seeds_counts_from_zero(count):
-    assert _seeds(str(count), "x") == _seeds(count, "x") == list(range(count))
+    assert _parse_seeds(str(count), "x") == _parse_seeds(count, "x") == list(range(count))
 
 
 @given(st.lists(st.integers(0, 2**62), min_size=2, max_size=9))
 def test_named_seeds_are_those(seeds):
-    assert _seeds(",".join(map(str, seeds)), "x") == seeds
-    assert _seeds(seeds, "x") == seeds
+    assert _parse_seeds(",".join(map(str, seeds)), "x") == seeds
+    assert _parse_seeds(seeds, "x") == seeds
 
 
 @given(st.text(max_size=12) | st.text("0123456789,- []{}:.e'\"#&*!", max_size=12))
 def test_any_other_text_is_refused_in_one_sentence(text):
     said, found = "seeds", [0]
     try:
-        found = _seeds(text, "the sweep")
+        found = _parse_seeds(text, "the sweep")
     except UserError as error:
         said = str(error)
     assert "seeds" in said

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from resvar.errors import UserError
-from resvar.sweeps.resources import read_resources, seconds
+from resvar.sweeps.resources import read_resources, to_seconds
 
 
 def test_the_shipped_file_asks_for_a_gpu_and_leaves_the_rest_to_the_cluster():
@@ -40,7 +40,7 @@ def test_the_command_line_wins_over_a_file_and_that_over_the_shipped_one(tmp_pat
 )  # fmt: skip
 def test_times_are_those_of_sbatch(time, value):
     """The list in `man sbatch` under --time."""
-    assert seconds(time) == value
+    assert to_seconds(time) == value
 
 
 @pytest.mark.parametrize(

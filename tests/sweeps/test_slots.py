@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from resvar.errors import UserError
-from resvar.sweeps import local
-from resvar.sweeps.local import make_slots, taking_turns
+from resvar.sweeps import slots as slots_module
+from resvar.sweeps.slots import lacks_mps, make_slots
 
 UUIDS = "GPU-8f6d2a1c-1b2c-3d4e-5f60-718293a4b5c6,MIG-0c9e8d7f-6a5b-4c3d-2e1f-0a9b8c7d6e5f"
 
@@ -17,7 +17,7 @@ UUIDS = "GPU-8f6d2a1c-1b2c-3d4e-5f60-718293a4b5c6,MIG-0c9e8d7f-6a5b-4c3d-2e1f-0a
 @pytest.fixture(autouse=True)
 def eight_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr(local, "_memory", lambda: 64 * 2**30)
+    monkeypatch.setattr(slots_module, "_total_memory", lambda: 64 * 2**30)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
@@ -103,7 +103,7 @@ def test_without_gpus_the_cores_are_shared(gpus, visible, device):
 
 def test_memory_limits_how_many_share_the_processor(gpus, monkeypatch):
     gpus(0)
-    monkeypatch.setattr(local, "_memory", lambda: 9 * 2**30)
+    monkeypatch.setattr(slots_module, "_total_memory", lambda: 9 * 2**30)
     assert [slot.threads for slot in make_slots(None, None, "auto", runs=10)] == [4, 4]
 
 
@@ -125,10 +125,10 @@ def test_what_cannot_be_is_refused(gpus, jobs, per_gpu, device, said):
 def test_runs_that_share_a_gpu_take_turns_unless_the_service_is_there(gpus, monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
     gpus(2)
-    assert not taking_turns(make_slots(None, None, "auto", runs=10))
-    assert taking_turns(make_slots(None, 2, "auto", runs=10))
+    assert not lacks_mps(make_slots(None, None, "auto", runs=10))
+    assert lacks_mps(make_slots(None, 2, "auto", runs=10))
     (tmp_path / "control").touch()
-    assert not taking_turns(make_slots(None, 2, "auto", runs=10))
+    assert not lacks_mps(make_slots(None, 2, "auto", runs=10))
     (tmp_path / "control").unlink()
     gpus(0)
-    assert not taking_turns(make_slots(4, None, "cpu", runs=10))
+    assert not lacks_mps(make_slots(4, None, "cpu", runs=10))

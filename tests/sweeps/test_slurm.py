@@ -17,7 +17,13 @@ from resvar.cli import run_command
 from resvar.config import resolve
 from resvar.sweeps import task
 from resvar.sweeps.grid import plan_sweep
-from resvar.sweeps.submission import Plan, places, prepare, read_plan, read_submission
+from resvar.sweeps.submission import (
+    Plan,
+    create_submission,
+    latest_tasks,
+    read_plan,
+    read_submission,
+)
 from tests.slurm.fake import calls, fake, line
 from tests.support.commands import TINY, sets, train
 from tests.support.tiny import install, make_cifar
@@ -78,11 +84,15 @@ def test_a_dry_run_shows_the_script_and_the_runs_and_writes_nothing(work, progra
     assert options["cpus-per-task"] == "1"
     assert options["signal"] == "USR2@120"
     assert "requeue" in options
-    assert "time" not in options, "the partition's own, not submitit's five minutes"
+    assert "time" not in options, "the partition decides"
     assert "partition" not in options
     assert "wckey" not in options
     assert options["srun"].split()[-4:-1] == ["-u", "-m", "resvar.sweeps.task"]
     assert sys.executable in options["srun"]
+    assert options["open-mode"] == "append"
+    assert options["nodes"] == "1"
+    assert options["output"] in options["srun"], "one file for the output of both"
+    assert "error" not in options
     assert options["all"].count("resvar train --variant") == 4
     assert "  task 3: resvar train --variant full-preact --depth 8" in options["all"]
     assert not calls(programs, "sbatch")
@@ -137,7 +147,7 @@ def test_the_record_says_which_runs_each_task_has(work, programs, capsys):
     wanted = resolve(None, {"variant": "original", "depth": 8, "seed": 0}, TINY)
     assert resolve(config) == wanted
     assert json.loads((record(work) / "submission.json").read_text())["format"] == 1
-    assert (work / "runs/sweep-paper.sweep.json").exists()
+    assert len(list(work.glob("runs/sweep-paper-*.sweep.json"))) == 1
 
 
 def test_typed_again_it_submits_only_what_slurm_has_not(work, programs, capsys):
@@ -197,15 +207,19 @@ def test_what_sbatch_says_against_it(work, programs, capsys, complains, code, sa
     assert len(left) == (code == 1), "where the job may be there, its record stays"
 
 
-def test_without_sbatch_or_submitit_one_sentence(work, programs, capsys, monkeypatch):
+def test_without_sbatch_one_sentence(work, programs, capsys, monkeypatch):
     (programs / "sbatch").unlink()
     monkeypatch.setenv("PATH", str(programs))
     assert run_command([*SWEEP]) == 2
     assert "needs sbatch, which is not on this machine's PATH" in capsys.readouterr().err
-    monkeypatch.setattr("resvar.sweeps.slurm.find_spec", lambda _: None)
-    assert run_command([*SWEEP, "--dry-run"]) == 2
-    assert "pip install 'resvar[slurm]'" in capsys.readouterr().err
     assert not list(work.iterdir())
+
+
+def test_an_answer_of_sbatch_that_names_no_job_leaves_the_record(work, programs, capsys):
+    fake(programs, "sbatch", "Welcome to the cluster!\n")
+    assert run_command([*SWEEP]) == 1
+    assert "answer is not understood ('Welcome to the cluster!')" in capsys.readouterr().err
+    assert read_submission(record(work)).job is None
 
 
 def test_missing_data_are_noticed_before_anything_is_written(work, programs, capsys):
@@ -238,14 +252,14 @@ def test_a_run_of_a_sweep_that_is_asked_twice_still_saves(resvar, tmp_path):
 
 
 def test_what_a_task_starts_does_not_hear_what_slurm_sends_to_all():
-    with task.deaf_children():
+    with task.block_usr2():
         child = subprocess.Popen(["sleep", "60"])
     child.send_signal(signal.SIGUSR2)
     with pytest.raises(subprocess.TimeoutExpired):
         child.wait(0.3)
     child.kill()
     child.wait()
-    with task.signals() as asked:
+    with task.received_signals() as asked:
         os.kill(os.getpid(), signal.SIGUSR2)
         assert asked == [signal.SIGUSR2], "its own ears are open again"
 
@@ -268,20 +282,22 @@ USR2, TERM = signal.SIGUSR2, signal.SIGTERM
 )
 def test_signals_that_mean_a_requeue(programs, monkeypatch, asked, shown, wanted):
     monkeypatch.setenv("PATH", f"{programs}:/bin")
-    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     fake(programs, "scontrol", SHOWN.format(*shown) if shown else "", code=int(shown is None))
-    assert task.is_to_be_requeued(asked) is wanted
+    assert task.wants_requeue(asked) is wanted
 
 
 def test_a_task_that_never_comes_to_train_gives_up(work, programs, monkeypatch, capsys):
     """Told to stop each time before it has begun: signal_delay may be all of the limit."""
     assert run_command([*SWEEP, "--per-gpu", "4"]) == 0
-    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     made = task.Task(read_submission(record(work)), 0, work)
     fake(programs, "scontrol")
-    codes = [made.work([USR2]) for _ in range(task.MOST_IN_VAIN)]
-    assert codes == [0] * (task.MOST_IN_VAIN - 1) + [1]
-    assert calls(programs, "scontrol").count("requeue 12") == task.MOST_IN_VAIN - 1
+    codes = [made.work([USR2]) for _ in range(task.FUTILE_REQUEUES)]
+    assert codes == [0] * (task.FUTILE_REQUEUES - 1) + [1]
+    assert calls(programs, "scontrol").count("requeue 12_3") == task.FUTILE_REQUEUES - 1
     capsys.readouterr()
     assert run_command(["status"]) == 0
     out = capsys.readouterr().out
@@ -291,11 +307,12 @@ def test_a_task_that_never_comes_to_train_gives_up(work, programs, monkeypatch, 
 
 def test_a_requeue_that_slurm_refuses(programs, monkeypatch, capsys):
     monkeypatch.setenv("PATH", f"{programs}:/bin")
-    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     monkeypatch.setattr("time.sleep", lambda _: None)
     fake(programs, "scontrol", code=1, complains="Requested operation is presently disabled\n")
     assert not task.requeue()
-    assert calls(programs, "scontrol") == ["requeue 12"] * 3
+    assert calls(programs, "scontrol") == ["requeue 12_3"] * 3
     assert "presently disabled" in capsys.readouterr().out
 
 
@@ -303,5 +320,5 @@ def test_of_submissions_within_a_second_the_last_one_counts(tmp_path):
     names = {"variants": "original", "depths": "8", "seeds": "1"}
     (run,) = plan_sweep(None, names, (), tmp_path).runs
     for _ in range(20):
-        made = prepare(tmp_path, "sweep", [[run]], Plan(tmp_path, tmp_path, "cpu", 1, {}))
-        assert places(tmp_path)[run.name][0].folder == made.folder
+        made = create_submission(tmp_path, "sweep", [[run]], Plan(tmp_path, tmp_path, "cpu", 1, {}))
+        assert latest_tasks(tmp_path)[run.name][0].folder == made.folder

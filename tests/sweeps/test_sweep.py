@@ -142,7 +142,7 @@ def test_stopped_then_killed_then_finished_with_the_same_bits(resvar, undisturbe
         stopped = sweep.end()
     assert stopped.code == 130
     assert "Stopping the runs" in stopped.err
-    assert "the same command goes on with it" in stopped.err
+    assert "the same command resumes it" in stopped.err
     assert "FAILED" not in stopped.out
     assert not processes(mark)
     for run in first:

@@ -218,7 +218,7 @@ def watch_import(_torch):
 
 def watch_sweep(launch):
     if "RESVAR_TEST_UNMEASURED" in os.environ:
-        launch.seconds = lambda *_: 0.0
+        launch.expected_seconds = lambda *_: 0.0
 
 
 class AfterImport:
