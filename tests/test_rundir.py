@@ -338,7 +338,7 @@ def test_a_damaged_note_of_where_a_run_was_made_is_one_sentence(tmp_path, monkey
     result = go_on()
     (out / "result.json").unlink()
     (out / "environment.json").write_text(content)
-    with pytest.raises(UserError, match=r"environment\.json: this is damaged.* take the file away"):
+    with pytest.raises(UserError, match=r"environment\.json: this is damaged.* remove the file"):
         go_on()
     (out / "environment.json").unlink()
     assert go_on()["test_error"] == result["test_error"]

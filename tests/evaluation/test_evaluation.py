@@ -30,6 +30,7 @@ from resvar.evaluation.metrics import (
 from resvar.evaluation.render import print_findings
 from resvar.evaluation.trained import open_trained
 from resvar.training import checkpoint
+from resvar.training.execution import Execution
 from resvar.training.job import train
 from resvar.training.step import build_network
 from tests.support.tiny import install, make_cifar
@@ -185,7 +186,9 @@ def test_logits_come_in_order_and_leave_no_hook(finished):
     test = Splits.prepare(images, finished.settings, CPU).test
     test.batch_size = 30
     network = build_network(finished.settings)
-    measured, logits = evaluate_with_logits(network, test, finished.settings)
+    measured, logits = evaluate_with_logits(
+        network, test, Execution.for_inference(finished.settings, CPU)
+    )
     assert logits.shape == (100, 10)
     assert torch.equal(logits.argmax(dim=1), measured.predictions)
     assert not network._forward_hooks

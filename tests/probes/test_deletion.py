@@ -12,12 +12,14 @@ from resvar.models.unit import Projection
 from resvar.probes.deletion import delete_units
 from resvar.probes.findings import Deletion
 from resvar.probes.hooks import units
+from resvar.training.execution import Execution
 from tests.probes.networks import make_images, make_network, trained
 
 
-def settings(precision="fp32"):
+def plan(precision="fp32"):
     options = {"variant": "original", "depth": 14}
-    return resolve(options=options, overrides=[f"precision={precision}"])
+    settings = resolve(options=options, overrides=[f"precision={precision}"])
+    return Execution.for_inference(settings, torch.device("cpu"))
 
 
 def error_without(network, deleted, images, labels):
@@ -39,7 +41,7 @@ def test_to_delete_a_unit_is_to_leave_out_its_branch(variant, shape, monkeypatch
     with torch.no_grad():
         labels = network(images).argmax(dim=1)
         labels[::3] = (labels[::3] + 1) % 10
-        found = delete_units(network, images, labels, settings())
+        found = delete_units(network, images, labels, plan())
         wanted = [error_without(network, unit, images, labels) for _, _, unit in units(network)]
     assert found.error == pytest.approx(100 * 20 / 60)
     assert found.errors == pytest.approx(wanted)
@@ -51,13 +53,13 @@ def test_a_silent_unit_can_go_without_a_loss():
     network = trained(make_network("full-preact")).eval()
     nn.init.zeros_(network.stages[1][1].branch[-1].weight)
     images, labels = make_images(60)
-    found = delete_units(network, images, labels, settings())
+    found = delete_units(network, images, labels, plan())
     assert found.errors[3] == found.error
 
 
 def test_bf16_is_said():
     network = trained(make_network()).eval()
-    found = delete_units(network, *make_images(), settings("bf16"))
+    found = delete_units(network, *make_images(), plan("bf16"))
     assert (found.precision, found.images) == ("bf16", 12)
 
 

@@ -14,6 +14,7 @@ from resvar.probes.deletion import delete_units
 from resvar.probes.hooks import looking, mode, units
 from resvar.probes.identity import check_identity
 from resvar.probes.signals import measure_signals
+from resvar.training.execution import Execution
 from tests.probes.networks import make_images, make_network, trained
 from tests.support.outcome import bits
 
@@ -55,7 +56,7 @@ def test_a_probe_leaves_the_network_as_it_was(variant, training):
 
     measure_signals(network, images, labels, bn_images=8)
     check_identity(network, images[:4], labels[:4])
-    delete_units(network, images, labels, SETTINGS)
+    delete_units(network, images, labels, Execution.for_inference(SETTINGS, images.device))
 
     assert everything(network) == before
     assert bits(images) == given
