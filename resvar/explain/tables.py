@@ -53,7 +53,7 @@ def _stage_table(network: Complexity, with_parameters: bool) -> Table:
     for row in network.stages:
         counts = [f"{row.parameters:,}"] if with_parameters else []
         size = f"{row.size}×{row.size}"
-        table.add_row(row.name, size, _stacked(row), *counts, _rounded(row.multiply_adds))
+        table.add_row(row.name, size, _stacked(row), *counts, _short_number(row.multiply_adds))
     return table
 
 
@@ -95,9 +95,9 @@ def _sums(network: Complexity, with_parameters: bool) -> Table:
     grid.add_row("layers", network.layer_sum)
     grid.add_row("", Text("convolutions of the main path, and the linear layer", style="dim"))
     if with_parameters:
-        grid.add_row("parameters", f"{network.parameters:,}  ({_rounded(network.parameters)})")
+        grid.add_row("parameters", f"{network.parameters:,}  ({_short_number(network.parameters)})")
     adds = network.multiply_adds
-    grid.add_row("multiply-adds", f"{adds:,}  ({_rounded(adds)})")
+    grid.add_row("multiply-adds", f"{adds:,}  ({_short_number(adds)})")
     about = f"for one image of {size}×{size}: every convolution, and the linear layer"
     grid.add_row("", Text(about, style="dim"))
     return grid
@@ -128,7 +128,7 @@ def _network_as_markdown(network: Complexity) -> Iterator[str]:
     yield from ("", f"- layers: {network.layer_sum}")
     for name in ("parameters", "multiply_adds"):
         count = getattr(network, name)
-        yield f"- {name.replace('_', '-')}: {count:,} ({_rounded(count)})"
+        yield f"- {name.replace('_', '-')}: {count:,} ({_short_number(count)})"
 
 
 def _in_one_line(row: StageRow) -> str:
@@ -155,7 +155,7 @@ def _choices_label(network: Complexity) -> str:
     )
 
 
-def _rounded(number: int) -> str:
+def _short_number(number: int) -> str:
     """`25.56 M`, `4.09 G`, `0.27 M`; all digits below 100,000."""
     if number >= 10**9:
         return f"{number / 10**9:,.2f} G"
