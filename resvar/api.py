@@ -173,7 +173,7 @@ def train(
 
     folder = Path("runs") / resolved.directory if out is None else Path(out)
     console = Console(quiet=True) if quiet else console_for_output()
-    job.train(resolved, data_folder(data), console, folder, device, fresh)
+    job.run_training(resolved, data_folder(data), console, folder, device, fresh)
     return load_run(folder)
 
 

@@ -88,7 +88,7 @@ SEED_LINE = re.compile("^seed: (0|[1-9][0-9]{0,17})$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunProgress:
     """The content of `progress.json`: iterations done and in all, seconds spent, images/s."""
 
     iteration: int
@@ -316,11 +316,11 @@ def read_divergence(folder: Path) -> Divergence | None:
     return Divergence(iteration, message)
 
 
-def read_progress(folder: Path) -> Progress | None:
+def read_progress(folder: Path) -> RunProgress | None:
     """The content of `progress.json`; None if it is missing or damaged: it is refreshed soon."""
     try:
         note = read_json(folder / PROGRESS)
-        progress = Progress(
+        progress = RunProgress(
             int(note["iteration"]), int(note["iterations"]),
             float(note["seconds"]), float(note["images_per_second"]),
         )  # fmt: skip

@@ -30,7 +30,7 @@ from resvar.rundir import (
     write_metrics,
 )
 from resvar.training.checkpoint import load_newest, save
-from resvar.training.job import train
+from resvar.training.job import run_training as train
 from tests.support.tiny import install, make_cifar
 
 COLUMNS = "iteration,epoch,lr,train_loss,train_error,test_loss,test_error,images_per_second,seconds"

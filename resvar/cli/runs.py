@@ -87,9 +87,9 @@ def train_command(
     settings = resolve(config, options, sets or [])
 
     from resvar.console import console_for_output
-    from resvar.training.job import train
+    from resvar.training.job import run_training
 
-    train(settings, data_folder(data), console_for_output(), out, device, fresh)
+    run_training(settings, data_folder(data), console_for_output(), out, device, fresh)
 
 
 def sweep_command(

@@ -27,7 +27,7 @@ from resvar.rundir import (
     FAILURE,
     NOTE_FORMAT,
     RESULT,
-    Progress,
+    RunProgress,
     is_locked,
     read_divergence,
     read_json,
@@ -72,7 +72,7 @@ class Record:
     settings: Settings | None
     state: State
     result: dict[str, Any] | None = None
-    progress: Progress | None = None
+    progress: RunProgress | None = None
     message: str = ""
     label: str = ""
     diverged: bool = False
@@ -174,7 +174,7 @@ def read_record(folder: Path, full: bool = True) -> Record:
         state = State.RUNNING
     elif ended is not None:
         state, message, diverged = State.FAILED, ended.message, True
-        at = Progress(ended.iteration, settings.iterations, 0.0, 0.0)
+        at = RunProgress(ended.iteration, settings.iterations, 0.0, 0.0)
         progress = replace(progress or at, iteration=ended.iteration)
     elif (folder / FAILURE).exists():
         state = State.FAILED

@@ -41,7 +41,7 @@ CHANGES_BITS = ("torch", "device", "world_size", "threads", "cpu_capability", "c
 """Keys of `environment.json`: if one changes, a resumed run may round differently."""
 
 
-def train(
+def run_training(
     settings: Settings,
     data: Path,
     console: Console,

@@ -31,7 +31,7 @@ from resvar.evaluation.render import print_findings
 from resvar.evaluation.trained import open_trained
 from resvar.training import checkpoint
 from resvar.training.execution import Execution
-from resvar.training.job import train
+from resvar.training.job import run_training as train
 from resvar.training.step import build_network
 from tests.support.tiny import install, make_cifar
 

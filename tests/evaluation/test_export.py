@@ -18,7 +18,7 @@ from resvar.cli import run_command
 from resvar.config import resolve
 from resvar.data.cifar import DATASETS, load_cifar
 from resvar.export.formats import save_network
-from resvar.training.job import train
+from resvar.training.job import run_training as train
 from tests.support.tiny import install, make_cifar
 
 SHORT = (

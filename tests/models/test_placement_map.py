@@ -18,7 +18,7 @@ from resvar.files import configs, read_yaml, shipped
 from resvar.models.network import build_model
 from resvar.models.ordering import PAPER_ORDER, Ordering, find_ordering, map_name, read_ordering
 from resvar.sweeps.grid import plan_sweep
-from resvar.training.job import train
+from resvar.training.job import run_training as train
 from tests.support.tiny import install, make_cifar
 
 PLACES = ("lead", "trail", "after_add")

@@ -12,7 +12,7 @@ import pytest
 from resvar.errors import UserError
 from resvar.files import shipped
 from resvar.reports.records import (
-    Progress,
+    RunProgress,
     State,
     follows_paper,
     label_of,
@@ -92,7 +92,7 @@ def test_stopped_and_running(tmp_path):
     folder = write_run(tmp_path, test_error=None, progress=how_far(100))
     record = read_record(folder)
     assert record.state is State.STOPPED
-    assert record.progress == Progress(100, 400, 61.0, 70.0)
+    assert record.progress == RunProgress(100, 400, 61.0, 70.0)
     assert record.progress.share == 0.25
     with (folder / LOCK).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -20,7 +20,7 @@ from rich.console import Console
 from resvar.config import resolve
 from resvar.errors import RunError
 from resvar.training.checkpoint import load, load_newest
-from resvar.training.job import train as train_here
+from resvar.training.job import run_training as train_here
 from tests.support.commands import TINY, sets, train
 from tests.support.outcome import differing
 from tests.support.tiny import install, make_cifar

@@ -10,7 +10,7 @@ from rich.console import Console
 from resvar.api import load_run
 from resvar.config import resolve
 from resvar.explain.complexity import Complexity
-from resvar.training.job import train
+from resvar.training.job import run_training as train
 from tests.support.tiny import install, make_cifar
 
 

@@ -14,7 +14,7 @@ from resvar.export.safetensors_file import load_model
 from resvar.reports.records import label_of
 from resvar.rundir import snapshot_path, snapshots
 from resvar.training import writer
-from resvar.training.job import train
+from resvar.training.job import run_training as train
 from resvar.training.step import build_network
 from resvar.training.trainer import Trainer
 from tests.support.outcome import bits, differing

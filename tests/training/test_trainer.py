@@ -23,7 +23,7 @@ from resvar.training import trainer as module
 from resvar.training.checkpoint import load_newest
 from resvar.training.evaluate import evaluate
 from resvar.training.execution import Execution
-from resvar.training.job import train
+from resvar.training.job import run_training as train
 from resvar.training.optim import build_optimizer
 from resvar.training.step import Meters, Updater, build_network
 from resvar.training.trainer import Callback, DivergedError
