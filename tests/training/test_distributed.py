@@ -538,3 +538,21 @@ def children(pid: int) -> list[int]:
         return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer"), True),
+        (RuntimeError("Timed out waiting 600000ms for recv operation to complete"), True),
+        (torch.distributed.DistNetworkError("the client socket has failed to connect"), True),
+        (RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), False),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB."), False),
+    ],
+)
+def test_only_a_broken_connection_is_a_lost_process(error, lost):
+    with (
+        pytest.raises(distributed.LostError if lost else type(error)),
+        distributed._peer_failures(),
+    ):
+        raise error

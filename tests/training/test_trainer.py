@@ -569,3 +569,39 @@ def test_a_loss_that_is_no_number_ends_the_run_at_the_next_look(loss):
     with pytest.raises(DivergedError, match="loss became"):
         trainer.fit([note], stop=False)
     assert (note.rows, note.saved) == ([], [])
+
+
+# --- a device without memory ----------------------------------------------------------------------
+
+
+def full(*_args, **_named):
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.")
+
+
+def test_a_full_gpu_is_not_a_foreign_checkpoint(monkeypatch):
+    settings = make_settings()
+    sets = Splits.prepare(make_images(), settings, CPU)
+    state = copy.deepcopy(trainer_of(settings, sets).state())
+    resumed = trainer_of(settings, sets)
+    monkeypatch.setattr(resumed.network, "load_state_dict", full)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        resumed.restore(state)
+
+
+def test_a_full_gpu_ends_a_run_in_a_sentence_that_keeps_the_checkpoint(tmp_path, monkeypatch):
+    install(make_cifar(tmp_path / "data", train=20, test=10), monkeypatch)
+    settings, out = make_settings("checkpoint_every=2"), tmp_path / "run"
+    real = Updater.__call__
+
+    def full_at_3(updater, *batch):
+        return full() if updater.iteration == 3 else real(updater, *batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Updater, "__call__", full_at_3)
+        with pytest.raises(RunError, match=r"not enough free memory.*checkpoint is kept") as caught:
+            train(settings, tmp_path / "data", Console(file=io.StringIO()), out, "cpu")
+    assert "--fresh" not in str(caught.value)
+    assert json.loads((out / "failure.json").read_text())["message"] == str(caught.value)
+    assert load_newest(out)["iteration"] == 2
+    train(settings, tmp_path / "data", Console(file=io.StringIO()), out, "cpu")
+    assert (out / "result.json").exists()
