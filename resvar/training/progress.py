@@ -63,9 +63,9 @@ class Progress(Callback):
             return
         self._shown = now
         loss = trainer.mean_loss()
-        left = trainer.pace.seconds_left(trainer)
+        left = trainer.pace.seconds_left(trainer.iteration, trainer.last_evaluation)
         rate = learning_rate(trainer.iteration - 1, trainer.settings)
-        speed = trainer.pace.images_per_second(trainer)
+        speed = trainer.pace.images_per_second(trainer.iteration)
         images = f"{speed:,.0f} images/s" if left is not None else ""
         figures = f"loss {loss:.4f}  lr {rate:.4g}  {images}  {duration(left)} left"
         self._bar.update(self._task, completed=trainer.iteration, doing="training", figures=figures)

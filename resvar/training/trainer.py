@@ -84,7 +84,7 @@ class Trainer:
         self.updater = Updater(plan)
         self.rows: list[dict[str, float]] = []
         self.seconds = self.train_seconds = 0.0
-        self.pace = Pace()
+        self.pace = Pace(plan.settings, len(splits.test.labels))
         self._started = time.monotonic()
         self._last_test: Evaluation | None = None
         self._saved_at = 0
@@ -101,6 +101,11 @@ class Trainer:
     def iteration(self) -> int:
         """Updates done so far."""
         return self.updater.iteration
+
+    @property
+    def last_evaluation(self) -> int:
+        """The iteration of the newest row; 0 before the first evaluation."""
+        return int(self.rows[-1]["iteration"]) if self.rows else 0
 
     def fit(self, callbacks: Sequence[Callback], stop: object) -> Evaluation:
         """Train to the last iteration; returns the evaluation there.
@@ -235,8 +240,8 @@ class Trainer:
     def _evaluation_due(self) -> bool:
         """At each multiple of `eval_every` and at the end, unless its row is there already."""
         due = self.iteration % self.settings.eval_every == 0 and self.iteration > 0
-        last = self.rows[-1]["iteration"] if self.rows else -1
-        return (due or self.iteration == self.settings.iterations) and last != self.iteration
+        due = due or self.iteration == self.settings.iterations
+        return due and self.last_evaluation != self.iteration
 
     def _record(self, callbacks: Sequence[Callback], stop: object) -> None:
         """Evaluate, and add a row to the metrics."""

@@ -43,7 +43,7 @@ class Writer(Callback):
     def on_update(self, trainer: Trainer) -> None:
         if time.monotonic() - self._noted > NOTE_EVERY:
             self._noted = time.monotonic()
-            self._write_progress(trainer, trainer.pace.images_per_second(trainer))
+            self._write_progress(trainer, trainer.pace.images_per_second(trainer.iteration))
 
     def on_evaluation(self, trainer: Trainer, row: dict[str, float]) -> None:
         write_metrics(self.folder / METRICS, trainer.rows)

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from rich.console import Console
 
 from resvar.config import resolve
@@ -45,11 +44,9 @@ def trainer(iterations: int = 100, eval_every: int = 10) -> Any:
     return SimpleNamespace(
         settings=settings,
         iteration=0,
-        rows=[],
+        last_evaluation=0,
         mean_loss=lambda: 1.0,
-        total_seconds=lambda: 0.0,
-        pace=Pace(),
-        splits=SimpleNamespace(test=SimpleNamespace(labels=torch.zeros(240))),
+        pace=Pace(settings, test_images=240),
     )
 
 
@@ -66,8 +63,12 @@ def run(
             progress.on_evaluation_batch(0.0)
             clock.now += evaluation
             trained.pace.evaluated(evaluation)
-            trained.rows.append(ROW | {"iteration": float(trained.iteration)})
-            progress.on_evaluation(trained, trained.rows[-1])
+            trained.last_evaluation = trained.iteration
+            progress.on_evaluation(trained, ROW | {"iteration": float(trained.iteration)})
+
+
+def seconds_left(trained: Any) -> float:
+    return trained.pace.seconds_left(trained.iteration, trained.last_evaluation)
 
 
 def shown(trained: Any, out: io.StringIO) -> Progress:
@@ -78,7 +79,7 @@ def test_the_time_left_contains_the_measured_evaluations(clock: Clock) -> None:
     trained = trainer()
     run(shown(trained, io.StringIO()), trained, clock, to=50, each=2.0, evaluation=30.0)
     # 50 iterations of 2 s and the evaluations at 60, 70, 80, 90, 100.
-    assert trained.pace.seconds_left(trained) == pytest.approx(50 * 2 + 5 * 30)
+    assert seconds_left(trained) == pytest.approx(50 * 2 + 5 * 30)
 
 
 def test_an_evaluation_before_the_first_update_does_not_change_the_speed(clock: Clock) -> None:
@@ -86,25 +87,23 @@ def test_an_evaluation_before_the_first_update_does_not_change_the_speed(clock: 
     trained = trainer()
     trained.pace.evaluated(50.0)
     run(shown(trained, io.StringIO()), trained, clock, to=5, each=2.0, evaluation=30.0)
-    assert trained.pace.images_per_second(trained) == pytest.approx(8 / 2.0)
+    assert trained.pace.images_per_second(trained.iteration) == pytest.approx(8 / 2.0)
 
 
 def test_before_the_first_evaluation_a_forward_pass_is_a_third(clock: Clock) -> None:
     trained, out = trainer(), io.StringIO()
     run(shown(trained, out), trained, clock, to=5, each=2.0, evaluation=30.0)
     # 240 test images at a speed of 4 images/s take 20 s an evaluation.
-    assert trained.pace.seconds_left(trained) == pytest.approx(95 * 2 + 10 * 20)
+    assert seconds_left(trained) == pytest.approx(95 * 2 + 10 * 20)
     # Said once, after three iterations beyond the first: 96 of them, and ten evaluations.
     assert "About 6:32 min to go" in out.getvalue()
     assert "measured on 3 iterations: 4 images/s" in out.getvalue()
 
 
 @pytest.mark.parametrize(
-    ("iterations", "every", "seen", "left"),
-    [(100, 10, None, 10), (100, 10, 50, 5), (105, 10, 100, 1), (105, 10, 105, 0), (4, 4, None, 1),
+    ("iterations", "every", "last", "left"),
+    [(100, 10, 0, 10), (100, 10, 50, 5), (105, 10, 100, 1), (105, 10, 105, 0), (4, 4, 0, 1),
      (100, 10, 100, 0)],
 )  # fmt: skip
-def test_evaluations_to_come(iterations: int, every: int, seen: int | None, left: int) -> None:
-    trained = trainer(iterations, every)
-    trained.rows = [] if seen is None else [ROW | {"iteration": float(seen)}]
-    assert evaluations_to_come(trained) == left
+def test_evaluations_to_come(iterations: int, every: int, last: int, left: int) -> None:
+    assert evaluations_to_come(trainer(iterations, every).settings, last) == left
