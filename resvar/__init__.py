@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from resvar.models.network import build_model as build_model
     from resvar.models.ordering import Ordering as Ordering
 
-__version__ = "0.1.0"
+from resvar.version import __version__
 
 _HOMES = {
     "Ordering": "resvar.models.ordering",

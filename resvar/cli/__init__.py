@@ -11,9 +11,9 @@ from typing import Annotated
 
 import typer
 
-from resvar import __version__
 from resvar.cli import networks, runs
 from resvar.cli.exits import exit_code
+from resvar.version import __version__
 
 app = typer.Typer(
     name="resvar",

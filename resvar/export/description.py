@@ -13,13 +13,13 @@ from typing import Annotated, Any, Literal, Self
 import torch
 from pydantic import Field
 
-import resvar
 from resvar.config import ARCHITECTURE, Settings
 from resvar.data.memory import Normalization
 from resvar.export.schema import FiniteFloat, OrderingModel, StrictModel
 from resvar.models.architecture import Architecture, plan
 from resvar.models.network import ResidualNetwork
 from resvar.models.ordering import PLACES
+from resvar.version import __version__
 
 DESCRIPTION_FORMAT: Literal[1] = 1
 DESCRIPTION_KEY = "resvar"
@@ -63,7 +63,7 @@ class Description(StrictModel):
         normalization, names = provenance.normalization, provenance.class_names
         return cls(
             format=DESCRIPTION_FORMAT,
-            version=resvar.__version__,
+            version=__version__,
             network=NetworkDescription.of(network),
             settings=provenance.settings,
             iteration=provenance.iteration,

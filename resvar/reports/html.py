@@ -22,7 +22,6 @@ from jinja2 import Environment as Templates
 from jinja2 import FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from resvar import __version__
 from resvar.console import plain
 from resvar.reports.charts import COLOURS, Chart, charts
 from resvar.reports.curves import points_per_curve
@@ -32,6 +31,7 @@ from resvar.reports.provenance import FACTS, Environments, cells_text, commands,
 from resvar.reports.records import Record, State, settings_of
 from resvar.reports.tables import damaged_table, reason, tables
 from resvar.rundir import CONFIG
+from resvar.version import __version__
 
 PAGE = Path(__file__).parent / "page"
 TITLE = "Where should BatchNorm and ReLU stand?"

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-import resvar
 from resvar.console import pluralize
 from resvar.errors import UserError
 from resvar.rundir import NOTE_FORMAT
+from resvar.version import __version__
 
 
 def choose_device(name: str) -> torch.device:
@@ -78,7 +78,7 @@ def environment(device: torch.device, dataset_checksum: str) -> dict[str, Any]:
     commit, dirty = source_version()
     return {
         "format": NOTE_FORMAT,
-        "resvar": resvar.__version__,
+        "resvar": __version__,
         "commit": commit,
         "dirty": dirty,
         "python": platform.python_version(),
