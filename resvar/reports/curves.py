@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from resvar.reports.findings import Group
+from resvar.console import plain
+from resvar.reports.findings import V1, Group
+from resvar.reports.plotting import Picture, panels, style, titled
 from resvar.reports.records import Record, State, settings_of
+from resvar.reports.tables import row_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +31,9 @@ ALL_POINTS = 24_000
 """Points of all curves of a page together, which bounds its size for any number of cells."""
 
 FEWEST_POINTS = 24
+
+FEW_POINTS = 25
+"""A curve with more evaluations is drawn without a marker at each."""
 
 BAND = {"low": "min", "error": "median", "high": "max", "loss": "median"}
 """The columns of a band, and how each is taken over the runs."""
@@ -176,7 +182,54 @@ def band_of(curves: Sequence[pandas.DataFrame], grid: Array) -> pandas.DataFrame
     )
 
 
-# --- one panel ------------------------------------------------------------------------------------
+# --- drawing ------------------------------------------------------------------------------------
+
+
+def curve_picture(group: Group, depth: int) -> Picture:
+    """A panel per variant beside `original`: test error solid, training loss dashed."""
+    curves = depth_curves(group, depth)
+    assert curves is not None
+    shown = [name for name in curves.bands if name != V1] or [V1]
+    columns = min(len(shown), 2 if len(shown) <= 4 else 3)
+    rows = -(-len(shown) // columns)
+    size = (max(4.6, 0.9 + 2.9 * columns), 1.3 + 1.9 * rows)
+    figure, axes = panels(rows, columns, size, sharex=True)
+    places = [panel for row in axes for panel in row]
+
+    def look(name: str) -> dict[str, Any]:
+        colour, _, marker = style(name)
+        step = max(1, int(curves.bands[name].error.notna().sum()) // FEW_POINTS * 4)
+        return {"color": colour, "linewidth": 1.0 if name == V1 else 1.8, "marker": marker,
+                "markevery": step, "label": plain(row_name(name))}  # fmt: skip
+
+    for index, (panel, name) in enumerate(zip(places, shown, strict=False)):
+        pair = [V1, name] if V1 in curves.bands and name != V1 else [name]
+        error_panel = draw_curves(panel, curves, pair, look)
+        # Above the panel, where no curve can be.
+        error_panel.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False,
+                           fontsize=7, handlelength=2.2, borderaxespad=0.2)  # fmt: skip
+        if index % columns == 0:
+            panel.set_ylabel("training loss")
+        else:
+            panel.tick_params(axis="y", which="both", labelleft=False)
+        if index % columns == columns - 1 or index == len(shown) - 1:
+            error_panel.set_ylabel("test error, %")
+        else:
+            error_panel.tick_params(axis="y", labelright=False)
+        if index >= len(shown) - columns:
+            panel.set_xlabel("iteration")
+            panel.tick_params(labelbottom=True)
+    for panel in places[len(shown) :]:
+        panel.set_axis_off()
+    caption = "Test error solid, right axis; training loss dashed, left axis."
+    if curves.several:
+        caption += " Lines: medians over seeds; bands: from the lowest to the highest test error."
+    _, limit, top = curves.error_limits
+    if top > limit:
+        caption += f" Test errors above {limit:.1f} % are cut off."
+    if cut := [plain(row_name(name)) for name in curves.runs if curves.unfinished(name)]:
+        caption += f" With runs that have not come to the end: {', '.join(cut)}."
+    return titled(f"Training, ResNet-{depth}", group.heading, figure, caption)
 
 
 def draw_curves(

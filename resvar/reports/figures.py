@@ -1,9 +1,8 @@
-"""What a report says, as figures for a paper, a lecture or a pull request.
+"""The figures of a report, for a paper, a lecture or a pull request.
 
-Per group of comparable runs: the final test errors, V1 against V2, the 3 × 3 map, and the curves of
-training in the look of the paper's figure 6. Titles say the protocol, and where it is not the
-paper's, that nothing is comparable; then no published figure is drawn. What a figure says by
-colour, it also says by shape, width or words.
+Per group of comparable runs: the final test errors, V1 against V2, the 3 × 3 map, and the training
+curves (`curves.py`). A title names the protocol; where it is not the paper's, it adds that nothing
+is comparable, and no published figure is drawn. Shape, width or words repeat what colour shows.
 """
 
 from __future__ import annotations
@@ -13,11 +12,12 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from resvar.console import plain
 from resvar.models.ordering import MAP_PLACES
-from resvar.reports.curves import depth_curves, depths_with_curves, draw_curves
+from resvar.reports.curves import curve_picture, depths_with_curves
 from resvar.reports.findings import (
     V1,
     V2,
@@ -28,21 +28,15 @@ from resvar.reports.findings import (
     Report,
     V1V2Comparison,
 )
-from resvar.reports.plotting import Picture, house_style, panels, style
+from resvar.reports.plotting import Picture, house_style, panels, style, titled
 from resvar.reports.tables import row_name, standing
 from resvar.sequences import chunks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
 INK, GREY = "#000000", "#767676"
-"""Text and lines; what stands back."""
-
-LETTER = 0.062
-"""Inches that a letter of a title takes, about; titles are broken so that they fit."""
-
-FEW_POINTS = 25
-"""A curve with more evaluations than these is drawn without a marker at each."""
+"""Text and lines, and what is less important."""
 
 ABREAST = 3
 """Depths in one figure of test errors."""
@@ -67,87 +61,71 @@ MOST_ROWS = 40
 
 
 def figures(report: Report, curves: bool = True) -> Iterator[tuple[Group, Picture]]:
-    """Every figure of a report and whose it is, group by group, each drawn when it is asked for.
+    """Every figure of a report with its group, each drawn when it is asked for.
 
-    Names of files are made of letters, digits and hyphens, and no two are the same.
+    File names consist of letters, digits and hyphens, and no two are the same.
 
     Args:
-        curves: also those of training, which the HTML page has in a form of its own.
+        curves: also the training curves, of which the HTML page has charts of its own.
     """
-    for group, name, make in _named(report):
-        if curves or make.func is not _curves:
-            with house_style():
-                picture = make()
-            yield group, replace(picture, name=name)
+    taken: set[str] = set()
+    for group in report.groups:
+        for name, make in _planned(group):
+            if isinstance(make, str):
+                continue
+            slug = _slug(group, name)
+            numbered = (slug if number == 1 else f"{slug}-{number}" for number in count(1))
+            taken.add(name := next(name for name in numbered if name not in taken))
+            if curves or make.func is not curve_picture:
+                with house_style():
+                    picture = make()
+                yield group, replace(picture, name=name)
 
 
 def left_out(report: Report) -> Iterator[str]:
-    """A sentence for each figure that has no data, and for what no figure can show."""
+    """A sentence for each figure without data, and one for the damaged runs."""
     for group in report.groups:
-        measured = _measured(group)
-        if not measured:
-            yield f"{group.label}: no test errors and no map: no run is finished."
-        elif len(group.variants) > MOST_ROWS:
-            yield (
-                f"{group.label}: no figure of test errors: {len(group.variants)} variants are "
-                f"more than the {MOST_ROWS} that it can show."
-            )
-        if not any(pair.comparison is not None for pair in group.v1_v2):
-            yield f"{group.label}: no slopes: no depth has finished runs of both V1 and V2."
-        if measured and not _maps(group):
-            yield f"{group.label}: no map: no depth has all of the paper's orderings, or others."
-        for depth in group.depths:
-            if depth not in depths_with_curves(group):
-                yield f"{group.label}: no curves of ResNet-{depth}: no run has a metrics.csv."
+        for _, make in _planned(group):
+            if isinstance(make, str):
+                yield f"{group.label}: {make}"
     if report.damaged:
-        count = len(report.damaged)
-        runs = "run is" if count == 1 else "runs are"
-        yield f"{count} damaged {runs} in no figure: `resvar report` says which."
+        number = len(report.damaged)
+        runs = "run is" if number == 1 else "runs are"
+        yield f"{number} damaged {runs} in no figure: `resvar report` says which."
 
 
-def _named(report: Report) -> Iterator[tuple[Group, str, partial[Picture]]]:
-    """Of every figure that has data: whose it is, the name of its file, and what draws it."""
-    taken: set[str] = set()
-    for group in report.groups:
-        for name, make in _of_group(group):
-            slug = _slug(group, name)
-            number = next(n for n in range(1, len(taken) + 2) if _numbered(slug, n) not in taken)
-            taken.add(_numbered(slug, number))
-            yield group, _numbered(slug, number), make
-
-
-def _of_group(group: Group) -> Iterator[tuple[str, partial[Picture]]]:
-    if len(group.variants) <= MOST_ROWS:
-        for depths in chunks(_measured(group), ABREAST):
+def _planned(group: Group) -> Iterator[tuple[str, partial[Picture] | str]]:
+    """The name of each figure of a group, and the call that draws it, or why there is none."""
+    finished = {entry.depth for entry in group.entries.values() if entry.summary}
+    measured = [depth for depth in group.depths if depth in finished]
+    if not measured:
+        yield "errors", "no test errors and no map: no run is finished."
+    elif (rows := len(group.variants)) > MOST_ROWS:
+        limit = f"{rows} variants are more than the {MOST_ROWS} that it can show."
+        yield "errors", f"no figure of test errors: {limit}"
+    else:
+        for depths in chunks(measured, ABREAST):
             yield "-".join(["errors", *map(str, depths)]), partial(_errors, group, depths)
     if any(pair.comparison is not None for pair in group.v1_v2):
         yield "v1-v2", partial(_slopes, group)
-    for found in _maps(group):
+    else:
+        yield "v1-v2", "no slopes: no depth has finished runs of both V1 and V2."
+    maps = [found for found in group.maps if any(at.entry.summary for at in found.placements)]
+    for found in maps:
         yield f"map-{found.depth}", partial(_map, group, found)
+    if measured and not maps:
+        yield "map", "no map: no depth has all of the paper's orderings, or others."
+    with_metrics = depths_with_curves(group)
     for depth in group.depths:
-        if depth in depths_with_curves(group):
-            yield f"curves-{depth}", partial(_curves, group, depth)
-
-
-def _measured(group: Group) -> list[int]:
-    """The depths at which a run is finished."""
-    depths = {entry.depth for entry in group.entries.values() if entry.summary}
-    return [depth for depth in group.depths if depth in depths]
-
-
-def _maps(group: Group) -> list[PlacementMap]:
-    """The maps on which there is a figure."""
-    return [found for found in group.maps if any(at.entry.summary for at in found.placements)]
+        missing = f"no curves of ResNet-{depth}: no run has a metrics.csv."
+        drawn = partial(curve_picture, group, depth) if depth in with_metrics else missing
+        yield f"curves-{depth}", drawn
 
 
 def _slug(group: Group, name: str) -> str:
-    """`quick-errors-110-164`; another dataset than CIFAR-10 stands before it."""
+    """`quick-errors-110-164`, or `cifar100-quick-…`: only CIFAR-10 is not named."""
     dataset = "" if group.dataset == "cifar10" else f"{group.dataset} "
     return re.sub(r"[^a-z0-9]+", "-", f"{dataset}{group.label} {name}".lower()).strip("-")
-
-
-def _numbered(name: str, number: int) -> str:
-    return name if number == 1 else f"{name}-{number}"
 
 
 # --- final test errors ----------------------------------------------------------------------------
@@ -182,7 +160,7 @@ def _errors(group: Group, depths: Sequence[int]) -> Picture:
     elif any(group.entries[v, d].published for v in group.variants for d in depths):
         caption += " Open diamond: published median."
     caption += _open(group, depths)
-    return _titled("Test error of the last iteration", group, figure, caption)
+    return titled("Test error of the last iteration", group.heading, figure, caption)
 
 
 def _error_row(panel: Axes, row: int, entry: Entry, like_paper: bool) -> None:
@@ -241,7 +219,7 @@ def _slopes(group: Group) -> Picture:
     caption += _open(group, [pair.depth for pair in pairs], (V1, V2))
     if bare := [f"ResNet-{d.depth}" for d in group.v1_v2 if d.comparison is None]:
         caption += f" Not here, for want of a finished run: {', '.join(bare)}."
-    return _titled("From V1 to V2", group, figure, caption)
+    return titled("From V1 to V2", group.heading, figure, caption)
 
 
 def _slope(panel: Axes, pair: V1V2Comparison, colour: str, marker: str) -> tuple[float, float]:
@@ -331,7 +309,7 @@ def _map(group: Group, found: PlacementMap) -> Picture:
     if found.outside:
         caption += f" Not on the map: {plain(', '.join(found.outside))}."
     title = f"Where BN and ReLU stand, ResNet-{found.depth}"
-    return _titled(title, group, figure, caption)
+    return titled(title, group.heading, figure, caption)
 
 
 def _map_cell(
@@ -385,67 +363,7 @@ def _broken(text: str) -> str:
     return "\n".join(textwrap.wrap(text, 18))
 
 
-# --- curves ---------------------------------------------------------------------------------------
-
-
-def _curves(group: Group, depth: int) -> Picture:
-    """A panel per variant beside `original`: test error solid, training loss dashed."""
-    curves = depth_curves(group, depth)
-    assert curves is not None
-    shown = [name for name in curves.bands if name != V1] or [V1]
-    columns = min(len(shown), 2 if len(shown) <= 4 else 3)
-    rows = -(-len(shown) // columns)
-    size = (max(4.6, 0.9 + 2.9 * columns), 1.3 + 1.9 * rows)
-    figure, axes = panels(rows, columns, size, sharex=True)
-    places = [panel for row in axes for panel in row]
-
-    def look(name: str) -> dict[str, Any]:
-        colour, _, marker = style(name)
-        step = max(1, int(curves.bands[name].error.notna().sum()) // FEW_POINTS * 4)
-        return {"color": colour, "linewidth": 1.0 if name == V1 else 1.8, "marker": marker,
-                "markevery": step, "label": plain(row_name(name))}  # fmt: skip
-
-    for index, (panel, name) in enumerate(zip(places, shown, strict=False)):
-        pair = [V1, name] if V1 in curves.bands and name != V1 else [name]
-        error_panel = draw_curves(panel, curves, pair, look)
-        # Above the panel, where no curve can be.
-        error_panel.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False,
-                           fontsize=7, handlelength=2.2, borderaxespad=0.2)  # fmt: skip
-        if index % columns == 0:
-            panel.set_ylabel("training loss")
-        else:
-            panel.tick_params(axis="y", which="both", labelleft=False)
-        if index % columns == columns - 1 or index == len(shown) - 1:
-            error_panel.set_ylabel("test error, %")
-        else:
-            error_panel.tick_params(axis="y", labelright=False)
-        if index >= len(shown) - columns:
-            panel.set_xlabel("iteration")
-            panel.tick_params(labelbottom=True)
-    for panel in places[len(shown) :]:
-        panel.set_axis_off()
-    caption = "Test error solid, right axis; training loss dashed, left axis."
-    if curves.several:
-        caption += " Lines: medians over seeds; bands: from the lowest to the highest test error."
-    _, limit, top = curves.error_limits
-    if top > limit:
-        caption += f" Test errors above {limit:.1f} % are cut off."
-    if cut := [plain(row_name(name)) for name in curves.runs if curves.unfinished(name)]:
-        caption += f" With runs that have not come to the end: {', '.join(cut)}."
-    return _titled(f"Training, ResNet-{depth}", group, figure, caption)
-
-
 # --- words ----------------------------------------------------------------------------------------
-
-
-def _titled(title: str, group: Group, figure: Figure, caption: str) -> Picture:
-    """The figure under its title and the group's heading, and above its caption."""
-    letters = int(figure.get_figwidth() / LETTER)
-    heading = "\n".join(textwrap.wrap(plain(group.heading), letters))
-    figure.suptitle(f"{title}\n{heading}", x=0.01, ha="left", fontsize=9)
-    small = "\n".join(textwrap.wrap(caption, int(letters * 1.18)))
-    figure.supxlabel(small, x=0.01, ha="left", fontsize=7, color="#444444")
-    return Picture("", f"{title}: {plain(group.heading)}", figure, caption)
 
 
 def _open(group: Group, depths: Sequence[int], among: Sequence[str] | None = None) -> str:

@@ -26,10 +26,10 @@ from resvar.console import plain
 from resvar.reports.charts import COLOURS, Chart, charts
 from resvar.reports.curves import points_per_curve
 from resvar.reports.findings import DATASET_NAMES, Group, Report, V1V2Comparison
-from resvar.reports.layout import Cell, Column, Table
+from resvar.reports.layout import Filled, Table, filled, left
 from resvar.reports.provenance import FACTS, Environments, cells_text, commands, environments
 from resvar.reports.records import Record, State, settings_of
-from resvar.reports.tables import damaged_table, reason, tables
+from resvar.reports.tables import damaged_table, folder_cell, reason, tables
 from resvar.rundir import CONFIG
 from resvar.version import __version__
 
@@ -227,42 +227,38 @@ def _missing(report: Report, page: Page) -> tuple[list[str], list[Table]]:
     if page.waiting:
         notes.append(f"{page.waiting:,} planned runs are waiting to be started.")
     made = []
-    unfinished = [r for g in report.groups for r in g.records if r.state is not State.DONE]
-    if unfinished:
-        columns = ("run", "state", "iteration", "reason")
-        rows = tuple(tuple(_unfinished_cells(record)) for record in unfinished)
-        aligned = tuple(Column(name, "left", wrap=name in ("run", "reason")) for name in columns)
-        made.append(Table("Not finished", aligned, rows))
+    if unfinished := [r for g in report.groups for r in g.records if r.state is not State.DONE]:
+        columns = (
+            left("run", folder_cell, wrap=True),
+            left("state", lambda r: r.word),
+            left("iteration", _iteration),
+            left("reason", reason, wrap=True),
+        )
+        made.append(filled("Not finished", columns, unfinished))
     if report.damaged:
         made.append(damaged_table(report))
     return [plain(note) for note in notes], made
 
 
-def _unfinished_cells(record: Record) -> Iterator[Cell]:
+def _iteration(record: Record) -> str | None:
     progress = record.progress
-    yield Cell(plain(record.folder.as_posix()), folder=record.folder)
-    yield Cell("diverged" if record.diverged else record.state.value)
-    yield Cell(f"{progress.iteration:,} of {progress.iterations:,}" if progress else "–")
-    yield Cell(plain(reason(record)) or "–")
+    return f"{progress.iteration:,} of {progress.iterations:,}" if progress else None
 
 
 def _environment_parts(found: Environments) -> dict[str, Any]:
     """What all share as a list, what differs as a table."""
-    names = [FACTS.get(key, key) for key in found.differing]
-    columns = (Column("runs", "left", wrap=True), *(Column(plain(name), "left") for name in names))
-    rows = tuple(
-        (
-            Cell(f"{len(member.runs):,}: {plain(cells_text(member.runs))}"),
-            *(Cell(plain(member.facts.get(key, "–"))) for key in found.differing),
-        )
-        for member in found.all
-    )
+
+    def column(key: str) -> Filled:
+        return left(plain(FACTS.get(key, key)), lambda member: member.facts.get(key))
+
+    runs = left("runs", lambda m: f"{len(m.runs):,}: {cells_text(m.runs)}", wrap=True)
+    columns = (runs, *map(column, found.differing))
     several = len(found.all) > 1
     return {
         "common": [(plain(FACTS.get(key, key)), plain(v)) for key, v in found.common.items()],
         "recorded": any(member.facts for member in found.all),
         "several": several,
-        "table": Table("Which runs ran where", columns, rows) if several else None,
+        "table": filled("Which runs ran where", columns, found.all) if several else None,
         "notes": [plain(note) for note in found.notes],
     }
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resvar.console import plain
 from resvar.errors import UserError
 from resvar.files import replacing
 
@@ -59,6 +61,9 @@ METADATA: dict[str, dict[str, Any]] = {
 }
 
 DOTS_PER_INCH = 160
+
+LETTER = 0.062
+"""Inches per letter of a title, about; titles are wrapped to the width of the figure."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,16 @@ def panels(
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, **sharing)
     return figure, [list(row) for row in axes]
+
+
+def titled(title: str, heading: str, figure: Figure, caption: str) -> Picture:
+    """The figure with its title and the group's heading above and its caption below."""
+    letters = int(figure.get_figwidth() / LETTER)
+    above = "\n".join(textwrap.wrap(plain(heading), letters))
+    figure.suptitle(f"{title}\n{above}", x=0.01, ha="left", fontsize=9)
+    below = "\n".join(textwrap.wrap(caption, int(letters * 1.18)))
+    figure.supxlabel(below, x=0.01, ha="left", fontsize=7, color="#444444")
+    return Picture("", f"{title}: {plain(heading)}", figure, caption)
 
 
 # --- files ----------------------------------------------------------------------------------------

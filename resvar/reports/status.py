@@ -188,7 +188,7 @@ def _table(records: Sequence[Record], folder: Path) -> Table:
     table = Table("run", "state", "iteration", "images/s", "left", "", box=None, pad_edge=False)
     counts: Counter[str] = Counter()
     for record in sorted(records, key=lambda record: record.state.value in MOST_SHOWN):
-        counts[word := _word(record)] += 1
+        counts[word := record.word] += 1
         if counts[word] > MOST_SHOWN.get(word, MOST):
             continue
         progress = record.progress
@@ -209,13 +209,13 @@ def _table(records: Sequence[Record], folder: Path) -> Table:
 
 
 def _summary(records: Sequence[Record]) -> str:
-    counts = Counter(record.state for record in records)
-    words = ", ".join(f"{count} {word}" for word, count in _counted(records))
+    counts = Counter(record.word for record in records)
+    words = ", ".join(f"{counts[word]} {word}" for word in (*State, "diverged") if counts[word])
     text = f"{len(records)} {'run' if len(records) == 1 else 'runs'}: {words}."
     left = seconds_left(records)
     if counts[State.RUNNING] and left is not None:
         return f"{text} It should end in {duration(left)}, {moment(left)}."
-    if counts[State.DONE] + sum(record.diverged for record in records) == len(records):
+    if counts[State.DONE] + counts["diverged"] == len(records):
         return text
     work = f" About {duration(left)} of work is left." if left is not None else ""
     if counts[State.QUEUED] or counts[State.REQUEUED]:
@@ -223,14 +223,3 @@ def _summary(records: Sequence[Record]) -> str:
     if counts[State.RUNNING]:
         return text
     return f"{text} Nothing is running; type the same command again to go on.{work}"
-
-
-def _word(record: Record) -> str:
-    return "diverged" if record.diverged else record.state.value
-
-
-def _counted(records: Sequence[Record]) -> list[tuple[str, int]]:
-    """How many records a word is true of, in the order of the states; diverged ones behind."""
-    counts = Counter(_word(record) for record in records)
-    words = [state.value for state in State] + ["diverged"]
-    return [(word, counts[word]) for word in words if counts[word]]

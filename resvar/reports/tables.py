@@ -45,7 +45,7 @@ def tables(group: Group, abreast: int = 2) -> list[Table]:
 
 def damaged_table(report: Report) -> Table:
     """The runs that could not be read, and why."""
-    columns = left("folder", _folder, wrap=True), left("reason", reason, wrap=True)
+    columns = left("folder", folder_cell, wrap=True), left("reason", reason, wrap=True)
     title = "Not counted: files that cannot be read, or contradict one another"
     return filled(title, columns, report.damaged)
 
@@ -328,7 +328,7 @@ def _run_table(group: Group) -> Table:
         left("precision", result("precision"), drop=2),
         left("commit", lambda r: r.result and (r.result["commit"] or "")[:7], drop=4),
         left("state", lambda r: "copy, not counted" if r.folder in group.copies else standing([r])),
-        left("folder", _folder, drop=5),
+        left("folder", folder_cell, drop=5),
     )
     notes = [
         "best: the lowest error that an evaluation on the test images met; chosen with them, and "
@@ -391,7 +391,7 @@ def _p(p: float | None) -> str | None:
     return None if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _folder(record: Record) -> Cell:
+def folder_cell(record: Record) -> Cell:
     return Cell(plain(record.folder.as_posix()), folder=record.folder)
 
 
