@@ -116,7 +116,7 @@ def _chart(group: Group, curves: DepthCurves, id: str) -> Chart:
     data = {
         "x": [int(x) for x in curves.grid],
         "px": [round(LEFT + x / scale["x"] * (RIGHT - LEFT), 1) for x in curves.grid],
-        "y": [[scale["low"], BOTTOM], [scale["high"], TOP]],
+        "y": [[round(scale["low"], 4), BOTTOM], [round(scale["high"], 4), TOP]],
         "lines": [{"runs": line.runs, **line.values} for line in lines],
     }
     return Chart(
