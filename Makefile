@@ -27,7 +27,8 @@ $(VENV)/.ready: pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $@
 
-PYTEST = $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+PYTEST = $(BIN)/pytest --numprocesses auto --maxprocesses 4 \
+	--dist loadfile --no-loadscope-reorder
 FAST = -m "not (slow or process or build or browser or slurm)"
 LOWEST = .venv-lowest
 

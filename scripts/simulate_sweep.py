@@ -1,30 +1,29 @@
-"""A sweep of 10,000 runs on 1 to 1,000 devices that fail and are taken away: how long it takes, and
-what is lost, as a function of the checkpoint interval.
+"""Simulate a sweep of 10,000 runs on 1 to 1,000 devices that fail and are preempted: its duration
+and its losses, by the checkpoint interval.
 
     python scripts/simulate_sweep.py --images-per-second 110=240,164=160 --checkpoint 0.2
 
-The runs are those of `table2` with a thousand seeds; they last as long as the throughput of one
-device says. Failures and preemptions of a device are exponential. A run that was interrupted loses
-what it did since its last checkpoint and goes on at the head of the queue, on whichever device is
-free. Prints tables, and with `--figures DIR` draws them. Every event is drawn from `--seed`.
+The runs are those of `table2` with a thousand seeds; their lengths follow from the throughput of a
+device. Times between failures and preemptions of a device are exponential. An interrupted run loses
+the work since its last checkpoint and resumes from the head of the queue, on any free device.
+Prints tables, and with `--figures DIR` draws them. All randomness comes from `--seed`.
 
-Beside the simulation stand closed forms: the optimum of Young (1974) and that of Daly (2006), "A
-higher order estimate of the optimum checkpoint interval for restart dumps".
+The tables compare the simulation (`sweep_model.py`) with the closed forms of Young (1974) and Daly
+(2006).
 """
 
 from __future__ import annotations
 
 import argparse
-import heapq
 import math
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from sweep_model import Conditions, Outcome, daly, expected_overhead, simulate, young
 
 from resvar.console import console_for_output, duration
 from resvar.errors import UserError
@@ -37,163 +36,9 @@ DEVICES = (1, 10, 100, 1000)
 INTERVALS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1 / 2**0.5, 1.0, 2**0.5, 2.0, 4.0, 8.0, 16.0)
 """Simulated, as multiples of Young's optimum."""
 LOOKS = (("#009E73", "o"), ("#CC79A7", "s"), ("#555555", "^"))
-"""Colour and marker of a scenario; none that stands for an ordering."""
+"""Colour and marker of a scenario; none is that of an ordering."""
 FASTER = (1, 3, 10, 30, 100)
-"""How many times as fast as the one whose throughput is given a device might be."""
-
-
-# --- the model ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What befalls a device, in seconds.
-
-    Attributes:
-        failure: mean time of work between two failures of a device; infinite: none.
-        preemption: the same between two moments at which the device is taken away.
-        repair: from a failure until the device is there again.
-        requeue: from a preemption until then.
-        start: until a process computes, whether its run is new or goes on.
-        checkpoint: what saving one takes.
-    """
-
-    failure: float = math.inf
-    preemption: float = math.inf
-    repair: float = 0.0
-    requeue: float = 0.0
-    start: float = 0.0
-    checkpoint: float = 0.0
-
-    @property
-    def mtbf(self) -> float:
-        """Mean time of work between two interruptions of either kind."""
-        rate = 1 / self.failure + 1 / self.preemption
-        return 1 / rate if rate else math.inf
-
-
-@dataclass
-class Outcome:
-    """Seconds by the clock, and of all devices together: what their time went into."""
-
-    makespan: float = 0.0
-    work: float = 0.0
-    lost: float = 0.0  # computed since the last checkpoint when the device went
-    checkpoints: float = 0.0
-    starts: float = 0.0
-    interruptions: int = 0
-
-    @property
-    def busy(self) -> float:
-        return self.work + self.lost + self.checkpoints + self.starts
-
-    @property
-    def overhead(self) -> float:
-        """What all that is not work adds to it, as a share of the work."""
-        return self.busy / self.work - 1
-
-
-def simulate(
-    lengths: Sequence[float],
-    intervals: Sequence[float],
-    devices: int,
-    conditions: Conditions,
-    seed: int,
-) -> Outcome:
-    """A sweep from its first run to the end of its last.
-
-    Args:
-        lengths: seconds of work of each run, in the order in which they are started.
-        intervals: of each run, seconds of work between two checkpoints; one more is at its end.
-    """
-    chance = random.Random(seed)
-    outcome = Outcome(work=sum(lengths))
-    left = list(lengths)
-    queue = list(range(len(lengths)))  # sorted, and so a heap
-    free = devices
-    # Time; the run that leaves its device then, or -1; for how long the device is away afterwards.
-    events: list[tuple[float, int, float]] = []
-    clock = 0.0
-    while queue or events:
-        while free and queue:
-            free -= 1
-            run = heapq.heappop(queue)
-            stint, saved, away = _stint(left[run], intervals[run], conditions, chance, outcome)
-            left[run] -= saved
-            heapq.heappush(events, (clock + stint, run, away))
-        clock, run, away = heapq.heappop(events)
-        if run >= 0:
-            if left[run] > 0:
-                heapq.heappush(queue, run)
-            else:
-                outcome.makespan = clock
-        if away:
-            heapq.heappush(events, (clock + away, -1, 0.0))
-        else:
-            free += 1
-    return outcome
-
-
-def _stint(
-    left: float, interval: float, conditions: Conditions, chance: random.Random, outcome: Outcome
-) -> tuple[float, float, float]:
-    """A run on a device until it is finished or interrupted, booked in `outcome`.
-
-    Returns:
-        How long that is, the work that is saved by then (`left`: finished), and for how long the
-        device is away.
-    """
-    segment = interval + conditions.checkpoint
-    checkpoints = max(1, math.ceil(left / interval))
-    whole = conditions.start + left + checkpoints * conditions.checkpoint
-    mtbf = conditions.mtbf
-    ends = math.inf if math.isinf(mtbf) else chance.expovariate(1 / mtbf)
-    if ends >= whole:
-        outcome.starts += conditions.start
-        outcome.checkpoints += checkpoints * conditions.checkpoint
-        return whole, left, 0.0
-    trained = max(0.0, ends - conditions.start)
-    kept = int(trained // segment)
-    outcome.interruptions += 1
-    outcome.starts += min(ends, conditions.start)
-    outcome.checkpoints += kept * conditions.checkpoint
-    outcome.lost += trained - (kept * segment if kept else 0.0)
-    failed = chance.random() < mtbf / conditions.failure
-    away = conditions.repair if failed else conditions.requeue
-    return ends, kept * interval if kept else 0.0, away
-
-
-# --- closed forms ---------------------------------------------------------------------------------
-
-
-def young(checkpoint: float, mtbf: float) -> float:
-    """The interval that loses least, to first order: Young, CACM 17 (1974), 530."""
-    return math.sqrt(2 * checkpoint * mtbf)
-
-
-def daly(checkpoint: float, mtbf: float) -> float:
-    """The same to higher order: Daly, FGCS 22 (2006), 303, equation 37."""
-    if checkpoint >= 2 * mtbf:
-        return mtbf
-    ratio = checkpoint / (2 * mtbf)
-    return math.sqrt(2 * checkpoint * mtbf) * (1 + math.sqrt(ratio) / 3 + ratio / 9) - checkpoint
-
-
-def expected_busy(work: float, interval: float, conditions: Conditions) -> float:
-    """Mean seconds of a device for a run, in equal segments: Daly (2006), equation 20.
-
-    M e^(R/M) (e^((τ+δ)/M) − 1) for each segment τ with its checkpoint δ, and here M (e^(R/M) − 1)
-    before the first, since that process has to start as well. The time away is not in it.
-    """
-    mtbf, segments = conditions.mtbf, work / interval
-    if math.isinf(mtbf):
-        return conditions.start + work + segments * conditions.checkpoint
-    again = math.exp(conditions.start / mtbf)
-    segment = math.expm1((interval + conditions.checkpoint) / mtbf)
-    return mtbf * (again - 1) + segments * mtbf * again * segment
-
-
-# --- the experiments ------------------------------------------------------------------------------
+"""Speeds of a device, as multiples of the given throughput."""
 
 
 @dataclass(frozen=True)
@@ -202,8 +47,8 @@ class Load:
 
     Attributes:
         lengths: seconds of work of each.
-        intervals: seconds between the checkpoints of each, by the default `checkpoint_every`.
-        defaults: the same by the name of the network.
+        intervals: seconds between the checkpoints of each, at the default `checkpoint_every`.
+        defaults: the same by name of the network.
     """
 
     lengths: tuple[float, ...]
@@ -216,10 +61,10 @@ class Load:
 
 
 def make_load(speeds: str, runs: int) -> Load:
-    """So many runs of table 2: its ten cells again and again.
+    """The ten cells of table 2, repeated up to `runs`.
 
     Raises:
-        UserError: `speeds` is not what `resvar sweep --images-per-second` takes.
+        UserError: `speeds` is no valid value of `resvar sweep --images-per-second`.
     """
     cells = plan_sweep(Path("table2"), {"seeds": "1"}, [], Path("nowhere")).runs
     throughput = given_throughput(speeds, cells)
@@ -241,12 +86,12 @@ def make_load(speeds: str, runs: int) -> Load:
 
 @dataclass(frozen=True)
 class Scenario:
-    """One set of conditions, and what came of it.
+    """The outcomes of one set of conditions.
 
     Attributes:
-        intervals: seconds between checkpoints → the sweep with that interval, around the optimum.
-        default: the same sweep with the default interval.
-        devices: number of devices → the sweep on so many, with the default interval.
+        intervals: seconds between checkpoints → outcome, around the optimum.
+        default: outcome with the default interval.
+        devices: number of devices → outcome with the default interval.
     """
 
     conditions: Conditions
@@ -260,12 +105,12 @@ class Scenario:
 
     @property
     def best(self) -> float:
-        """The simulated interval that loses least, in seconds."""
+        """The simulated interval with the least overhead, in seconds."""
         return min(self.intervals, key=lambda interval: self.intervals[interval].overhead)
 
 
 def run_scenario(load: Load, conditions: Conditions, devices: int, seed: int) -> Scenario:
-    """Simulate what the tables and the figure show."""
+    """All outcomes that the tables and the figure show."""
     best = young(conditions.checkpoint, conditions.mtbf)
     tried = [best * factor for factor in INTERVALS]
     intervals = {
@@ -292,22 +137,17 @@ def main() -> None:
         f"start {options.start:g} s. checkpoint_every 391 is {' and '.join(each)}.",
         soft_wrap=True,
     )
-    for table in (
-        optimum_table(found, options.devices),
-        interval_table(found[-1], load),
-        faster_table(found[-1].conditions, load),
-        device_table(found, load),
-    ):
-        console.print(f"\n{table.title}:", soft_wrap=True)
-        table.title = None  # rich would break it at the table's width
-        console.print(table)
+    print_optimum(console, found, options.devices)
+    print_intervals(console, found[-1], load)
+    print_faster(console, found[-1].conditions, load)
+    print_devices(console, found, load)
     if options.figures is not None:
         for path in write_pictures([draw(load, found)], options.figures, ["svg"]):
             console.print(f"Wrote {path}.")
 
 
 def _conditions(options: argparse.Namespace) -> Iterator[Conditions]:
-    """Failures as given, and preemptions as often as given."""
+    """One set for each frequency of preemptions."""
     for hours in options.preempted_every:
         yield Conditions(
             failure=options.failure * HOUR,
@@ -319,96 +159,100 @@ def _conditions(options: argparse.Namespace) -> Iterator[Conditions]:
         )
 
 
-# --- what is printed ------------------------------------------------------------------------------
+# --- tables and figure ----------------------------------------------------------------------------
 
 
-def optimum_table(found: Sequence[Scenario], devices: int) -> Table:
-    """Where the least is lost, against Young and Daly, and what the default loses."""
-    table = _table(
-        f"On {devices:,} devices: the interval that loses least, and what the default loses",
-        "interrupted", "Young", "Daly", "simulated", "lost there", "lost by default",
-    )  # fmt: skip
-    for scenario in found:
-        conditions = scenario.conditions
-        table.add_row(
-            scenario.name,
-            f"{young(conditions.checkpoint, conditions.mtbf):,.0f} s",
-            f"{daly(conditions.checkpoint, conditions.mtbf):,.0f} s",
-            f"{scenario.best:,.0f} s",
-            f"{scenario.intervals[scenario.best].overhead:.2%}",
-            f"{scenario.default.overhead:.2%}",
+def print_optimum(console: Console, found: Sequence[Scenario], devices: int) -> None:
+    """The best interval against Young's and Daly's, and the overhead there and by default."""
+    title = f"On {devices:,} devices: the interval that loses least, and what the default loses"
+    columns = ("interrupted", "Young", "Daly", "simulated", "lost there", "lost by default")
+    rows = [
+        (
+            one.name,
+            f"{young(one.conditions.checkpoint, one.conditions.mtbf):,.0f} s",
+            f"{daly(one.conditions.checkpoint, one.conditions.mtbf):,.0f} s",
+            f"{one.best:,.0f} s",
+            f"{one.intervals[one.best].overhead:.2%}",
+            f"{one.default.overhead:.2%}",
         )
-    return table
+        for one in found
+    ]
+    print_table(console, title, columns, rows)
 
 
-def interval_table(scenario: Scenario, load: Load) -> Table:
-    """What the time beside the work goes into, over the interval."""
-    table = _table(
-        f"Interrupted {scenario.name}: seconds added to each second of work",
-        "interval", "computed again", "starts", "checkpoints", "in all", "by Daly",
-    )  # fmt: skip
-    rows = [(f"{interval:,.0f} s", one, interval) for interval, one in scenario.intervals.items()]
-    for name, one, interval in [*rows, ("default", scenario.default, None)]:
+def print_intervals(console: Console, scenario: Scenario, load: Load) -> None:
+    """The parts of the overhead by interval."""
+    title = f"Interrupted {scenario.name}: seconds added to each second of work"
+    columns = ("interval", "computed again", "starts", "checkpoints", "in all", "by Daly")
+
+    rows = []
+    for interval, one in [*scenario.intervals.items(), (None, scenario.default)]:
+        name, expected = "default", ""
+        if interval is not None:
+            overhead = expected_overhead(load.mean, interval, scenario.conditions)
+            name, expected = f"{interval:,.0f} s", f"{overhead:.2%}"
         parts = one.lost, one.starts, one.checkpoints, one.busy - one.work
-        expected = "" if interval is None else f"{_expected(load.mean, interval, scenario):.2%}"
-        table.add_row(name, *(f"{part / one.work:.2%}" for part in parts), expected)
-    return table
+        rows.append((name, *(f"{part / one.work:.2%}" for part in parts), expected))
+    print_table(console, title, columns, rows)
 
 
-def _expected(work: float, interval: float, scenario: Scenario) -> float:
-    return expected_busy(work, interval, scenario.conditions) / work - 1
-
-
-def faster_table(conditions: Conditions, load: Load) -> Table:
-    """By Daly's formula: iterations are shorter on a faster device, a checkpoint is not."""
-    table = _table(
-        f"On faster devices, interrupted every {conditions.mtbf / HOUR:,.1f} h, by Daly",
-        "times as fast", "default", "lost by default", "optimum", "lost there",
-    )  # fmt: skip
-    interval = sum(load.intervals) / len(load.intervals)
+def print_faster(console: Console, conditions: Conditions, load: Load) -> None:
+    """By Daly's formula: on a faster device iterations are shorter, checkpoints are not."""
+    hours = conditions.mtbf / HOUR
+    title = f"On faster devices, interrupted every {hours:,.1f} h, by Daly"
+    columns = ("times as fast", "default", "lost by default", "optimum", "lost there")
+    default = sum(load.intervals) / len(load.intervals)
     best = daly(conditions.checkpoint, conditions.mtbf)
+    rows = []
     for times in FASTER:
-        work = load.mean / times
-        lost = [expected_busy(work, t, conditions) / work - 1 for t in (interval / times, best)]
-        table.add_row(
-            f"{times:,}", f"{interval / times:,.1f} s", f"{lost[0]:.2%}", f"{best:,.1f} s",
-            f"{lost[1]:.2%}",
-        )  # fmt: skip
-    return table
+        row = [f"{times:,}"]
+        for interval in (default / times, best):
+            lost = expected_overhead(load.mean / times, interval, conditions)
+            row += [f"{interval:,.1f} s", f"{lost:.2%}"]
+        rows.append(row)
+    print_table(console, title, columns, rows)
 
 
-def device_table(found: Sequence[Scenario], load: Load) -> Table:
-    """The time by the clock at the default interval, as a multiple of the ideal."""
-    table = _table(
-        "Time by the clock with the default interval, as a multiple of the ideal (work / devices)",
-        "devices", "ideal", "bound", "undisturbed", *(scenario.name for scenario in found),
-    )  # fmt: skip
+def print_devices(console: Console, found: Sequence[Scenario], load: Load) -> None:
+    """The makespan at the default interval, as a multiple of the ideal."""
+    title = (
+        "Time by the clock with the default interval, as a multiple of the ideal (work / devices)"
+    )
+    columns = ("devices", "ideal", "bound", "undisturbed", *(scenario.name for scenario in found))
+    rows = []
     for devices in found[0].devices:
         ideal = sum(load.lengths) / devices
-        ratios = [
+        spans = [
             max(ideal, max(load.lengths)),
             makespan(load.lengths, devices),
             *(scenario.devices[devices].makespan for scenario in found),
         ]
-        table.add_row(f"{devices:,}", duration(ideal), *(f"{one / ideal:.3f}" for one in ratios))
-    return table
+        rows.append((f"{devices:,}", duration(ideal), *(f"{one / ideal:.3f}" for one in spans)))
+    print_table(console, title, columns, rows)
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False)
-    for column in table.columns:
-        column.justify = "right"
-    return table
+def print_table(
+    console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
+) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(f"\n{title}:", soft_wrap=True)  # rich would wrap a title at the table's width
+    console.print(table)
 
 
 def draw(load: Load, found: Sequence[Scenario]) -> Picture:
-    """Left: what is lost over the interval, simulated and by Daly. Right: makespan over devices."""
+    """Left: overhead by interval, simulated and by Daly. Right: makespan by number of devices."""
     figure, [[left, right]] = panels(1, 2, (7.2, 3.2))
     with house_style():
         for scenario, (colour, marker) in zip(found, cycle(LOOKS)):
             x = list(scenario.intervals)
             simulated = [100 * one.overhead for one in scenario.intervals.values()]
-            expected = [100 * _expected(load.mean, interval, scenario) for interval in x]
+            expected = [
+                100 * expected_overhead(load.mean, interval, scenario.conditions) for interval in x
+            ]
             best = daly(scenario.conditions.checkpoint, scenario.conditions.mtbf)
             left.plot(x, expected, "-", color=colour, linewidth=0.9)
             left.plot(x, simulated, marker, color=colour, label=f"interrupted {scenario.name}")

@@ -20,10 +20,17 @@ hypothesis.settings.load_profile("resvar")
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that start `resvar` as a process."""
+    """Mark the tests that start `resvar` as a process; put the files that take long first.
+
+    Of parallel workers none is then left with a long file at the end.
+    """
+    long = set()
     for item in items:
         if {"resvar", "warm"}.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.process)
+        if any(mark.name in {"process", "build", "slurm"} for mark in item.iter_markers()):
+            long.add(item.path)
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -368,7 +368,7 @@ def test_a_config_cannot_name_a_variant_as_no_variant_file_may(tmp_path, name):
         resolve(path)
 
 
-@hypothesis_settings(deadline=None, max_examples=300)
+@hypothesis_settings(max_examples=300)
 @example("lr=!!python/object/apply:pytest.exit ['code was run']")
 @example("milestones=[10, 20]")
 @example("lr={a: {b: [1, 2")
@@ -421,7 +421,7 @@ def test_the_config_reads_back_to_the_same_settings(tmp_path, options, overrides
     assert [line.partition(":")[0] for line in lines] == list(Settings.model_fields)
 
 
-@hypothesis_settings(deadline=None, max_examples=60)
+@hypothesis_settings(max_examples=60)
 @given(
     lr=st.floats(1e-300, 1e300),
     momentum=st.floats(0, 0.999),

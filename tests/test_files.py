@@ -149,7 +149,7 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)
 values = scalars | st.lists(scalars, max_size=4)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @example({"a": "true", "b": "null", "c": "1", "d": "~", "e": "2024-01-01", "f": "0x1f"})
 @example({"a": 1e-5, "b": 1e300, "c": math.inf, "d": 5e-324})
 @example({"a": "x" * 20_000, "b": "x y " * 5_000})
@@ -167,14 +167,14 @@ def test_a_string_that_looks_like_a_number_stays_a_string(text):
     assert parse_yaml(to_yaml({"variant": text}), "here") == {"variant": text}
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.dictionaries(names, st.none() | st.booleans() | st.integers() | st.floats(), min_size=1))
 def test_a_mapping_of_numbers_takes_a_line_per_key(mapping):
     lines = to_yaml(mapping).splitlines()
     assert [line.partition(": ")[0] for line in lines] == list(mapping)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.text(max_size=40) | st.text("[]{}:,?-&*!|>'\"%@`#<=. \n01ea~", max_size=12))
 def test_no_text_makes_the_parser_fail_otherwise_than_in_words(text):
     with contextlib.suppress(UserError):

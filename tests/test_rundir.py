@@ -201,7 +201,7 @@ def test_held_out_images_add_two_columns_behind(tmp_path):
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(1, 10**9), numbers, numbers), min_size=1, max_size=5))
 def test_the_text_of_the_metrics_holds_every_bit(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "metrics.csv"

@@ -210,7 +210,7 @@ def at_any_size(test):
         images=st.integers(1, 20), inputs=st.integers(1, 6), outputs=st.integers(1, 6),
         height=st.integers(1, 12), width=st.integers(1, 20), kernel=st.sampled_from([1, 3]),
     )  # fmt: skip
-    return sizes(settings(max_examples=60, deadline=None)(test))
+    return sizes(settings(max_examples=60)(test))
 
 
 def layers(channels_in, channels_out, kernel, *before):

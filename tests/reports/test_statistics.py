@@ -115,13 +115,13 @@ def test_comparison_by_second_methods(first, second):
     assert found.p == pytest.approx(counted_p(first, second))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(some_errors, some_errors)
 def test_p_is_what_counting_gives(first, second):
     assert compare(first, second).p == pytest.approx(counted_p(first, second))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(some_errors, some_errors)
 def test_swapping_the_sides_swaps_the_signs(first, second):
     there, back = compare(first, second), compare(second, first)
@@ -131,7 +131,7 @@ def test_swapping_the_sides_swaps_the_signs(first, second):
         assert back.interval == pytest.approx((-there.interval[1], -there.interval[0]))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(some_errors, some_errors, st.integers(-5000, 5000))
 def test_a_shift_of_both_sides_changes_nothing(first, second, shift):
     moved = compare([v + shift / 100 for v in first], [v + shift / 100 for v in second])
@@ -233,7 +233,7 @@ def test_cannot_be_said():
     assert "V1 and V2" in verdict(None, None, None).sentence
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(some_errors, some_errors)
 def test_the_verdict_follows_the_textbook_interval(first, second):
     assume(len(set(first)) > 1 or len(set(second)) > 1)

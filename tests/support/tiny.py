@@ -20,7 +20,7 @@ from resvar.data.cifar import DATASETS, Dataset
 def make_cifar(
     folder: Path, train: int = 250, test: int = 100, seed: int = 0, name: str = "cifar10"
 ) -> Dataset:
-    """Write a tiny dataset below `folder` and return it, with the MD5s of the files written.
+    """Write a tiny dataset below `folder` and return it, with the MD5s of its files.
 
     The training images are split over as many files as the official dataset has. The same
     arguments give the same bytes.
@@ -54,13 +54,13 @@ def make_cifar(
 
 
 def make_marked_cifar(folder: Path, train: int = 260, test: int = 60) -> None:
-    """A tiny CIFAR-10 with `md5.json`, by which test processes know its files."""
+    """A tiny CIFAR-10 with `md5.json`, by which test processes recognise its files."""
     dataset = make_cifar(folder, train, test)
     (folder / "md5.json").write_text(json.dumps({dataset.name: dict(dataset.md5)}))
 
 
 def install(dataset: Dataset, monkeypatch: pytest.MonkeyPatch | None = None) -> None:
-    """Put a tiny dataset in the place of the official one; with `monkeypatch`, for one test."""
+    """Replace the official dataset by a tiny one; with `monkeypatch`, for one test."""
     if monkeypatch is None:
         DATASETS[dataset.name] = dataset
     else:
@@ -70,7 +70,7 @@ def install(dataset: Dataset, monkeypatch: pytest.MonkeyPatch | None = None) -> 
 def make_rows(
     labels: NDArray[np.int64], classes: int, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Images as the files hold them, uint8 [N, 3072], channel first: coloured stripes and noise.
+    """Images in the layout of the files, uint8 [N, 3072], channel first: stripes and noise.
 
     Colour, direction and width of the stripes belong to the class; their phase is random.
     """
@@ -87,7 +87,7 @@ def make_rows(
 
 
 def dump_like_python2(value: Any) -> bytes:
-    """A protocol 2 pickle whose strings are Python 2's, like those of the official files.
+    """A protocol 2 pickle with Python 2's strings, like those of the official files.
 
     Read with encoding="bytes" they come back as bytes, with encoding="latin1" as str.
     """

@@ -24,7 +24,7 @@ from tests.support.tiny import install, make_cifar
     ],
 )
 def test_a_family_trains_on_cifar(tmp_path, monkeypatch, dataset, classes, options, overrides):
-    install(make_cifar(tmp_path, train=20, test=100, name=dataset), monkeypatch)
+    install(make_cifar(tmp_path, train=20, test=20, name=dataset), monkeypatch)
     settings = resolve(
         options={"stem": "cifar", "dataset": dataset, "protocol": "quick"} | options,
         overrides=[

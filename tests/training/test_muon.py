@@ -22,7 +22,7 @@ def make(*overrides):
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     rows=strategies.integers(1, 40),
     columns=strategies.integers(1, 40),

@@ -36,7 +36,7 @@ def test_the_papers_rates(iteration, rate):
     assert learning_rate(iteration, make_settings()) == pytest.approx(rate, rel=1e-12)
 
 
-@hypothesis_settings(deadline=None, max_examples=100)
+@hypothesis_settings(max_examples=100)
 @given(
     iteration=st.integers(0, 1000),
     warmup=st.integers(0, 300),
@@ -86,7 +86,7 @@ def test_the_shorter_protocols_rise_from_warmup_lr_and_fall_to_zero(protocol, pe
     assert 0 < rates[-1] < peak / 100
 
 
-@hypothesis_settings(deadline=None, max_examples=150)
+@hypothesis_settings(max_examples=150)
 @given(
     iterations=st.integers(1, 100_000),
     share=st.floats(0, 1, exclude_max=True),
