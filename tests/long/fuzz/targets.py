@@ -28,7 +28,7 @@ from resvar.export.safetensors_file import load_model, to_safetensors
 from resvar.files import shipped
 from resvar.models.network import build_model
 from resvar.probes.findings import read_probe
-from resvar.reports.agreement import read_guesses
+from resvar.reports.agreement import scored_predictions
 from resvar.reports.records import read_records
 from resvar.reports.render import RENDERERS as BY_FORMAT
 from resvar.rundir import locked
@@ -286,7 +286,7 @@ class Fuzz:
         path.write_bytes(content)
         try:
             self._command("report", str(self.run.parent), "--format", "json")
-            found = read_guesses(self.run, 0, "cifar10", 50.0)
+            found = scored_predictions(self.run, 0, "cifar10", 50.0)
             return found if isinstance(found, str) else "read"
         finally:
             path.write_bytes(whole)
