@@ -219,7 +219,7 @@ def test_load_run_reads_every_bit_of_the_metrics(tmp_path):
     (tmp_path / "config.yaml").write_text(make_settings().to_yaml())
     random = np.random.default_rng(0)
     losses = [*random.uniform(0, 3, 500).tolist(), 1 / 3, 0.1 + 0.2, 1e-300]
-    rows = [make_row(iteration=i, test_loss=loss) for i, loss in enumerate(losses)]
+    rows = [make_row(iteration=i, test_loss=loss) for i, loss in enumerate(losses, start=1)]
     write_metrics(tmp_path / "metrics.csv", rows)
     assert load_run(tmp_path).metrics["test_loss"].tolist() == losses
 
