@@ -18,9 +18,9 @@ from resvar.files import shipped
 from resvar.reports.figures import figures
 from resvar.reports.findings import Group, Report, build
 from resvar.reports.plotting import write_pictures
-from resvar.reports.records import State, read_records, result_of
-from resvar.reports.render import markdown_table, render
-from resvar.reports.tables import tables
+from resvar.reports.records import RunState, read_records, result_of
+from resvar.reports.render import markdown_table, render_report
+from resvar.reports.tables import group_tables
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
@@ -47,7 +47,7 @@ def main() -> None:
     report = build(
         read_records(sorted(filter(Path.is_dir, map(RESULTS.joinpath, shipped("protocols")))))
     )
-    text = render(report, "markdown").replace(f"{RESULTS.as_posix()}/", "")
+    text = render_report(report, "markdown").replace(f"{RESULTS.as_posix()}/", "")
     (RESULTS / "report.md").write_text(text)
     draw(report)
     before, rest = README.read_text().split(BEGIN)
@@ -67,7 +67,7 @@ def draw(report: Report) -> None:
 
 def copy_records(folder: Path, beside: str | None) -> None:
     for record in read_records([folder]):
-        if record.state is State.DONE and record.settings is not None:
+        if record.state is RunState.DONE and record.settings is not None:
             own = record.folder.relative_to(folder)
             target = RESULTS / (Path(beside) / own if beside else record.settings.directory)
             target.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def readme_block(report: Report) -> str:
         drawn = (picture for owner, picture in figures(report, curves=False) if owner is group)
         first = next(drawn, None)
         lines += [f"**{group.heading}**", "", machine(group), ""]
-        chosen = [table for table in tables(group) if table.kind in ("errors", "verdict")]
+        chosen = [table for table in group_tables(group) if table.kind in ("errors", "verdict")]
         for table in chosen:
             lines += [f"*{table.title}*", "", *markdown_table(table), ""]
         if first is not None:
@@ -94,7 +94,7 @@ def readme_block(report: Report) -> str:
 
 def machine(group: Group) -> str:
     """Where the runs were made, and how long they took."""
-    results = [result_of(record) for record in group.records if record.state is State.DONE]
+    results = [result_of(record) for record in group.records if record.state is RunState.DONE]
     devices = ", ".join(sorted({f"{r['device']} in {r['precision']}" for r in results}))
     hours = sum(r["seconds"] for r in results) / 3600
     many = "s" * (len(results) > 1)

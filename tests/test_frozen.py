@@ -18,7 +18,7 @@ import torch
 from resvar import load_model, load_run
 from resvar.errors import RunError, UserError
 from resvar.probes.findings import read_probe
-from resvar.reports.records import State, read_records
+from resvar.reports.records import RunState, read_records
 from resvar.rundir import CHECKPOINT, read_divergence, snapshots
 from resvar.training.checkpoint import FORMAT, load_newest
 from tests.frozen.make import END, unpack, weights
@@ -41,7 +41,7 @@ def old(request, tmp_path) -> Path:
 def test_they_are_read_as_what_they_are(old):
     states = {record.folder.name: record for record in read_records([old])}
     assert {name: record.state for name, record in states.items()} == {
-        "finished": State.DONE, "begun": State.STOPPED, "diverged": State.FAILED,
+        "finished": RunState.DONE, "begun": RunState.STOPPED, "diverged": RunState.FAILED,
     }  # fmt: skip
     assert states["diverged"].diverged
     assert states["begun"].progress.iteration == 6
@@ -123,7 +123,7 @@ def test_a_later_format_is_said_as_that_and_nothing_is_touched(warm, old, kind, 
     bump(name)(run)
     before = contents(run)
     (record,) = (record for record in read_records([old]) if record.folder == run)
-    assert record.state is State.DAMAGED
+    assert record.state is RunState.DAMAGED
     assert "its format is 2" in record.message
     assert "update resvar" in record.message
     report = warm.run("report", old, cwd=old)

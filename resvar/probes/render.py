@@ -15,7 +15,7 @@ from resvar.probes.claims import CLAIMS, HOLDS, in_words
 from resvar.probes.findings import FORMAT, Moment, Probe
 from resvar.probes.outcome import ALL, Outcome, Series, Values, when
 from resvar.probes.verdicts import Verdict
-from resvar.reports.layout import NOTHING, Cell, Column, Table
+from resvar.reports.layout import NOTHING, Column, Table, TableCell
 from resvar.reports.render import markdown_table, print_table
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -98,15 +98,15 @@ def _moment_table(probe: Probe, moment: Moment) -> Table:
     return Table(title, columns, tuple(rows), tuple(_notes(probe, moment)))
 
 
-def _row(series: Series, values: Values) -> tuple[Cell, ...]:
+def _row(series: Series, values: Values) -> tuple[TableCell, ...]:
     known = [value for value in values if value is not None]
     if not known:
-        return Cell(series.title), *(NOTHING,) * 5
+        return TableCell(series.title), *(NOTHING,) * 5
     numbers = (known[0], known[-1], min(known), max(known))
     return (
-        Cell(series.title),
-        Cell(sparkline(values)),
-        *(Cell(number(value, series.unit)) for value in numbers),
+        TableCell(series.title),
+        TableCell(sparkline(values)),
+        *(TableCell(number(value, series.unit)) for value in numbers),
     )
 
 
@@ -151,18 +151,18 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     return Table("Claims of the paper, asked of these networks", columns, tuple(rows), notes)
 
 
-def _verdict_row(same: Sequence[Verdict]) -> tuple[Cell, ...]:
+def _verdict_row(same: Sequence[Verdict]) -> tuple[TableCell, ...]:
     """Of verdicts that agree; the evidence is that of the last."""
     last = same[-1]
     iterations = [f"{verdict.iteration:,}" for verdict in same if verdict.iteration is not None]
     at = f"after {iterations[-1]}: " if len(iterations) > 1 else ""
     return (
-        Cell(last.claim),
-        Cell(f"{last.of}, {last.group}"),
-        Cell(", ".join(iterations)) if iterations else NOTHING,
-        Cell(last.word, strong=last.word == HOLDS),
-        Cell("yes") if last.paper else Cell("no", grey=True),
-        Cell(at + last.evidence),
+        TableCell(last.claim),
+        TableCell(f"{last.of}, {last.group}"),
+        TableCell(", ".join(iterations)) if iterations else NOTHING,
+        TableCell(last.word, strong=last.word == HOLDS),
+        TableCell("yes") if last.paper else TableCell("no", grey=True),
+        TableCell(at + last.evidence),
     )
 
 

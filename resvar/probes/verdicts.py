@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from resvar.models.ordering import Ordering, in_paper_order
 from resvar.probes.claims import OF_A_MOMENT, OF_RUNS, Course, Word, reference
 from resvar.probes.findings import Probe
-from resvar.reports.records import Record, State, settings_of
+from resvar.reports.records import Record, RunState, settings_of
 from resvar.rundir import read_metrics
 
 
@@ -100,7 +100,7 @@ def read_cells(records: Iterable[Record]) -> list[Cell]:
     """
     found: dict[tuple[str, int, str], dict[int, Record]] = defaultdict(dict)
     for record in records:
-        if record.state is State.DONE:
+        if record.state is RunState.DONE:
             settings = settings_of(record)
             group = f"{settings.dataset}, {record.label}"
             found[group, settings.depth, settings.variant].setdefault(settings.seed, record)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from resvar.console import plain
 from resvar.reports.findings import V1, Group
 from resvar.reports.plotting import Picture, panels, style, titled
-from resvar.reports.records import Record, State, settings_of
+from resvar.reports.records import Record, RunState, settings_of
 from resvar.reports.tables import row_name
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class DepthCurves:
 
     def unfinished(self, variant: str) -> int:
         """How many of a variant's runs are not finished."""
-        return sum(record.state is not State.DONE for record in self.runs[variant])
+        return sum(record.state is not RunState.DONE for record in self.runs[variant])
 
     @cached_property
     def error_limits(self) -> tuple[float, float, float]:

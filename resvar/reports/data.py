@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from resvar.config import Settings
 from resvar.console import plain
 from resvar.reports.findings import V1, Entry, Group, PlacementMap, Report
-from resvar.reports.records import Record, State, settings_of
+from resvar.reports.records import Record, RunState, settings_of
 from resvar.reports.tables import reason
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ def runs_frame(report: Report) -> pandas.DataFrame:
     return pandas.DataFrame(rows, columns=list(RUN_FIELDS), dtype=object)
 
 
-def as_csv(report: Report) -> str:
+def report_csv(report: Report) -> str:
     """A line per run."""
     return runs_frame(report).to_csv(index=False, lineterminator="\n")
 
 
-def as_json(report: Report) -> str:
+def report_json(report: Report) -> str:
     """The whole report; a number that JSON cannot hold is an error of this program."""
     data = {
         "format": 1,
@@ -66,13 +66,13 @@ def _run_data(record: Record, group: Group | None) -> dict[str, Any]:
         data["iteration"] = progress.iteration
         data |= {key: getattr(progress, key) for key in ("seconds", "images_per_second")}
     data |= {key: value for key, value in result.items() if key in data}
-    if record.state is State.DONE:
+    if record.state is RunState.DONE:
         data["iteration"] = data["iterations"]
     return data | {
         "label": record.label,
         "comparable_with_paper": group is not None and group.like_paper,
         "counted": group is not None
-        and record.state is State.DONE
+        and record.state is RunState.DONE
         and record.folder not in group.copies,
         "state": str(record.state),
         "message": plain(reason(record)),

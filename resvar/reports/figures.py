@@ -29,7 +29,7 @@ from resvar.reports.findings import (
     V1V2Comparison,
 )
 from resvar.reports.plotting import Picture, house_style, panels, style, titled
-from resvar.reports.tables import row_name, standing
+from resvar.reports.tables import row_name, states_text
 from resvar.sequences import chunks
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def _error_row(panel: Axes, row: int, entry: Entry, like_paper: bool) -> None:
             entry.published.test_error, row + 0.3, "D", color=INK, mfc="none", ms=4.5, zorder=4
         )
     if entry.summary is None:
-        words = standing(entry.unfinished) or "missing"
+        words = states_text(entry.unfinished) or "missing"
         at = (0.5, row)
         panel.annotate(words, at, xycoords=("axes fraction", "data"), color=GREY, style="italic",
                        ha="center", va="center")  # fmt: skip
@@ -260,18 +260,25 @@ def spread(heights: Sequence[float], least: float) -> list[float]:
     blocks: list[list[float]] = []  # of each, the heights in it
     for height in heights:
         blocks.append([height])
-        while len(blocks) > 1 and _start(blocks[-1], least) - _end(blocks[-2], least) < least:
+        while (
+            len(blocks) > 1
+            and _block_start(blocks[-1], least) - _block_end(blocks[-2], least) < least
+        ):
             last = blocks.pop()
             blocks[-1] += last
-    return [_start(block, least) + index * least for block in blocks for index in range(len(block))]
+    return [
+        _block_start(block, least) + index * least
+        for block in blocks
+        for index in range(len(block))
+    ]
 
 
-def _start(block: Sequence[float], least: float) -> float:
+def _block_start(block: Sequence[float], least: float) -> float:
     return sum(block) / len(block) - (len(block) - 1) * least / 2
 
 
-def _end(block: Sequence[float], least: float) -> float:
-    return _start(block, least) + (len(block) - 1) * least
+def _block_end(block: Sequence[float], least: float) -> float:
+    return _block_start(block, least) + (len(block) - 1) * least
 
 
 # --- the map --------------------------------------------------------------------------------------
@@ -292,7 +299,7 @@ def _map(group: Group, found: PlacementMap) -> Picture:
                 (min(own) - min(medians)) / ((max(medians) - min(medians)) or 1) if own else None
             )
             fill = colours(shade * 0.9) if shade is not None else None
-            _map_cell(panel, (column, row), here, fill, group.like_paper)
+            _draw_map_cell(panel, (column, row), here, fill, group.like_paper)
     panel.set_xlim(-0.52, 2.52)
     panel.set_ylim(2.52, -0.52)
     panel.grid(visible=False)
@@ -312,7 +319,7 @@ def _map(group: Group, found: PlacementMap) -> Picture:
     return titled(title, group.heading, figure, caption)
 
 
-def _map_cell(
+def _draw_map_cell(
     panel: Axes, at: tuple[int, int], here: Sequence[Placement], fill: Any, like_paper: bool
 ) -> None:
     from matplotlib.patches import Rectangle
@@ -326,7 +333,7 @@ def _map_cell(
         frame |= {"facecolor": fill}
     panel.add_patch(Rectangle(corner, 0.96, 0.96, zorder=3 if best else 2, **frame))
     ink = INK if fill is None or _luminance(fill) > 0.18 else "#FFFFFF"
-    lines = [line for p in here for line in _map_lines(p, like_paper, small=len(here) > 1)]
+    lines = [line for p in here for line in _draw_map_lines(p, like_paper, small=len(here) > 1)]
     total = sum(size for _, size, _ in lines)
     y = at[1] - total / 2 * 0.0135
     for text, size, weight in lines:
@@ -337,12 +344,12 @@ def _map_cell(
         y += size / 2 * 0.0135
 
 
-def _map_lines(
+def _draw_map_lines(
     placement: Placement, like_paper: bool, small: bool
 ) -> Iterator[tuple[str, float, str]]:
     """Text, height and weight of the lines about one ordering."""
     entry, large = placement.entry, 13.0 if small else 17.0
-    others = standing(entry.unfinished)
+    others = states_text(entry.unfinished)
     yield plain(row_name(entry.variant)), 8.5, "normal"
     if entry.summary is None:
         yield others or "missing", 9.5, "normal"
@@ -369,7 +376,7 @@ def _broken(text: str) -> str:
 def _open(group: Group, depths: Sequence[int], among: Sequence[str] | None = None) -> str:
     """What has finished runs and others too, of which the figure says nothing."""
     found = [
-        f"{plain(row_name(entry.variant))}, ResNet-{entry.depth} ({standing(entry.unfinished)})"
+        f"{plain(row_name(entry.variant))}, ResNet-{entry.depth} ({states_text(entry.unfinished)})"
         for entry in group.entries.values()
         if entry.depth in depths and entry.summary and entry.unfinished
         and (among is None or entry.variant in among)

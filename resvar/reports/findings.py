@@ -25,7 +25,7 @@ from resvar.reports.agreement import Agreement, Predictions, agreement, scored_p
 from resvar.reports.published import Published, published
 from resvar.reports.records import (
     Record,
-    State,
+    RunState,
     follows_paper,
     in_report_order,
     network_deviations,
@@ -36,7 +36,7 @@ from resvar.reports.records import (
 from resvar.reports.statistics import (
     Comparison,
     Summary,
-    Verdict,
+    V1V2Verdict,
     compare,
     holm,
     pooled_sd,
@@ -88,7 +88,7 @@ class V1V2Comparison:
     v1: Entry
     v2: Entry
     comparison: Comparison | None
-    verdict: Verdict
+    verdict: V1V2Verdict
 
     @property
     def sd(self) -> float | None:
@@ -187,8 +187,8 @@ def build(records: Sequence[Record]) -> Report:
             different settings.
     """
     ordered = in_report_order(records)
-    damaged = tuple(record for record in ordered if record.state is State.DAMAGED)
-    readable = [record for record in ordered if record.state is not State.DAMAGED]
+    damaged = tuple(record for record in ordered if record.state is RunState.DAMAGED)
+    readable = [record for record in ordered if record.state is not RunState.DAMAGED]
     groups = [_group(list(members), damaged) for _, members in groupby(readable, _group_key)]
     return Report(tuple(groups), damaged)
 
@@ -270,7 +270,7 @@ def _one_per_seed(records: Sequence[Record]) -> tuple[Finished, dict[Path, Path]
     finished: Finished = {}
     copies: dict[Path, Path] = {}
     for record in records:
-        if record.state is not State.DONE:
+        if record.state is not RunState.DONE:
             continue
         settings = settings_of(record)
         other = finished.setdefault(_cell_key(record), {}).setdefault(settings.seed, record)
@@ -429,7 +429,7 @@ def _group_notes(
         if len(found) > 1:
             text = ", ".join(f"{count} × {value}" for value, count in sorted(found.items()))
             yield f"The runs were made with different {what}: {text}."
-    errors = {r.folder: result_of(r)["test_error"] for r in records if r.state is State.DONE}
+    errors = {r.folder: result_of(r)["test_error"] for r in records if r.state is RunState.DONE}
     for copy, original in copies.items():
         ours, theirs = errors[original], errors[copy]
         differ = f"; their test errors differ ({ours:.2f} and {theirs:.2f})"

@@ -28,13 +28,13 @@ from resvar.reports.curves import points_per_curve
 from resvar.reports.findings import DATASET_NAMES, Group, Report, V1V2Comparison
 from resvar.reports.layout import Filled, Table, filled, left
 from resvar.reports.provenance import FACTS, Environments, cells_text, commands, environments
-from resvar.reports.records import Record, State, settings_of
-from resvar.reports.tables import damaged_table, folder_cell, reason, tables
+from resvar.reports.records import Record, RunState, settings_of
+from resvar.reports.tables import damaged_table, folder_cell, group_tables, reason
 from resvar.rundir import CONFIG
 from resvar.version import __version__
 
 PAGE = Path(__file__).parent / "page"
-TITLE = "Where should BatchNorm and ReLU stand?"
+PAGE_TITLE = "Where should BatchNorm and ReLU stand?"
 
 
 @dataclass(frozen=True)
@@ -88,17 +88,17 @@ def render_html(report: Report, page: Page | None = None) -> str:
     groups = [_group_parts(index, group, most) for index, group in enumerate(report.groups)]
     records = [record for group in report.groups for record in group.records]
     context = {
-        "title": TITLE,
+        "title": PAGE_TITLE,
         "version": __version__,
         "policy": _policy(style, script),
         "style": Markup(style),
         "script": Markup(script),
         "page": page,
         "verdicts": list(_verdicts(report)),
-        "facts": _facts(report, page),
+        "facts": _fact_counts(report, page),
         "groups": groups,
         "sections": page.sections,
-        "missing": _missing(report, page),
+        "missing": _missing_parts(report, page),
         "environments": _environment_parts(environments(records)),
         "repeat": _repeat(report, page),
         "link": _linker(page.out),
@@ -162,7 +162,7 @@ class _GroupParts:
 
 
 def _group_parts(index: int, group: Group, most: int) -> _GroupParts:
-    made = tables(group)
+    made = group_tables(group)
 
     def of(*kinds: str) -> tuple[Table, ...]:
         return tuple(table for kind in kinds for table in made if table.kind == kind)
@@ -203,18 +203,18 @@ def _verdicts(report: Report) -> Iterator[tuple[str, str]]:
         yield where, f"{'; '.join(words)}." if words else "no run of either is here yet."
 
 
-def _facts(report: Report, page: Page) -> list[tuple[str, str]]:
+def _fact_counts(report: Report, page: Page) -> list[tuple[str, str]]:
     """How many runs, in which state, and how long they took."""
     records = [record for group in report.groups for record in group.records]
-    counts = {state: sum(r.state is state for r in records) for state in State}
-    counts[State.DAMAGED], counts[State.WAITING] = len(report.damaged), page.waiting
-    facts = [(f"{counts[state]:,}", state.value) for state in State if counts[state]]
+    counts = {state: sum(r.state is state for r in records) for state in RunState}
+    counts[RunState.DAMAGED], counts[RunState.WAITING] = len(report.damaged), page.waiting
+    facts = [(f"{counts[state]:,}", state.value) for state in RunState if counts[state]]
     hours = sum(r.result["seconds"] for r in records if r.result) / 3600
     time = f"{hours:,.1f} h" if hours < 1000 else f"{hours / 24:,.0f} days"
-    return [*facts, (time, "of run time")] if counts[State.DONE] else facts
+    return [*facts, (time, "of run time")] if counts[RunState.DONE] else facts
 
 
-def _missing(report: Report, page: Page) -> tuple[list[str], list[Table]]:
+def _missing_parts(report: Report, page: Page) -> tuple[list[str], list[Table]]:
     """What is not there: sentences, and tables of runs with the reason."""
     notes = []
     for group in report.groups:
@@ -227,7 +227,7 @@ def _missing(report: Report, page: Page) -> tuple[list[str], list[Table]]:
     if page.waiting:
         notes.append(f"{page.waiting:,} planned runs are waiting to be started.")
     made = []
-    if unfinished := [r for g in report.groups for r in g.records if r.state is not State.DONE]:
+    if unfinished := [r for g in report.groups for r in g.records if r.state is not RunState.DONE]:
         columns = (
             left("run", folder_cell, wrap=True),
             left("state", lambda r: r.word),

@@ -38,7 +38,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A text, perhaps of several lines.
 
     Attributes:
@@ -67,14 +67,14 @@ class Table:
 
     title: str
     columns: tuple[Column, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[TableCell, ...], ...]
     notes: tuple[str, ...] = ()
     kind: Kind = "other"
 
 
-NOTHING = Cell("–", grey=True)
+NOTHING = TableCell("–", grey=True)
 
-Value = Cell | str | float | None
+Value = TableCell | str | float | None
 
 
 @dataclass(frozen=True)
@@ -85,14 +85,14 @@ class Filled:
     value: Callable[[Any], Value]
     form: str = ""
 
-    def cell(self, item: Any) -> Cell:
+    def cell(self, item: Any) -> TableCell:
         """The value as a cell; `–` for None and for an empty text."""
         value = self.value(item)
-        if isinstance(value, Cell):
+        if isinstance(value, TableCell):
             return value
         if value is None or value == "":
             return NOTHING
-        return Cell(plain(value) if isinstance(value, str) else format(value, self.form))
+        return TableCell(plain(value) if isinstance(value, str) else format(value, self.form))
 
 
 def left(title: str, value: Callable[[Any], Value], drop: int = 0, wrap: bool = False) -> Filled:

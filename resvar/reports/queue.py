@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from resvar.reports.records import Record, State
+from resvar.reports.records import Record, RunState
 from resvar.rundir import FAILURE
 from resvar.sweeps.submission import (
     QueuedTask,
@@ -23,7 +23,7 @@ from resvar.sweeps.submission import (
     read_note,
 )
 
-SETTLED = (State.DONE, State.DAMAGED)
+SETTLED = (RunState.DONE, RunState.DAMAGED)
 
 ORDERLY = ("stopped", "requeued", "ended")
 """What the last note of a task says that did not die: the runs it had have said how they stand."""
@@ -55,32 +55,32 @@ def judged(
     record: Record, submission: Submission, index: int, queue: Mapping[TaskKey, QueuedTask]
 ) -> Record:
     """The record of a run that was submitted, with its task's standing in Slurm."""
-    if record.state is State.RUNNING or record.diverged:
+    if record.state is RunState.RUNNING or record.diverged:
         return record
     if (
-        record.state is State.WAITING
+        record.state is RunState.WAITING
         and (failure := read_note(record.folder / FAILURE)) is not None
     ):
         # It failed before it could write its config, such as where the node has no data.
-        record = replace(record, state=State.FAILED, message=str(failure.get("message", "")))
+        record = replace(record, state=RunState.FAILED, message=str(failure.get("message", "")))
     task = queue.get((submission.name, index))
     if task is None or task.ended:
         return _without_task(record, submission, index, task)
     begun = read_note(submission.note_path(index)) is not None
-    if record.state is State.FAILED and begun:  # in this task: it is not tried again there
+    if record.state is RunState.FAILED and begun:  # in this task: it is not tried again there
         return record
     if task.pending:
-        state = State.REQUEUED if task.restarts else State.QUEUED
+        state = RunState.REQUEUED if task.restarts else RunState.QUEUED
         return replace(record, state=state, message="" if task.reason == "None" else task.reason)
     where = f"on {task.node}" if task.node else ""
-    return replace(record, state=State.RUNNING, message=where)
+    return replace(record, state=RunState.RUNNING, message=where)
 
 
 def _without_task(
     record: Record, submission: Submission, index: int, task: QueuedTask | None
 ) -> Record:
     """The record of an unfinished run whose task has ended, or was never submitted."""
-    if record.state is State.FAILED:
+    if record.state is RunState.FAILED:
         return record
     said, log = read_note(submission.note_path(index)), submission.log(index)
     if said is not None and said.get("state") in ORDERLY:
@@ -93,4 +93,4 @@ def _without_task(
     where = f" on {said['node']}" if said is not None and "node" in said else ""
     printed = f"; see {log}" if log is not None else ""
     message = f"its Slurm task {job} died{where}{how}{printed}"
-    return replace(record, state=State.FAILED, message=message)
+    return replace(record, state=RunState.FAILED, message=message)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import pandas
 
 
-class State(StrEnum):
+class RunState(StrEnum):
     """How a run stands."""
 
     DONE = "done"
@@ -70,7 +70,7 @@ class Record:
 
     folder: Path
     settings: Settings | None
-    state: State
+    state: RunState
     result: dict[str, Any] | None = None
     progress: RunProgress | None = None
     message: str = ""
@@ -113,8 +113,8 @@ def glance(folders: Sequence[Path]) -> list[Record]:
         UserError: as `read_records`.
     """
     found = [_glance_at(run, names) for run, names in _found(folders)]
-    done = [record for record in found if record.state is State.DONE]
-    return done + in_report_order([record for record in found if record.state is not State.DONE])
+    done = [record for record in found if record.state is RunState.DONE]
+    return done + in_report_order([record for record in found if record.state is not RunState.DONE])
 
 
 def _glance_at(folder: Path, names: Collection[str]) -> Record:
@@ -124,7 +124,7 @@ def _glance_at(folder: Path, names: Collection[str]) -> Record:
     if CONFIG in names:
         with suppress(UserError):
             path = folder / RESULT
-            return Record(folder, None, State.DONE, result=_sound(read_json(path), path))
+            return Record(folder, None, RunState.DONE, result=_sound(read_json(path), path))
     return read_record(folder)  # says what is damaged
 
 
@@ -155,29 +155,31 @@ def read_record(folder: Path, full: bool = True) -> Record:
         settings = read_settings(folder)
         label = label_of(settings) if full else ""
     except UserError as error:
-        return Record(folder, None, State.DAMAGED, message=str(error))
+        return Record(folder, None, RunState.DAMAGED, message=str(error))
     try:
         metrics = read_metrics(folder) if full else None
         # A link to nowhere is no missing result but a damaged one.
         if os.path.lexists(folder / RESULT):
             result = _checked(read_json(folder / RESULT), settings, folder)
-            return Record(folder, settings, State.DONE, result=result, label=label, metrics=metrics)
+            return Record(
+                folder, settings, RunState.DONE, result=result, label=label, metrics=metrics
+            )
     except UserError as error:
-        return Record(folder, settings, State.DAMAGED, message=str(error), label=label)
+        return Record(folder, settings, RunState.DAMAGED, message=str(error), label=label)
     progress = read_progress(folder)
-    state, message, diverged = State.STOPPED, "", False
+    state, message, diverged = RunState.STOPPED, "", False
     try:
         ended = read_divergence(folder)
     except UserError as error:
-        return Record(folder, settings, State.DAMAGED, message=str(error), label=label)
+        return Record(folder, settings, RunState.DAMAGED, message=str(error), label=label)
     if is_locked(folder):
-        state = State.RUNNING
+        state = RunState.RUNNING
     elif ended is not None:
-        state, message, diverged = State.FAILED, ended.message, True
+        state, message, diverged = RunState.FAILED, ended.message, True
         at = RunProgress(ended.iteration, settings.iterations, 0.0, 0.0)
         progress = replace(progress or at, iteration=ended.iteration)
     elif (folder / FAILURE).exists():
-        state = State.FAILED
+        state = RunState.FAILED
         message, diverged = _read_failure(folder / FAILURE)
     return Record(folder, settings, state, None, progress, message, label, diverged, metrics)
 
@@ -255,7 +257,7 @@ def in_report_order(records: Sequence[Record]) -> list[Record]:
 
     def key(record: Record) -> tuple[Any, ...]:
         settings, path = record.settings, record.folder.as_posix()
-        if settings is None or record.state is State.DAMAGED:
+        if settings is None or record.state is RunState.DAMAGED:
             return (1, path)
         protocol = (settings.protocol != "paper", settings.protocol, record.label)
         cell = (rank[settings.variant], settings.depth, settings.seed)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Literal
 
 from resvar.console import plain
 from resvar.errors import UserError, nearest
-from resvar.reports.data import as_csv, as_json
+from resvar.reports.data import report_csv, report_json
 from resvar.reports.findings import Report
-from resvar.reports.layout import Cell, Column, Table
-from resvar.reports.tables import damaged_table, error_tables, tables
+from resvar.reports.layout import Column, Table, TableCell
+from resvar.reports.tables import damaged_table, error_tables, group_tables
 from resvar.sequences import chunks
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 
-def render(report: Report, format: str) -> str:
+def render_report(report: Report, format: str) -> str:
     """The report as `table` (plain text), `markdown`, `csv`, `latex`, `json` or `html`.
 
     Raises:
@@ -40,12 +40,12 @@ def _sections(
 ) -> Iterator[tuple[str, tuple[str, ...], list[Table]]]:
     """Heading, notes and tables of every part of a report."""
     for group in report.groups:
-        yield plain(group.heading), tuple(map(plain, group.notes)), tables(group, abreast)
+        yield plain(group.heading), tuple(map(plain, group.notes)), group_tables(group, abreast)
     if report.damaged:
         yield "Damaged runs", (), [damaged_table(report)]
 
 
-def _markdown(report: Report) -> str:
+def _as_markdown(report: Report) -> str:
     lines = ["# Where should BatchNorm and ReLU stand? A resvar report", ""]
     for heading, notes, made in _sections(report):
         lines += [f"## {_markdown_text(heading)}", ""]
@@ -71,7 +71,7 @@ def _markdown_row(cells: Iterator[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _markdown_cell(cell: Cell) -> str:
+def _markdown_cell(cell: TableCell) -> str:
     text = "<br>".join(_markdown_text(line) for line in cell.lines)
     return f"**{text}**" if cell.strong else text
 
@@ -90,7 +90,7 @@ def _markdown_text(text: str) -> str:
 _LATEX_ROWS = 40  # what fits on a page
 
 
-def _latex(report: Report) -> str:
+def _as_latex(report: Report) -> str:
     lines = ["% A resvar report. It needs \\usepackage{booktabs}."]
     for heading, notes, made in _sections(report, abreast=1):
         lines += ["", f"% {heading}"]
@@ -108,13 +108,13 @@ def _latex_table(table: Table) -> list[str]:
     columns = [table.columns[index] for index in kept]
     form = "".join(r"p{.45\linewidth}" if c.wrap else c.align[0] for c in columns)
 
-    def row(cells: Sequence[Cell]) -> str:
+    def row(cells: Sequence[TableCell]) -> str:
         aligned = zip(cells, table.columns, strict=True)
         text = [_latex_cell(cell, "t", column) for cell, column in aligned]
         gap = r" \addlinespace" if any(len(cell.lines) > 1 for cell in cells) else ""
         return " & ".join(text[index] for index in kept) + r" \\" + gap
 
-    titles = [_latex_cell(Cell(column.title), "b", column) for column in columns]
+    titles = [_latex_cell(TableCell(column.title), "b", column) for column in columns]
 
     return [
         r"\begin{table}[htbp]",
@@ -132,7 +132,7 @@ def _latex_table(table: Table) -> list[str]:
     ]
 
 
-def _latex_cell(cell: Cell, aligned: Literal["t", "b"], column: Column) -> str:
+def _latex_cell(cell: TableCell, aligned: Literal["t", "b"], column: Column) -> str:
     """Several lines stand with the top or the bottom one beside a neighbour that has one."""
     lines = [_latex_text(line) for line in cell.lines]
     if cell.strong:
@@ -244,7 +244,7 @@ def _drawn(table: Table) -> RichTable:
     return drawn
 
 
-def _style(cell: Cell) -> str:
+def _style(cell: TableCell) -> str:
     return "bold" if cell.strong else "dim" if cell.grey else ""
 
 
@@ -264,10 +264,10 @@ def _html(report: Report) -> str:
 
 RENDERERS: dict[str, Callable[[Report], str]] = {
     "table": _plain_text,
-    "markdown": _markdown,
-    "csv": as_csv,
-    "latex": _latex,
-    "json": as_json,
+    "markdown": _as_markdown,
+    "csv": report_csv,
+    "latex": _as_latex,
+    "json": report_json,
     "html": _html,
 }
 """Format → renderer. A further one needs a line here; `_sections` gives it headings and tables."""

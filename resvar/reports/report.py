@@ -13,7 +13,7 @@ from resvar.console import console_for_output, deliver, plain
 from resvar.errors import Stopped, UserError
 from resvar.reports.findings import Report, build
 from resvar.reports.records import Record, read_records
-from resvar.reports.render import print_report, render
+from resvar.reports.render import print_report, render_report
 from resvar.reports.status import planned_runs, unsettled, watch
 
 if TYPE_CHECKING:  # Jinja and Matplotlib serve the page and the figures alone
@@ -55,7 +55,7 @@ def write_report(
     if out is None and format == "table":
         print_report(report, console_for_output())
     else:
-        deliver(render(report, format), out)
+        deliver(render_report(report, format), out)
 
 
 def _write_figures(report: Report, folder: Path) -> None:
@@ -122,7 +122,7 @@ def _page(
 
     records = read_records(folders)
     report = build(records)
-    waiting = _planned(folders, records)
+    waiting = _waiting_runs(folders, records)
     # Figures would slow down the runs at work: a page that reloads has none, the last one has all.
     drawn = figure_sections(report) if refresh is None else []
     page = Page(
@@ -135,7 +135,7 @@ def _page(
     return render_html(report, page), unsettled([*records, *waiting])
 
 
-def _planned(folders: Sequence[Path], records: Sequence[Record]) -> list[Record]:
+def _waiting_runs(folders: Sequence[Path], records: Sequence[Record]) -> list[Record]:
     """The runs that sweeps in these folders have planned but not started."""
     found: dict[Path, Record] = {}
     for folder in folders:

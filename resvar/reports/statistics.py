@@ -130,18 +130,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 # --- the verdict ----------------------------------------------------------------------------------
 
-Word = Literal["reproduced", "not distinguishable", "contradicted", "cannot be said"]
+VerdictWord = Literal["reproduced", "not distinguishable", "contradicted", "cannot be said"]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class V1V2Verdict:
     """Whether V2 was better than V1, as the paper found: a word, and a sentence beginning so."""
 
-    word: Word
+    word: VerdictWord
     sentence: str
 
 
-def verdict(v1: Summary | None, v2: Summary | None, comparison: Comparison | None) -> Verdict:
+def verdict(v1: Summary | None, v2: Summary | None, comparison: Comparison | None) -> V1V2Verdict:
     """The verdict on `comparison`, that of V2 (full-preact) with V1 (original) as its baseline.
 
     Reproduced: the mean of V2 is lower and the 95 % Welch interval excludes 0. Contradicted: it is
@@ -156,15 +156,17 @@ def verdict(v1: Summary | None, v2: Summary | None, comparison: Comparison | Non
     n = f"n = {v1.n}" if v1.n == v2.n else f"n = {v1.n} and {v2.n}"
     span = f"95 % interval {low:+.2f} to {high:+.2f}"
     if low <= 0 <= high:
-        return Verdict(
+        return V1V2Verdict(
             "not distinguishable",
             f"not distinguishable at {n}: V2 - V1 is {comparison.difference:+.2f} points, and the "
             f"{span} holds 0.",
         )
-    word: Word = "reproduced" if high < 0 else "contradicted"
+    word: VerdictWord = "reproduced" if high < 0 else "contradicted"
     side = "below" if high < 0 else "above"
     size = abs(comparison.difference)
-    return Verdict(word, f"{word}: V2's mean is {size:.2f} points {side} that of V1 ({span}, {n}).")
+    return V1V2Verdict(
+        word, f"{word}: V2's mean is {size:.2f} points {side} that of V1 ({span}, {n})."
+    )
 
 
 MOST_SEEDS = 1_000_000
@@ -215,8 +217,8 @@ def pooled_sd(v1: Summary, v2: Summary) -> float | None:
     return math.sqrt((v1.sd**2 + v2.sd**2) / 2)
 
 
-def _cannot(reason: str) -> Verdict:
-    return Verdict("cannot be said", f"cannot be said: {reason}.")
+def _cannot(reason: str) -> V1V2Verdict:
+    return V1V2Verdict("cannot be said", f"cannot be said: {reason}.")
 
 
 # --- helpers --------------------------------------------------------------------------------------

@@ -18,15 +18,15 @@ from resvar.config import CIFAR_TEST_IMAGES
 from resvar.console import console_for_output, duration, moment, plain
 from resvar.errors import Stopped, UserError
 from resvar.reports.queue import with_queue
-from resvar.reports.records import Record, State, glance
+from resvar.reports.records import Record, RunState, glance
 from resvar.sweeps.grid import manifests
 from resvar.sweeps.submission import SUBMISSIONS
 
-UNDER_WAY = (State.RUNNING, State.QUEUED, State.REQUEUED)
+UNDER_WAY = (RunState.RUNNING, RunState.QUEUED, RunState.REQUEUED)
 """Nobody needs to do anything for a run to go on."""
 
 MOST = 100
-MOST_SHOWN = {State.QUEUED.value: 5, State.WAITING.value: 5}
+MOST_SHOWN = {RunState.QUEUED.value: 5, RunState.WAITING.value: 5}
 """Lines of the table for runs in one state; `MOST` for any other. They stand last."""
 
 
@@ -59,9 +59,9 @@ def watch_status(folder: Path, interval: float | None) -> None:
 
         def look() -> bool:
             records, unknown = overview(folder)
-            open_runs = [record for record in records if record.state is not State.DONE]
+            open_runs = [record for record in records if record.state is not RunState.DONE]
             words = "\n".join([_summary(records), *([unknown] if unknown else [])])
-            live.update(Group(_table(open_runs, folder), Text(words)), refresh=True)
+            live.update(Group(_status_table(open_runs, folder), Text(words)), refresh=True)
             return unsettled(records)
 
         watch(look, _pause(folder) if interval is None else interval)
@@ -69,7 +69,7 @@ def watch_status(folder: Path, interval: float | None) -> None:
 
 
 def _watch_in_lines(folder: Path, interval: float, console: Console) -> None:
-    known: Counter[State] = Counter()
+    known: Counter[RunState] = Counter()
 
     def look() -> bool:
         records, unknown = overview(folder)
@@ -89,9 +89,9 @@ def _pause(folder: Path) -> float:
 
 
 def _print(records: Sequence[Record], unknown: str, folder: Path, console: Console) -> None:
-    open_runs = [record for record in records if record.state is not State.DONE]
+    open_runs = [record for record in records if record.state is not RunState.DONE]
     if open_runs:
-        console.print(_table(open_runs, folder))
+        console.print(_status_table(open_runs, folder))
     console.print(_summary(records), highlight=False, soft_wrap=True)
     if unknown:
         console.print(unknown, highlight=False, soft_wrap=True)
@@ -115,7 +115,7 @@ def watch(look: Callable[[], bool], interval: float) -> None:
 
 def unsettled(records: Sequence[Record]) -> bool:
     """Whether a run is running or waiting, or stopped, and so may go on."""
-    return any(r.state in (*UNDER_WAY, State.STOPPED, State.WAITING) for r in records)
+    return any(r.state in (*UNDER_WAY, RunState.STOPPED, RunState.WAITING) for r in records)
 
 
 def overview(folder: Path) -> tuple[list[Record], str]:
@@ -151,7 +151,7 @@ def planned_runs(folder: Path, known: Sequence[Record]) -> list[Record]:
     begun = {record.folder for record in known}
     planned = [folder / run for runs in manifests(folder).values() for run in runs]
     waiting = [run for run in dict.fromkeys(planned) if run not in begun]
-    return [Record(run, None, State.WAITING) for run in waiting]
+    return [Record(run, None, RunState.WAITING) for run in waiting]
 
 
 def seconds_left(records: Sequence[Record]) -> float | None:
@@ -159,7 +159,7 @@ def seconds_left(records: Sequence[Record]) -> float | None:
 
     A waiting run is taken to last as long as the finished and running ones do on average.
     """
-    running = [record for record in records if record.state is State.RUNNING]
+    running = [record for record in records if record.state is RunState.RUNNING]
     lengths = [float(r.result["seconds"]) for r in records if r.result is not None]
     lengths += [length for r in running if (length := _length(r)) is not None]
     if not lengths:
@@ -168,7 +168,7 @@ def seconds_left(records: Sequence[Record]) -> float | None:
     for record in records:
         if record.diverged:
             continue  # that is how it ended
-        if record.state not in (State.DONE, State.DAMAGED):
+        if record.state not in (RunState.DONE, RunState.DAMAGED):
             length = _length(record) or fmean(lengths)
             share = record.progress.share if record.progress is not None else 0.0
             left += length * (1 - share)
@@ -183,7 +183,7 @@ def _length(record: Record) -> float | None:
     return settings.work(CIFAR_TEST_IMAGES) / progress.images_per_second
 
 
-def _table(records: Sequence[Record], folder: Path) -> Table:
+def _status_table(records: Sequence[Record], folder: Path) -> Table:
     """The runs that are not done; of many in one state only the first."""
     table = Table("run", "state", "iteration", "images/s", "left", "", box=None, pad_edge=False)
     counts: Counter[str] = Counter()
@@ -193,7 +193,7 @@ def _table(records: Sequence[Record], folder: Path) -> Table:
             continue
         progress = record.progress
         length = _length(record)
-        running = record.state is State.RUNNING
+        running = record.state is RunState.RUNNING
         table.add_row(
             plain(str(record.folder.relative_to(folder))),
             word,
@@ -210,16 +210,16 @@ def _table(records: Sequence[Record], folder: Path) -> Table:
 
 def _summary(records: Sequence[Record]) -> str:
     counts = Counter(record.word for record in records)
-    words = ", ".join(f"{counts[word]} {word}" for word in (*State, "diverged") if counts[word])
+    words = ", ".join(f"{counts[word]} {word}" for word in (*RunState, "diverged") if counts[word])
     text = f"{len(records)} {'run' if len(records) == 1 else 'runs'}: {words}."
     left = seconds_left(records)
-    if counts[State.RUNNING] and left is not None:
+    if counts[RunState.RUNNING] and left is not None:
         return f"{text} It should end in {duration(left)}, {moment(left)}."
-    if counts[State.DONE] + counts["diverged"] == len(records):
+    if counts[RunState.DONE] + counts["diverged"] == len(records):
         return text
     work = f" About {duration(left)} of work is left." if left is not None else ""
-    if counts[State.QUEUED] or counts[State.REQUEUED]:
+    if counts[RunState.QUEUED] or counts[RunState.REQUEUED]:
         return f"{text} Slurm starts what is queued.{work}"
-    if counts[State.RUNNING]:
+    if counts[RunState.RUNNING]:
         return text
     return f"{text} Nothing is running; type the same command again to go on.{work}"

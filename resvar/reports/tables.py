@@ -18,13 +18,13 @@ from resvar.reports.findings import (
     Report,
     V1V2Comparison,
 )
-from resvar.reports.layout import Cell, Filled, Table, Value, filled, left, right
-from resvar.reports.records import Record, State, settings_of
+from resvar.reports.layout import Filled, Table, TableCell, Value, filled, left, right
+from resvar.reports.records import Record, RunState, settings_of
 from resvar.reports.statistics import Comparison, Summary
 from resvar.sequences import chunks
 
 
-def tables(group: Group, abreast: int = 2) -> list[Table]:
+def group_tables(group: Group, abreast: int = 2) -> list[Table]:
     """The tables of a group: test errors, maps, comparisons with original, V1 and V2, agreement of
     predictions, every run.
 
@@ -78,7 +78,7 @@ def _error_columns(group: Group, depth: int) -> Iterator[Filled]:
 
     yield column("median", lambda e: f"{e.summary.median:.2f}" if e.summary else None)
     yield column("mean ± sd", lambda e: _mean_and_sd(e.summary) if e.summary else None)
-    yield column("n", lambda e: seeds(e) if e.summary else Cell(seeds(e), grey=True))
+    yield column("n", lambda e: seeds(e) if e.summary else TableCell(seeds(e), grey=True))
     paper = "paper" if group.like_paper else "paper\n(not comparable)"
     yield column(paper, lambda e: _published_cell(e, group))
     if group.like_paper:
@@ -91,7 +91,7 @@ def _mean_and_sd(summary: Summary) -> str:
 
 def seeds(entry: Entry) -> str:
     """How many runs are finished, and how the others stand: `3; 1 stopped`, `missing`."""
-    others = standing(entry.unfinished)
+    others = states_text(entry.unfinished)
     if entry.summary is None:
         return others or "missing"
     return f"{entry.summary.n}; {others}" if others else f"{entry.summary.n}"
@@ -99,7 +99,7 @@ def seeds(entry: Entry) -> str:
 
 def _published_cell(entry: Entry, group: Group) -> Value:
     figure = entry.published
-    return Cell(f"{figure.test_error:.2f}", grey=not group.like_paper) if figure else None
+    return TableCell(f"{figure.test_error:.2f}", grey=not group.like_paper) if figure else None
 
 
 def _beside_paper(entry: Entry) -> str | None:
@@ -135,7 +135,7 @@ def _map_table(found: PlacementMap, like_paper: bool) -> Table:
     """BN's place from row to row, that of ReLU from column to column."""
 
     def column(relu: str) -> Filled:
-        def cell(bn: str) -> Cell:
+        def cell(bn: str) -> TableCell:
             here = [p for p in found.placements if (p.bn, p.relu) == (bn, relu)]
             return _map_cell(here, like_paper)
 
@@ -155,9 +155,9 @@ def _map_table(found: PlacementMap, like_paper: bool) -> Table:
     return filled(title, columns, MAP_PLACES, notes, "map")
 
 
-def _map_cell(placements: Sequence[Placement], like_paper: bool) -> Cell:
+def _map_cell(placements: Sequence[Placement], like_paper: bool) -> TableCell:
     lines = [line for placement in placements for line in _placement_lines(placement, like_paper)]
-    return Cell(
+    return TableCell(
         "\n".join(lines),
         grey=not any(placement.entry.summary for placement in placements),
         strong=any(placement.best for placement in placements),
@@ -229,7 +229,7 @@ def _v1_v2_table(group: Group) -> Table:
 
     def published_difference(pair: V1V2Comparison) -> Value:
         theirs = pair.published_difference
-        return None if theirs is None else Cell(f"{theirs:+.2f}", grey)
+        return None if theirs is None else TableCell(f"{theirs:+.2f}", grey)
 
     columns = (
         right("depth", lambda d: d.depth),
@@ -315,19 +315,21 @@ def _run_table(group: Group) -> Table:
         return lambda r: r.result[key] if r.result else getattr(r.progress, key, None)
 
     columns = (
-        left("variant", lambda r: Cell(settings_of(r).variant, folder=r.folder)),
+        left("variant", lambda r: TableCell(settings_of(r).variant, folder=r.folder)),
         right("depth", lambda r: settings_of(r).depth),
         right("seed", lambda r: settings_of(r).seed),
         right("test\nerror", result("test_error"), ".2f"),
         right("best\n(optimistic)", result("best_test_error"), ".2f"),
         right("train\nloss", result("train_loss"), ".4f"),
-        right("iterations", _iterations, "d"),
+        right("iterations", _iterations_done, "d"),
         right("time", lambda r: _clock(result("seconds")(r))),
         right("images/s", result("images_per_second"), ".0f", drop=1),
         left("device", result("device"), drop=3),
         left("precision", result("precision"), drop=2),
         left("commit", lambda r: r.result and (r.result["commit"] or "")[:7], drop=4),
-        left("state", lambda r: "copy, not counted" if r.folder in group.copies else standing([r])),
+        left(
+            "state", lambda r: "copy, not counted" if r.folder in group.copies else states_text([r])
+        ),
         left("folder", folder_cell, drop=5),
     )
     notes = [
@@ -335,8 +337,8 @@ def _run_table(group: Group) -> Table:
         "so optimistic."
     ]
     for record in group.records:
-        if record.state is State.FAILED:
-            notes.append(f"{record.folder.as_posix()} {standing([record])}: {reason(record)}")
+        if record.state is RunState.FAILED:
+            notes.append(f"{record.folder.as_posix()} {states_text([record])}: {reason(record)}")
     return filled("Every run", columns, group.records, notes, "runs")
 
 
@@ -353,7 +355,7 @@ def _figure(variant: str) -> str | None:
     return f"4({'abcde'[PAPER_ORDER.index(variant)]})" if variant in PAPER_ORDER else None
 
 
-def standing(records: Sequence[Record]) -> str:
+def states_text(records: Sequence[Record]) -> str:
     """How runs stand: `running 43 %`, `stopped at 12 of 400`, `diverged at iteration 12`, …"""
     kinds: dict[str, list[Record]] = {}
     for record in records:
@@ -366,16 +368,16 @@ def standing(records: Sequence[Record]) -> str:
 
 def _how_far(record: Record) -> str:
     progress = record.progress
-    if progress is None or record.state is State.DONE:
+    if progress is None or record.state is RunState.DONE:
         return ""
-    if record.state is State.RUNNING:
+    if record.state is RunState.RUNNING:
         return f" {100 * progress.share:.0f} %"
     if record.diverged:
         return f" at iteration {progress.iteration}"
     return f" at {progress.iteration} of {progress.iterations}"
 
 
-def _iterations(record: Record) -> int | None:
+def _iterations_done(record: Record) -> int | None:
     if record.result:
         return int(record.result["iterations"])
     return record.progress.iteration if record.progress else None
@@ -391,8 +393,8 @@ def _p(p: float | None) -> str | None:
     return None if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def folder_cell(record: Record) -> Cell:
-    return Cell(plain(record.folder.as_posix()), folder=record.folder)
+def folder_cell(record: Record) -> TableCell:
+    return TableCell(plain(record.folder.as_posix()), folder=record.folder)
 
 
 def _clock(seconds: Any) -> str | None:

@@ -20,7 +20,7 @@ from resvar.reports.agreement import (
 )
 from resvar.reports.findings import build
 from resvar.reports.records import read_records
-from resvar.reports.render import render
+from resvar.reports.render import render_report
 from tests.reports.runs import write_run
 
 LABELS = cifar10_labels()
@@ -180,7 +180,7 @@ def test_runs_without_predictions_have_no_table_and_no_note(tmp_path):
     group = build(read_records([tmp_path])).groups[0]
     assert group.agreements == ()
     assert group.notes == ()
-    assert "Agreement" not in render(build(read_records([tmp_path])), "table")
+    assert "Agreement" not in render_report(build(read_records([tmp_path])), "table")
 
 
 def test_every_format_has_the_table(tmp_path):
@@ -189,8 +189,8 @@ def test_every_format_has_the_table(tmp_path):
         write(tmp_path, "full-preact", seed, wrong=500)
     report = build(read_records([tmp_path]))
     for format in ("table", "markdown", "latex", "html"):
-        assert "Agreement of predictions" in render(report, format)
-    data = json.loads(render(report, "json"))["groups"][0]["agreements"][1]
+        assert "Agreement of predictions" in render_report(report, format)
+    data = json.loads(render_report(report, "json"))["groups"][0]["agreements"][1]
     ours, theirs = (predict(500, 0) != LABELS), (predict(600, 0) != LABELS)
     assert data["variant"] == "full-preact"
     assert data["pairing"]["first_only"] == int((ours & ~theirs).sum())
@@ -214,7 +214,9 @@ def test_every_two_variants_are_set_beside_each_other(tmp_path):
         if a != b:
             expected = 100 * np.mean(predict(500 + i, i) != predict(500 + j, j))
             assert of[a].across[b] == pytest.approx(expected)
-    table = render(report, "markdown").partition("Where predictions differ (%), ResNet-110")[2]
+    table = render_report(report, "markdown").partition("Where predictions differ (%), ResNet-110")[
+        2
+    ]
     row = next(line for line in table.splitlines() if line.startswith("| bn-after-add |"))
     shares = of["bn-after-add"].across
     assert row == f"| bn-after-add | {shares['original']:.2f} | – | {shares['full-preact']:.2f} |"

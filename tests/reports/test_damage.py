@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from resvar.cli import run_command
 from resvar.errors import UserError
 from resvar.reports.findings import build
-from resvar.reports.records import State, read_record, read_records
-from resvar.reports.render import RENDERERS, render
+from resvar.reports.records import RunState, read_record, read_records
+from resvar.reports.render import RENDERERS, render_report
 from resvar.rundir import CONFIG, FAILURE, METRICS, PROGRESS, RESULT, locked
 from resvar.sweeps.grid import MANIFEST
 from tests.reports.pages import write_curved
@@ -94,16 +94,16 @@ DAMAGE = {
 @pytest.mark.parametrize("what", DAMAGE)
 def test_a_damaged_run_is_listed_and_spoils_nothing(tmp_path, what, capsys):
     write_curved(tmp_path, "original", seed=1)
-    good = {name: render(build(read_records([tmp_path])), name) for name in RENDERERS}
+    good = {name: render_report(build(read_records([tmp_path])), name) for name in RENDERERS}
     name, apply = DAMAGE[what]
     folder = write_curved(tmp_path, "full-preact", folder=tmp_path / "the damaged one")
     apply(folder / name)
     first, second = read_records([tmp_path])
-    assert (first.state, second.state) == (State.DONE, State.DAMAGED)
+    assert (first.state, second.state) == (RunState.DONE, RunState.DAMAGED)
     assert second.message.startswith(str(folder / name))
     report = build([first, second])
     for format in RENDERERS:
-        text = render(report, format)
+        text = render_report(report, format)
         assert "the damaged one" in text
         assert name.replace("_", r"\_") in text or name in text
         assert len(text) < len(good[format]) + 12_000
@@ -126,9 +126,9 @@ def test_damaged_notes_of_an_unfinished_run_do_no_harm(tmp_path, name, content):
     folder = write_curved(tmp_path, test_error=None)
     (folder / name).write_bytes(content)
     (record,) = read_records([tmp_path])
-    assert record.state in (State.STOPPED, State.FAILED)
+    assert record.state in (RunState.STOPPED, RunState.FAILED)
     for format in RENDERERS:
-        assert render(build([record]), format)
+        assert render_report(build([record]), format)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_link_that_leads_to_itself_hides_none_of_its_neighbours(tmp_path):
 def test_what_may_not_be_read_is_damage(tmp_path):
     folder = write_curved(tmp_path)
     (folder / RESULT).chmod(0)
-    assert read_record(folder).state is State.DAMAGED
+    assert read_record(folder).state is RunState.DAMAGED
 
 
 def test_a_file_that_refuses_to_be_read_is_damage(tmp_path, monkeypatch):
@@ -221,7 +221,7 @@ def test_a_file_that_refuses_to_be_read_is_damage(tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(folder), "read_text", refuse)
     record = read_record(folder)
-    assert record.state is State.DAMAGED
+    assert record.state is RunState.DAMAGED
     assert "Permission denied" in record.message
 
 
@@ -243,8 +243,8 @@ def test_whatever_a_file_holds_there_is_a_record_and_a_page(tmp_path, name, cont
     folder = write_curved(tmp_path, folder=tmp_path / "run")
     (folder / name).write_bytes(content)
     record = read_record(folder)
-    assert record.state is State.DAMAGED
-    assert render(build([record]), "html")
+    assert record.state is RunState.DAMAGED
+    assert render_report(build([record]), "html")
 
 
 @given(
@@ -258,7 +258,7 @@ def test_whatever_a_field_holds_every_format_can_say_it(tmp_path, key, value):
     change(**{key: value})(folder / RESULT)
     report = build([read_record(folder)])
     for format in RENDERERS:
-        render(report, format).encode()
+        render_report(report, format).encode()
 
 
 def test_two_runs_of_one_seed_with_different_settings_are_refused_by_name(tmp_path):

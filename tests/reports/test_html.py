@@ -15,10 +15,10 @@ import pytest
 from resvar.errors import UserError
 from resvar.reports.findings import build
 from resvar.reports.html import Image, Page, Section, render_html
-from resvar.reports.layout import Cell, Column, Table
+from resvar.reports.layout import Column, Table, TableCell
 from resvar.reports.records import read_records
 from resvar.reports.report import write_report
-from resvar.reports.tables import tables
+from resvar.reports.tables import group_tables
 from resvar.rundir import CONFIG, RESULT
 from tests.reports.pages import ENVIRONMENT_A, write_curved, write_rich
 from tests.reports.runs import how_far, write_run
@@ -78,7 +78,7 @@ def test_every_cell_of_every_table_is_on_the_page(tmp_path):
     seen = Seen(render_html(report))
     for group in report.groups:
         assert group.heading in seen.text
-        for table in tables(group):
+        for table in group_tables(group):
             for words in (table.title, *(column.name for column in table.columns), *table.notes):
                 assert " ".join(words.split()) in seen.text
             for row in table.rows:
@@ -162,7 +162,7 @@ def test_only_damaged_runs_still_make_a_page(tmp_path):
 def test_sections_and_pictures_of_others_are_embedded(tmp_path):
     write_curved(tmp_path)
     svg = '<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
-    made = Table("A table of probes", (Column("layer", "left"),), ((Cell("conv <1>"),),))
+    made = Table("A table of probes", (Column("layer", "left"),), ((TableCell("conv <1>"),),))
     section = Section("Probes <b>", ("A note.",), (made,), (Image("Figure 6 & more", svg),))
     seen = Seen(page_on(tmp_path, sections=(section,)))
     for words in ("Probes <b>", "A note.", "A table of probes", "conv <1>", "Figure 6 & more"):

@@ -14,7 +14,7 @@ from rich.console import Console
 from resvar.models.ordering import PAPER_ORDER
 from resvar.reports.findings import build
 from resvar.reports.records import read_records
-from resvar.reports.render import print_report, render
+from resvar.reports.render import print_report, render_report
 from resvar.rundir import RESULT
 from tests.reports.runs import how_far, write_run
 
@@ -77,7 +77,7 @@ def cells_of(text):
 def test_nine_cells_with_medians_published_figures_and_the_best_marked(tmp_path):
     write_map(tmp_path, "paper")
     write_run(tmp_path, "original", 110, 1, 50.4, "paper")
-    assert cells_of(render(report_on(tmp_path), "markdown")) == {
+    assert cells_of(render_report(report_on(tmp_path), "markdown")) == {
         ("lead", "lead"): ["full-preact (V2)", "49.50 (1)", "paper 6.37"],
         ("lead", "trail"): ["**not published", r"48.25 (1) \***"],
         ("lead", "after_add"): ["not published", "51.00 (1)"],
@@ -92,14 +92,14 @@ def test_nine_cells_with_medians_published_figures_and_the_best_marked(tmp_path)
 
 def test_published_figures_are_not_comparable_with_another_protocol(tmp_path):
     write_map(tmp_path)
-    cells = cells_of(render(report_on(tmp_path), "markdown"))
+    cells = cells_of(render_report(report_on(tmp_path), "markdown"))
     assert cells["lead", "lead"][2] == "paper 6.37 (not comparable)"
     assert sum("(not comparable)" in line for cell in cells.values() for line in cell) == 5
 
 
 def test_a_depth_without_published_figures_shows_none(tmp_path):
     write_map(tmp_path, "paper", depth=56)
-    cells = cells_of(render(report_on(tmp_path), "markdown"))
+    cells = cells_of(render_report(report_on(tmp_path), "markdown"))
     assert cells["trail", "after_add"] == ["original (V1)", "50.10 (1)", "paper 6.97"]
     assert cells["lead", "lead"] == ["full-preact (V2)", "49.50 (1)"]
 
@@ -111,7 +111,7 @@ def test_missing_diverged_and_unfinished_cells_say_so(tmp_path):
     write_run(tmp_path, "bn-after-add", 110, 0, None, progress=how_far(12))
     write_run(tmp_path, "bn-after-add-relu-lead", 110, 1, None, failure=note)
     (write_run(tmp_path, "full-preact") / RESULT).write_text("{")
-    cells = cells_of(render(report_on(tmp_path), "markdown"))
+    cells = cells_of(render_report(report_on(tmp_path), "markdown"))
     assert cells["lead", "trail"] == ["not published", "missing"]
     assert cells["trail", "after_add"][:2] == ["original (V1)", "diverged at iteration 37"]
     assert cells["after_add", "after_add"][1] == "stopped at 12 of 400"
@@ -187,7 +187,7 @@ def test_an_ordering_that_has_no_cell_is_left_out_and_said(tmp_path):
     (found,) = maps_of(tmp_path / "runs")
     assert found.outside == ("mine", "twice")
     assert best_of(tmp_path / "runs") == [("lead", "trail")]
-    text = render(report_on(tmp_path / "runs"), "markdown")
+    text = render_report(report_on(tmp_path / "runs"), "markdown")
     assert "Not on this map, which has one BN and then one ReLU: mine, twice." in text
     assert not any("mine" in line for cell in cells_of(text).values() for line in cell)
 
@@ -197,10 +197,10 @@ def test_an_ordering_of_ones_own_stands_where_its_ops_do(tmp_path):
     mine = own_ordering(tmp_path, "mine", places)
     write_run(tmp_path / "runs", mine, test_error=40.0)
     write_run(tmp_path / "runs", "original", test_error=41.0)
-    cells = cells_of(render(report_on(tmp_path / "runs"), "markdown"))
+    cells = cells_of(render_report(report_on(tmp_path / "runs"), "markdown"))
     assert cells["after_add", "lead"] == ["**mine", r"40.00 (1) \***"]
     write_run(tmp_path / "runs", "bn-after-add-relu-lead", test_error=42.0)
-    cells = cells_of(render(report_on(tmp_path / "runs"), "markdown"))
+    cells = cells_of(render_report(report_on(tmp_path / "runs"), "markdown"))
     assert cells["after_add", "lead"] == [
         "**not published", "42.00 (1)", "mine", r"40.00 (1) \***",
     ]  # fmt: skip
@@ -210,7 +210,7 @@ def test_ones_own_beside_a_published_one_without_a_run_keeps_the_published_figur
     mine = own_ordering(tmp_path, "mine", "lead: [bn, relu]\ntrail: []\nafter_add: []\n")
     write_run(tmp_path / "runs", mine, protocol="paper", test_error=6.4)
     write_run(tmp_path / "runs", "bn-lead-relu-trail", protocol="paper", test_error=7.0)
-    cells = cells_of(render(report_on(tmp_path / "runs"), "markdown"))
+    cells = cells_of(render_report(report_on(tmp_path / "runs"), "markdown"))
     assert cells["lead", "lead"] == [
         "**full-preact (V2)", "missing", "paper 6.37", "mine", r"6.40 (1) \***",
     ]  # fmt: skip
@@ -222,7 +222,7 @@ def test_ones_own_beside_a_published_one_without_a_run_keeps_the_published_figur
 def test_json_has_the_cells_and_the_best(tmp_path):
     write_map(tmp_path)
     write_run(tmp_path, own_ordering(tmp_path))
-    (group,) = json.loads(render(report_on(tmp_path), "json"))["groups"]
+    (group,) = json.loads(render_report(report_on(tmp_path), "json"))["groups"]
     (found,) = group["maps"]
     assert (found["depth"], found["outside"]) == (110, ["mine"])
     cells = {(cell["bn"], cell["relu"]): cell for cell in found["cells"]}
@@ -235,7 +235,7 @@ def test_json_has_the_cells_and_the_best(tmp_path):
 def test_csv_pivots_into_the_map(tmp_path):
     write_map(tmp_path)
     write_run(tmp_path, own_ordering(tmp_path))
-    frame = pandas.read_csv(io.StringIO(render(report_on(tmp_path), "csv")))
+    frame = pandas.read_csv(io.StringIO(render_report(report_on(tmp_path), "csv")))
     assert frame[frame.variant == "mine"][["bn_place", "relu_place"]].isna().all(axis=None)
     table = frame.pivot_table(
         index="bn_place", columns="relu_place", values="test_error", aggfunc="median"
@@ -248,7 +248,7 @@ def test_csv_pivots_into_the_map(tmp_path):
 
 def test_latex_stacks_the_lines_of_a_cell(tmp_path):
     write_map(tmp_path)
-    text = render(report_on(tmp_path), "latex")
+    text = render_report(report_on(tmp_path), "latex")
     lines = r"\textbf{not published} \\ \textbf{48.25 (1) {*}}"
     best = rf"\begin{{tabular}}[t]{{@{{}}l@{{}}}}{lines}\end{{tabular}}"
     assert text.count(r"\textbf") == 2
@@ -286,7 +286,7 @@ def test_the_terminal_shows_the_map_and_is_not_overrun(tmp_path, width, protocol
 def test_the_best_is_bold_on_a_terminal_and_starred_in_plain_text(tmp_path):
     write_map(tmp_path)
     assert "\x1b[1m48.25 (1) *" in on_screen(report_on(tmp_path), 120, color="standard")
-    plain = render(report_on(tmp_path), "table")
+    plain = render_report(report_on(tmp_path), "table")
     assert re.findall(r"\S+ \S+ \*(?!:)", plain) == ["48.25 (1) *"]
     assert "*: the lowest" in plain
 
@@ -294,6 +294,6 @@ def test_the_best_is_bold_on_a_terminal_and_starred_in_plain_text(tmp_path):
 def test_the_map_stands_behind_the_test_errors_in_every_format(tmp_path):
     write_map(tmp_path)
     for format in "table", "markdown", "latex":
-        text = render(report_on(tmp_path), format).replace("\\", "")
+        text = render_report(report_on(tmp_path), format).replace("\\", "")
         places = [text.index(t) for t in ("Test error (%)", TITLE, "Compared with original")]
         assert places == sorted(places)

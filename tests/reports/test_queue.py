@@ -10,7 +10,7 @@ import pytest
 from resvar.cli import run_command
 from resvar.config import resolve
 from resvar.reports.queue import with_queue
-from resvar.reports.records import State
+from resvar.reports.records import RunState
 from resvar.reports.status import overview
 from resvar.rundir import locked
 from resvar.sweeps.grid import plan_sweep
@@ -54,7 +54,7 @@ def slurm_says(root: Path, text: str) -> None:
     fake(root.parent / "bin", "squeue", text)
 
 
-def state(root: Path, run: Path = RUN) -> tuple[State, str]:
+def state(root: Path, run: Path = RUN) -> tuple[RunState, str]:
     records, unknown = overview(root)
     assert not unknown
     (found,) = (record for record in records if record.folder == root / run)
@@ -79,12 +79,12 @@ def test_the_name_is_one_that_slurm_can_be_asked_for(root, submission):
 def test_queued_then_at_work_then_requeued(root, submission):
     name = submission.name
     slurm_says(root, line(name, 0, "PENDING", Reason="Priority") + line(name, 1, "PENDING"))
-    assert state(root) == (State.QUEUED, "Priority")
+    assert state(root) == (RunState.QUEUED, "Priority")
     slurm_says(root, line(name, 0, "RUNNING", NodeList="node7") + line(name, 1, "PENDING"))
-    assert state(root) == (State.RUNNING, "on node7")
+    assert state(root) == (RunState.RUNNING, "on node7")
     begin(root)
     slurm_says(root, line(name, 0, "PENDING", RestartCnt="2", Reason="BeginTime"))
-    assert state(root) == (State.REQUEUED, "BeginTime")
+    assert state(root) == (RunState.REQUEUED, "BeginTime")
 
 
 def test_the_summary_counts_them(root, submission, capsys):
@@ -100,11 +100,11 @@ def test_what_a_run_directory_says_comes_first(root):
     """A lock that is held, though Slurm has forgotten the task; nothing to ask when all is done."""
     slurm_says(root, "")
     with locked(begin(root)):
-        assert state(root) == (State.RUNNING, "")
-    assert state(root, Path("paper/original-8/seed-1"))[0] is State.WAITING
+        assert state(root) == (RunState.RUNNING, "")
+    assert state(root, Path("paper/original-8/seed-1"))[0] is RunState.WAITING
     records, _ = overview(root)
     before = len(calls(root.parent / "bin", "squeue"))
-    done = [r for r in records if r.state is State.DONE]
+    done = [r for r in records if r.state is RunState.DONE]
     assert with_queue(root, done) == (done, "")
     assert len(calls(root.parent / "bin", "squeue")) == before
 
@@ -116,42 +116,46 @@ def test_a_task_that_died_hard_is_failed(root, submission, known):
     left_a_note(submission, "running")
     slurm_says(root, line(submission.name, 0, "OUT_OF_MEMORY") if known else "")
     found, message = state(root)
-    assert found is State.FAILED
+    assert found is RunState.FAILED
     assert message.startswith("its Slurm task 7_0 died on node1")
     assert ("(OUT_OF_MEMORY)" in message) is known
     assert str(submission.log(0)) in message
-    assert state(root, Path("paper/full-preact-8/seed-0"))[0] is State.FAILED, "its neighbour too"
-    assert state(root, Path("paper/original-8/seed-1"))[0] is State.WAITING, "not the other task's"
+    assert state(root, Path("paper/full-preact-8/seed-0"))[0] is RunState.FAILED, (
+        "its neighbour too"
+    )
+    assert state(root, Path("paper/original-8/seed-1"))[0] is RunState.WAITING, (
+        "not the other task's"
+    )
 
 
 def test_a_task_that_died_before_it_could_say_anything_is_failed(root, submission):
     """Such as where Python is missing on the node: there is what it printed, and no note."""
     (submission.folder / "7_0_0_log.out").write_text("bash: python: No such file or directory")
     found, message = state(root)
-    assert (found, "died" in message) == (State.FAILED, True)
+    assert (found, "died" in message) == (RunState.FAILED, True)
 
 
 @pytest.mark.parametrize("word", ["stopped", "requeued", "ended"])
 def test_a_task_that_was_told_to_stop_left_its_runs_stopped(root, submission, word):
     begin(root)
     left_a_note(submission, word)
-    assert state(root) == (State.STOPPED, "")
+    assert state(root) == (RunState.STOPPED, "")
 
 
 def test_what_was_cancelled_in_the_queue_or_never_got_there_waits(root, submission):
     slurm_says(root, line(submission.name, 0, "CANCELLED"))
-    assert state(root) == (State.WAITING, "cancelled in Slurm's queue")
+    assert state(root) == (RunState.WAITING, "cancelled in Slurm's queue")
     write_record(submission, None)
-    assert state(root) == (State.WAITING, "not submitted")
+    assert state(root) == (RunState.WAITING, "not submitted")
 
 
 def test_a_run_that_failed_in_its_task_stays_failed_when_the_task_is_requeued(root, submission):
     folder = begin(root)
     (folder / "failure.json").write_text('{"format": 1, "message": "no space"}')
     slurm_says(root, line(submission.name, 0, "PENDING", RestartCnt="1"))
-    assert state(root)[0] is State.REQUEUED, "it failed before this submission: tried again"
+    assert state(root)[0] is RunState.REQUEUED, "it failed before this submission: tried again"
     left_a_note(submission, "requeued")
-    assert state(root) == (State.FAILED, "no space")
+    assert state(root) == (RunState.FAILED, "no space")
 
 
 def test_the_newest_submission_counts(root, submission):
@@ -159,7 +163,7 @@ def test_the_newest_submission_counts(root, submission):
     made = create_submission(root, "zz", [sweep.runs], Plan(root, root, "cpu", 1, {}))
     newer = write_record(made, "8")
     slurm_says(root, line(submission.name, 0, "CANCELLED") + line(newer.name, 0, "PENDING"))
-    assert state(root)[0] is State.QUEUED
+    assert state(root)[0] is RunState.QUEUED
 
 
 @pytest.mark.usefixtures("submission")

@@ -13,7 +13,7 @@ from resvar.errors import UserError
 from resvar.files import shipped
 from resvar.reports.records import (
     RunProgress,
-    State,
+    RunState,
     follows_paper,
     label_of,
     read_record,
@@ -82,7 +82,7 @@ def test_no_run_and_no_folder_are_said(tmp_path):
 
 def test_done(tmp_path):
     record = read_record(write_run(tmp_path, test_error=51.5))
-    assert record.state is State.DONE
+    assert record.state is RunState.DONE
     assert record.result["test_error"] == 51.5
     assert record.settings == make_settings()
     assert (record.label, record.message, record.progress) == ("quick", "", None)
@@ -91,19 +91,19 @@ def test_done(tmp_path):
 def test_stopped_and_running(tmp_path):
     folder = write_run(tmp_path, test_error=None, progress=how_far(100))
     record = read_record(folder)
-    assert record.state is State.STOPPED
+    assert record.state is RunState.STOPPED
     assert record.progress == RunProgress(100, 400, 61.0, 70.0)
     assert record.progress.share == 0.25
     with (folder / LOCK).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert read_record(folder).state is State.RUNNING
-    assert read_record(folder).state is State.STOPPED
+        assert read_record(folder).state is RunState.RUNNING
+    assert read_record(folder).state is RunState.STOPPED
 
 
 def test_failed_and_diverged(tmp_path):
     note = {"message": "the disk is full", "iteration": 3, "diverged": False}
     record = read_record(write_run(tmp_path, test_error=None, failure=note))
-    assert (record.state, record.message) == (State.FAILED, "the disk is full")
+    assert (record.state, record.message) == (RunState.FAILED, "the disk is full")
     assert not record.diverged
     note["diverged"] = True
     assert read_record(write_run(tmp_path, test_error=None, failure=note)).diverged
@@ -115,13 +115,13 @@ DIVERGED_AT_37 = {"format": 1, "iteration": 37, "loss": "nan", "message": "the l
 def test_a_diverged_run_has_the_iteration_of_its_own_note(tmp_path):
     run = write_run(tmp_path, test_error=None, diverged=DIVERGED_AT_37, progress=how_far(36))
     record = read_record(run)
-    assert (record.state, record.diverged) == (State.FAILED, True)
+    assert (record.state, record.diverged) == (RunState.FAILED, True)
     assert record.message == "the loss became nan"
     assert record.progress.iteration == 37
     early = write_run(tmp_path, seed=1, test_error=None, diverged=DIVERGED_AT_37)
     assert read_record(early).progress.iteration == 37
     (early / "diverged.json").write_text('{"iteration": "soon"}')
-    assert read_record(early).state is State.DAMAGED
+    assert read_record(early).state is RunState.DAMAGED
 
 
 def test_status_counts_a_diverged_run_as_ended(tmp_path, capsys):
@@ -146,7 +146,7 @@ def test_a_useless_progress_file_does_no_harm(tmp_path):
     for text in "", "{", "[]", "{}", good.replace("61.0", "NaN"), good.replace("400", "0"):
         (folder / PROGRESS).write_text(text)
         record = read_record(folder)
-        assert (record.state, record.progress) == (State.STOPPED, None)
+        assert (record.state, record.progress) == (RunState.STOPPED, None)
 
 
 # --- damage ---------------------------------------------------------------------------------------
@@ -175,13 +175,13 @@ def test_a_wrong_result_is_damage(tmp_path, changes, reason):
     write_run(tmp_path, seed=1)
     write_run(tmp_path, changes=changes)
     good, damaged = read_records([tmp_path])
-    assert (good.state, damaged.state) == (State.DONE, State.DAMAGED)
+    assert (good.state, damaged.state) == (RunState.DONE, RunState.DAMAGED)
     assert reason in damaged.message
     assert damaged.result is None
 
 
 def test_no_commit_is_no_damage(tmp_path):
-    assert read_record(write_run(tmp_path, changes={"commit": None})).state is State.DONE
+    assert read_record(write_run(tmp_path, changes={"commit": None})).state is RunState.DONE
 
 
 @pytest.mark.parametrize("name", [CONFIG, RESULT])
@@ -190,7 +190,7 @@ def test_garbage_is_damage(tmp_path, name, content):
     folder = write_run(tmp_path)
     (folder / name).write_bytes(content)
     record = read_record(folder)
-    assert record.state is State.DAMAGED
+    assert record.state is RunState.DAMAGED
     assert name in record.message
 
 
@@ -198,7 +198,7 @@ def test_a_result_without_settings_is_damage(tmp_path):
     folder = write_run(tmp_path)
     (folder / CONFIG).unlink()
     (record,) = read_records([tmp_path])
-    assert (record.state, record.settings) == (State.DAMAGED, None)
+    assert (record.state, record.settings) == (RunState.DAMAGED, None)
 
 
 def test_a_run_of_an_older_version_stays_whole(tmp_path):
@@ -207,7 +207,7 @@ def test_a_run_of_an_older_version_stays_whole(tmp_path):
     text = (folder / CONFIG).read_text()
     assert "optimizer: sgd\n" in text
     (folder / CONFIG).write_text(text.replace("optimizer: sgd\n", ""))
-    assert read_record(folder).state is State.DONE
+    assert read_record(folder).state is RunState.DONE
 
 
 # --- labels ---------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from resvar.reports.records import State, read_records
+from resvar.reports.records import RunState, read_records
 from resvar.reports.status import standing
 from resvar.rundir import locked
 from tests.support.commands import ROOT
@@ -72,13 +72,13 @@ def test_the_status_of_two_thousand_directories(speed, sweep, tmp_path):
 def test_a_glance_sees_what_a_report_sees(sweep):
     whole = {record.folder: record for record in read_records([sweep])}
     seen = {record.folder: record for record in standing(sweep)}
-    waiting = [folder for folder, record in seen.items() if record.state is State.WAITING]
+    waiting = [folder for folder, record in seen.items() if record.state is RunState.WAITING]
     assert len(waiting) == 20
     assert seen.keys() - waiting == whole.keys()
     for folder, record in whole.items():
         quick = seen[folder]
         for name in ("state", "result", "progress", "message", "diverged"):
             assert getattr(quick, name) == getattr(record, name), (folder, name)
-        if record.state is not State.DONE:
+        if record.state is not RunState.DONE:
             assert quick.settings == record.settings
     assert len(Counter(record.settings.seed for record in whole.values())) == 20

@@ -14,7 +14,7 @@ from scipy import stats
 from resvar.reports.statistics import (
     MOST_PARTITIONS,
     RESAMPLES,
-    Verdict,
+    V1V2Verdict,
     compare,
     holm,
     power,
@@ -202,7 +202,7 @@ def test_holm_keeps_the_order_and_never_helps(p_values):
 # --- the verdict ----------------------------------------------------------------------------------
 
 
-def judge(v1, v2) -> Verdict:
+def judge(v1, v2) -> V1V2Verdict:
     return verdict(summarise(v1), summarise(v2), compare(v1, v2))
 
 
@@ -229,7 +229,7 @@ def test_cannot_be_said():
     assert judge([6.6], V2).sentence == "cannot be said: one seed gives no interval."
     assert judge([6.6] * 2, [6.5] * 2).word == "cannot be said"
     nobody = verdict(None, summarise(V2), None)
-    assert nobody == Verdict("cannot be said", "cannot be said: no finished run of V1.")
+    assert nobody == V1V2Verdict("cannot be said", "cannot be said: no finished run of V1.")
     assert "V1 and V2" in verdict(None, None, None).sentence
 
 

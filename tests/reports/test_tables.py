@@ -20,9 +20,9 @@ from resvar.models.ordering import PAPER_ORDER
 from resvar.reports.findings import build
 from resvar.reports.published import published
 from resvar.reports.records import read_record, read_records
-from resvar.reports.render import RENDERERS, print_report, render
+from resvar.reports.render import RENDERERS, print_report, render_report
 from resvar.reports.statistics import compare, holm
-from resvar.reports.tables import tables
+from resvar.reports.tables import group_tables
 from tests.reports.runs import how_far, write_run
 
 V1 = [6.61, 6.75, 6.43, 6.58, 6.70]
@@ -82,7 +82,7 @@ def test_published_figures():
 def test_a_cell_shows_median_mean_deviation_n_and_the_paper(tmp_path):
     write_cell(tmp_path, "original", 110, V1)
     write_cell(tmp_path, "full-preact", 110, V2)
-    text = render(report_on(tmp_path), "markdown")
+    text = render_report(report_on(tmp_path), "markdown")
     # sorted 6.43 6.58 6.61 6.70 6.75; mean 33.07 / 5
     row = ["original (V1)", "4(a)", "6.61", "6.61 ± 0.12", "5", "6.61", "+0.00, inside"]
     assert row_of(text, "original (V1)") == row
@@ -114,10 +114,10 @@ def test_all_five_variants_in_the_papers_order_then_others(tmp_path):
     write_run(tmp_path / "runs", "full-preact")
     (group,) = report_on(tmp_path / "runs").groups
     assert group.variants == (*PAPER_ORDER, "my_variant")
-    text = render(report_on(tmp_path / "runs"), "markdown")
+    text = render_report(report_on(tmp_path / "runs"), "markdown")
     assert row_of(text, "my_variant", "–")
     assert "my\\_variant" in text
-    assert r"my\_variant" in render(report_on(tmp_path / "runs"), "latex")
+    assert r"my\_variant" in render_report(report_on(tmp_path / "runs"), "latex")
 
 
 def test_comparisons_are_those_of_the_statistics(tmp_path):
@@ -138,7 +138,7 @@ def test_comparisons_are_those_of_the_statistics(tmp_path):
 def test_the_verdict_stands_beside_the_paper(tmp_path):
     write_cell(tmp_path, "original", 110, V1)
     write_cell(tmp_path, "full-preact", 110, V2)
-    text = render(report_on(tmp_path), "markdown")
+    text = render_report(report_on(tmp_path), "markdown")
     row = next(row for row in rows_of(text) if row[-1] == "reproduced")
     assert row[:4] == ["110", "6.61", "6.35", "-0.27"]
     assert row[5:] == ["6.61", "6.37", "-0.24", "reproduced"]
@@ -148,7 +148,7 @@ def test_the_verdict_stands_beside_the_paper(tmp_path):
 def test_one_seed_says_what_cannot_be_said(tmp_path):
     write_run(tmp_path, "original", test_error=52.0)
     write_run(tmp_path, "full-preact", test_error=50.0)
-    for text in render(report_on(tmp_path), "markdown"), on_screen(report_on(tmp_path)):
+    for text in render_report(report_on(tmp_path), "markdown"), on_screen(report_on(tmp_path)):
         assert "What cannot be said: one seed gives no interval" in text
         assert "cannot be said: one seed gives no interval." in text
         assert "-2.00" in text
@@ -158,14 +158,14 @@ def test_one_seed_says_what_cannot_be_said(tmp_path):
 def test_three_seeds_cannot_reach_a_small_p_and_it_is_said(tmp_path):
     write_cell(tmp_path, "original", 110, V1[:3])
     write_cell(tmp_path, "full-preact", 110, V2[:3])
-    assert "With n = 3 and 3 this test cannot give a p below 0.10" in render(
+    assert "With n = 3 and 3 this test cannot give a p below 0.10" in render_report(
         report_on(tmp_path), "markdown"
     )
 
 
 def test_nothing_is_compared_without_original(tmp_path):
     write_cell(tmp_path, "full-preact", 110, V2)
-    text = render(report_on(tmp_path), "markdown")
+    text = render_report(report_on(tmp_path), "markdown")
     assert "No run of original is finished at ResNet-110" in text
     assert "cannot be said: no finished run of V1" in text
 
@@ -185,7 +185,7 @@ def test_unfinished_cells_say_how_they_stand(tmp_path):
     write_run(tmp_path, "relu-only-preact", seed=2, test_error=None)
     for variant, (files, _) in stands.items():
         write_run(tmp_path, variant, **{"test_error": None, **files})
-    text = render(report_on(tmp_path), "markdown")
+    text = render_report(report_on(tmp_path), "markdown")
     cells = {row[1]: row[4] for row in rows_of(text) if row[1].startswith("4(")}
     for letter, variant in zip("abce", stands, strict=True):
         assert cells[f"4({letter})"] == stands[variant][1]
@@ -199,7 +199,7 @@ def test_a_running_cell_shows_its_share(tmp_path):
     folder = write_run(tmp_path, test_error=None, progress=how_far(172))
     with (folder / "run.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        text = render(report_on(tmp_path), "markdown")
+        text = render_report(report_on(tmp_path), "markdown")
     assert row_of(text, "original (V1)")[4] == "running 43 %"
 
 
@@ -226,7 +226,7 @@ def test_protocols_and_datasets_never_share_a_table(tmp_path):
 def test_what_is_not_the_papers_protocol_says_so(tmp_path, format):
     write_cell(tmp_path, "original", 110, V1, "quick")
     write_cell(tmp_path, "full-preact", 110, V2, "quick")
-    text = render(report_on(tmp_path), format)
+    text = render_report(report_on(tmp_path), format)
     assert "not the paper's protocol; not comparable with the published figures" in text
     assert "(not comparable)" in text
     assert "6.37" in text
@@ -236,7 +236,7 @@ def test_what_is_not_the_papers_protocol_says_so(tmp_path, format):
 
 def test_the_papers_protocol_is_comparable(tmp_path):
     write_cell(tmp_path, "original", 110, V1)
-    assert "not comparable" not in render(report_on(tmp_path), "markdown")
+    assert "not comparable" not in render_report(report_on(tmp_path), "markdown")
 
 
 def test_another_network_is_not_comparable(tmp_path):
@@ -264,7 +264,7 @@ def test_a_copy_counts_once_and_is_noted(tmp_path):
     assert group.entries["original", 110].summary.values == (50.0,)
     (note,) = group.notes
     assert re.search(r"x is the same run as .*seed-0, which is counted; .*50.00 and 50.50", note)
-    frame = pandas.read_csv(io.StringIO(render(report_on(tmp_path), "csv")))
+    frame = pandas.read_csv(io.StringIO(render_report(report_on(tmp_path), "csv")))
     assert sorted(frame.counted) == [False, True]
 
 
@@ -293,18 +293,18 @@ def test_mixed_precisions_are_noted(tmp_path):
 def test_the_same_runs_give_the_same_bytes(tmp_path, format):
     write_table(tmp_path)
     records = read_records([tmp_path])
-    assert render(build(records), format) == render(build(records[::-1]), format)
+    assert render_report(build(records), format) == render_report(build(records[::-1]), format)
 
 
 def test_an_unknown_format_is_an_error(tmp_path):
     write_run(tmp_path)
     with pytest.raises(UserError, match="did you mean 'markdown'"):
-        render(report_on(tmp_path), "markdwn")
+        render_report(report_on(tmp_path), "markdwn")
 
 
 def test_markdown_tables_are_whole(tmp_path):
     write_table(tmp_path)
-    text = render(report_on(tmp_path), "markdown")
+    text = render_report(report_on(tmp_path), "markdown")
     for block in text.split("\n\n"):
         if block.startswith("| "):
             assert len({len(row) for row in rows_of(block)}) == 1
@@ -317,7 +317,7 @@ def test_csv_reads_back(tmp_path):
     write_cell(tmp_path, "original", 110, V1)
     write_run(tmp_path, seed=7, test_error=None, progress=how_far(12))
     write_run(tmp_path, seed=8, changes={"seed": ...})
-    frame = pandas.read_csv(io.StringIO(render(report_on(tmp_path), "csv")))
+    frame = pandas.read_csv(io.StringIO(render_report(report_on(tmp_path), "csv")))
     assert list(frame.state) == ["done"] * 5 + ["stopped", "damaged"]
     assert list(frame.test_error[:5]) == V1
     assert list(frame.comparable_with_paper) == [True] * 5 + [False] * 2
@@ -337,7 +337,7 @@ def test_json_is_the_whole_report(tmp_path):
     def refuse(name):
         raise AssertionError(name)
 
-    data = json.loads(render(report_on(tmp_path), "json"), parse_constant=refuse)
+    data = json.loads(render_report(report_on(tmp_path), "json"), parse_constant=refuse)
     (group,) = data["groups"]
     assert group["comparable_with_paper"] is True
     cell = group["cells"][0]
@@ -356,7 +356,7 @@ def test_json_is_the_whole_report(tmp_path):
 def test_latex_is_balanced(tmp_path):
     write_table(tmp_path)
     write_run(tmp_path, protocol="quick", folder=tmp_path / "100%_{x}")
-    text = render(report_on(tmp_path), "latex")
+    text = render_report(report_on(tmp_path), "latex")
     bare = re.sub(r"\\[\\{}%&_#$]", "", text)
     assert bare.count("{") == bare.count("}")
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") > 4
@@ -371,7 +371,7 @@ def test_latex_is_balanced(tmp_path):
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex")
 def test_latex_fits_the_column_of_an_article(tmp_path):
     write_table(tmp_path / "runs")
-    (tmp_path / "report.tex").write_text(render(report_on(tmp_path / "runs"), "latex"))
+    (tmp_path / "report.tex").write_text(render_report(report_on(tmp_path / "runs"), "latex"))
     (tmp_path / "page.tex").write_text(
         r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{report}\end{document}"
     )
@@ -386,17 +386,25 @@ def test_strange_names_are_escaped(tmp_path):
     write_run(tmp_path, changes={"test_error": ...}, folder=nasty)
     write_run(tmp_path, "full-preact", folder=tmp_path / "p|q_r" / "s%t&u")
     report = report_on(tmp_path)
-    markdown = render(report, "markdown")
+    markdown = render_report(report, "markdown")
     assert "p\\|q\\_r/s%t\\&u" in markdown
     assert "\\<i\\>" in markdown
     (row,) = [row for row in rows_of(markdown) if "test_error" in row[-1]]
     assert row[0].endswith(r"a|b_c%d&e<i>[red]$x^#~\n\x1b[31m")
-    latex = render(report, "latex")
+    latex = render_report(report, "latex")
     assert r"a\textbar{}b\_c\%d\&e\textless{}i\textgreater{}{[}red]\$x" in latex
-    for text in markdown, latex, render(report, "csv"), render(report, "table"), on_screen(report):
+    for text in (
+        markdown,
+        latex,
+        render_report(report, "csv"),
+        render_report(report, "table"),
+        on_screen(report),
+    ):
         assert "\x1b" not in text
-    assert "[red]$x" in render(report, "table")
-    (line,) = [r for r in csv.DictReader(io.StringIO(render(report, "csv"))) if r["label"]][:1]
+    assert "[red]$x" in render_report(report, "table")
+    (line,) = [r for r in csv.DictReader(io.StringIO(render_report(report, "csv"))) if r["label"]][
+        :1
+    ]
     assert line["folder"].endswith("p|q_r/s%t&u")
 
 
@@ -431,7 +439,7 @@ def test_depths_stand_two_abreast_and_then_below(tmp_path):
     for depth in (20, 32, 110):
         write_run(tmp_path, depth=depth)
     (group,) = report_on(tmp_path).groups
-    titles = [table.title for table in tables(group)]
+    titles = [table.title for table in group_tables(group)]
     assert titles[:2] == ["Test error (%), ResNet-20 and ResNet-32", "Test error (%), ResNet-110"]
 
 
@@ -446,5 +454,5 @@ def test_a_hundred_runs_take_no_time(tmp_path):
     records = read_records([tmp_path])
     assert time.process_time() - start < 1
     assert len(records) == 100
-    assert len(rows_of(render(build(records), "markdown"))) > 100
+    assert len(rows_of(render_report(build(records), "markdown"))) > 100
     assert time.process_time() - start < 2
