@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from resvar.cli import run_command
 from resvar.errors import UserError
 from resvar.rundir import PROGRESS
-from resvar.sweeps.estimate import estimate, given_throughput, makespan, measured_throughput
+from resvar.sweeps.estimate import estimate, given_throughput, makespan
 from resvar.sweeps.grid import Sweep, plan_sweep
-from resvar.sweeps.slots import make_slots
 from tests.support.commands import contents
 
 SETS = (
@@ -123,20 +122,6 @@ def test_a_throughput_that_cannot_be(tmp_path, text, parts):
         assert part in str(refused.value)
 
 
-# --- measured -------------------------------------------------------------------------------------
-
-
-def test_each_network_is_measured_once_and_the_deeper_is_slower(tmp_path):
-    todo = plan(tmp_path, depths="110,8", seeds="1").runs
-    (slot,) = make_slots(1, 1, "cpu", len(todo))
-    found = estimate(todo, measured_throughput(todo, slot))
-    deep, shallow = found.parts
-    assert (deep.name, shallow.name) == ("ResNet-110", "ResNet-8")
-    assert 2 * deep.speed < shallow.speed  # by fifteen, on a machine that does nothing else
-    assert len(deep.left) == len(shallow.left) == 2
-    assert "Measured here on" in found.source
-
-
 # --- as a command ---------------------------------------------------------------------------------
 
 SWEEP = (
@@ -174,12 +159,17 @@ def test_it_leaves_out_what_is_finished_or_diverged_and_writes_nothing(work, cap
     assert "slots here" not in out
 
 
-def test_measured_it_says_where_and_for_how_many_slots(work, capsys):
-    few = [word if word != "8,14" else "8" for word in SWEEP]
-    assert run_command([*few, "--estimate", "--device", "cpu", "--jobs", "2"]) == 0
+@pytest.mark.process
+def test_measured_here_each_network_once_and_the_deeper_is_slower(work, capsys):
+    two = [word if word != "8,14" else "56,8" for word in SWEEP]
+    assert run_command([*two, "--estimate", "--device", "cpu", "--jobs", "2"]) == 0
     out = capsys.readouterr().out
     assert "Measured here on" in out
     assert "in 2 slots here" in out
+    rows = [line.split() for line in out.splitlines() if "ResNet" in line]
+    assert [row[:2] for row in rows] == [["ResNet-56", "4"], ["ResNet-8", "4"]]
+    deep, shallow = (float(row[2].replace(",", "")) for row in rows)
+    assert 2 * deep < shallow  # by nine, on a machine that does nothing else
     assert not list(work.iterdir())
 
 

@@ -51,6 +51,7 @@ def test_without_it_nothing_is_compiled():
     assert not any(module._compiled_call_impl for module in network.modules())
 
 
+@pytest.mark.build
 @needs_compiler
 def test_compiled_units_train_as_plain_ones_do():
     torch._dynamo.reset()
