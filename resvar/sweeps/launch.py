@@ -43,7 +43,7 @@ def run_here(
     todo = _open_runs(sweep, console)
     if dry_run:
         for run in todo:
-            print_line(console, f"  {train_command(run)}")
+            print_line(console, f"  {pasteable_command(run)}")
         return
     if not todo:
         return
@@ -109,7 +109,7 @@ def expected_seconds(todo: Sequence[PlannedRun], slots: Sequence[Slot], data: Pa
 # --- shared with the sweeps on Slurm --------------------------------------------------------------
 
 
-def train_command(run: PlannedRun) -> str:
+def pasteable_command(run: PlannedRun) -> str:
     """The command that does the same run by itself."""
     return shlex.join(["resvar", "train", *run.arguments, "--out", str(run.folder)])
 

@@ -22,7 +22,7 @@ from resvar.files import write_text
 from resvar.rundir import is_locked, locked
 from resvar.sequences import chunks
 from resvar.sweeps.grid import PlannedRun, Sweep
-from resvar.sweeps.launch import print_counts, require_inputs, train_command
+from resvar.sweeps.launch import pasteable_command, print_counts, require_inputs
 from resvar.sweeps.resources import Resources
 from resvar.sweeps.slots import require_positive
 from resvar.sweeps.submission import (
@@ -140,7 +140,7 @@ class ArrayJobs:
             print_line(console, f"\n{self._script(folder, len(tasks), len(arrays))}")
             for index, task in enumerate(tasks):
                 for run in task:
-                    print_line(console, f"  task {index}: {train_command(run)}")
+                    print_line(console, f"  task {index}: {pasteable_command(run)}")
 
     def submit(self, todo: Sequence[PlannedRun], console: Console) -> None:
         """Submit one array after the other.
