@@ -252,9 +252,9 @@ def report(
 
 def probe_sections(records: Sequence[Record]) -> Sequence[Section]:
     """The sections of a report's page on probed runs."""
-    from resvar.probes.section import sections
+    from resvar.probes.section import saved_probe_sections
 
-    return sections(records)
+    return saved_probe_sections(records)
 
 
 def data_folder(folder: str | Path | None) -> Path:

@@ -65,6 +65,11 @@ def print_line(console: Console, text: str) -> None:
     console.print(text, highlight=False, soft_wrap=True)
 
 
+def log(text: str) -> None:
+    """Print a line on stderr: stdout is for the result of a command."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def deliver(text: str, out: Path | None, quiet: bool = False) -> None:
     """Write the text of a command to the screen, or atomically to the file `out`.
 

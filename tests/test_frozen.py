@@ -17,7 +17,7 @@ import torch
 
 from resvar import load_model, load_run
 from resvar.errors import RunError, UserError
-from resvar.probes.findings import read_probe
+from resvar.probes.measurements import read_probe
 from resvar.reports.records import RunState, read_records
 from resvar.rundir import CHECKPOINT, read_divergence, snapshots
 from resvar.training.checkpoint import FORMAT, load_newest

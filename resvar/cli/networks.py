@@ -37,10 +37,10 @@ class ProbeHelp(typer.core.TyperCommand):
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         del ctx
-        from resvar.probes.claims import in_words
+        from resvar.probes.claims import CLAIMS
 
         with formatter.section("Claims"):
-            formatter.write_dl(in_words())
+            formatter.write_dl([(claim.name, claim.help) for claim in CLAIMS])
 
 
 def probe_command(
@@ -88,10 +88,10 @@ def probe_command(
 
     Example:  resvar probe --depth 20 --figures figures
     """
-    from resvar.probes.probe import ask, run
+    from resvar.probes.command import ProbeOptions, run_probe
 
-    question = ask(images, at, data_folder(data), device)
-    run(runs or [], variant, depth, seed, question, format, out, figures)
+    options = ProbeOptions.parse(images, at or (), data_folder(data), device)
+    run_probe(runs or [], variant, depth, seed, options, format, out, figures)
 
 
 def bench_command(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 from pathlib import Path
 
 from rich.console import Console
 
-from resvar.console import console_for_output, deliver
+from resvar.console import console_for_output, deliver, log
 from resvar.data.cifar import default_folder
 from resvar.errors import UserError
 from resvar.evaluation.examine import examine
@@ -70,9 +69,7 @@ def export_source(source: Path, out: Path, to: str | None, data: Path | None, fo
         except UserError as error:
             if data is not None:
                 raise
-            print(
-                f"Note: the file will not say how images are normalised: {error}", file=sys.stderr
-            )
+            log(f"Note: the file will not say how images are normalised: {error}")
     save_network(network, out, to, trained.provenance)
     settings = trained.provenance.settings
     after = after_iteration(trained.provenance.iteration, settings.iterations) if settings else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 
 from resvar import rundir
 from resvar.config import Settings
+from resvar.console import log
 from resvar.data.cifar import Images
 from resvar.data.folder import MEAN, STD, FolderImages
 from resvar.data.memory import Normalization
@@ -98,7 +98,7 @@ def open_trained(source: Path) -> TrainedNetwork:
         if not (source / rundir.CONFIG).exists():
             raise UserError(f"{source}: there is no run here ({rundir.CONFIG} is missing).")
         settings = rundir.read_settings(source)
-        state = load_newest(source, warn=lambda text: print(f"Warning: {text}", file=sys.stderr))
+        state = load_newest(source, warn=lambda text: log(f"Warning: {text}"))
         if state is None:
             raise UserError(f"{source}: there is no checkpoint yet; `resvar train` makes one.")
         return _from_checkpoint(source, source, settings, state)

@@ -1,62 +1,90 @@
-"""What the paper claims, as predicates that can fail. No torch.
+"""The paper's claims, as tests that can fail. No torch.
 
-Each claim is a sentence of arXiv:1603.05027 turned into a question about measured numbers, with its
-threshold beside it. A verdict says whether the sentence is true *of the network at hand*: of some
-orderings the paper says it and of others not, and `Claim.said_of` knows which.
+Each claim is a sentence of arXiv:1603.05027, made into a test of measured numbers with a threshold.
+A verdict is about the network at hand: the paper makes the sentence about some orderings only, and
+`Claim.said_of` tells which.
 
-The first four are about one network at one moment. The last two compare runs of two orderings that
-share protocol, dataset and depth, and need two seeds of each at least, since one seed has no
-interval.
+Four claims are about one network at one moment. Two compare the runs of two orderings with the same
+protocol, dataset and depth; they need two seeds of each, because one seed gives no interval.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
+from resvar.console import pluralize
 from resvar.reports.statistics import Comparison, compare
 
 if TYPE_CHECKING:
     from resvar.models.ordering import Ordering
-    from resvar.probes.findings import Moment
+    from resvar.probes.measurements import Moment, Probe
+    from resvar.probes.runs import RunGroup
 
-HALF_OR_DOUBLE = 2.0
-"""scaled-shortcut: the factor by which the product of gains must leave 1, up or down."""
-
-BACKWARD_TOLERANCE = {"fp32": 1e-4, "fp64": 1e-12}
-"""identity-backward: the relative difference that counts as rounding; an eps times thousands."""
-
-SLOWER = 0.05
-"""slow-start: nats of training loss; the smallest difference that is worth the word."""
-
-CONVERGED = 5.0
-"""regularisation: percent of training error above which a network has not converged."""
-
-Word = Literal["holds", "does not hold", "cannot be said from this data"]
-HOLDS: Word = "holds"
-FAILS: Word = "does not hold"
-UNKNOWN: Word = "cannot be said from this data"
+Decision = Literal["holds", "does not hold", "cannot be said from this data"]
+HOLDS: Decision = "holds"
+FAILS: Decision = "does not hold"
+INCONCLUSIVE: Decision = "cannot be said from this data"
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A word, and the measured numbers that lead to it."""
+class ClaimVerdict:
+    """The answer to one claim.
 
-    word: Word
+    Attributes:
+        of: the network, such as `original-110`.
+        group: protocol and seed of the network, or dataset and protocol of the runs.
+        iteration: of the network; None for a claim about whole runs.
+        evidence: the measured numbers.
+        paper: whether the paper makes the claim about this ordering.
+    """
+
+    claim: str
+    of: str
+    group: str
+    iteration: int | None
+    word: Decision
     evidence: str
+    paper: bool
+
+
+def judge(probes: Sequence[Probe], groups: Sequence[RunGroup]) -> list[ClaimVerdict]:
+    """Test every claim on every network at every moment, and on every group of runs."""
+    verdicts = []
+    for probe in probes:
+        network = probe.network
+        group = f"{network.protocol}, seed {network.seed}"
+        for moment in probe.moments:
+            for claim in MOMENT_CLAIMS:
+                answer, said = claim.test(moment), claim.said_of(network.ordering)
+                verdicts.append(
+                    ClaimVerdict(claim.name, network.name, group, moment.iteration, *answer, said)
+                )
+    for runs in groups:
+        for runs_claim in RUNS_CLAIMS:
+            answer, said = runs_claim.ask(runs, groups), runs_claim.said_of(runs.ordering)
+            verdicts.append(
+                ClaimVerdict(runs_claim.name, runs.name, runs.group, None, *answer, said)
+            )
+    return verdicts
+
+
+Answer = tuple[Decision, str]
+"""A decision and its evidence."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim by name.
+    """A claim of the paper.
 
     Attributes:
-        says: the sentence, about the network at hand.
+        says: the claim in a sentence, about the network at hand.
         threshold: when it holds.
-        source: where the paper has it.
-        said_of: whether the paper says it of networks in this ordering.
+        source: its place in the paper.
+        said_of: whether the paper makes it about networks with this ordering.
     """
 
     name: str
@@ -65,37 +93,81 @@ class Claim:
     source: str
     said_of: Callable[[Ordering], bool]
 
+    @property
+    def help(self) -> str:
+        return f"{self.says} Holds where {self.threshold}."
+
+
+@dataclass(frozen=True)
+class MomentClaim(Claim):
+    """A claim about one network at one moment."""
+
+    test: Callable[[Moment], Answer]
+
+
+@dataclass(frozen=True)
+class RunsClaim(Claim):
+    """A claim about the runs of an ordering against those of a reference ordering."""
+
+    test: Callable[[RunGroup, RunGroup], Answer]
+    reference: Callable[[Ordering], str]
+
+    def ask(self, runs: RunGroup, groups: Sequence[RunGroup]) -> Answer:
+        """The answer for `runs`; its reference is among `groups`."""
+        name, reference = runs.ordering.name, self.reference(runs.ordering)
+        if name == reference:
+            return INCONCLUSIVE, f"{name} is what the others are compared with"
+        others = [
+            other
+            for other in groups
+            if (other.group, other.depth, other.ordering.name)
+            == (runs.group, runs.depth, reference)
+        ]
+        for variant, found in ((name, [runs]), (reference, others)):
+            if not found or found[0].metrics.empty:
+                return INCONCLUSIVE, f"no finished run of {variant} at this depth was named"
+        return self.test(runs, others[0])
+
 
 # --- one network at one moment --------------------------------------------------------------------
 
 
 def monotone_signal(moment: Moment) -> Answer:
-    """The branches only ever add, so the signal only grows."""
     worst = max(moment.units, key=lambda unit: unit.branch.negative)
     steps = [
-        (before, after)
+        after.shortcut.mean > before.shortcut.mean
         for before, after in pairwise(moment.units)
         if before.stage == after.stage and after.keeps_shape
     ]
-    rising = sum(after.shortcut.mean > before.shortcut.mean for before, after in steps)
     evidence = (
         f"{worst.branch.negative:.1%} of the values that the branch of {worst.name} puts out are "
-        f"negative, the most of all units; the mean rises in {rising} of {len(steps)} steps "
+        f"negative, the most of all units; the mean rises in {sum(steps)} of {len(steps)} steps "
         "inside a stage"
     )
     if worst.branch.negative > 0:
-        return Answer(FAILS, evidence)
+        return FAILS, evidence
     if not steps:
-        return Answer(UNKNOWN, "no stage has two units, so there is no step to look at")
-    return Answer(HOLDS if rising == len(steps) else FAILS, evidence)
+        return INCONCLUSIVE, "no stage has two units, so there is no step to look at"
+    return HOLDS if all(steps) else FAILS, evidence
+
+
+MONOTONE = MomentClaim(
+    "monotone-signal",
+    "The branches only add, so the signal only grows along the depth.",
+    "no branch puts out a negative value, and the shortcut signal's mean rises at every step "
+    "inside a stage",
+    "section 4.1, ReLU before addition",
+    lambda ordering: not ordering.after_add and ordering.trail[-1:] == ("relu",),
+    monotone_signal,
+)
+
+SCALING_FACTOR = 2.0
+"""The product of gains must differ from 1 by this factor, up or down."""
 
 
 def scaled_shortcut(moment: Moment) -> Answer:
-    """What stands after the additions rescales the signal that goes straight through."""
-    product = 1.0
-    for unit in moment.units:
-        product *= unit.gain
     gains = [unit.gain for unit in moment.units]
+    product = math.prod(gains)
     least = min(moment.units, key=lambda unit: unit.passed)
     evidence = (
         f"BN after the addition multiplies by {min(gains):.3g} to {max(gains):.3g} a unit, and by "
@@ -103,210 +175,167 @@ def scaled_shortcut(moment: Moment) -> Answer:
     )
     if least.passed < 1:
         evidence += f"; ReLU there lets as little as {least.passed:.1%} pass ({least.name})"
-    scaled = product >= HALF_OR_DOUBLE or product <= 1 / HALF_OR_DOUBLE
-    return Answer(HOLDS if scaled else FAILS, evidence)
+    scaled = product >= SCALING_FACTOR or product <= 1 / SCALING_FACTOR
+    return HOLDS if scaled else FAILS, evidence
+
+
+SCALED = MomentClaim(
+    "scaled-shortcut",
+    "BN after the addition rescales the signal that goes straight through.",
+    f"the product of the gains over all units is at least {SCALING_FACTOR:g} or at most "
+    f"{1 / SCALING_FACTOR:g}",
+    "section 4.1, BN after addition; section 3.1 on scaling",
+    lambda ordering: "bn" in ordering.after_add,
+    scaled_shortcut,
+)
 
 
 def identity_forward(moment: Moment) -> Answer:
-    """Equation 4: a signal is an earlier one and the sum of the branches between."""
     found = moment.identity
     if not found.chains:
-        return Answer(UNKNOWN, "no unit has an identity shortcut")
+        return INCONCLUSIVE, "no unit has an identity shortcut"
     parts = [
         f"{name} {found.forward_relative[name]:.2g} of the signal, {off:.3g} times what rounding "
         "allows"
         for name, off in found.forward.items()
     ]
     holds = all(off <= 1 for off in found.forward.values())
-    return Answer(
-        HOLDS if holds else FAILS,
-        f"x_L differs from x_l + sum of F by at most, in {'; in '.join(parts)} ({_chains(moment)})",
-    )
+    evidence = f"x_L differs from x_l + sum of F by at most, in {'; in '.join(parts)}"
+    return HOLDS if holds else FAILS, f"{evidence} ({_extent(moment)})"
 
 
-def identity_backward(moment: Moment) -> Answer:
-    """Equation 5: the gradient at the end reaches every unit as it is."""
-    found = moment.identity
-    known = {name: off for name, off in found.backward.items() if off is not None}
-    if not found.chains or len(known) < len(found.backward):
-        return Answer(UNKNOWN, "no gradient reaches a unit with an identity shortcut")
-    parts = [f"{name} {off:.2g}" for name, off in known.items()]
-    holds = all(off <= BACKWARD_TOLERANCE[name] for name, off in known.items())
-    return Answer(
-        HOLDS if holds else FAILS,
-        "dE/dx_l differs from dE/dx_L (1 + d/dx_l sum of F) by at most, relative to its terms, in "
-        f"{', in '.join(parts)} ({_chains(moment)})",
-    )
-
-
-def _chains(moment: Moment) -> str:
-    found = moment.identity
-    plural = "s" if found.chains > 1 else ""
-    return f"{found.chains} chain{plural} of up to {found.longest} units, {found.images} images"
-
-
-# --- runs of two orderings ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Course:
-    """How one finished run went: a value per evaluation, as in `metrics.csv`.
-
-    Attributes:
-        iterations: of the evaluations; the last is the run's end.
-        losses: mean training loss since the evaluation before.
-        train_errors, test_errors: in percent.
-    """
-
-    seed: int
-    iterations: Sequence[int]
-    losses: Sequence[float]
-    train_errors: Sequence[float]
-    test_errors: Sequence[float]
-
-
-def slow_start(
-    name: str, ours: Sequence[Course], reference: str, theirs: Sequence[Course]
-) -> Answer:
-    """The training loss falls more slowly at the start than the reference's."""
-    if missing := _missing(name, ours, reference, theirs):
-        return missing
-    firsts = {course.iterations[0] for course in (*ours, *theirs)}
-    last = min(course.iterations[-1] for course in (*ours, *theirs))
-    first = max(firsts)
-    if len(firsts) > 1 or 2 * first > last:
-        return Answer(
-            UNKNOWN,
-            "the runs have no common first evaluation in their first half; train with a smaller "
-            "eval_every",
-        )
-    compared = compare([c.losses[0] for c in theirs], [c.losses[0] for c in ours])
-    what = f"mean training loss up to iteration {first:,}, {name} less {reference}: "
-    evidence = what + _numbers(compared, "nats")
-    if compared.interval is None:
-        return Answer(UNKNOWN, evidence)
-    low, high = compared.interval
-    if low > 0 and compared.difference >= SLOWER:
-        return Answer(HOLDS, evidence)
-    return Answer(FAILS if high < SLOWER else UNKNOWN, evidence)
-
-
-def regularisation(
-    name: str, ours: Sequence[Course], reference: str, theirs: Sequence[Course]
-) -> Answer:
-    """It ends with a higher training loss and a lower test error than the reference."""
-    if missing := _missing(name, ours, reference, theirs):
-        return missing
-    losses = compare([c.losses[-1] for c in theirs], [c.losses[-1] for c in ours])
-    errors = compare([c.test_errors[-1] for c in theirs], [c.test_errors[-1] for c in ours])
-    worst = max(course.train_errors[-1] for course in (*ours, *theirs))
-    evidence = (
-        f"{name} less {reference}: last training loss {_numbers(losses, 'nats')}; test error "
-        f"{_numbers(errors, 'points')}; training error up to {worst:.1f} %"
-    )
-    if worst > CONVERGED:
-        return Answer(UNKNOWN, f"not converged: {evidence}")
-    if losses.interval is None or errors.interval is None:
-        return Answer(UNKNOWN, evidence)
-    if losses.interval[0] > 0 and errors.interval[1] < 0:
-        return Answer(HOLDS, evidence)
-    contradicted = losses.interval[1] < 0 or errors.interval[0] > 0
-    return Answer(FAILS if contradicted else UNKNOWN, evidence)
-
-
-def _missing(
-    name: str, ours: Sequence[Course], reference: str, theirs: Sequence[Course]
-) -> Answer | None:
-    """Why two orderings cannot be compared at all, or None."""
-    if name == reference:
-        return Answer(UNKNOWN, f"{name} is what the others are compared with")
-    for variant, courses in ((name, ours), (reference, theirs)):
-        if not courses:
-            return Answer(UNKNOWN, f"no finished run of {variant} at this depth was named")
-    return None
-
-
-def _numbers(compared: Comparison, unit: str) -> str:
-    seeds = f"{compared.n[1]} and {compared.n[0]} seeds"
-    if compared.interval is None:
-        return f"{compared.difference:+.3f} {unit} ({compared.reason}; {seeds})"
-    low, high = compared.interval
-    span = f"95 % interval {low:+.3f} to {high:+.3f}"
-    return f"{compared.difference:+.3f} {unit} ({span}; {seeds})"
-
-
-# --- by name --------------------------------------------------------------------------------------
-
-MONOTONE = Claim(
-    "monotone-signal",
-    "The branches only add, so the signal only grows along the depth.",
-    "no branch puts out a negative value, and the shortcut signal's mean rises at every step "
-    "inside a stage",
-    "section 4.1, ReLU before addition",
-    lambda ordering: not ordering.after_add and ordering.trail[-1:] == ("relu",),
-)
-SCALED = Claim(
-    "scaled-shortcut",
-    "BN after the addition rescales the signal that goes straight through.",
-    f"the product of the gains over all units is at least {HALF_OR_DOUBLE:g} or at most "
-    f"{1 / HALF_OR_DOUBLE:g}",
-    "section 4.1, BN after addition; section 3.1 on scaling",
-    lambda ordering: "bn" in ordering.after_add,
-)
-FORWARD = Claim(
+FORWARD = MomentClaim(
     "identity-forward",
     "A signal is any earlier one and the sum of the branches between (equation 4).",
     "the difference is within the bound of rounding for every value, in fp32 and in fp64",
     "section 2, equation 4",
     lambda ordering: not ordering.after_add,
+    identity_forward,
 )
-BACKWARD = Claim(
+
+BACKWARD_TOLERANCE = {"fp32": 1e-4, "fp64": 1e-12}
+"""Relative differences that count as rounding: eps times thousands."""
+
+
+def identity_backward(moment: Moment) -> Answer:
+    found = moment.identity
+    known = {name: off for name, off in found.backward.items() if off is not None}
+    if not found.chains or len(known) < len(found.backward):
+        return INCONCLUSIVE, "no gradient reaches a unit with an identity shortcut"
+    parts = [f"{name} {off:.2g}" for name, off in known.items()]
+    holds = all(off <= BACKWARD_TOLERANCE[name] for name, off in known.items())
+    return HOLDS if holds else FAILS, (
+        "dE/dx_l differs from dE/dx_L (1 + d/dx_l sum of F) by at most, relative to its terms, in "
+        f"{', in '.join(parts)} ({_extent(moment)})"
+    )
+
+
+BACKWARD = MomentClaim(
     "identity-backward",
     "The gradient at the end reaches every unit directly (equation 5).",
     "the relative difference is at most "
     + " and ".join(f"{off:g} in {name}" for name, off in BACKWARD_TOLERANCE.items()),
     "section 2, equation 5",
     lambda ordering: not ordering.after_add,
+    identity_backward,
 )
-SLOW_START = Claim(
+
+
+def _extent(moment: Moment) -> str:
+    found = moment.identity
+    return (
+        f"{pluralize(found.chains, 'chain')} of up to {found.longest} units, {found.images} images"
+    )
+
+
+# --- runs of two orderings ------------------------------------------------------------------------
+
+SLOWER_NATS = 0.05
+"""The smallest relevant difference of training losses."""
+
+
+def slow_start(ours: RunGroup, theirs: RunGroup) -> Answer:
+    firsts = {*ours.first["iteration"], *theirs.first["iteration"]}
+    first, last = max(firsts), min(*ours.last["iteration"], *theirs.last["iteration"])
+    if len(firsts) > 1 or 2 * first > last:
+        return INCONCLUSIVE, (
+            "the runs have no common first evaluation in their first half; train with a smaller "
+            "eval_every"
+        )
+    compared = compare(list(theirs.first["train_loss"]), list(ours.first["train_loss"]))
+    evidence = (
+        f"mean training loss up to iteration {first:,}, {_difference(ours, theirs)}: "
+        f"{_with_interval(compared, 'nats')}"
+    )
+    if compared.interval is None:
+        return INCONCLUSIVE, evidence
+    low, high = compared.interval
+    if low > 0 and compared.difference >= SLOWER_NATS:
+        return HOLDS, evidence
+    return FAILS if high < SLOWER_NATS else INCONCLUSIVE, evidence
+
+
+SLOW_START = RunsClaim(
     "slow-start",
     "The training loss falls slowly at the start: against original where BN stands after the "
     "addition, else against full-preact.",
-    f"the mean training loss up to the first evaluation is higher by at least {SLOWER:g} nats, and "
-    f"its 95 % Welch interval above 0; it does not hold where the interval is below {SLOWER:g}",
+    "the mean training loss up to the first evaluation is higher by at least "
+    f"{SLOWER_NATS:g} nats, and its 95 % Welch interval above 0; it does not hold where the "
+    f"interval is below {SLOWER_NATS:g}",
     "section 4.1, figure 6 left; section 4.2, ease of optimization",
     lambda ordering: bool(ordering.after_add),
+    slow_start,
+    lambda ordering: "original" if "bn" in ordering.after_add else "full-preact",
 )
-REGULARISATION = Claim(
+
+CONVERGED_BELOW = 5.0
+"""Training error in percent; a network above has not converged."""
+
+
+def regularisation(ours: RunGroup, theirs: RunGroup) -> Answer:
+    ends = ours.last, theirs.last
+    losses, errors = (
+        compare(list(ends[1][name]), list(ends[0][name])) for name in ("train_loss", "test_error")
+    )
+    worst = max(*ends[0]["train_error"], *ends[1]["train_error"])
+    evidence = (
+        f"{_difference(ours, theirs)}: last training loss {_with_interval(losses, 'nats')}; "
+        f"test error {_with_interval(errors, 'points')}; training error up to {worst:.1f} %"
+    )
+    if worst > CONVERGED_BELOW:
+        return INCONCLUSIVE, f"not converged: {evidence}"
+    if losses.interval is None or errors.interval is None:
+        return INCONCLUSIVE, evidence
+    if losses.interval[0] > 0 and errors.interval[1] < 0:
+        return HOLDS, evidence
+    contradicted = losses.interval[1] < 0 or errors.interval[0] > 0
+    return FAILS if contradicted else INCONCLUSIVE, evidence
+
+
+REGULARISATION = RunsClaim(
     "regularisation",
     "It ends with a higher training loss and a lower test error than original.",
-    f"the 95 % Welch intervals exclude 0 on these sides, and no run's training error is above "
-    f"{CONVERGED:g} % at the end",
+    "the 95 % Welch intervals exclude 0 on these sides, and no run's training error is above "
+    f"{CONVERGED_BELOW:g} % at the end",
     "section 4.2, reducing overfitting",
     lambda ordering: "bn" in ordering.lead,
+    regularisation,
+    lambda _: "original",
 )
 
-OF_A_MOMENT: Mapping[Claim, Callable[[Moment], Answer]] = {
-    MONOTONE: monotone_signal,
-    SCALED: scaled_shortcut,
-    FORWARD: identity_forward,
-    BACKWARD: identity_backward,
-}
-OF_RUNS: Mapping[Claim, Callable[[str, Sequence[Course], str, Sequence[Course]], Answer]] = {
-    SLOW_START: slow_start,
-    REGULARISATION: regularisation,
-}
 
-CLAIMS = (*OF_A_MOMENT, *OF_RUNS)
+def _difference(ours: RunGroup, theirs: RunGroup) -> str:
+    return f"{ours.ordering.name} less {theirs.ordering.name}"
 
 
-def reference(claim: Claim, ordering: Ordering) -> str:
-    """The ordering with which runs are compared."""
-    if claim is REGULARISATION or "bn" in ordering.after_add:
-        return "original"
-    return "full-preact"
+def _with_interval(compared: Comparison, unit: str) -> str:
+    span = compared.reason
+    if compared.interval is not None:
+        span = "95 % interval {:+.3f} to {:+.3f}".format(*compared.interval)
+    seeds = f"{compared.n[1]} and {compared.n[0]} seeds"
+    return f"{compared.difference:+.3f} {unit} ({span}; {seeds})"
 
 
-def in_words() -> list[tuple[str, str]]:
-    """Every claim by name, and in a sentence what it says and when it holds."""
-    return [(claim.name, f"{claim.says} Holds where {claim.threshold}.") for claim in CLAIMS]
+MOMENT_CLAIMS = (MONOTONE, SCALED, FORWARD, BACKWARD)
+RUNS_CLAIMS = (SLOW_START, REGULARISATION)
+CLAIMS: tuple[Claim, ...] = (*MOMENT_CLAIMS, *RUNS_CLAIMS)

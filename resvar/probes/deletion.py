@@ -1,9 +1,8 @@
-"""Taking one unit away at a time from a trained network (Veit et al. 2016, arXiv:1605.06431).
+"""Deletion of single units from a trained network (Veit et al. 2016, arXiv:1605.06431).
 
-To delete a unit is to silence its branch: the shortcut signal goes on alone, through whatever
-stands after the addition. So in an ordering with an after_add, the ReLU or BN there stays where it
-is; in one without, the unit is simply not there. A unit that changes the shape keeps the shortcut
-that does so, padding or projection. BN keeps its running statistics; nothing is trained again.
+To delete a unit is to zero its branch: the shortcut signal alone enters `after_add`. Without an
+`after_add` the unit is then the identity. A unit that changes the shape keeps its padding or
+projection. BN uses its running statistics; nothing is trained again.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from torch import Tensor
 
 from resvar.models.network import ResidualNetwork
 from resvar.models.unit import ResidualUnit
-from resvar.probes.findings import Deletion
-from resvar.probes.hooks import looking, mode, units
+from resvar.probes.hooks import mode, observing, units
+from resvar.probes.measurements import Deletion
 from resvar.training.execution import Execution
 
-AT_A_TIME = 128
-"""Images; their signal is kept at the input of every unit."""
+DELETION_BATCH = 128
+"""Images per batch: the input of every unit stays in memory."""
 
 
 @torch.no_grad()
@@ -29,27 +28,25 @@ def delete_units(
 ) -> Deletion:
     """The error on `images` of the network, and of it without each of its units.
 
-    Each deletion starts from the signal at the deleted unit, which is that of the whole network.
+    A deletion starts from the input of the deleted unit, recorded in the whole network.
 
     Args:
         images: float [N, 3, H, W], normalised, on the network's device.
         labels: int64 [N].
         plan: for its precision, `fp32` or `bf16`.
     """
-    parts = [unit for _, _, unit in units(network)]
-    wrong = [0] * len(parts)
-    wrong_whole = 0
+    members = [unit for _, _, unit in units(network)]
+    wrong, wrong_whole = [0] * len(members), 0
     network = plan.to_device(network)
+    batches = zip(*(torch.split(of, DELETION_BATCH) for of in (images, labels)), strict=True)
     with mode(network, training=False), plan.autocast():
-        for some, theirs in zip(
-            torch.split(images, AT_A_TIME), torch.split(labels, AT_A_TIME), strict=True
-        ):
+        for some, classes in batches:
             inputs: list[Tensor] = []
-            with looking(at_inputs=dict.fromkeys(parts, inputs.append)):
+            with observing(dict.fromkeys(members, inputs.append)):
                 logits = network(some.contiguous(memory_format=plan.memory_format))
-            wrong_whole += _wrong(logits, theirs)
+            wrong_whole += _count_wrong(logits, classes)
             for index, signal in enumerate(inputs):
-                wrong[index] += _wrong(_without(network, parts, index, signal), theirs)
+                wrong[index] += _count_wrong(_without(network, members[index:], signal), classes)
     total = len(labels)
     return Deletion(
         images=total,
@@ -59,20 +56,14 @@ def delete_units(
     )
 
 
-def _without(
-    network: ResidualNetwork, parts: Sequence[ResidualUnit], index: int, signal: Tensor
-) -> Tensor:
-    """The logits when the unit at `index`, which `signal` is about to enter, has no branch."""
-    with looking(at_outputs={parts[index].branch: _silence}):
-        signal = parts[index](signal)
-    for unit in parts[index + 1 :]:
+def _without(network: ResidualNetwork, rest: Sequence[ResidualUnit], signal: Tensor) -> Tensor:
+    """The logits for the input of `rest[0]`, whose branch is zeroed."""
+    with observing({}, {rest[0].branch: Tensor.zero_}):
+        signal = rest[0](signal)
+    for unit in rest[1:]:
         signal = unit(signal)
     return network.forward_head(signal)
 
 
-def _silence(signal: Tensor) -> None:
-    signal.zero_()
-
-
-def _wrong(logits: Tensor, labels: Tensor) -> int:
+def _count_wrong(logits: Tensor, labels: Tensor) -> int:
     return int((logits.argmax(dim=1) != labels).sum())

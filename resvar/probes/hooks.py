@@ -1,14 +1,15 @@
-"""Looking into a network without leaving a trace: hooks that go, modes that come back.
+"""Observation from outside: temporary hooks on a network, temporary modes.
 
-Nothing in the model knows that it is probed. What a unit adds up can be seen from outside, since
-its parts are modules: the shortcut signal leaves `unit.shortcut`, the branch's output leaves
-`unit.branch`, and their sum enters `unit.after_add`, even where that is empty.
+The model has no code for probes. The terms of a unit's addition are visible at its modules: the
+shortcut signal leaves `unit.shortcut`, the branch signal leaves `unit.branch`, and their sum enters
+`unit.after_add`, even where that is empty.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,15 +17,15 @@ from torch import Tensor, nn
 from resvar.models.network import ResidualNetwork
 from resvar.models.unit import ResidualUnit
 
-Look = Callable[[Tensor], None]
+Observer = Callable[[Tensor], object]
 
 
 def units(network: ResidualNetwork) -> list[tuple[str, int, ResidualUnit]]:
-    """Name, stage and module of each residual unit, in the order in which the signal meets them."""
+    """Name, stage and module of each residual unit, in the order of the signal."""
     found = []
-    for stage, held in enumerate(network.stages):
-        assert isinstance(held, nn.Sequential)
-        for index, unit in enumerate(held):
+    for stage, members in enumerate(network.stages):
+        assert isinstance(members, nn.Sequential)
+        for index, unit in enumerate(members):
             assert isinstance(unit, ResidualUnit)
             found.append((f"stages.{stage}.{index}", stage, unit))
     return found
@@ -36,55 +37,42 @@ def keeps_shape(unit: ResidualUnit) -> bool:
 
 
 @contextmanager
-def looking(
-    at_inputs: dict[nn.Module, Look] | None = None, at_outputs: dict[nn.Module, Look] | None = None
+def observing(
+    inputs: Mapping[nn.Module, Observer], outputs: Mapping[nn.Module, Observer] | None = None
 ) -> Iterator[None]:
-    """Show what enters and leaves modules, inside the block; the hooks go however it ends."""
+    """Within, observers receive the inputs and the outputs of modules."""
     with ExitStack() as hooks:
-        for module, look in (at_inputs or {}).items():
-            hooks.callback(module.register_forward_pre_hook(_at_input(look)).remove)
-        for module, look in (at_outputs or {}).items():
-            hooks.callback(module.register_forward_hook(_at_output(look)).remove)
+        for module, observer in inputs.items():
+            hooks.callback(module.register_forward_pre_hook(partial(_input, observer)).remove)
+        for module, observer in (outputs or {}).items():
+            hooks.callback(module.register_forward_hook(partial(_output, observer)).remove)
         yield
 
 
-def _at_input(look: Look) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    def hook(module: nn.Module, given: tuple[Any, ...]) -> None:
-        del module
-        look(given[0])
-
-    return hook
+def _input(observer: Observer, _: nn.Module, arguments: tuple[Any, ...]) -> None:
+    observer(arguments[0])
 
 
-def _at_output(look: Look) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-    def hook(module: nn.Module, given: tuple[Any, ...], out: Tensor) -> None:
-        del module, given
-        look(out)
-
-    return hook
+def _output(observer: Observer, _: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
+    observer(output)
 
 
 @contextmanager
 def mode(network: nn.Module, training: bool) -> Iterator[None]:
-    """Training or evaluation mode inside the block, then each module's own again.
+    """Training or evaluation mode within, afterwards each module's own mode again.
 
-    In training mode BN takes the mean and deviation of the batch, as while a network learns, but
-    notes neither down: its buffers stay as they are.
+    In training mode BN normalises with the statistics of the batch, but leaves its buffers alone.
     """
     modes = [(module, module.training) for module in network.modules()]
-    tracking = [
-        (module, module.track_running_stats)
-        for module in network.modules()
-        if isinstance(module, nn.BatchNorm2d)
-    ]
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    tracking = [norm.track_running_stats for norm in norms]
     try:
         network.train(training)
-        for module, _ in tracking:
-            # In evaluation mode BN still needs its buffers.
-            module.track_running_stats = module.track_running_stats and not training
+        for norm in norms if training else ():
+            norm.track_running_stats = False
         yield
     finally:
-        for module, tracked in tracking:
-            module.track_running_stats = tracked
-        for held, was in modes:
-            held.training = was
+        for norm, tracked in zip(norms, tracking, strict=True):
+            norm.track_running_stats = tracked
+        for module, was_training in modes:
+            module.training = was_training

@@ -1,21 +1,19 @@
-"""The identity test: equations 4 and 5 of arXiv:1603.05027, put to a network.
+"""The identity test: equations 4 and 5 of arXiv:1603.05027, checked on a network.
 
-Where the shortcut is the identity and nothing stands after the addition, units l … L-1 give
+Where the shortcut is the identity and nothing follows the addition, units l … L-1 give
 
     x_L = x_l + F_l + … + F_(L-1)                                    (4)
     dE/dx_l = dE/dx_L (1 + d/dx_l (F_l + … + F_(L-1)))               (5)
 
-Both are checked as they stand, on what a network really computes: the F are what the branches put
-out, the derivatives are autograd's. Equation 4 holds element by element up to rounding, for which
-there is a bound (Higham, *Accuracy and Stability of Numerical Algorithms*, section 4.2): a sum of
-n + 1 numbers a in any order is off by at most n u / (1 - n u) times the sum of |a|, u being the
-unit of rounding, and two sums are compared here. For equation 5 there is no such bound, so the
-difference is set against the size of its terms.
+The F are the outputs of the branches, the derivatives are autograd's. Equation 4 must hold for each
+element up to rounding (Higham, *Accuracy and Stability of Numerical Algorithms*, section 4.2): the
+error of a sum of n + 1 numbers a, in any order, is at most n u / (1 - n u) times the sum of |a|,
+with the unit roundoff u; here two sums are compared. Equation 5 has no such bound: its difference
+is relative to the size of its terms.
 
-A unit that changes the shape has no identity shortcut (h(x) ≠ x in the paper's terms), so each
-ends one chain of units and begins the next after it: three chains in a CIFAR network. In each,
-equation 4 is checked from every unit to the chain's end, equation 5 from the first, the middle and
-the last unit.
+A unit that changes the shape has no identity shortcut (h(x) ≠ x in the paper), so it separates two
+chains of units: a CIFAR network has three. In each chain equation 4 is checked from every unit to
+the end, equation 5 from the first, the middle and the last unit.
 """
 
 from __future__ import annotations
@@ -29,41 +27,30 @@ from torch.nn import functional as F
 
 from resvar.models.network import ResidualNetwork
 from resvar.models.unit import ResidualUnit
-from resvar.probes.findings import Identity
-from resvar.probes.hooks import Look, keeps_shape, looking, mode, units
+from resvar.probes.hooks import Observer, keeps_shape, mode, observing, units
+from resvar.probes.measurements import Identity
 
 PRECISIONS = {"fp32": torch.float32, "fp64": torch.float64}
 
 
-@dataclass
-class _Chain:
-    """Consecutive units with identity shortcuts: their inputs x_l, their F, and the output x_L."""
-
-    units: list[ResidualUnit]
-    inputs: list[Tensor] = field(default_factory=list)
-    branches: list[Tensor] = field(default_factory=list)
-    outputs: list[Tensor] = field(default_factory=list)
-
-
 def check_identity(network: ResidualNetwork, images: Tensor, labels: Tensor) -> Identity:
-    """Put both equations to a network, in fp32 and fp64, BN with the statistics of these images.
+    """Check both equations in fp32 and fp64, BN with the statistics of these images.
 
     Args:
-        images: float [N, 3, H, W], normalised; a few are enough, since the equations hold for
-            every single value or do not hold.
+        images: float [N, 3, H, W], normalised; a few suffice, since the equations hold for every
+            single element or not at all.
         labels: int64 [N].
     """
-    forward, relative, backward = {}, {}, {}
+    forward, relative = dict[str, float](), dict[str, float]()
+    backward: dict[str, float | None] = {}
     chains: list[_Chain] = []
     for name, dtype in PRECISIONS.items():
-        twin = copy.deepcopy(network).to(dtype)
-        chains, loss = _run(twin, images.to(dtype), labels)
-        found = [_forward(chain) for chain in chains]
-        forward[name] = max((by_bound for by_bound, _ in found), default=0.0)
-        relative[name] = max((by_norm for _, by_norm in found), default=0.0)
-        offs = [_backward(chain, loss) for chain in chains]
-        known = [off for off in offs if off is not None]
-        backward[name] = max(known) if known else None
+        chains, loss = _run_chains(copy.deepcopy(network).to(dtype), images.to(dtype), labels)
+        deviations = [_forward_deviation(chain) for chain in chains]
+        forward[name] = max((by_bound for by_bound, _ in deviations), default=0.0)
+        relative[name] = max((by_norm for _, by_norm in deviations), default=0.0)
+        found = [_backward_deviation(chain, loss) for chain in chains]
+        backward[name] = max((value for value in found if value is not None), default=None)
     return Identity(
         images=len(labels),
         chains=len(chains),
@@ -74,67 +61,69 @@ def check_identity(network: ResidualNetwork, images: Tensor, labels: Tensor) -> 
     )
 
 
-def _run(network: ResidualNetwork, images: Tensor, labels: Tensor) -> tuple[list[_Chain], Tensor]:
-    """Pass images through; what each chain saw, as part of autograd's graph, and the loss."""
-    chains = _chains(network)
-    at_inputs: dict[nn.Module, Look] = {}
-    at_outputs: dict[nn.Module, Look] = {}
-    for chain in chains:
-        for unit in chain.units:
-            at_inputs[unit] = chain.inputs.append
-            at_outputs |= {unit.branch: chain.branches.append, unit: chain.outputs.append}
-    with mode(network, training=True), looking(at_inputs, at_outputs):
-        logits = network(images.requires_grad_())
-    return chains, F.cross_entropy(logits, labels)
+@dataclass
+class _Chain:
+    """Consecutive units with identity shortcuts: their inputs x_l, their F, and their outputs."""
+
+    units: list[ResidualUnit] = field(default_factory=list)
+    inputs: list[Tensor] = field(default_factory=list)
+    branches: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
 
 
-def _chains(network: ResidualNetwork) -> list[_Chain]:
-    chains: list[_Chain] = []
-    open_chain = False
+def _run_chains(
+    network: ResidualNetwork, images: Tensor, labels: Tensor
+) -> tuple[list[_Chain], Tensor]:
+    """The chains with their signals, as parts of autograd's graph, and the loss."""
+    chains = [_Chain()]
+    inputs: dict[nn.Module, Observer] = {}
+    outputs: dict[nn.Module, Observer] = {}
     for _, _, unit in units(network):
-        if keeps_shape(unit):
-            if not open_chain:
-                chains.append(_Chain([]))
-            chains[-1].units.append(unit)
-        open_chain = keeps_shape(unit)
-    return chains
+        if not keeps_shape(unit):
+            chains.append(_Chain())
+            continue
+        chain = chains[-1]
+        chain.units.append(unit)
+        inputs[unit] = chain.inputs.append
+        outputs |= {unit.branch: chain.branches.append, unit: chain.outputs.append}
+    with mode(network, training=True), observing(inputs, outputs):
+        logits = network(images.requires_grad_())
+    return [chain for chain in chains if chain.units], F.cross_entropy(logits, labels)
 
 
 @torch.no_grad()
-def _forward(chain: _Chain) -> tuple[float, float]:
+def _forward_deviation(chain: _Chain) -> tuple[float, float]:
     """The largest deviation from equation 4 over all l: by the bound of rounding, and by norm."""
     end = chain.outputs[-1]
+    end_norm = float(torch.linalg.vector_norm(end, dtype=torch.float64))
     total, size = torch.zeros_like(end), torch.zeros_like(end, dtype=torch.float64)
-    unit_of_rounding = torch.finfo(end.dtype).eps / 2
+    roundoff = torch.finfo(end.dtype).eps / 2
     by_bound = by_norm = 0.0
-    # From the last unit to the first: another order than the network's own.
+    # From the last unit to the first: the network itself adds in the other direction.
     for terms, (x, branch) in enumerate(
         zip(reversed(chain.inputs), reversed(chain.branches), strict=True), start=1
     ):
         total, size = total + branch, size + branch.abs()
         deviation = (end - (x + total)).double()
-        allowed = 2 * terms * unit_of_rounding / (1 - terms * unit_of_rounding) * (size + x.abs())
+        allowed = 2 * terms * roundoff / (1 - terms * roundoff) * (size + x.abs())
         by_bound = max(by_bound, float((deviation.abs() / allowed.clamp_min(1e-30)).max()))
-        norm = float(torch.linalg.vector_norm(end, dtype=torch.float64))
-        by_norm = max(by_norm, float(torch.linalg.vector_norm(deviation)) / max(norm, 1e-30))
+        by_norm = max(by_norm, float(torch.linalg.vector_norm(deviation)) / max(end_norm, 1e-30))
     return by_bound, by_norm
 
 
-def _backward(chain: _Chain, loss: Tensor) -> float | None:
-    """The largest deviation from equation 5, by the norms of its two terms; None: no gradient."""
+def _backward_deviation(chain: _Chain, loss: Tensor) -> float | None:
+    """The largest deviation from equation 5, by the norms of its terms; None without gradient."""
     last = len(chain.inputs) - 1
     starts = sorted({0, last // 2, last})
-    *ours, end = torch.autograd.grad(
+    *gradients, end = torch.autograd.grad(
         loss, [*(chain.inputs[at] for at in starts), chain.outputs[-1]], retain_graph=True
     )
-    largest = None
-    for at, gradient in zip(starts, ours, strict=True):
+    deviations = []
+    for at, gradient in zip(starts, gradients, strict=True):
         branches = torch.stack(chain.branches[at:]).sum(dim=0)
         (through,) = torch.autograd.grad(
             branches, chain.inputs[at], grad_outputs=end, retain_graph=True
         )
-        size = float(end.norm() + through.norm())
-        if size:
-            off = float((gradient - (end + through)).norm()) / size
-            largest = off if largest is None else max(largest, off)
-    return largest
+        if size := float(end.norm() + through.norm()):
+            deviations.append(float((gradient - (end + through)).norm()) / size)
+    return max(deviations, default=None)

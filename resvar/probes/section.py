@@ -1,4 +1,4 @@
-"""What `resvar probe` saved in run directories, as a section of the report's page. No torch."""
+"""The probes in run directories as a section of the report's HTML page. No torch."""
 
 from __future__ import annotations
 
@@ -6,38 +6,37 @@ from collections.abc import Sequence
 
 from resvar.console import plain
 from resvar.errors import UserError
-from resvar.probes.findings import Probe, read_probe
-from resvar.probes.outcome import Outcome
-from resvar.probes.pictures import pictures
-from resvar.probes.render import verdict_table
-from resvar.probes.verdicts import judge, read_cells
+from resvar.probes.measurements import Probe, read_probe
+from resvar.probes.pictures import probe_pictures
+from resvar.probes.render import ProbeResults, verdict_table
+from resvar.probes.runs import read_run_groups
 from resvar.reports.html import Image, Section
 from resvar.reports.plotting import inline_svg
 from resvar.reports.records import Record
 from resvar.rundir import PROBE
 
-TITLE = "Why: what the signal does along the depth"
+SECTION_TITLE = "Why: what the signal does along the depth"
 
 
-def sections(records: Sequence[Record]) -> tuple[Section, ...]:
-    """A section on the probed runs; none where no run was probed.
+def saved_probe_sections(records: Sequence[Record]) -> tuple[Section, ...]:
+    """A section on the probed runs, none without a probe.
 
-    The verdicts are worked out anew from what was measured. A probe that cannot be read, or that
-    belongs to other settings than its run, is named in the section.
+    Verdicts are computed from the saved measurements. A probe that is damaged, or that belongs to
+    other settings than its run, is named in the section.
     """
     if not any((record.folder / PROBE).exists() for record in records):
         return ()
     probes, problems = _saved_probes(records)
     notes = tuple(map(plain, problems))
     if not probes:
-        return (Section(TITLE, notes),) if notes else ()
-    cells = read_cells(records)
-    outcome = Outcome(probes, cells, judge(probes, cells))
-    drawn = tuple(Image(found.title, inline_svg(found)) for found in pictures(outcome))
-    return (Section(TITLE, notes, (verdict_table(outcome.verdicts),), drawn),)
+        return (Section(SECTION_TITLE, notes),) if notes else ()
+    results = ProbeResults.of(probes, read_run_groups(records))
+    images = tuple(Image(found.title, inline_svg(found)) for found in probe_pictures(results))
+    return (Section(SECTION_TITLE, notes, (verdict_table(results.verdicts),), images),)
 
 
 def _saved_probes(records: Sequence[Record]) -> tuple[list[Probe], list[str]]:
+    """The probes, and a sentence for each unusable one."""
     probes, problems = [], []
     for record in records:
         if record.settings is None:
@@ -47,11 +46,9 @@ def _saved_probes(records: Sequence[Record]) -> tuple[list[Probe], list[str]]:
         except UserError as error:
             problems.append(str(error))
             continue
-        if probe is None:
-            continue
-        if probe.config_hash == record.settings.hash:
+        if probe is not None and probe.config_hash == record.settings.hash:
             probes.append(probe)
-        else:
+        elif probe is not None:
             problems.append(
                 f"{record.folder}: its probe belongs to a run with other settings; "
                 f"`resvar probe {record.folder}` makes a new one."

@@ -1,15 +1,15 @@
-"""Forward and backward along the depth: what each unit does to the signal and to the gradient.
+"""Signal and gradient along the depth, unit by unit.
 
-BN takes the statistics of the batch, as it does in training, in micro-batches of the size that a
-run has; so initial networks, whose running statistics mean nothing yet, and trained ones are
-measured in the same way. Everything is computed in fp32, and summed up in fp64.
+BN normalises with the statistics of the batch, as in training, in micro-batches of the run's size:
+initial networks, without useful running statistics, and trained ones are measured alike. Signals
+are fp32, sums fp64.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,84 +18,81 @@ from torch.nn import functional as F
 from resvar.errors import RunError
 from resvar.models.network import ResidualNetwork
 from resvar.models.unit import ResidualUnit
-from resvar.probes.findings import Signal, Unit
-from resvar.probes.hooks import Look, keeps_shape, looking, mode, units
+from resvar.probes.hooks import Observer, keeps_shape, mode, observing, units
+from resvar.probes.measurements import Signal, UnitSignals
 
 
-@dataclass(frozen=True)
-class Measured:
+class SignalMeasurement(NamedTuple):
     """The units of a network, the loss, and the gradient's norm at the last unit's output."""
 
-    units: list[Unit]
+    units: list[UnitSignals]
     loss: float
     end_gradient: float
 
 
 def measure_signals(
     network: ResidualNetwork, images: Tensor, labels: Tensor, bn_images: int
-) -> Measured:
-    """Pass images forward and the loss's gradient back, and say what each unit did.
+) -> SignalMeasurement:
+    """Pass images forward and the loss's gradient back, and measure every unit.
 
     Args:
         images: float [N, 3, H, W], normalised, on the network's device.
         labels: int64 [N].
-        bn_images: the most images that one BN sees at a time.
+        bn_images: the largest micro-batch of a BN.
 
     Raises:
         RunError: a signal is not finite.
     """
-    watched = [_Watched(name, stage, unit) for name, stage, unit in units(network)]
-    loss, end = 0.0, 0.0
+    meters = [_UnitMeter(name, stage, unit) for name, stage, unit in units(network)]
     parts = math.ceil(len(labels) / bn_images)
+    loss = end_squares = 0.0
     with mode(network, training=True):
-        for some, theirs in zip(
+        for some, classes in zip(
             images.tensor_split(parts), labels.tensor_split(parts), strict=True
         ):
-            part = _pass(network, watched, some, theirs, len(labels))
-            loss, end = loss + part[0], end + part[1]
-    end = math.sqrt(end)
-    if not all(math.isfinite(number) for number in (loss, end, *_numbers(watched))):
+            part = _measure_micro_batch(network, meters, some, classes, len(labels))
+            loss, end_squares = loss + part[0], end_squares + part[1]
+    if not all(map(math.isfinite, [loss, end_squares, *(meter.check for meter in meters)])):
         raise RunError(
             f"{network.ordering.name}-{network.architecture.depth}: the signal is no longer finite "
             "along the depth, so there is nothing to measure."
         )
-    return Measured([unit.found(end) for unit in watched], loss, end)
+    end = math.sqrt(end_squares)
+    return SignalMeasurement([meter.result(end) for meter in meters], loss, end)
 
 
-def _pass(
+def _measure_micro_batch(
     network: ResidualNetwork,
-    watched: Sequence[_Watched],
+    meters: Sequence[_UnitMeter],
     images: Tensor,
     labels: Tensor,
     total: int,
 ) -> tuple[float, float]:
-    """One micro-batch: its share of the loss, and of the gradient's squared norm at the end."""
-    inputs: list[Tensor] = []
-    at_inputs: dict[nn.Module, Look] = {}
-    at_outputs: dict[nn.Module, Look] = {}
-    passed: list[Tensor] = []  # which values every ReLU after an addition let pass in this stage
-    for unit in watched:
-        at_inputs |= {unit.module: inputs.append} | unit.after_additions(passed)
-        at_outputs |= {unit.module.shortcut: unit.shortcut.add, unit.module.branch: unit.branch.add}
-    at_inputs[network.head_lead] = inputs.append
-    with looking(at_inputs, at_outputs):
-        # Gradients of inputs alone: the weights need none, and none is left in them.
+    """Its share of the loss, and of the gradient's squared norm at the last unit's output."""
+    unit_inputs: list[Tensor] = []
+    passed: list[Tensor] = []
+    inputs: dict[nn.Module, Observer] = {}
+    outputs: dict[nn.Module, Observer] = {}
+    for meter in meters:
+        unit = meter.unit
+        inputs |= {unit: unit_inputs.append, unit.after_add: meter.after_addition(passed)}
+        outputs |= {unit.shortcut: meter.shortcut.add, unit.branch: meter.branch.add}
+    inputs[network.head_lead] = unit_inputs.append
+    with observing(inputs, outputs):
+        # Only the images require gradients: the weights keep none.
         logits = network(images.float().requires_grad_())
     loss = F.cross_entropy(logits, labels, reduction="sum") / total
-    *gradients, last = torch.autograd.grad(loss, inputs)
-    for unit, gradient in zip(watched, gradients, strict=True):
-        unit.gradient += _square_sum(gradient)
+    *gradients, last = torch.autograd.grad(loss, unit_inputs)
+    for meter, gradient in zip(meters, gradients, strict=True):
+        meter.gradient_squares += _square_sum(gradient)
     return float(loss.detach()), _square_sum(last)
 
 
-@dataclass
-class _Sums:
-    """Of a signal, over micro-batches."""
+class _SignalMeter:
+    """Sums of a signal over micro-batches."""
 
-    count: int = 0
-    total: float = 0.0
-    squares: float = 0.0
-    negative: int = 0
+    def __init__(self) -> None:
+        self.count, self.total, self.squares, self.negative = 0, 0.0, 0.0, 0
 
     @torch.no_grad()
     def add(self, signal: Tensor) -> None:
@@ -104,7 +101,7 @@ class _Sums:
         self.squares += _square_sum(signal)
         self.negative += int((signal < 0).sum())
 
-    def found(self) -> Signal:
+    def result(self) -> Signal:
         mean = self.total / self.count
         return Signal(
             mean=mean,
@@ -114,34 +111,31 @@ class _Sums:
         )
 
 
-@dataclass
-class _Watched:
-    """A unit, and what was seen of it so far."""
+class _UnitMeter:
+    """A unit with its sums over micro-batches."""
 
-    name: str
-    stage: int
-    module: ResidualUnit
-    shortcut: _Sums = field(default_factory=_Sums)
-    branch: _Sums = field(default_factory=_Sums)
-    gradient: float = 0.0  # squared
-    log_gains: list[float] = field(default_factory=list)  # per micro-batch
-    let_pass: list[int] = field(default_factory=list)
-    straight: list[int] = field(default_factory=list)
+    def __init__(self, name: str, stage: int, unit: ResidualUnit) -> None:
+        self.name, self.stage, self.unit = name, stage, unit
+        self.shortcut, self.branch = _SignalMeter(), _SignalMeter()
+        self.gradient_squares = 0.0
+        self.log_gains: list[float] = []
+        self.passed = self.straight = 0
 
-    def after_additions(self, passed: list[Tensor]) -> dict[nn.Module, Look]:
-        """What looks at the signal before each op after the addition.
+    def after_addition(self, passed: list[Tensor]) -> Observer:
+        """The observer of the sum: BN's gain, and the values that ReLU passes.
 
         Args:
-            passed: holds the mask of values that passed so far in this stage, once there is one.
+            passed: one mask, of the values that every ReLU after an addition has passed in this
+                stage so far; shared by all units, empty at first.
         """
 
         @torch.no_grad()
-        def at_sum(signal: Tensor) -> None:
-            if not keeps_shape(self.module) or not passed:  # a stage begins
+        def observe(signal: Tensor) -> None:
+            if not keeps_shape(self.unit) or not passed:  # a stage begins
                 passed[:] = [torch.ones_like(signal, dtype=torch.bool)]
             here = torch.ones_like(passed[0])
             log_gain = 0.0
-            for op in self.module.after_add:
+            for op in self.unit.after_add:
                 if isinstance(op, nn.BatchNorm2d):
                     log_gain += _log_gain(op, signal)
                 else:
@@ -149,34 +143,44 @@ class _Watched:
                 signal = op(signal)
             passed[0] &= here
             self.log_gains.append(log_gain)
-            self.let_pass.append(int(here.sum()))
-            self.straight.append(int(passed[0].sum()))
+            self.passed += int(here.sum())
+            self.straight += int(passed[0].sum())
 
-        return {self.module.after_add: at_sum}
+        return observe
 
-    def found(self, end: float) -> Unit:
-        shortcut, branch = self.shortcut.found(), self.branch.found()
-        gradient, count = math.sqrt(self.gradient), self.branch.count
-        return Unit(
+    @property
+    def check(self) -> float:
+        """Not finite where a signal is not."""
+        return self.shortcut.squares + self.branch.squares + self.gradient_squares + self._log_gain
+
+    @property
+    def _log_gain(self) -> float:
+        return sum(self.log_gains) / len(self.log_gains)
+
+    def result(self, end: float) -> UnitSignals:
+        """`end`: the gradient's norm at the last unit's output."""
+        shortcut, branch = self.shortcut.result(), self.branch.result()
+        gradient = math.sqrt(self.gradient_squares)
+        return UnitSignals(
             name=self.name,
             stage=self.stage,
-            keeps_shape=keeps_shape(self.module),
+            keeps_shape=keeps_shape(self.unit),
             shortcut=shortcut,
             branch=branch,
             ratio=branch.norm / shortcut.norm if shortcut.norm else None,
             gradient=gradient,
             gradient_ratio=gradient / end if end else None,
-            gain=math.exp(sum(self.log_gains) / len(self.log_gains)),
-            passed=sum(self.let_pass) / count,
-            straight=sum(self.straight) / count,
+            gain=math.exp(self._log_gain),
+            passed=self.passed / self.branch.count,
+            straight=self.straight / self.branch.count,
         )
 
 
 def _log_gain(bn: nn.BatchNorm2d, signal: Tensor) -> float:
-    """log of |scale| / deviation, in the mean over channels: the factor that BN has for a signal.
+    """log of |scale| / deviation, BN's factor for a signal, as mean over channels.
 
-    A channel that is constant counts with its deviation as BN takes it, sqrt(eps). A scale of
-    zero would make the mean -inf; it counts as the smallest positive number.
+    A constant channel has BN's deviation sqrt(eps). A scale of zero, whose log is -inf, counts as
+    the smallest positive number.
     """
     deviation = (signal.var(dim=(0, 2, 3), correction=0) + bn.eps).sqrt()
     gain = bn.weight.abs().clamp_min(torch.finfo(torch.float32).tiny) / deviation
@@ -185,13 +189,3 @@ def _log_gain(bn: nn.BatchNorm2d, signal: Tensor) -> float:
 
 def _square_sum(signal: Tensor) -> float:
     return float(torch.linalg.vector_norm(signal.detach(), dtype=torch.float64)) ** 2
-
-
-def _numbers(watched: Sequence[_Watched]) -> list[float]:
-    return [
-        number
-        for unit in watched
-        for number in (
-            unit.shortcut.squares, unit.branch.squares, unit.gradient, *unit.log_gains,
-        )
-    ]  # fmt: skip

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import pandas
+
 from resvar.models.ordering import find_ordering
-from resvar.probes.claims import Course
-from resvar.probes.findings import Deletion, Identity, Moment, Network, Probe, Signal, Unit
-from resvar.probes.outcome import Outcome
-from resvar.probes.verdicts import Cell, judge
+from resvar.probes.measurements import (
+    Deletion,
+    Identity,
+    Moment,
+    Probe,
+    ProbedNetwork,
+    Signal,
+    UnitSignals,
+)
+from resvar.probes.render import ProbeResults
+from resvar.probes.runs import RunGroup
 from resvar.reports.records import read_record
 from tests.reports.runs import make_settings
 
 
-def make_unit(at: int, count: int, **more) -> Unit:
+def make_unit(at: int, count: int, **more) -> UnitSignals:
     level = 1.0 + at
     values = {
         "name": f"stages.{3 * at // count}.{at % (count // 3)}",
@@ -26,7 +37,7 @@ def make_unit(at: int, count: int, **more) -> Unit:
         "passed": 0.75,
         "straight": 0.5,
     }
-    return Unit(**{**values, **more})
+    return UnitSignals(**{**values, **more})
 
 
 def make_moment(iteration=0, count=9, deletion=False) -> Moment:
@@ -51,7 +62,7 @@ def make_moment(iteration=0, count=9, deletion=False) -> Moment:
 def make_probe(variant="full-preact", depth=20, seed=0, iterations=(0, 400)) -> Probe:
     settings = make_settings(variant, depth, seed)
     return Probe(
-        network=Network.of(settings),
+        network=ProbedNetwork.of(settings),
         config_hash=settings.hash,
         images=100,
         bn_images=64,
@@ -61,18 +72,18 @@ def make_probe(variant="full-preact", depth=20, seed=0, iterations=(0, 400)) -> 
     )
 
 
-def make_outcome(*variants: str) -> Outcome:
-    probes = [make_probe(variant) for variant in variants]
-    cells = [
-        Cell(
-            find_ordering(variant),
-            20,
-            "cifar10, quick",
-            tuple(Course(s, [200, 400], [1.9, 1.5 + s / 9], [60, 50], [60, 50]) for s in range(2)),
-        )
-        for variant in variants
-    ]
-    return Outcome(probes, cells, judge(probes, cells))
+def make_runs(variant: str, *seeds: Sequence[tuple[int, float, float, float]]) -> RunGroup:
+    """A sequence per seed: iteration, training loss, training error and test error."""
+    names = ["seed", "iteration", "train_loss", "train_error", "test_error"]
+    rows = [(seed, *row) for seed, evaluations in enumerate(seeds) for row in evaluations]
+    metrics = pandas.DataFrame(rows, columns=names)
+    return RunGroup(find_ordering(variant), 20, "cifar10, quick", metrics)
+
+
+def make_results(*variants: str) -> ProbeResults:
+    ends = [[(200, 1.9, 60.0, 60.0), (400, 1.5 + s / 9, 50.0, 50.0)] for s in range(2)]
+    groups = [make_runs(variant, *ends) for variant in variants]
+    return ProbeResults.of([make_probe(variant) for variant in variants], groups)
 
 
 def hash_of(folder) -> str:

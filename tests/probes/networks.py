@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from resvar.models.network import ResidualNetwork, build_model
-from resvar.probes.findings import Moment
 from resvar.probes.hooks import keeps_shape, units
 from resvar.probes.identity import check_identity
+from resvar.probes.measurements import Moment
 from resvar.probes.signals import measure_signals
 
 IMAGES = 12

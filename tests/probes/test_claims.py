@@ -9,18 +9,16 @@ from torch import nn
 from resvar.models.ordering import PAPER_ORDER, find_ordering
 from resvar.probes.claims import (
     CLAIMS,
-    OF_A_MOMENT,
-    Course,
-    in_words,
+    MOMENT_CLAIMS,
+    REGULARISATION,
+    SLOW_START,
     monotone_signal,
-    reference,
-    regularisation,
     scaled_shortcut,
-    slow_start,
 )
+from tests.probes.made import make_runs
 from tests.probes.networks import make_network, moment, trained
 
-HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be said from this data"
+HOLDS, FAILS, INCONCLUSIVE = "holds", "does not hold", "cannot be said from this data"
 
 
 def test_the_names_are_those_of_the_issue():
@@ -50,9 +48,9 @@ def test_of_which_orderings_the_paper_says_it():
 def test_of_fresh_networks_holds_what_the_paper_says_and_nothing_else(variant):
     # The factors of BN are near 1 at first: only a deeper network's product leaves it.
     here = moment(make_network(variant, depth=44 if variant == "bn-after-add" else 14))
-    for claim, predicate in OF_A_MOMENT.items():
+    for claim in MOMENT_CLAIMS:
         said = claim.said_of(find_ordering(variant))
-        assert predicate(here).word == (HOLDS if said else FAILS), claim.name
+        assert claim.test(here)[0] == (HOLDS if said else FAILS), claim.name
 
 
 # --- monotone-signal ------------------------------------------------------------------------------
@@ -61,9 +59,9 @@ def test_of_fresh_networks_holds_what_the_paper_says_and_nothing_else(variant):
 def test_a_branch_with_negative_values_is_not_monotone():
     network = make_network("relu-before-add")
     network.stages[2][1].branch[-1] = nn.Identity()  # the last ReLU is gone
-    answer = monotone_signal(moment(network))
-    assert answer.word == FAILS
-    assert "stages.2.1" in answer.evidence
+    word, evidence = monotone_signal(moment(network))
+    assert word == FAILS
+    assert "stages.2.1" in evidence
 
 
 def test_branches_that_add_nothing_are_not_monotone():
@@ -72,13 +70,13 @@ def test_branches_that_add_nothing_are_not_monotone():
         for unit in stage:
             nn.init.zeros_(unit.branch[-2].weight)
             nn.init.constant_(unit.branch[-2].bias, -1.0)
-    answer = monotone_signal(moment(network))
-    assert answer.word == FAILS
-    assert "0 of 3 steps" in answer.evidence
+    word, evidence = monotone_signal(moment(network))
+    assert word == FAILS
+    assert "0 of 3 steps" in evidence
 
 
 def test_without_a_step_monotony_cannot_be_said():
-    assert monotone_signal(moment(make_network("relu-before-add", depth=8))).word == UNKNOWN
+    assert monotone_signal(moment(make_network("relu-before-add", depth=8)))[0] == INCONCLUSIVE
 
 
 # --- scaled-shortcut ------------------------------------------------------------------------------
@@ -95,9 +93,9 @@ def test_bn_that_gives_back_what_it_takes_scales_nothing():
     for stage in network.stages:
         for unit in stage:
             unit.after_add.register_forward_pre_hook(learn)
-    answer = scaled_shortcut(moment(network))
-    assert answer.word == FAILS
-    assert "by 1 over all 6" in answer.evidence
+    word, evidence = scaled_shortcut(moment(network))
+    assert word == FAILS
+    assert "by 1 over all 6" in evidence
 
 
 @pytest.mark.parametrize(("scale", "word"), [(0.05, HOLDS), (30.0, HOLDS)])
@@ -106,38 +104,36 @@ def test_a_bn_anywhere_after_an_addition_is_noticed(scale, word):
     bn = nn.BatchNorm2d(16)
     nn.init.constant_(bn.weight, scale)
     network.stages[0][1].after_add.append(bn)
-    assert scaled_shortcut(moment(network)).word == word
+    assert scaled_shortcut(moment(network))[0] == word
 
 
 def test_relu_after_the_addition_does_not_scale_but_its_share_is_said():
-    answer = scaled_shortcut(moment(trained(make_network("original"))))
-    assert answer.word == FAILS
-    assert "ReLU there lets as little as" in answer.evidence
+    word, evidence = scaled_shortcut(moment(trained(make_network("original"))))
+    assert word == FAILS
+    assert "ReLU there lets as little as" in evidence
 
 
 # --- slow-start -----------------------------------------------------------------------------------
 
 
-def course(seed=0, loss=2.0, last=1.0, error=50.0, train_error=40.0, first=200, end=400):
-    return Course(seed, [first, end], [loss, last], [60.0, train_error], [60.0, error])
-
-
-def starts(*losses, **more):
-    return [course(seed, loss, **more) for seed, loss in enumerate(losses)]
+def starts(*losses, variant="full-preact", first=200, end=400):
+    seeds = [[(first, loss, 60.0, 60.0), (end, 1.0, 40.0, 50.0)] for loss in losses]
+    return make_runs(variant, *seeds)
 
 
 FAST = starts(1.50, 1.51, 1.52)
 
 
-def slow(ours, theirs=FAST, name="original"):
-    return slow_start(name, ours, "full-preact", theirs)
+def slow(*losses, theirs=FAST, **more):
+    ours = starts(*losses, variant="original", **more)
+    return SLOW_START.ask(ours, [ours, theirs])
 
 
 def test_a_start_that_is_surely_slower_holds():
-    answer = slow(starts(1.90, 1.91, 1.92))
-    assert answer.word == HOLDS
-    assert "+0.400 nats" in answer.evidence
-    assert "3 and 3 seeds" in answer.evidence
+    word, evidence = slow(1.90, 1.91, 1.92)
+    assert word == HOLDS
+    assert "+0.400 nats" in evidence
+    assert "3 and 3 seeds" in evidence
 
 
 @pytest.mark.parametrize(
@@ -146,40 +142,47 @@ def test_a_start_that_is_surely_slower_holds():
         ((1.50, 1.51, 1.52), FAILS),  # the same
         ((1.30, 1.31, 1.32), FAILS),  # faster
         ((1.52, 1.53, 1.54), FAILS),  # surely slower, but by less than 0.05
-        ((1.50, 1.70, 1.90), UNKNOWN),  # slower on average, and anything may be
-        ((1.90,), UNKNOWN),  # one seed
-        ((), UNKNOWN),
+        ((1.50, 1.70, 1.90), INCONCLUSIVE),  # slower on average, and anything may be
+        ((1.90,), INCONCLUSIVE),  # one seed
+        ((), INCONCLUSIVE),
     ],
 )
 def test_a_start_that_is_not_slower_or_not_surely_so(losses, word):
-    assert slow(starts(*losses)).word == word
+    assert slow(*losses)[0] == word
 
 
 def test_the_start_must_be_the_first_half_and_common():
-    assert slow(starts(1.9, 1.91, first=300)).word == UNKNOWN
-    late = starts(1.90, 1.91, 1.92, first=300)
-    assert slow(late, starts(1.5, 1.51, 1.52, first=300)).word == UNKNOWN
+    assert slow(1.9, 1.91, first=300)[0] == INCONCLUSIVE
+    late = starts(1.5, 1.51, 1.52, first=300)
+    assert slow(1.90, 1.91, 1.92, first=300, theirs=late)[0] == INCONCLUSIVE
+
+
+def test_without_runs_to_compare_nothing_can_be_said():
+    word, evidence = slow(1.9, 1.91, theirs=starts())
+    assert word == INCONCLUSIVE
+    assert "no finished run of full-preact" in evidence
+    assert SLOW_START.ask(starts(1.9, variant="original"), [])[0] == INCONCLUSIVE
 
 
 def test_the_reference_itself_is_not_compared():
-    assert slow(FAST, name="full-preact").word == UNKNOWN
+    word, evidence = SLOW_START.ask(FAST, [FAST])
+    assert word == INCONCLUSIVE
+    assert "is what the others are compared with" in evidence
 
 
 # --- regularisation -------------------------------------------------------------------------------
 
 
-def ends(*pairs, train_error=1.0):
-    return [
-        course(seed, last=last, error=error, train_error=train_error)
-        for seed, (last, error) in enumerate(pairs)
-    ]
+def ends(*pairs, variant="full-preact", train_error=1.0):
+    seeds = [[(200, 2.0, 60.0, 60.0), (400, loss, train_error, error)] for loss, error in pairs]
+    return make_runs(variant, *seeds)
 
 
-V1 = ends((0.010, 6.6), (0.011, 6.7), (0.012, 6.65))
+V1 = ends((0.010, 6.6), (0.011, 6.7), (0.012, 6.65), variant="original")
 
 
 def regular(ours, theirs=V1):
-    return regularisation("full-preact", ours, "original", theirs).word
+    return REGULARISATION.ask(ours, [theirs])[0]
 
 
 def test_regularisation_holds_with_a_higher_loss_and_a_lower_error():
@@ -198,25 +201,24 @@ def test_regularisation_fails_where_either_half_is_contradicted(pairs):
 
 
 def test_regularisation_cannot_be_said_without_spread_seeds_or_convergence():
-    assert regular(ends((0.020, 6.3), (0.021, 7.2), (0.022, 6.0))) == UNKNOWN
-    assert regular(ends((0.020, 6.3))) == UNKNOWN
-    assert regular([]) == UNKNOWN
+    assert regular(ends((0.020, 6.3), (0.021, 7.2), (0.022, 6.0))) == INCONCLUSIVE
+    assert regular(ends((0.020, 6.3))) == INCONCLUSIVE
+    assert regular(ends()) == INCONCLUSIVE
     better = ends((0.020, 6.3), (0.021, 6.35), (0.022, 6.32), train_error=30.0)
-    assert regular(better) == UNKNOWN
+    assert regular(better) == INCONCLUSIVE
 
 
 # --- words ----------------------------------------------------------------------------------------
 
 
 def test_runs_are_compared_with_those_that_the_paper_compares_them_with():
-    slow_claim, regular_claim = CLAIMS[4], CLAIMS[5]
-    assert reference(slow_claim, find_ordering("bn-after-add")) == "original"
-    assert reference(slow_claim, find_ordering("original")) == "full-preact"
-    assert reference(regular_claim, find_ordering("full-preact")) == "original"
+    assert SLOW_START.reference(find_ordering("bn-after-add")) == "original"
+    assert SLOW_START.reference(find_ordering("original")) == "full-preact"
+    assert REGULARISATION.reference(find_ordering("full-preact")) == "original"
 
 
 def test_every_threshold_is_said_in_words():
-    text = " ".join(f"{name} {words}" for name, words in in_words())
+    text = " ".join(claim.help for claim in CLAIMS)
     for threshold in ("at least 2 or at most 0.5", "0.0001 in fp32", "1e-12 in fp64",
                       "0.05 nats", "above 5 %"):  # fmt: skip
         assert threshold in text

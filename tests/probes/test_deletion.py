@@ -10,8 +10,8 @@ from resvar.config import resolve
 from resvar.models.ordering import PAPER_ORDER
 from resvar.models.unit import Projection
 from resvar.probes.deletion import delete_units
-from resvar.probes.findings import Deletion
 from resvar.probes.hooks import units
+from resvar.probes.measurements import Deletion
 from resvar.training.execution import Execution
 from tests.probes.networks import make_images, make_network, trained
 
@@ -35,7 +35,7 @@ def error_without(network, deleted, images, labels):
 @pytest.mark.parametrize("shape", [{"depth": 14}, {"depth": 20, "unit": "bottleneck"}])
 @pytest.mark.parametrize("variant", PAPER_ORDER)
 def test_to_delete_a_unit_is_to_leave_out_its_branch(variant, shape, monkeypatch):
-    monkeypatch.setattr("resvar.probes.deletion.AT_A_TIME", 25)
+    monkeypatch.setattr("resvar.probes.deletion.DELETION_BATCH", 25)
     network = trained(make_network(variant, **shape)).eval()
     images, _ = make_images(60)
     with torch.no_grad():

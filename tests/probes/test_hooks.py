@@ -11,7 +11,7 @@ from torch import nn
 from resvar.config import resolve
 from resvar.models.ordering import PAPER_ORDER
 from resvar.probes.deletion import delete_units
-from resvar.probes.hooks import looking, mode, units
+from resvar.probes.hooks import mode, observing, units
 from resvar.probes.identity import check_identity
 from resvar.probes.signals import measure_signals
 from resvar.training.execution import Execution
@@ -81,7 +81,7 @@ def test_hooks_and_modes_go_back_after_an_error_too():
     with (
         pytest.raises(ZeroDivisionError),
         mode(network, training=True),
-        looking({units(network)[1][2]: fail}, {network.stem: seen.append}),
+        observing({units(network)[1][2]: fail}, {network.stem: seen.append}),
     ):
         network(make_images()[0])
     assert len(seen) == 2
@@ -95,7 +95,7 @@ def test_what_a_unit_adds_up_is_what_the_hooks_see():
     seen: dict[str, torch.Tensor] = {}
     with (
         torch.no_grad(),
-        looking(
+        observing(
             {unit: lambda x: seen.update(x=x), unit.after_add: lambda x: seen.update(total=x)},
             {
                 unit.shortcut: lambda x: seen.update(shortcut=x),

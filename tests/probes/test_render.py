@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from resvar.errors import UserError
 from resvar.models.ordering import PAPER_ORDER
-from resvar.probes.findings import Probe, read_probe, write_probe
-from resvar.probes.pictures import pictures
-from resvar.probes.render import BARS, render, sparkline
-from resvar.probes.section import TITLE, sections
+from resvar.probes.measurements import Probe, read_probe, write_probe
+from resvar.probes.pictures import probe_pictures
+from resvar.probes.render import SPARKS, render_probe, sparkline
+from resvar.probes.section import SECTION_TITLE, saved_probe_sections
 from resvar.reports.plotting import STYLES, inline_svg, write_pictures
 from resvar.reports.records import read_records
 from resvar.reports.report import write_report
-from tests.probes.made import make_outcome, make_probe
+from tests.probes.made import make_probe, make_results
 from tests.reports.runs import write_run
 
 VALUES = st.lists(st.none() | st.floats(-1e9, 1e9), min_size=1, max_size=200)
@@ -35,21 +35,21 @@ def test_a_sparkline_has_a_bar_per_value_and_the_extremes_are_its_ends(values, w
     if len(values) <= width:
         assert [mark == " " for mark in line] == [value is None for value in values]
         if known and max(known) > min(known):
-            assert line[values.index(max(known))] == BARS[-1]
-            assert line[values.index(min(known))] == BARS[0]
+            assert line[values.index(max(known))] == SPARKS[-1]
+            assert line[values.index(min(known))] == SPARKS[0]
     elif not known:
         assert line == " " * width
 
 
 def test_sparklines_worked_out_by_hand():
-    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == BARS
+    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == SPARKS
     assert sparkline([0, None, 7]) == "▁ █"
     assert sparkline([5, 5]) == "▁▁"
     assert sparkline([0, 2, 6, 8, 3, 5], 3) == "▁█▅"  # means 1, 7 and 4
 
 
 def test_the_table_has_a_line_per_quantity_and_a_verdict_per_claim():
-    text = render(make_outcome("original", "full-preact"), "table")
+    text = render_probe(make_results("original", "full-preact"), "table")
     for quantity in ("shortcut signal, mean", "branch, negative", "ReLU after addition, passed",
                      "gradient by that at the end", "test error without the unit"):  # fmt: skip
         assert quantity in text
@@ -67,13 +67,13 @@ def test_the_table_has_a_line_per_quantity_and_a_verdict_per_claim():
 
 
 def test_json_holds_all_and_reads_back():
-    outcome = make_outcome("original", "full-preact")
-    value = json.loads(render(outcome, "json"))
+    results = make_results("original", "full-preact")
+    value = json.loads(render_probe(results, "json"))
     assert [Probe.model_validate(probe, strict=False) for probe in value["probes"]] == list(
-        outcome.probes
+        results.probes
     )
     verdicts = [v for claim in value["claims"] for v in claim["verdicts"]]
-    assert len(verdicts) == len(outcome.verdicts) == 2 * 2 * 4 + 2 * 2
+    assert len(verdicts) == len(results.verdicts) == 2 * 2 * 4 + 2 * 2
     assert {v["word"] for v in verdicts} <= {
         "holds", "does not hold", "cannot be said from this data",
     }  # fmt: skip
@@ -81,7 +81,7 @@ def test_json_holds_all_and_reads_back():
 
 
 def test_markdown_tables_are_whole():
-    text = render(make_outcome("bn-after-add"), "markdown")
+    text = render_probe(make_results("bn-after-add"), "markdown")
     for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(widths) == 1
@@ -92,14 +92,15 @@ def test_markdown_tables_are_whole():
 
 
 def test_the_figures_are_whole_and_the_same_every_time(tmp_path):
-    found = pictures(make_outcome(*PAPER_ORDER))
+    found = list(probe_pictures(make_results(*PAPER_ORDER)))
     assert [picture.name for picture in found] == [
         "signal-20-iteration-0", "signal-20-iteration-400", "gradient-20", "after-addition-20",
         "deletion-20", "training-20",
     ]  # fmt: skip
     written = write_pictures(found, tmp_path / "one")
     assert len(written) == 12
-    for path in write_pictures(pictures(make_outcome(*PAPER_ORDER))[::5], tmp_path / "two"):
+    again = list(probe_pictures(make_results(*PAPER_ORDER)))[::5]
+    for path in write_pictures(again, tmp_path / "two"):
         assert path.read_bytes() == (tmp_path / "one" / path.name).read_bytes()
     for path in written:
         data = path.read_bytes()
@@ -115,7 +116,7 @@ def test_the_figures_are_whole_and_the_same_every_time(tmp_path):
 
 
 def test_signal_panels_share_their_axes_and_show_what_was_measured():
-    figure = next(p for p in pictures(make_outcome("original", "full-preact"))).figure
+    figure = next(probe_pictures(make_results("original", "full-preact"))).figure
     assert len(figure.axes) == 6  # deviation, mean and share of negatives, by two orderings
     top = figure.axes[:2]
     assert top[0].get_ylim() == top[1].get_ylim()
@@ -124,7 +125,9 @@ def test_signal_panels_share_their_axes_and_show_what_was_measured():
 
 
 def test_the_deletion_curve_shows_every_unit():
-    figure = next(p for p in pictures(make_outcome("original")) if p.name == "deletion-20").figure
+    figure = next(
+        p for p in probe_pictures(make_results("original")) if p.name == "deletion-20"
+    ).figure
     (curve,) = (line for line in figure.axes[0].lines if line.get_label() == "without this unit")
     assert list(curve.get_ydata()) == [60.0 - at for at in range(9)]
 
@@ -138,7 +141,7 @@ def test_orderings_differ_without_colour_too():
 def test_figures_that_cannot_be_written_are_the_users_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="--figures"):
-        write_pictures(pictures(make_outcome("original")), tmp_path / "file")
+        write_pictures([*probe_pictures(make_results("original"))], tmp_path / "file")
 
 
 # --- the report's section -------------------------------------------------------------------------
@@ -155,8 +158,8 @@ def runs(root):
 
 def test_the_section_has_verdicts_and_figures_with_ids_of_their_own(tmp_path):
     runs(tmp_path)
-    (section,) = sections(read_records([tmp_path]))
-    assert section.title == TITLE
+    (section,) = saved_probe_sections(read_records([tmp_path]))
+    assert section.title == SECTION_TITLE
     assert len(section.pictures) == 5
     for picture in section.pictures:
         ElementTree.fromstring(picture.svg.replace("xlink:href", "href"))
@@ -170,17 +173,17 @@ def test_the_section_has_verdicts_and_figures_with_ids_of_their_own(tmp_path):
 
 def test_the_page_holds_the_section(tmp_path):
     runs(tmp_path)
-    write_report([tmp_path], "html", tmp_path / "page.html", sections=sections)
+    write_report([tmp_path], "html", tmp_path / "page.html", sections=saved_probe_sections)
     page = (tmp_path / "page.html").read_text()
-    assert TITLE in page
-    (section,) = sections(read_records([tmp_path]))
+    assert SECTION_TITLE in page
+    (section,) = saved_probe_sections(read_records([tmp_path]))
     assert len(section.pictures) == 5
     assert all(picture.source in page for picture in section.pictures)
 
 
 def test_without_probes_there_is_no_section(tmp_path):
     write_run(tmp_path, "original", 20)
-    assert sections(read_records([tmp_path])) == ()
+    assert saved_probe_sections(read_records([tmp_path])) == ()
 
 
 def test_a_damaged_or_foreign_probe_is_named_and_spoils_nothing(tmp_path):
@@ -188,14 +191,14 @@ def test_a_damaged_or_foreign_probe_is_named_and_spoils_nothing(tmp_path):
     (first / "probe.json").write_text("{")
     foreign = make_probe("full-preact", seed=1)
     write_probe(second, foreign)
-    (section,) = sections(read_records([tmp_path]))
+    (section,) = saved_probe_sections(read_records([tmp_path]))
     assert any("this is damaged" in note for note in section.notes)
     assert any("other settings" in note for note in section.notes)
     assert section.pictures == ()
 
 
 def test_an_inline_figure_is_one_element():
-    svg = inline_svg(pictures(make_outcome("original"))[0])
+    svg = inline_svg(next(probe_pictures(make_results("original"))))
     assert svg.startswith("<svg")
     assert svg.rstrip().endswith("</svg>")
 

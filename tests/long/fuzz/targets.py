@@ -27,7 +27,7 @@ from resvar.errors import RunError, UserError
 from resvar.export.safetensors_file import load_model, to_safetensors
 from resvar.files import shipped
 from resvar.models.network import build_model
-from resvar.probes.findings import read_probe
+from resvar.probes.measurements import read_probe
 from resvar.reports.agreement import scored_predictions
 from resvar.reports.records import read_records
 from resvar.reports.render import RENDERERS as BY_FORMAT

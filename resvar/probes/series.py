@@ -1,26 +1,16 @@
-"""All that one call found, and its parts as series along the depth, for any renderer. No torch."""
+"""The quantities along the depth that tables and figures show. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import mul
 
-from resvar.probes.findings import Moment, Network, Probe, Unit
-from resvar.probes.verdicts import Cell, Verdict
+from resvar.probes.measurements import Moment, ProbedNetwork, UnitSignals
 
 Values = list[float | None]
-"""One per unit, in the order in which the signal meets them; None where there is none."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What was measured, which runs were compared, and what follows."""
-
-    probes: Sequence[Probe]
-    cells: Sequence[Cell]
-    verdicts: Sequence[Verdict]
+"""One per unit, in the order of the signal."""
 
 
 @dataclass(frozen=True)
@@ -29,31 +19,30 @@ class Series:
 
     Attributes:
         unit: of the values: `%`, or nothing.
-        of: picks it out of a moment; empty where it was not measured.
-        shown: whether it says anything about this network.
+        of: its values in a moment; empty where it was not measured.
+        after_add: the operator after the addition that it is about; empty: about every network.
     """
 
     title: str
     unit: str
     of: Callable[[Moment], Values]
-    shown: Callable[[Network], bool] = lambda network: True  # noqa: ARG005
+    after_add: str = ""
+
+    def applies_to(self, network: ProbedNetwork) -> bool:
+        return not self.after_add or self.after_add in network.after_add
 
 
-def _each(pick: Callable[[Unit], float | None]) -> Callable[[Moment], Values]:
+def _each(pick: Callable[[UnitSignals], float | None]) -> Callable[[Moment], Values]:
     return lambda moment: [pick(unit) for unit in moment.units]
 
 
-def gain_so_far(moment: Moment) -> Values:
-    """The product of the gains of all units up to each."""
+def _total_gain(moment: Moment) -> Values:
+    """The product of the gains up to each unit."""
     return list(accumulate((unit.gain for unit in moment.units), mul))
 
 
-def _deletion(moment: Moment) -> Values:
+def _deletion_errors(moment: Moment) -> Values:
     return [] if moment.deletion is None else list(moment.deletion.errors)
-
-
-def _has(op: str) -> Callable[[Network], bool]:
-    return lambda network: op in network.after_add
 
 
 SHORTCUT_STD = Series("shortcut signal, deviation", "", _each(lambda unit: unit.shortcut.std))
@@ -66,23 +55,21 @@ BRANCH_MEAN = Series("branch, mean", "", _each(lambda unit: unit.branch.mean))
 BRANCH_NEGATIVE = Series("branch, negative", "%", _each(lambda unit: 100 * unit.branch.negative))
 RATIO = Series("‖branch‖ / ‖shortcut‖", "", _each(lambda unit: unit.ratio))
 GRADIENT = Series("gradient by that at the end", "", _each(lambda unit: unit.gradient_ratio))
-GAIN = Series("BN after addition, gain so far", "", gain_so_far, _has("bn"))
-PASSED = Series(
-    "ReLU after addition, passed", "%", _each(lambda unit: 100 * unit.passed), _has("relu")
-)
+GAIN = Series("BN after addition, gain so far", "", _total_gain, "bn")
+PASSED = Series("ReLU after addition, passed", "%", _each(lambda unit: 100 * unit.passed), "relu")
 STRAIGHT = Series(
-    "… passed by all in the stage", "%", _each(lambda unit: 100 * unit.straight), _has("relu")
+    "… passed by all in the stage", "%", _each(lambda unit: 100 * unit.straight), "relu"
 )
-DELETION = Series("test error without the unit", "%", _deletion)
+DELETION = Series("test error without the unit", "%", _deletion_errors)
 
-ALL = (
+ALL_SERIES = (
     SHORTCUT_STD, SHORTCUT_MEAN, SHORTCUT_NEGATIVE, BRANCH_STD, BRANCH_MEAN, BRANCH_NEGATIVE,
     RATIO, GRADIENT, GAIN, PASSED, STRAIGHT, DELETION,
 )  # fmt: skip
 
 
-def when(iteration: int, iterations: int | None = None) -> str:
-    """`at initialisation`, `after 400 iterations`."""
+def moment_name(iteration: int, iterations: int | None = None) -> str:
+    """`at initialisation`, `after 400 iterations`, `after 400 of 64,000 iterations`."""
     if not iteration:
         return "at initialisation"
     unfinished = iterations is not None and iteration < iterations
