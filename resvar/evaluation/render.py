@@ -83,7 +83,7 @@ def _confusion_table(found: dict[str, Any]) -> Table:
         cells = [Text(str(count) if count else "·") for count in counts]
         cells[index].stylize("bold green")
         rows.append((names[index], _percent(found["classes"][index]["error"]), *cells))
-    table = _table(["", "error %", *short], rows, left=[""])
+    table = _findings_table(["", "error %", *short], rows, left=[""])
     for column in table.columns[2:]:
         column.no_wrap = True
     return table
@@ -95,7 +95,7 @@ def _worst_classes(found: dict[str, Any]) -> Table:
         (held["name"], str(held["images"]), str(held["wrong"]), _percent(held["error"]))
         for held in worst
     ]
-    return _table(["class", "images", "wrong", "error %"], rows, left=["class"])
+    return _findings_table(["class", "images", "wrong", "error %"], rows, left=["class"])
 
 
 def _worst_pairs(found: dict[str, Any]) -> Table:
@@ -108,7 +108,7 @@ def _worst_pairs(found: dict[str, Any]) -> Table:
     ]
     worst = sorted(pairs, key=lambda pair: -pair[0])[:WORST]
     rows = [(str(count), true, predicted) for count, true, predicted in worst]
-    return _table(["images", "of", "taken for"], rows, left=["of", "taken for"])
+    return _findings_table(["images", "of", "taken for"], rows, left=["of", "taken for"])
 
 
 def _calibration_table(bins: Iterable[dict[str, Any]]) -> Table:
@@ -123,10 +123,10 @@ def _calibration_table(bins: Iterable[dict[str, Any]]) -> Table:
         for held in bins
         if held["images"]
     ]
-    return _table(["confidence in", "images", "confidence %", "accuracy %", "gap"], rows)
+    return _findings_table(["confidence in", "images", "confidence %", "accuracy %", "gap"], rows)
 
 
-def _table(
+def _findings_table(
     titles: Sequence[str], rows: Iterable[Sequence[str | Text]], left: Sequence[str] = ()
 ) -> Table:
     """Names of classes may contain markup: every string is plain text."""

@@ -80,9 +80,9 @@ def torchvision_key(key: str) -> str:
     module, _, tensor = key.rpartition(".")
     match module.split("."):
         case ["stem", place]:
-            theirs = _numbered(place)
+            theirs = _convolution_or_bn(place)
         case ["stages", stage, unit, "branch", place]:
-            theirs = f"layer{int(stage) + 1}.{unit}.{_numbered(place)}"
+            theirs = f"layer{int(stage) + 1}.{unit}.{_convolution_or_bn(place)}"
         case ["stages", stage, unit, "shortcut", place]:
             theirs = f"layer{int(stage) + 1}.{unit}.downsample.{place}"
         case _:  # the classifier, the only other module with weights
@@ -90,7 +90,7 @@ def torchvision_key(key: str) -> str:
     return f"{theirs}.{tensor}"
 
 
-def _numbered(place: str) -> str:
+def _convolution_or_bn(place: str) -> str:
     """A branch is conv, BN, ReLU, conv, …: the place gives the kind of module and its number."""
     number, kind = divmod(int(place), 3)
     return f"{('conv', 'bn')[kind]}{number + 1}"
