@@ -20,8 +20,8 @@ from resvar.rundir import PROBE, read_json
 
 PROBE_FORMAT: Literal[1] = 1
 
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+Amount = Annotated[int, Field(ge=1)]
+Index = Annotated[int, Field(ge=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -61,7 +61,7 @@ class UnitSignals(StrictModel):
     """
 
     name: str
-    stage: NonNegativeInt
+    stage: Index
     keeps_shape: bool
     shortcut: Signal
     branch: Signal
@@ -87,9 +87,9 @@ class Identity(StrictModel):
             norms of its two terms; None without any gradient.
     """
 
-    images: PositiveInt
-    chains: NonNegativeInt
-    longest: NonNegativeInt
+    images: Amount
+    chains: Index
+    longest: Index
     forward: dict[str, NonNegativeFloat]
     forward_relative: dict[str, NonNegativeFloat]
     backward: dict[str, NonNegativeFloat | None]
@@ -103,7 +103,7 @@ class Deletion(StrictModel):
         errors: unit by unit.
     """
 
-    images: PositiveInt
+    images: Amount
     precision: Literal["fp32", "bf16"]
     error: Percent
     errors: list[Percent]
@@ -133,7 +133,7 @@ class Moment(StrictModel):
         end_gradient: norm of the loss's gradient with respect to the last unit's output.
     """
 
-    iteration: NonNegativeInt
+    iteration: Index
     loss: FiniteFloat
     end_gradient: NonNegativeFloat
     units: Annotated[list[UnitSignals], Field(min_length=1)]
@@ -144,11 +144,11 @@ class Moment(StrictModel):
 class ProbedNetwork(OrderingModel):
     """The probed network under the names that `Settings` uses."""
 
-    depth: PositiveInt
-    seed: NonNegativeInt
+    depth: Amount
+    seed: Index
     protocol: str
     dataset: str
-    iterations: PositiveInt
+    iterations: Amount
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -171,8 +171,8 @@ class Probe(StrictModel):
     format: Literal[1] = PROBE_FORMAT
     network: ProbedNetwork
     config_hash: str | None
-    images: PositiveInt
-    bn_images: PositiveInt
+    images: Amount
+    bn_images: Amount
     device: str
     seconds: NonNegativeFloat
     moments: Annotated[list[Moment], Field(min_length=1)]
