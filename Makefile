@@ -45,7 +45,7 @@ test-lowest:
 	$(PYTHON) -m venv $(LOWEST)
 	$(PYTHON) scripts/lowest_versions.py --without torch torchvision > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check \
-		--constraint $(LOWEST)/constraints.txt --editable ".[dev]"
+		--constraint $(LOWEST)/constraints.txt --editable ".[test]"
 	$(LOWEST)/bin/pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(FAST)
 
 coverage: setup
