@@ -1,9 +1,8 @@
-"""Which test images runs agree on: it says something even where there is one seed.
+"""The agreement of runs, image by image: informative even at one seed.
 
-Read from `predictions.npy`. Whether a prediction is right needs the labels of the test images; for
-CIFAR-10 they travel with the package (10,000 digits in the official order). They are used only
-where they give the very test error that the run has recorded; elsewhere what needs them is left
-out.
+Predictions come from `predictions.npy`. The package contains the labels of CIFAR-10's test images
+(10,000 digits in the official order); they are used only for runs whose recorded test error they
+reproduce. For other datasets only the agreement between runs is computed.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ LABELS = Path(__file__).parent / "cifar10-test-labels.txt"
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one run predicted.
+    """The predictions of one run.
 
     Attributes:
         predictions: int [N], the predicted class of each test image in the official order.
-        right: bool [N], or None where the labels are not known.
+        right: bool [N], or None if the labels are unknown.
     """
 
     seed: int
@@ -46,8 +45,8 @@ class Pairing:
     """Two single runs of the same seed, image by image (McNemar 1947).
 
     Attributes:
-        first_only, second_only: images that only the run of that variant predicts rightly.
-        p: exact and two-sided: how likely so uneven a division is if each way were a coin's throw.
+        first_only, second_only: images that only that run classifies correctly.
+        p: of McNemar's exact two-sided test.
     """
 
     seed: int
@@ -63,11 +62,10 @@ class Agreement:
     Attributes:
         n: runs with predictions.
         within: percent of images on which two runs of the cell differ, mean over pairs; None for
-            one run. It is the yardstick for `across`.
-        across: the same between a run of the cell and one of each other variant, by its name.
+            one run. The reference for `across`.
+        across: variant → the same between a run of the cell and one of that variant.
         pairing: with the baseline at the smallest seed that both have, or None.
-        predicted_sd: percentage points between seeds that would be seen if images fell
-            independently (`predicted_sd`), or None.
+        predicted_sd: see `predicted_sd`, or None.
     """
 
     variant: str
@@ -82,11 +80,11 @@ class Agreement:
 def agreement(
     variant: str, depth: int, cells: Mapping[str, Sequence[Predictions]], baseline: str
 ) -> Agreement:
-    """How the runs of a cell agree.
+    """The agreement of a cell's runs.
 
     Args:
         cells: variant → its runs at this depth, at least one each, over the same images.
-        baseline: the variant whose single runs are paired with those of the others.
+        baseline: the variant that the others are paired with.
     """
     runs = cells[variant]
     rights = [run.right for run in runs if run.right is not None]
@@ -103,7 +101,7 @@ def agreement(
 
 
 def predicted_sd(right: Sequence[Array]) -> float:
-    """The spread between seeds if test images were independent of each other, in points.
+    """The standard deviation between seeds if test images were independent, in percentage points.
 
     The variance of the test error is then the sum over images of e(1 - e) / N², e being the
     probability that a run errs on the image (arXiv:2304.01910, section 4). From n runs, e(1 - e) is
@@ -120,7 +118,7 @@ def predicted_sd(right: Sequence[Array]) -> float:
 
 
 def mcnemar(first_only: int, second_only: int) -> float:
-    """The exact two-sided p; 1 where no image divides the two runs."""
+    """The exact two-sided p; 1 if the runs differ on no image (McNemar 1947)."""
     either = first_only + second_only
     if either == 0:
         return 1.0
@@ -153,10 +151,9 @@ def _across(first: Sequence[Predictions], second: Sequence[Predictions]) -> floa
 
 
 def _same(first: Sequence[Predictions], second: Sequence[Predictions]) -> int:
-    """How often a run of `first` and one of `second` put an image into the same class.
+    """How many (image, run of `first`, run of `second`) have the same predicted class.
 
-    Counted class by class from how many runs chose it, not pair by pair: a hundred seeds of two
-    variants are ten thousand pairs.
+    Counted by class, not by pair: a hundred seeds of two variants are ten thousand pairs.
     """
     import numpy as np
 
@@ -173,7 +170,7 @@ def _same(first: Sequence[Predictions], second: Sequence[Predictions]) -> int:
 def scored_predictions(
     folder: Path, seed: int, dataset: str, test_error: float
 ) -> Predictions | str:
-    """The predictions of a finished run, or in a few words why they do not count."""
+    """The predictions of a finished run, or in a few words why they are not used."""
     import numpy as np
 
     try:

@@ -182,7 +182,7 @@ def band_of(curves: Sequence[pandas.DataFrame], grid: Array) -> pandas.DataFrame
     )
 
 
-# --- drawing ------------------------------------------------------------------------------------
+# --- drawing --------------------------------------------------------------------------------------
 
 
 def curve_picture(group: Group, depth: int) -> Picture:

@@ -57,7 +57,7 @@ NOT_COMPARABLE = "Published figures are left out: these runs were not made as th
 
 
 MOST_ROWS = 40
-"""Variants in one figure of test errors; more would not be read."""
+"""Variants in one figure of test errors; more would be illegible."""
 
 
 def figures(report: Report, curves: bool = True) -> Iterator[tuple[Group, Picture]]:
@@ -132,8 +132,8 @@ def _slug(group: Group, name: str) -> str:
 
 
 NARROWEST = 0.6
-"""Points of test error: twice the standard error that 10,000 images leave at 10 %. A difference far
-below that is not to look large."""
+"""The narrowest axis, in points of test error: twice the standard error of 10,000 images at an
+error of 10 %. A far smaller difference must not look large."""
 
 
 def _errors(group: Group, depths: Sequence[int]) -> Picture:
@@ -243,7 +243,7 @@ def _published_slope(panel: Axes, pair: V1V2Comparison) -> float | None:
 
 
 def _beside(panel: Axes, labels: Sequence[tuple[float, str, str]], x: float, side: str) -> None:
-    """Texts at heights, moved apart where they would lie on one another."""
+    """Texts at heights, moved apart where they would overlap."""
     low, high = panel.get_ylim()
     least = (high - low) * 0.055
     ordered = sorted(labels)
@@ -255,7 +255,7 @@ def _beside(panel: Axes, labels: Sequence[tuple[float, str, str]], x: float, sid
 def spread(heights: Sequence[float], least: float) -> list[float]:
     """Ascending heights moved as little as possible so that neighbours are `least` apart.
 
-    Heights that push each other make a block, whose middle is the mean of what they asked for.
+    Heights that push each other form a block, centred on the mean of the wanted heights.
     """
     blocks: list[list[float]] = []  # of each, the heights in it
     for height in heights:
@@ -285,7 +285,7 @@ def _block_end(block: Sequence[float], least: float) -> float:
 
 
 def _map(group: Group, found: PlacementMap) -> Picture:
-    """BN's place from row to row, that of ReLU from column to column; light is low."""
+    """A row per place of BN, a column per place of ReLU; light is a low error."""
     import matplotlib
 
     figure, ((panel,),) = panels(1, 1, (5.6, 4.3))
@@ -347,7 +347,7 @@ def _draw_map_cell(
 def _draw_map_lines(
     placement: Placement, like_paper: bool, small: bool
 ) -> Iterator[tuple[str, float, str]]:
-    """Text, height and weight of the lines about one ordering."""
+    """Text, size and weight of the lines about one ordering."""
     entry, large = placement.entry, 13.0 if small else 17.0
     others = states_text(entry.unfinished)
     yield plain(row_name(entry.variant)), 8.5, "normal"
@@ -361,7 +361,7 @@ def _draw_map_lines(
 
 
 def _luminance(colour: Sequence[float]) -> float:
-    """Of an sRGB colour, 0 to 1 (WCAG 2)."""
+    """The relative luminance of an sRGB colour, 0 to 1 (WCAG 2)."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -374,7 +374,7 @@ def _broken(text: str) -> str:
 
 
 def _open(group: Group, depths: Sequence[int], among: Sequence[str] | None = None) -> str:
-    """What has finished runs and others too, of which the figure says nothing."""
+    """The cells with finished and unfinished runs, of which the figure shows the finished ones."""
     found = [
         f"{plain(row_name(entry.variant))}, ResNet-{entry.depth} ({states_text(entry.unfinished)})"
         for entry in group.entries.values()
@@ -385,5 +385,5 @@ def _open(group: Group, depths: Sequence[int], among: Sequence[str] | None = Non
 
 
 def _signed(difference: float) -> str:
-    """With a true minus, as a figure has it."""
+    """With a typographic minus."""
     return f"{difference:+.2f}".replace("-", "−")

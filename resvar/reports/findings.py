@@ -55,7 +55,7 @@ class Entry:
 
     Attributes:
         summary: of the test errors; None without a finished run.
-        unfinished: runs of seeds that have no finished run.
+        unfinished: runs of seeds without a finished run.
     """
 
     variant: str
@@ -70,7 +70,7 @@ class Contrast:
     """A variant against `original` at one depth.
 
     Attributes:
-        p_holm: the p-value corrected for the `family` comparisons at this depth that have one.
+        p_holm: the p-value corrected by Holm for the `family` p-values at this depth.
     """
 
     variant: str
@@ -82,7 +82,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class V1V2Comparison:
-    """V1 against V2 at one depth; the comparison is None where one of them has no finished run."""
+    """V1 against V2 at one depth; the comparison is None if one of them has no finished run."""
 
     depth: int
     v1: Entry
@@ -92,21 +92,21 @@ class V1V2Comparison:
 
     @property
     def sd(self) -> float | None:
-        """The measured spread between seeds, pooled over both; None where one has no spread."""
+        """The standard deviation between seeds, pooled over both; None if one has a single run."""
         if self.v1.summary is None or self.v2.summary is None:
             return None
         return pooled_sd(self.v1.summary, self.v2.summary)
 
     @property
     def seeds_needed(self) -> int | None:
-        """Of each, to see the paper's difference at the measured spread; see `statistics`."""
+        """Seeds of each that detect the paper's difference at this `sd`; see `statistics`."""
         if self.sd is None or self.published_difference is None:
             return None
         return seeds_needed(self.published_difference, self.sd)
 
     @property
     def published_difference(self) -> float | None:
-        """V2 - V1 in the paper, rounded to its two decimals."""
+        """V2 - V1 in the paper, in points with its two decimals."""
         if self.v1.published is None or self.v2.published is None:
             return None
         return round(self.v2.published.test_error - self.v1.published.test_error, 2)
@@ -117,8 +117,8 @@ class Placement:
     """An ordering on the 3 × 3 map, with its results at one depth.
 
     Attributes:
-        bn, relu: the places where they stand, such as `trail` and `after_add`.
-        best: nothing on the map has a lower median; False where there is nothing to compare with.
+        bn, relu: their places, such as `trail` and `after_add`.
+        best: it has the lowest median of several on the map.
     """
 
     bn: str
@@ -133,7 +133,7 @@ class PlacementMap:
 
     Attributes:
         placements: row by row, BN's place first; at least one in each of the nine cells.
-        outside: variants with runs at this depth that have no cell on the map.
+        outside: variants with runs at this depth but without a cell on the map.
     """
 
     depth: int
@@ -143,16 +143,16 @@ class PlacementMap:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that may be compared with one another: one label, one dataset.
+    """Comparable runs: one label, one dataset.
 
     Attributes:
         like_paper: protocol and network are the paper's, so published figures are comparable.
         entries: (variant, depth) → cell, for every variant and depth of the group.
         maps: of the depths with a run of all five published orderings, or of an unpublished cell.
-        agreements: of the predictions, for every cell that has some.
+        agreements: of the predictions, for every cell with predictions.
         records: every run but the damaged ones.
-        copies: folder of a run that another folder holds too → that folder. It is not counted.
-        notes: what a reader must know before the tables.
+        copies: folder of a run that is not counted → folder of the same run, which is.
+        notes: caveats that precede the tables.
     """
 
     label: str
@@ -173,7 +173,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Report:
-    """Groups that are never mixed, and the runs that could not be read."""
+    """The groups, which are never mixed, and the damaged runs."""
 
     groups: tuple[Group, ...]
     damaged: tuple[Record, ...]
@@ -362,9 +362,9 @@ def _agreements(
 def _maps(
     dataset: str, entries: Mapping[tuple[str, int], Entry], records: Sequence[Record]
 ) -> Iterator[PlacementMap]:
-    """A map for every depth that has more on it than some of the published orderings.
+    """A map for each depth with all published orderings or an unpublished one.
 
-    Where BN and ReLU stand is read from the settings of the runs, whatever the variant's name.
+    The places of BN and ReLU come from the settings of the runs, not from the variant's name.
     """
     positions = {name: find_ordering(name).position for name in known_variants()}
     shipped_at = {at: name for name, at in positions.items()}
@@ -387,7 +387,7 @@ def _maps(
 
 
 def _placements(cells: Mapping[tuple[str, str], Sequence[Entry]]) -> Iterator[Placement]:
-    """The entries of the map's cells, those with the lowest median marked."""
+    """The entries of the map's cells; the lowest median is marked."""
     entries = [entry for held in cells.values() for entry in held]
     medians = {e.variant: round(e.summary.median, 6) for e in entries if e.summary}
     lowest = min(medians.values()) if len(medians) > 1 else None
@@ -408,7 +408,7 @@ def _heading(record: Record) -> str:
 
 
 def _paper_but_network(settings: Settings) -> str:
-    """The label that a run has which follows the paper's protocol with another network."""
+    """The label of a run of the paper's protocol with another network."""
     network = ", ".join(f"{k}={shown(v)}" for k, v in network_deviations(settings).items())
     return f"paper ({network})"
 

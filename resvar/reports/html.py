@@ -1,4 +1,4 @@
-"""The report as one page that needs nothing else: no network, no file beside it.
+"""The report as one self-contained HTML page: no network, no other file.
 
 `render_html` puts the tables of `resvar.reports.tables`, the curves, the list of runs, where they
 were made and how to repeat them into the template in `page/`. Jinja escapes every text; style and
@@ -39,7 +39,7 @@ PAGE_TITLE = "Where should BatchNorm and ReLU stand?"
 
 @dataclass(frozen=True)
 class Image:
-    """A figure from elsewhere, such as Matplotlib; it is shown as an image and can run nothing."""
+    """A figure in SVG; shown as an image, so that no script in it can run."""
 
     title: str
     svg: str
@@ -47,13 +47,13 @@ class Image:
 
     @property
     def source(self) -> str:
-        """The picture as a data URL: its ids and styles cannot meet those of the page."""
+        """The figure as a data URL, which keeps its ids and styles apart from those of the page."""
         return f"data:image/svg+xml;base64,{base64.b64encode(self.svg.encode()).decode()}"
 
 
 @dataclass(frozen=True)
 class Section:
-    """A further part of the page, behind the groups of runs: tables and pictures under a title."""
+    """A further part of the page, after the groups of runs: a title, tables and figures."""
 
     title: str
     notes: tuple[str, ...] = ()
@@ -63,14 +63,14 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """What the page says beyond the report.
+    """The content of the page beyond the report.
 
     Attributes:
-        out: the file it will be; links to runs lead from there. None: from the working folder.
-        folders: what `resvar report` was given, for the command that makes the page again.
-        waiting: runs that a sweep has planned and not begun.
-        sections: put behind the groups of runs, in this order.
-        refresh: seconds after which the page loads itself again; None: it does not.
+        out: the file to write, from which links to runs start. None: the working folder.
+        folders: the arguments of `resvar report`, for the command that repeats the page.
+        waiting: runs that a sweep has planned but not started.
+        sections: further parts, in this order.
+        refresh: seconds between two reloads; None: the page does not reload.
     """
 
     out: Path | None = None
@@ -108,7 +108,7 @@ def render_html(report: Report, page: Page | None = None) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-    """Nothing is loaded from anywhere; only this style, this script and pictures in the page."""
+    """The content security policy: this style, this script and images in the page, nothing else."""
 
     def allowed(text: str) -> str:
         return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
@@ -135,19 +135,19 @@ def _templates() -> Templates:
 
 
 def _embedded(value: Any) -> Markup:
-    """JSON for inside a `<script>`: nothing in it can end the element or begin a comment."""
+    """JSON for a `<script>` element, which no text in it can end."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)  # ASCII by json.dumps, and without a character that HTML could act on
+    return Markup(text)  # json.dumps gives ASCII; no markup is left in it
 
 
-# --- what stands where ----------------------------------------------------------------------------
+# --- the parts of the page ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _GroupParts:
-    """A group of runs in reading order; the titles of its parts begin with `id`."""
+    """A group of runs in reading order; the ids of its parts start with `id`."""
 
     id: str
     heading: str
@@ -187,7 +187,7 @@ def _short_name(group: Group) -> str:
 
 
 def _verdicts(report: Report) -> Iterator[tuple[str, str]]:
-    """The page in a sentence per group: a word on V1 and V2 for each depth."""
+    """One sentence per group: the verdict on V1 and V2 for each depth."""
     for group in report.groups:
         by_word: dict[str, list[V1V2Comparison]] = {}
         for pair in group.v1_v2:
@@ -204,7 +204,7 @@ def _verdicts(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def _fact_counts(report: Report, page: Page) -> list[tuple[str, str]]:
-    """How many runs, in which state, and how long they took."""
+    """The number of runs in each state, and their run time."""
     records = [record for group in report.groups for record in group.records]
     counts = {state: sum(r.state is state for r in records) for state in RunState}
     counts[RunState.DAMAGED], counts[RunState.WAITING] = len(report.damaged), page.waiting
@@ -215,7 +215,7 @@ def _fact_counts(report: Report, page: Page) -> list[tuple[str, str]]:
 
 
 def _missing_parts(report: Report, page: Page) -> tuple[list[str], list[Table]]:
-    """What is not there: sentences, and tables of runs with the reason."""
+    """Missing results: sentences, and tables of unfinished and damaged runs with the reason."""
     notes = []
     for group in report.groups:
         empty: dict[int, list[str]] = {}
@@ -246,7 +246,7 @@ def _iteration(record: Record) -> str | None:
 
 
 def _environment_parts(found: Environments) -> dict[str, Any]:
-    """What all share as a list, what differs as a table."""
+    """The common facts as a list, the differing ones as a table."""
 
     def column(key: str) -> Filled:
         return left(plain(FACTS.get(key, key)), lambda member: member.facts.get(key))
@@ -264,7 +264,7 @@ def _environment_parts(found: Environments) -> dict[str, Any]:
 
 
 def _repeat(report: Report, page: Page) -> dict[str, Any]:
-    """The command lines: the data, the runs of each group, one run, the page."""
+    """The commands that repeat the data, the runs of each group, one run, and the page."""
     import shlex
 
     records = [record for group in report.groups for record in group.records]

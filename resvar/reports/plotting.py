@@ -1,9 +1,8 @@
-"""The look of every figure, and how one becomes files. Needs matplotlib, which loads in half a
-second.
+"""The style of the figures, and their files. Matplotlib is imported when a figure is drawn.
 
 Each ordering has a colour of the Okabe-Ito palette, which colour-blind readers can tell apart, and
-a line style and a marker of its own, which remain in grey. Text stays text, and the same numbers
-give the same bytes. No pyplot: nothing here belongs to the process at large.
+its own line style and marker, which remain in greyscale. Text stays text in SVG and PDF, and the
+same numbers give the same bytes. Without pyplot, so without state in the process.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ STYLES = {
     "full-preact": ("#0072B2", (0, (6, 1)), "D"),
 }
 SPARE = (("#009E73", (0, (1, 1)), "P"), ("#CC79A7", (0, (3, 1, 1, 1)), "X"))
-"""For orderings that are not the paper's, in turn."""
+"""For orderings that are not in the paper, in turn."""
 
 MARKERS = ("o", "s", "^", "v", "D", "P", "X", "h", "*")
-"""By number, for lines that report.css colours: the first five are those of `STYLES`."""
+"""Markers of the page's charts, coloured by report.css; the first five are those of `STYLES`."""
 
 SETTINGS: dict[Any, Any] = {
     "font.size": 8,
@@ -53,7 +52,7 @@ SETTINGS: dict[Any, Any] = {
     "pdf.fonttype": 42,  # TrueType: what journals ask for
 }
 
-# What a file says about its making: no date, and no version that a later matplotlib would change.
+# Metadata of the files, without date and version, so that the same numbers give the same bytes.
 METADATA: dict[str, dict[str, Any]] = {
     "svg": {"Date": None},
     "pdf": {"CreationDate": None, "Producer": None},
@@ -68,11 +67,11 @@ LETTER = 0.062
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with a name for its file and a title for people.
+    """A figure with the name of its file and a title.
 
     Attributes:
-        caption: what a reader must know beside the title; it stands in the figure too.
-        creator: the command that made it, for the file's metadata.
+        caption: explanations, which the figure contains too.
+        creator: the command, for the file's metadata.
     """
 
     name: str
@@ -151,7 +150,7 @@ def write_pictures(
 
 
 def inline_svg(picture: Picture) -> str:
-    """The figure as an `<svg>` element for an HTML page, its ids unlike those of any other."""
+    """The figure as an `<svg>` element for an HTML page; its ids start with the figure's name."""
     text = saved(picture, "svg").decode()
     element = text[text.index("<svg") :]
     prefix = f"{picture.name}-"

@@ -1,4 +1,4 @@
-"""Where runs were made, and the commands that make them again."""
+"""The environments in which runs were made, and the commands that repeat the runs."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ FACTS = {
     "dirty": "uncommitted changes",
     "dataset_checksum": "dataset (SHA-256)",
 }
-"""Key of `environment.json` → what a reader calls it; other keys follow under their own names."""
+"""Key of `environment.json` → its name on the page; other keys follow under their own names."""
 
 NOT_FACTS = ("format", "resumed", "device_type")
 LONGEST_FACT = 100
 
 
-# --- where ----------------------------------------------------------------------------------------
+# --- environments ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What runs share: facts by key, as text; empty where none was recorded."""
+    """One environment and its runs: facts by key, as text; empty if none was recorded."""
 
     facts: Mapping[str, str]
     runs: tuple[Record, ...]
@@ -53,9 +53,9 @@ class Environments:
     """All environments of a report, the one with most runs first.
 
     Attributes:
-        common: facts that all of them share.
+        common: facts that are the same in all of them.
         differing: keys of the facts in which they differ.
-        notes: runs that went on elsewhere, and files that cannot be read.
+        notes: runs resumed in another environment, and unreadable files.
     """
 
     all: tuple[Environment, ...]
@@ -65,7 +65,7 @@ class Environments:
 
 
 def environments(records: Sequence[Record]) -> Environments:
-    """The runs by the environment in which they were begun."""
+    """The runs by the environment in which they were started."""
     found: dict[str, tuple[dict[str, str], list[Record]]] = {}
     notes = []
     for record in records:
@@ -93,7 +93,7 @@ def environments(records: Sequence[Record]) -> Environments:
 
 
 def _facts(content: Mapping[str, Any]) -> dict[str, str]:
-    """The facts of an `environment.json`, in reading order; None and lists are left out."""
+    """The facts of an `environment.json`, in reading order, without lists and None."""
     ordered = [key for key in FACTS if key in content]
     ordered += sorted(key for key in content if key not in FACTS and key not in NOT_FACTS)
     plain = {key: content[key] for key in ordered if isinstance(content[key], str | int | float)}
@@ -105,7 +105,7 @@ def _facts(content: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _resumptions(record: Record, content: Mapping[str, Any]) -> Iterable[str]:
-    """A sentence for each time that the run went on in another environment."""
+    """A sentence for each time that the run was resumed in another environment."""
     resumed = content.get("resumed")
     for note in resumed if isinstance(resumed, list) else ():
         if isinstance(note, dict) and isinstance(note.get("changed"), dict):
@@ -117,7 +117,7 @@ def _resumptions(record: Record, content: Mapping[str, Any]) -> Iterable[str]:
 
 
 def cells_text(records: Iterable[Record]) -> str:
-    """Runs in few words: `original-110, original-164: seeds 0–4; full-preact-110: seed 0`."""
+    """Runs in short: `original-110, original-164: seeds 0–4; full-preact-110: seed 0`."""
     cells: dict[tuple[str, str], list[int]] = {}
     for record in records:
         if record.settings is not None:
@@ -147,11 +147,11 @@ def ranges(numbers: Iterable[int], most: int = 6) -> str:
     return ", ".join(words if len(words) <= most else [*words[:most], f"… ({len(ordered)})"])
 
 
-# --- again ----------------------------------------------------------------------------------------
+# --- commands -------------------------------------------------------------------------------------
 
 
 def commands(records: Sequence[Record], root: str = "runs") -> list[str]:
-    """Command lines that make these runs again with exactly their settings, below `root`.
+    """Command lines that repeat these runs with exactly their settings, below `root`.
 
     Runs that fill a grid of variants × depths × seeds share a `resvar sweep`. A run of a user's own
     ordering or protocol is repeated from its `config.yaml`.
@@ -185,7 +185,7 @@ def commands(records: Sequence[Record], root: str = "runs") -> list[str]:
 def _grids(
     cells: Mapping[tuple[str, int], set[int]],
 ) -> Iterable[tuple[list[str], list[int], list[int]]]:
-    """The cells as full grids of variants × depths × seeds, as few as is simple."""
+    """The cells as full grids of variants × depths × seeds, few but not minimal."""
     by_seeds: dict[tuple[int, ...], set[tuple[str, int]]] = {}
     for cell, held in cells.items():
         by_seeds.setdefault(tuple(sorted(held)), set()).add(cell)
@@ -217,9 +217,9 @@ def _sweep(
 
 
 def _overrides(settings: Settings) -> tuple[str, ...] | None:
-    """The `--set` that lead from variant, depth and protocol to these settings.
+    """The values of `--set` that, with variant, depth and protocol, give these settings.
 
-    None where no command line leads there.
+    None if no command line gives them.
     """
     at_rest = {name: Settings.model_fields[name].default for name in NOT_HASHED}
     settings = settings.model_copy(update=at_rest)
@@ -227,7 +227,7 @@ def _overrides(settings: Settings) -> tuple[str, ...] | None:
         return None
     options = {key: getattr(settings, key) for key in ("variant", "depth", "protocol", "seed")}
     wanted = settings.model_dump()
-    unit = [f"unit={settings.unit}"]  # some depths do not say it
+    unit = [f"unit={settings.unit}"]  # both units fit some depths
     for first in ([], unit):
         try:
             usual = resolve(options=options, overrides=first).model_dump()

@@ -1,4 +1,4 @@
-"""The published test errors, from `configs/published.yaml`. Nothing types them a second time."""
+"""The published test errors, from `configs/published.yaml`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from resvar.files import configs, read_yaml
 
 @dataclass(frozen=True)
 class Published:
-    """A published test error in percent, where it stands, and the runs of which it is the median.
+    """A published test error in percent and its source.
 
-    `runs` is None where the source does not say.
+    Attributes:
+        runs: it is the median of so many runs; None if the source does not tell.
     """
 
     test_error: float
@@ -21,12 +22,12 @@ class Published:
 
 
 def published(dataset: str, variant: str, depth: int) -> Published | None:
-    """The published figure of a cell, or None where nobody published one."""
-    return _figures().get((dataset, variant, depth))
+    """The published figure of a cell, or None."""
+    return _published_table().get((dataset, variant, depth))
 
 
 @lru_cache(maxsize=1)
-def _figures() -> dict[tuple[str, str, int], Published]:
+def _published_table() -> dict[tuple[str, str, int], Published]:
     """(dataset, variant, depth) → figure."""
     return {
         (table["dataset"], variant, depth): Published(error, table["source"], table.get("runs"))

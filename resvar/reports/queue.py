@@ -1,8 +1,8 @@
-"""What Slurm adds to a folder's standing: which runs are queued, requeued, at work there, or lost.
+"""The state of runs submitted to Slurm: queued, requeued, running, or failed with their task.
 
-The run directories come first: a result, a lock that is held, a divergence say what they always
-say. Slurm is asked once, about the other runs that were handed to it. A task that it no longer
-knows, and that did not say that it was told to stop, has died: its runs have failed.
+Run directories take precedence: a result, a held lock and a divergence count as they do elsewhere.
+Slurm is asked once, about the other submitted runs. A task that Slurm no longer knows, and that did
+not note an orderly end, died, and its runs have failed.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from resvar.sweeps.submission import (
 SETTLED = (RunState.DONE, RunState.DAMAGED)
 
 ORDERLY = ("stopped", "requeued", "ended")
-"""What the last note of a task says that did not die: the runs it had have said how they stand."""
+"""The last note of a task that did not die; its runs have recorded their own state."""
 
 
 def with_queue(folder: Path, records: Sequence[Record]) -> tuple[list[Record], str]:
-    """The records with what Slurm knows, and a sentence where it should be asked and cannot be.
+    """The records with their state in Slurm, and a sentence if Slurm does not answer.
 
     Raises:
         UserError: the record of a submission is damaged.
@@ -54,20 +54,20 @@ def with_queue(folder: Path, records: Sequence[Record]) -> tuple[list[Record], s
 def judged(
     record: Record, submission: Submission, index: int, queue: Mapping[TaskKey, QueuedTask]
 ) -> Record:
-    """The record of a run that was submitted, with its task's standing in Slurm."""
+    """The record of a submitted run, with the state of its task in Slurm."""
     if record.state is RunState.RUNNING or record.diverged:
         return record
     if (
         record.state is RunState.WAITING
         and (failure := read_note(record.folder / FAILURE)) is not None
     ):
-        # It failed before it could write its config, such as where the node has no data.
+        # It failed before it wrote its config, such as on a node without the data.
         record = replace(record, state=RunState.FAILED, message=str(failure.get("message", "")))
     task = queue.get((submission.name, index))
     if task is None or task.ended:
         return _without_task(record, submission, index, task)
     begun = read_note(submission.note_path(index)) is not None
-    if record.state is RunState.FAILED and begun:  # in this task: it is not tried again there
+    if record.state is RunState.FAILED and begun:  # this task does not try it again
         return record
     if task.pending:
         state = RunState.REQUEUED if task.restarts else RunState.QUEUED
@@ -79,7 +79,7 @@ def judged(
 def _without_task(
     record: Record, submission: Submission, index: int, task: QueuedTask | None
 ) -> Record:
-    """The record of an unfinished run whose task has ended, or was never submitted."""
+    """The record of an unfinished run whose task has ended or was never submitted."""
     if record.state is RunState.FAILED:
         return record
     said, log = read_note(submission.note_path(index)), submission.log(index)

@@ -1,7 +1,7 @@
-"""From run directories to records: what each run is, how far it came, and what it found.
+"""Run directories as records: settings, state, progress, result and metrics of each run.
 
-A report reads these records and nothing else. A damaged run becomes a record that says so, and
-never spoils the others.
+A report reads records and nothing else. A damaged run becomes a record with the reason; it does not
+affect the others.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 
 
 class RunState(StrEnum):
-    """How a run stands."""
+    """The state of a run."""
 
     DONE = "done"
     RUNNING = "running"
-    QUEUED = "queued"  # Slurm has it and will start it
-    REQUEUED = "requeued"  # the same, and it was at work before
-    STOPPED = "stopped"  # begun, and nobody works there: it goes on when started again
+    QUEUED = "queued"  # Slurm will start it
+    REQUEUED = "requeued"  # Slurm will start it again
+    STOPPED = "stopped"  # started, but no process is at work; the same command resumes it
     FAILED = "failed"  # the last attempt ended with an error
     WAITING = "waiting"  # listed in a sweep, no directory yet
     DAMAGED = "damaged"  # its files cannot be read, or contradict one another
@@ -58,14 +58,14 @@ class Record:
     """One run.
 
     Attributes:
-        settings: None where they cannot be read, or nobody did: `glance` at a finished run.
-        result: the content of `result.json`, checked, where the state is done; else None.
-        progress: None where nothing is known, such as before the first iteration.
+        settings: None if they are unreadable, or were not read (`glance` at a finished run).
+        result: the validated content of `result.json` of a finished run; else None.
+        progress: None if unknown, such as before the first iteration.
         message: why the run failed, or what is damaged; else empty.
-        label: what makes runs comparable; see `label_of`. Empty where there are no settings, or
-            nobody asked.
-        diverged: the state is failed, and that because the loss was no number any more.
-        metrics: the rows of `metrics.csv`; None where they were not asked for.
+        label: equal for comparable runs; see `label_of`. Empty without settings, or if not asked
+            for.
+        diverged: the state is failed, because the loss became NaN or infinite.
+        metrics: the rows of `metrics.csv`; None if not asked for.
     """
 
     folder: Path
@@ -80,15 +80,15 @@ class Record:
 
     @property
     def word(self) -> str:
-        """The state, where a diverged run is told from one that failed otherwise."""
+        """The state; `diverged` for a run that failed because it diverged."""
         return "diverged" if self.diverged else self.state.value
 
 
 def read_records(folders: Sequence[Path]) -> list[Record]:
     """Every run at or below `folders`, once each.
 
-    A run directory is one with a `config.yaml` or `result.json`; it is not searched for further
-    runs, and hidden folders (`.git`, `.venv`) are not searched at all.
+    A run directory contains `config.yaml` or `result.json`; it is not searched for further runs.
+    Hidden folders (`.git`, `.venv`) are skipped.
 
     Returns:
         The records by protocol (the paper's first), dataset, variant in the paper's order, depth,
@@ -101,13 +101,13 @@ def read_records(folders: Sequence[Path]) -> list[Record]:
 
 
 def glance(folders: Sequence[Path]) -> list[Record]:
-    """How every run at or below `folders` stands and nothing else; ten thousand take two seconds.
+    """The state of every run at or below `folders`, fast: two seconds for ten thousand runs.
 
-    A finished run is believed if its `result.json` is sound by itself: whether that agrees with
-    `config.yaml`, and whether `metrics.csv` can be read, a report finds out. Labels are empty.
+    Of a finished run only `result.json` is read; a report also checks it against `config.yaml` and
+    reads the metrics. Labels are empty.
 
     Returns:
-        The finished runs, then the others as `read_records` has them.
+        The finished runs, then the others in the order of `read_records`.
 
     Raises:
         UserError: as `read_records`.
@@ -118,18 +118,18 @@ def glance(folders: Sequence[Path]) -> list[Record]:
 
 
 def _glance_at(folder: Path, names: Collection[str]) -> Record:
-    """A run directory in which there is what `names` say."""
+    """The record of a run directory with files of these names."""
     if RESULT not in names:
         return read_record(folder, full=False)
     if CONFIG in names:
         with suppress(UserError):
             path = folder / RESULT
             return Record(folder, None, RunState.DONE, result=_sound(read_json(path), path))
-    return read_record(folder)  # says what is damaged
+    return read_record(folder)  # with the reason why it is damaged
 
 
 def _found(folders: Sequence[Path]) -> list[tuple[Path, Collection[str]]]:
-    """Every run directory at or below `folders`, once each, with the names inside.
+    """Every run directory at or below `folders`, once each, with the names of its files.
 
     Raises:
         UserError: a folder does not exist, or there is no run in any of them.
@@ -146,7 +146,7 @@ def _found(folders: Sequence[Path]) -> list[tuple[Path, Collection[str]]]:
 
 
 def read_record(folder: Path, full: bool = True) -> Record:
-    """The record of one run directory; what cannot be read makes it a damaged one.
+    """The record of one run directory; damaged if a file is unreadable.
 
     Args:
         full: with label and metrics.
@@ -158,7 +158,7 @@ def read_record(folder: Path, full: bool = True) -> Record:
         return Record(folder, None, RunState.DAMAGED, message=str(error))
     try:
         metrics = read_metrics(folder) if full else None
-        # A link to nowhere is no missing result but a damaged one.
+        # A dangling link is a damaged result, not a missing one.
         if os.path.lexists(folder / RESULT):
             result = _checked(read_json(folder / RESULT), settings, folder)
             return Record(
@@ -185,27 +185,26 @@ def read_record(folder: Path, full: bool = True) -> Record:
 
 
 def settings_of(record: Record) -> Settings:
-    """The settings of a run that is not damaged."""
-    assert record.settings is not None  # only a damaged run has none
+    """The settings of an undamaged run."""
+    assert record.settings is not None
     return record.settings
 
 
 def result_of(record: Record) -> dict[str, Any]:
-    """The result of a run that is done."""
-    assert record.result is not None  # that is what done means
+    """The result of a finished run."""
+    assert record.result is not None
     return record.result
 
 
-# --- what makes runs comparable -------------------------------------------------------------------
+# --- comparable runs ------------------------------------------------------------------------------
 
 
 def label_of(settings: Settings) -> str:
-    """The name under which runs may share a table, apart from their dataset.
+    """The label that runs in one table share, apart from their dataset.
 
-    The protocol, and in parentheses every setting in which the run leaves it, or in which its
-    network is not the one that its depth names: `quick (iterations=5, lr=0.05)`. A protocol that
-    is not shipped has the first digits of a hash over its values instead, `mine (3f09c2)`, since
-    nothing says what its name stands for.
+    The protocol, and in parentheses every setting that deviates from it or from the usual network
+    of this depth: `quick (iterations=5, lr=0.05)`. A protocol that is not shipped is identified by
+    the first digits of a hash over its values, `mine (3f09c2)`, since its name may mean anything.
     """
     network = [f"{key}={shown(value)}" for key, value in network_deviations(settings).items()]
     if settings.protocol in shipped("protocols"):
@@ -219,9 +218,9 @@ def label_of(settings: Settings) -> str:
 
 
 def network_deviations(settings: Settings) -> dict[str, Any]:
-    """The settings in which the network is not the one that the CIFAR family has at this depth.
+    """The settings in which the network deviates from that of the CIFAR family at this depth.
 
-    Where basic units and bottlenecks both fit a depth, the unit is listed: nothing else says it.
+    Includes the unit if both basic units and bottlenecks fit the depth.
     """
     asked = settings.model_dump()
     found: dict[str, Any] = {} if settings.family == "cifar" else {"family": settings.family}
@@ -237,7 +236,7 @@ def network_deviations(settings: Settings) -> dict[str, Any]:
 
 
 def follows_paper(settings: Settings) -> bool:
-    """Whether a run is the paper's in protocol and network, so that its figures may be compared."""
+    """Whether protocol and network are the paper's, so that its figures are comparable."""
     return (
         settings.protocol == "paper"
         and not deviations(settings)
@@ -246,7 +245,7 @@ def follows_paper(settings: Settings) -> bool:
 
 
 def shown(value: Any) -> str:
-    """A setting's value as `--set` takes it."""
+    """A setting's value in the syntax of `--set`."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -270,11 +269,12 @@ def in_report_order(records: Sequence[Record]) -> list[Record]:
 
 
 def _runs(folder: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, Collection[str]]]:
-    """Run directories at or below `folder`, each with the names inside.
+    """Run directories at or below `folder`, each with the names of its files.
 
-    `seen` holds (device, inode) of what was visited.
+    Links are followed; a loop ends at the first folder visited before.
 
-    Links are followed, and a loop ends at the first folder that was seen before.
+    Args:
+        seen: (device, inode) of the folders visited; updated.
     """
     waiting = [folder]
     while waiting:
@@ -290,13 +290,13 @@ def _runs(folder: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, Coll
                 yield here, inside.keys()
                 continue
             below = [name for name, entry in inside.items() if name[0] != "." and _is_folder(entry)]
-        except OSError:  # gone meanwhile, or not ours to read
+        except OSError:  # removed meanwhile, or not readable
             continue
         waiting.extend(here / name for name in sorted(below, reverse=True))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """False for a link that leads to itself, too."""
+    """Also False for a link that points to itself."""
     try:
         return entry.is_dir()
     except OSError:
@@ -318,10 +318,10 @@ _AS_CONFIGURED = ("variant", "depth", "seed", "protocol", "dataset", "iterations
 
 
 def _checked(result: dict[str, Any], settings: Settings, folder: Path) -> dict[str, Any]:
-    """The result, if it is sound and that of these settings.
+    """The result, validated against the settings.
 
     Raises:
-        UserError: what is wrong with it.
+        UserError: it is damaged, or of other settings.
     """
     path = folder / RESULT
     _sound(result, path)
@@ -336,10 +336,10 @@ def _checked(result: dict[str, Any], settings: Settings, folder: Path) -> dict[s
 
 
 def _sound(result: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The result, if it is whole and made of numbers.
+    """The result, if it is complete and its values are possible.
 
     Raises:
-        UserError: what is wrong with it.
+        UserError: a field is missing or impossible.
     """
     if (written := result.get("format", NOTE_FORMAT)) != NOTE_FORMAT:
         raise UserError(

@@ -81,7 +81,7 @@ def _markdown_notes(notes: Sequence[str]) -> list[str]:
 
 
 def _markdown_text(text: str) -> str:
-    """Text in which nothing is markup."""
+    """Text with all markup escaped."""
     return re.sub(r"([\\`*_\[\]<>|&~$])", r"\\\1", text)
 
 
@@ -133,7 +133,7 @@ def _latex_table(table: Table) -> list[str]:
 
 
 def _latex_cell(cell: TableCell, aligned: Literal["t", "b"], column: Column) -> str:
-    """Several lines stand with the top or the bottom one beside a neighbour that has one."""
+    """The text of a cell; several lines are aligned with their neighbours at top or bottom."""
     lines = [_latex_text(line) for line in cell.lines]
     if cell.strong:
         lines = [rf"\textbf{{{line}}}" for line in lines]
@@ -151,11 +151,11 @@ _LATEX = {
     "±": r"$\pm$", "×": r"$\times$", "–": "--", "→": r"$\to$", "…": r"\dots{}", "[": "{[}",
     "*": "{*}", "`": r"\textasciigrave{}",
 }  # fmt: skip
-"""`[` and `*` are braced since they mean something at the start of a row."""
+"""`[` and `*` are braced, since at the start of a row they are syntax."""
 
 
 def _latex_text(text: str) -> str:
-    """Text in which nothing is a command; letters that pdfLaTeX lacks stand as their code."""
+    """Text with all commands escaped; letters that pdfLaTeX lacks become their code point."""
     safe = "".join(_LATEX.get(c) or (c if ord(c) < 0x180 else f"U+{ord(c):04X}") for c in text)
     return re.sub(r"(?<!\S)-(?=\d)", "$-$", safe)  # a minus is longer than a hyphen
 
@@ -163,11 +163,11 @@ def _latex_text(text: str) -> str:
 # --- the terminal
 
 WIDE = 5_000
-"""Characters of a line where nobody looks at a screen: enough that nothing is cut or folded."""
+"""Characters of a line off the terminal: enough that nothing is cut or folded."""
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Print the report; where `console` is no terminal its width is ignored and nothing is cut."""
+    """Print the report; off the terminal the width is ignored and nothing is cut."""
     before = console.width
     if not console.is_terminal:
         console.width = WIDE
@@ -186,7 +186,7 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def print_table(table: Table, console: Console) -> None:
-    """A table with its title and notes; columns for which there is no room are left out."""
+    """A table with its title and notes; columns that do not fit are dropped."""
     _print_text(table.title, console)
     drawn, dropped = _fitted(table, console)
     console.print(drawn)
@@ -209,7 +209,7 @@ def _print_notes(notes: Sequence[str], console: Console) -> None:
 
 
 def _fitted(table: Table, console: Console) -> tuple[RichTable, list[str]]:
-    """The table without the columns for which there is no room, and the names of those."""
+    """The table without the columns that do not fit, and their names."""
     dropped: list[str] = []
     for least in sorted({column.drop for column in table.columns} - {0}, reverse=True):
         if _width(table, console) <= console.width:
@@ -223,7 +223,7 @@ def _fitted(table: Table, console: Console) -> tuple[RichTable, list[str]]:
 
 
 def _width(table: Table, console: Console) -> int:
-    """Characters of a line that the table takes if nothing in it is broken."""
+    """The width of the table in characters if nothing in it is wrapped."""
     from rich.measure import Measurement
 
     return Measurement.get(console, console.options.update(max_width=WIDE), _drawn(table)).maximum

@@ -1,7 +1,7 @@
-"""What a handful of test errors allows to be said, and what not.
+"""The statistics of a report: summaries of cells, comparisons, the verdict on V1 against V2.
 
-The unit is the percent of test images, differences are percentage points, and lower is better.
-SciPy does the mathematics; its import takes a second, so it waits until two seeds ask for it.
+Test errors are in percent of the test images, differences in percentage points; lower is better.
+SciPy takes a second to import, so it is imported only where two seeds are compared.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     import numpy as np
 
 MOST_PARTITIONS = 20_000
-"""Up to here every partition is counted (eight seeds against eight make 12,870)."""
+"""Up to this number every partition is counted; eight seeds against eight make 12,870."""
 
 RESAMPLES = 19_999
-"""Beyond it, so many random partitions, always the same: the generator starts at `SEED`."""
+"""Random partitions beyond it; always the same ones, since the generator starts at `SEED`."""
 
 SEED = 0
 
 GRAIN = 1e-6
-"""Percentage points; errors that agree to this grain are equal. One image of 10,000 is 0.01."""
+"""Percentage points; errors closer than this are equal. One image of 10,000 is 0.01."""
 
 
 # --- one cell -------------------------------------------------------------------------------------
@@ -33,7 +33,7 @@ GRAIN = 1e-6
 
 @dataclass(frozen=True)
 class Summary:
-    """The test errors of one cell: `sd` with n - 1 below the line, None for a single run."""
+    """The test errors of one cell; `sd` has the denominator n - 1, and is None for a single run."""
 
     n: int
     median: float
@@ -89,7 +89,7 @@ class Comparison:
 
 
 def compare(baseline: Sequence[float], other: Sequence[float]) -> Comparison:
-    """Set the test errors of `other` against those of `baseline`.
+    """Compare the test errors of `other` with those of `baseline`.
 
     The p-value is twice the smaller tail, as SciPy counts it: a difference at least as large, in
     either direction, among all ways to divide the runs into two groups of these sizes.
@@ -135,7 +135,7 @@ VerdictWord = Literal["reproduced", "not distinguishable", "contradicted", "cann
 
 @dataclass(frozen=True)
 class V1V2Verdict:
-    """Whether V2 was better than V1, as the paper found: a word, and a sentence beginning so."""
+    """Whether V2 was better than V1, as in the paper: a word, and a sentence starting with it."""
 
     word: VerdictWord
     sentence: str
@@ -145,7 +145,7 @@ def verdict(v1: Summary | None, v2: Summary | None, comparison: Comparison | Non
     """The verdict on `comparison`, that of V2 (full-preact) with V1 (original) as its baseline.
 
     Reproduced: the mean of V2 is lower and the 95 % Welch interval excludes 0. Contradicted: it is
-    higher and the interval excludes 0. None stands for a variant without a finished run.
+    higher and the interval excludes 0. None marks a variant without a finished run.
     """
     if v1 is None or v2 is None or comparison is None:
         missing = [name for name, side in (("V1", v1), ("V2", v2)) if side is None]
@@ -174,10 +174,10 @@ POWER = 0.8
 
 
 def seeds_needed(difference: float, sd: float) -> int | None:
-    """Seeds of each of two variants with which a difference would be seen four times in five.
+    """Seeds of each of two variants that detect a difference with a power of 80 %.
 
-    Seen: a two-sided t-test of two samples of n runs with this standard deviation gives p < 0.05.
-    Its power is that of the noncentral t distribution with 2n - 2 degrees of freedom and
+    Detected: a two-sided t-test of two samples of n runs with this standard deviation gives
+    p < 0.05. Its power is that of the noncentral t distribution with 2n - 2 degrees of freedom and
     noncentrality `difference` / `sd` · √(n / 2).
 
     Args:
@@ -185,8 +185,8 @@ def seeds_needed(difference: float, sd: float) -> int | None:
         sd: of the runs of one variant, in percentage points.
 
     Returns:
-        The smallest n with a power of at least 80 %; None without a difference, or where more than
-        a million would be needed. At least 2, since one seed has no spread.
+        The smallest n; None without a difference, or if more than a million are needed. At least
+        2, since one seed has no spread.
     """
     if difference == 0 or power(difference, sd, MOST_SEEDS) < POWER:
         return None
@@ -198,13 +198,13 @@ def seeds_needed(difference: float, sd: float) -> int | None:
 
 
 def power(difference: float, sd: float, n: int) -> float:
-    """How often `n` seeds of each variant show a true difference at the 5 % level; see above."""
+    """The power of `n` seeds of each variant at the 5 % level; see `seeds_needed`."""
     if sd == 0:
         return 1.0
     stats, freedom = _scipy_stats(), 2 * n - 2
     shift = abs(difference) / sd * math.sqrt(n / 2)
     critical = float(stats.t.isf(0.025, freedom))
-    if shift - critical > 30:  # beyond it SciPy's series loses its digits, and the power is 1
+    if shift - critical > 30:  # SciPy's series loses its digits here, where the power is 1
         return 1.0
     tails = stats.nct.sf(critical, freedom, shift), stats.nct.cdf(-critical, freedom, shift)
     return float(sum(tail for tail in tails if math.isfinite(tail)))
@@ -225,14 +225,14 @@ def _cannot(reason: str) -> V1V2Verdict:
 
 
 def _units(errors: Sequence[float]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Errors as whole multiples of `GRAIN`: sums of them are exact, so ties are ties."""
+    """Errors as integer multiples of `GRAIN`: their sums are exact, so ties stay ties."""
     import numpy as np
 
     return np.rint(np.asarray(errors, dtype=np.float64) / GRAIN).astype(np.int64)
 
 
 def _welch_interval(first: Any, second: Any) -> tuple[tuple[float, float] | None, str]:
-    """The 95 % interval of mean(second) - mean(first), or the reason why there is none.
+    """The 95 % interval of mean(second) - mean(first), or why there is none.
 
     Args:
         first, second: int64 [n], n at least 2, in units of `GRAIN`.
@@ -241,10 +241,10 @@ def _welch_interval(first: Any, second: Any) -> tuple[tuple[float, float] | None
     if first.max() == first.min() and second.max() == second.min():
         same = " and equal those of the other variant" if first[0] == second[0] else ""
         return None, f"the runs of a variant do not differ at all{same}, so there is no interval"
-    # Subtracting a whole number keeps SciPy from losing digits where the spread is tiny.
+    # Subtracting an integer keeps SciPy from losing digits where the spread is tiny.
     origin = first.min()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # one side without spread is no mistake
+        warnings.simplefilter("ignore", RuntimeWarning)  # one side may have no spread
         test = stats.ttest_ind(second - origin, first - origin, equal_var=False)
         interval = test.confidence_interval(0.95)
     return (float(interval.low) * GRAIN, float(interval.high) * GRAIN), ""
@@ -269,7 +269,7 @@ def _permutation_p(first: Any, second: Any) -> tuple[float, int | None]:
 
 
 def _difference_of_means(first: Any, second: Any, axis: int) -> Any:
-    """The difference of means times both sizes: a whole number, free of rounding."""
+    """The difference of means times both sizes: an integer, free of rounding."""
     return first.shape[axis] * second.sum(axis=axis) - second.shape[axis] * first.sum(axis=axis)
 
 

@@ -1,4 +1,4 @@
-"""`resvar status`: what is done, running, queued, waiting or failed, and when it should end."""
+"""`resvar status`: the runs that are done, running, queued, waiting or failed, and the time left."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from resvar.sweeps.grid import manifests
 from resvar.sweeps.submission import SUBMISSIONS
 
 UNDER_WAY = (RunState.RUNNING, RunState.QUEUED, RunState.REQUEUED)
-"""Nobody needs to do anything for a run to go on."""
+"""A run in one of these states goes on by itself."""
 
 MOST = 100
 MOST_SHOWN = {RunState.QUEUED.value: 5, RunState.WAITING.value: 5}
-"""Lines of the table for runs in one state; `MOST` for any other. They stand last."""
+"""Lines of the table for runs in one of these states, which come last; `MOST` for the others."""
 
 
 def print_status(folder: Path) -> None:
-    """Print the standing of every run below a folder, and of those that a sweep still has to start.
+    """Print the state of every run below a folder, and of those that a sweep has yet to start.
 
     Raises:
-        UserError: the folder does not exist, or neither a run nor a sweep was ever started there.
+        UserError: the folder does not exist, or contains neither a run nor a sweep.
     """
     _print(*overview(folder), folder, console_for_output())
 
 
 def watch_status(folder: Path, interval: float | None) -> None:
-    """Show the standing and renew it until no run is running, stopped or waiting.
+    """Show the state and refresh it until no run is running, stopped or waiting.
 
-    In a terminal one picture is renewed; elsewhere it is printed again when a run's state changes.
+    A terminal shows one refreshed table; elsewhere it is printed again when a run's state changes.
 
     Args:
-        interval: seconds between two looks; None: 2, or 10 where Slurm is asked.
+        interval: seconds between two looks; None: 2, or 10 if Slurm is asked.
 
     Raises:
-        UserError: nothing was ever started there, or the interval is not above 0.
+        UserError: there is neither a run nor a sweep, or the interval is not above 0.
         Stopped: Ctrl-C or SIGTERM.
     """
     console = console_for_output()
@@ -84,7 +84,7 @@ def _watch_in_lines(folder: Path, interval: float, console: Console) -> None:
 
 
 def _pause(folder: Path) -> float:
-    """Seconds between two looks; longer where each is a question to a cluster's controller."""
+    """Seconds between two looks; more if each one queries a cluster's controller."""
     return 10.0 if (folder / SUBMISSIONS).is_dir() else 2.0
 
 
@@ -98,7 +98,7 @@ def _print(records: Sequence[Record], unknown: str, folder: Path, console: Conso
 
 
 def watch(look: Callable[[], bool], interval: float) -> None:
-    """Call `look` every `interval` seconds for as long as it answers that there is more to see.
+    """Call `look` every `interval` seconds until it returns False.
 
     Raises:
         UserError: the interval is not above 0.
@@ -114,24 +114,24 @@ def watch(look: Callable[[], bool], interval: float) -> None:
 
 
 def unsettled(records: Sequence[Record]) -> bool:
-    """Whether a run is running or waiting, or stopped, and so may go on."""
+    """Whether a run may still change: running, queued, waiting or stopped."""
     return any(r.state in (*UNDER_WAY, RunState.STOPPED, RunState.WAITING) for r in records)
 
 
 def overview(folder: Path) -> tuple[list[Record], str]:
-    """What `standing` says and Slurm knows; and a sentence where it should be asked and cannot be.
+    """The records of `standing` with their state in Slurm, and a sentence if Slurm does not answer.
 
     Raises:
-        UserError: nothing was ever started there.
+        UserError: there is neither a run nor a sweep.
     """
     return with_queue(folder, standing(folder))
 
 
 def standing(folder: Path) -> list[Record]:
-    """The records of a folder's runs, and one in state waiting for each that a sweep has planned.
+    """The records of a folder's runs, and a waiting one for each run planned by a sweep.
 
     Raises:
-        UserError: nothing was ever started there.
+        UserError: there is neither a run nor a sweep.
     """
     try:
         records = glance([folder])
@@ -143,10 +143,10 @@ def standing(folder: Path) -> list[Record]:
 
 
 def planned_runs(folder: Path, known: Sequence[Record]) -> list[Record]:
-    """Records in state waiting, for the runs that sweeps in `folder` planned and nobody began.
+    """Waiting records of the runs planned by sweeps in `folder` and not started.
 
     Raises:
-        UserError: the list that a sweep has left is damaged.
+        UserError: the manifest of a sweep is damaged.
     """
     begun = {record.folder for record in known}
     planned = [folder / run for runs in manifests(folder).values() for run in runs]
@@ -155,9 +155,9 @@ def planned_runs(folder: Path, known: Sequence[Record]) -> list[Record]:
 
 
 def seconds_left(records: Sequence[Record]) -> float | None:
-    """Seconds until all are done, at the pace of those at work; None where nothing tells.
+    """Seconds until all are done, at the speed of the running ones; None if unknown.
 
-    A waiting run is taken to last as long as the finished and running ones do on average.
+    A waiting run is assumed to take as long as the finished and running ones on average.
     """
     running = [record for record in records if record.state is RunState.RUNNING]
     lengths = [float(r.result["seconds"]) for r in records if r.result is not None]
@@ -167,7 +167,7 @@ def seconds_left(records: Sequence[Record]) -> float | None:
     left = 0.0
     for record in records:
         if record.diverged:
-            continue  # that is how it ended
+            continue  # it has ended
         if record.state not in (RunState.DONE, RunState.DAMAGED):
             length = _length(record) or fmean(lengths)
             share = record.progress.share if record.progress is not None else 0.0
@@ -176,7 +176,7 @@ def seconds_left(records: Sequence[Record]) -> float | None:
 
 
 def _length(record: Record) -> float | None:
-    """Seconds that a whole run takes at the pace it has now, evaluations included."""
+    """Seconds that the whole run takes at its present speed, evaluations included."""
     progress, settings = record.progress, record.settings
     if progress is None or settings is None or not progress.images_per_second:
         return None
@@ -184,7 +184,7 @@ def _length(record: Record) -> float | None:
 
 
 def _status_table(records: Sequence[Record], folder: Path) -> Table:
-    """The runs that are not done; of many in one state only the first."""
+    """The unfinished runs; of many in one state only the first ones."""
     table = Table("run", "state", "iteration", "images/s", "left", "", box=None, pad_edge=False)
     counts: Counter[str] = Counter()
     for record in sorted(records, key=lambda record: record.state.value in MOST_SHOWN):
