@@ -23,7 +23,7 @@ from jinja2 import FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from resvar.console import plain
-from resvar.reports.charts import COLOURS, Chart, charts
+from resvar.reports.charts import COLOURS, charts
 from resvar.reports.curves import points_per_curve
 from resvar.reports.findings import DATASET_NAMES, Group, Report, V1V2Comparison
 from resvar.reports.layout import Filled, Table, filled, left
@@ -145,41 +145,26 @@ def _embedded(value: Any) -> Markup:
 # --- the parts of the page ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _GroupParts:
-    """A group of runs in reading order; the ids of its parts start with `id`."""
-
-    id: str
-    heading: str
-    name: str
-    comparable: bool
-    notes: tuple[str, ...]
-    first: tuple[Table, ...]
-    charts: tuple[Chart, ...]
-    maps: tuple[Table, ...]
-    others: tuple[Table, ...]
-    runs: tuple[Table, ...]
-
-
-def _group_parts(index: int, group: Group, most: int) -> _GroupParts:
+def _group_parts(index: int, group: Group, most: int) -> dict[str, Any]:
+    """A group of runs; the ids of its parts start with `id`."""
+    id = f"group-{index + 1}"
     made = group_tables(group)
 
-    def of(*kinds: str) -> tuple[Table, ...]:
-        return tuple(table for kind in kinds for table in made if table.kind == kind)
+    def of(*kinds: str) -> list[Table]:
+        return [table for kind in kinds for table in made if table.kind == kind]
 
-    id = f"group-{index + 1}"
-    return _GroupParts(
-        id=id,
-        heading=plain(group.heading),
-        name=plain(_short_name(group)),
-        comparable=group.like_paper,
-        notes=tuple(plain(note) for note in group.notes),
-        first=of("errors", "verdict"),
-        charts=tuple(charts(group, id, most)),
-        maps=of("map"),
-        others=of("other"),
-        runs=of("runs"),
-    )
+    return {
+        "id": id,
+        "heading": plain(group.heading),
+        "name": plain(_short_name(group)),
+        "comparable": group.like_paper,
+        "notes": [plain(note) for note in group.notes],
+        "first": of("errors", "verdict"),
+        "charts": list(charts(group, id, most)),
+        "maps": of("map"),
+        "others": of("other"),
+        "runs": of("runs"),
+    }
 
 
 def _short_name(group: Group) -> str:

@@ -151,37 +151,31 @@ def read_record(folder: Path, full: bool = True) -> Record:
     Args:
         full: with label and metrics.
     """
+    record = Record(folder, None, RunState.DAMAGED)
     try:
         settings = read_settings(folder)
-        label = label_of(settings) if full else ""
-    except UserError as error:
-        return Record(folder, None, RunState.DAMAGED, message=str(error))
-    try:
+        record = replace(record, settings=settings, label=label_of(settings) if full else "")
         metrics = read_metrics(folder) if full else None
-        # A dangling link is a damaged result, not a missing one.
-        if os.path.lexists(folder / RESULT):
+        if os.path.lexists(folder / RESULT):  # a dangling link is a damaged result, not none
             result = _checked(read_json(folder / RESULT), settings, folder)
-            return Record(
-                folder, settings, RunState.DONE, result=result, label=label, metrics=metrics
-            )
+            return replace(record, state=RunState.DONE, result=result, metrics=metrics)
+        divergence = read_divergence(folder)
     except UserError as error:
-        return Record(folder, settings, RunState.DAMAGED, message=str(error), label=label)
-    progress = read_progress(folder)
-    state, message, diverged = RunState.STOPPED, "", False
-    try:
-        ended = read_divergence(folder)
-    except UserError as error:
-        return Record(folder, settings, RunState.DAMAGED, message=str(error), label=label)
+        return replace(record, message=str(error))
+    progress, message, diverged = read_progress(folder), "", False
+    state = RunState.STOPPED
     if is_locked(folder):
         state = RunState.RUNNING
-    elif ended is not None:
-        state, message, diverged = RunState.FAILED, ended.message, True
-        at = RunProgress(ended.iteration, settings.iterations, 0.0, 0.0)
-        progress = replace(progress or at, iteration=ended.iteration)
+    elif divergence is not None:
+        state, message, diverged = RunState.FAILED, divergence.message, True
+        at = RunProgress(divergence.iteration, settings.iterations, 0.0, 0.0)
+        progress = replace(progress or at, iteration=divergence.iteration)
     elif (folder / FAILURE).exists():
         state = RunState.FAILED
         message, diverged = _read_failure(folder / FAILURE)
-    return Record(folder, settings, state, None, progress, message, label, diverged, metrics)
+    return replace(
+        record, state=state, progress=progress, message=message, diverged=diverged, metrics=metrics
+    )
 
 
 def settings_of(record: Record) -> Settings:

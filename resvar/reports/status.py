@@ -1,4 +1,4 @@
-"""`resvar status`: the runs that are done, running, queued, waiting or failed, and the time left."""
+"""`resvar status`: which runs are done, running, queued, waiting or failed, and the time left."""
 
 from __future__ import annotations
 
