@@ -1,0 +1,22 @@
+"""The tests of the operators use them compiled, in the types that this processor multiplies."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from resvar.kernels import build
+
+
+@pytest.fixture(scope="module", autouse=True)
+def built() -> None:
+    build.load()
+
+
+@pytest.fixture(autouse=True)
+def _only_types_of_this_processor(request: pytest.FixtureRequest) -> None:
+    """Skip a parameter `dtype` for which this processor has no instructions."""
+    callspec = getattr(request.node, "callspec", None)
+    dtype = callspec.params.get("dtype") if callspec else None
+    if dtype is not None and not torch.ops.resvar.takes_convolutions(dtype):
+        pytest.skip(f"no instructions for convolutions in {dtype} here")
