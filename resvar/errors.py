@@ -35,6 +35,11 @@ class PeerFailure(Exception):  # noqa: N818 - the error is another rank's
         self.exit_code = exit_code
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, at most 200 characters, without its full stop."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(". ")
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` with the nearest known name, or an empty string."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

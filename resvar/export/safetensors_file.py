@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from resvar.errors import UserError
+from resvar.errors import UserError, first_line
 from resvar.export.description import (
     DESCRIPTION_FORMAT,
     DESCRIPTION_KEY,
@@ -95,7 +95,7 @@ def load_model(path: str | Path) -> LoadedModel:
             state = {key: file.get_tensor(key).clone() for key in network.state_dict()}
     except SafetensorError as error:
         raise UserError(
-            f"{path}: this is damaged or no safetensors file ({_summary_of_error(error)})."
+            f"{path}: this is damaged or no safetensors file ({first_line(error)})."
         ) from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
@@ -141,9 +141,7 @@ def _empty_network(path: Path, description: Description) -> LoadedModel:
             network = LoadedModel(ordering, architecture, described.num_classes)
         network.provenance = description.provenance
     except (UserError, ValueError, TypeError, RuntimeError) as error:
-        raise UserError(
-            f"{path}: its description is damaged ({_summary_of_error(error)})."
-        ) from None
+        raise UserError(f"{path}: its description is damaged ({first_line(error)}).") from None
     return network
 
 
@@ -171,8 +169,3 @@ def _type_text(dtype: Any, shape: Any) -> str:
 def _type_in_file(tensor: Any) -> str:
     names = {"F32": torch.float32, "I64": torch.int64}
     return _type_text(names.get(tensor.get_dtype(), tensor.get_dtype()), tensor.get_shape())
-
-
-def _summary_of_error(error: Exception) -> str:
-    """The error's first line without a full stop."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(". ")

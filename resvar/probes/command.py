@@ -248,9 +248,7 @@ def _measure_moment(
     few = slice(0, IDENTITY_IMAGES)
     return Moment(
         iteration=iteration,
-        loss=signals.loss,
-        end_gradient=signals.end_gradient,
-        units=signals.units,
+        **signals._asdict(),
         identity=check_identity(network, images[few], labels[few]),
         deletion=delete_units(network, images, labels, plan) if delete else None,
     )

@@ -17,12 +17,11 @@ from resvar.errors import UserError
 from resvar.export.schema import FiniteFloat, OrderingModel, StrictModel
 from resvar.files import write_text
 from resvar.rundir import PROBE, read_json
+from resvar.settings import NonNegative, PositiveInt
 
 PROBE_FORMAT: Literal[1] = 1
 
-Amount = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 
@@ -37,9 +36,9 @@ class Signal(StrictModel):
     """
 
     mean: FiniteFloat
-    std: NonNegativeFloat
+    std: NonNegative
     negative: Fraction
-    norm: NonNegativeFloat
+    norm: NonNegative
 
 
 class UnitSignals(StrictModel):
@@ -65,10 +64,10 @@ class UnitSignals(StrictModel):
     keeps_shape: bool
     shortcut: Signal
     branch: Signal
-    ratio: NonNegativeFloat | None
-    gradient: NonNegativeFloat
-    gradient_ratio: NonNegativeFloat | None
-    gain: NonNegativeFloat
+    ratio: NonNegative | None
+    gradient: NonNegative
+    gradient_ratio: NonNegative | None
+    gain: NonNegative
     passed: Fraction
     straight: Fraction
 
@@ -87,12 +86,12 @@ class Identity(StrictModel):
             norms of its two terms; None without any gradient.
     """
 
-    images: Amount
+    images: PositiveInt
     chains: Index
     longest: Index
-    forward: dict[str, NonNegativeFloat]
-    forward_relative: dict[str, NonNegativeFloat]
-    backward: dict[str, NonNegativeFloat | None]
+    forward: dict[str, NonNegative]
+    forward_relative: dict[str, NonNegative]
+    backward: dict[str, NonNegative | None]
 
 
 class Deletion(StrictModel):
@@ -103,7 +102,7 @@ class Deletion(StrictModel):
         errors: unit by unit.
     """
 
-    images: Amount
+    images: PositiveInt
     precision: Literal["fp32", "bf16"]
     error: Percent
     errors: list[Percent]
@@ -135,7 +134,7 @@ class Moment(StrictModel):
 
     iteration: Index
     loss: FiniteFloat
-    end_gradient: NonNegativeFloat
+    end_gradient: NonNegative
     units: Annotated[list[UnitSignals], Field(min_length=1)]
     identity: Identity
     deletion: Deletion | None = None
@@ -144,11 +143,11 @@ class Moment(StrictModel):
 class ProbedNetwork(OrderingModel):
     """The probed network under the names that `Settings` uses."""
 
-    depth: Amount
+    depth: PositiveInt
     seed: Index
     protocol: str
     dataset: str
-    iterations: Amount
+    iterations: PositiveInt
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -171,10 +170,10 @@ class Probe(StrictModel):
     format: Literal[1] = PROBE_FORMAT
     network: ProbedNetwork
     config_hash: str | None
-    images: Amount
-    bn_images: Amount
+    images: PositiveInt
+    bn_images: PositiveInt
     device: str
-    seconds: NonNegativeFloat
+    seconds: NonNegative
     moments: Annotated[list[Moment], Field(min_length=1)]
 
 

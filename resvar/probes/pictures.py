@@ -7,24 +7,11 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from resvar.models.ordering import PAPER_ORDER
+from resvar.probes import series as quantity
 from resvar.probes.measurements import Moment, Probe
 from resvar.probes.render import ProbeResults
 from resvar.probes.runs import RunGroup
-from resvar.probes.series import (
-    BRANCH_MEAN,
-    BRANCH_NEGATIVE,
-    BRANCH_STD,
-    GAIN,
-    GRADIENT,
-    PASSED,
-    SHORTCUT_MEAN,
-    SHORTCUT_NEGATIVE,
-    SHORTCUT_STD,
-    STRAIGHT,
-    Series,
-    Values,
-    moment_name,
-)
+from resvar.probes.series import Series, Values, moment_name
 from resvar.reports.plotting import Picture, panels, style
 from resvar.reports.tables import row_name
 
@@ -47,13 +34,13 @@ def probe_pictures(results: ProbeResults) -> Iterator[Picture]:
             yield _signal_picture(depth, iteration, here)
         gradient = f"Gradient norm at each unit's input by that at the end, ResNet-{depth}"
         yield _depth_picture(
-            f"gradient-{depth}", gradient, here, [("gradient ratio", GRADIENT, "log")]
+            f"gradient-{depth}", gradient, here, [("gradient ratio", quantity.GRADIENT, "log")]
         )
         if any(probe.network.after_add for probe in here):
             rows = [
-                ("BN gain so far", GAIN, "log"),
-                ("ReLU passes, %", PASSED, "linear"),
-                ("… all in stage, %", STRAIGHT, "linear"),
+                ("BN gain so far", quantity.GAIN, "log"),
+                ("ReLU passes, %", quantity.PASSED, "linear"),
+                ("… all in stage, %", quantity.STRAIGHT, "linear"),
             ]
             title = f"What stands after the addition, ResNet-{depth}"
             yield _depth_picture(f"after-addition-{depth}", title, here, rows)
@@ -72,9 +59,9 @@ def _signal_picture(depth: int, iteration: int, probes: Sequence[Probe]) -> Pict
     """A column per network: deviation, mean and share of negatives of the addition's terms."""
     shown = [(probe, moment) for probe, moment in _moments(probes) if moment.iteration == iteration]
     rows = (
-        ("deviation", SHORTCUT_STD, BRANCH_STD),
-        ("mean", SHORTCUT_MEAN, BRANCH_MEAN),
-        ("negative, %", SHORTCUT_NEGATIVE, BRANCH_NEGATIVE),
+        ("deviation", quantity.SHORTCUT_STD, quantity.BRANCH_STD),
+        ("mean", quantity.SHORTCUT_MEAN, quantity.BRANCH_MEAN),
+        ("negative, %", quantity.SHORTCUT_NEGATIVE, quantity.BRANCH_NEGATIVE),
     )
     figure, axes = _panels(len(rows), len(shown))
     for column, (probe, moment) in enumerate(shown):
@@ -90,7 +77,7 @@ def _signal_picture(depth: int, iteration: int, probes: Sequence[Probe]) -> Pict
     deviations = [
         value
         for _, moment in shown
-        for series in (SHORTCUT_STD, BRANCH_STD)
+        for series in (quantity.SHORTCUT_STD, quantity.BRANCH_STD)
         for value in series.of(moment)
         if value
     ]

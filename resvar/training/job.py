@@ -23,7 +23,7 @@ from resvar.console import duration
 from resvar.data.cifar import Images
 from resvar.data.folder import FolderImages
 from resvar.data.splits import Splits, open_images
-from resvar.errors import RunError, Stopped, UserError
+from resvar.errors import RunError, Stopped, UserError, first_line
 from resvar.files import replacing, write_json
 from resvar.training.checkpoint import load_newest
 from resvar.training.distributed import Ranks, process_group
@@ -331,7 +331,7 @@ def _record_failures(folder: Path) -> Iterator[None]:
     except torch.cuda.OutOfMemoryError as error:
         raise _failure(
             folder,
-            f"{folder}: the GPU has not enough free memory ({_first_line(error)}); the last "
+            f"{folder}: the GPU has not enough free memory ({first_line(error)}); the last "
             "checkpoint is kept. Free some and repeat the command; --set recompute=unit needs "
             "less.",
         ) from error
@@ -351,7 +351,3 @@ def _failure(folder: Path, message: str) -> RunError:
     with suppress(OSError):  # the disk that failed may be this one
         rundir.write_failure(folder, message)
     return RunError(message)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(". ")
