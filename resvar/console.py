@@ -60,9 +60,9 @@ def console_for_output(**options: Any) -> Console:
     return Console(file=sys.stdout, width=width, markup=False, emoji=False, **options)
 
 
-def print_line(console: Console, text: str) -> None:
-    """Print a text as one line, however long, without colours for its numbers."""
-    console.print(text, highlight=False, soft_wrap=True)
+def print_line(text: str) -> None:
+    """Print a text at once, also where stdout is a file or a pipe, and as one line there."""
+    print(text, flush=True)
 
 
 def log(text: str) -> None:

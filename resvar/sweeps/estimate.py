@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from resvar.config import CIFAR_TEST_IMAGES, Settings
-from resvar.console import duration, pluralize, print_line
+from resvar.console import console_for_output, duration, pluralize, print_line
 from resvar.errors import UserError
 from resvar.rundir import read_progress
 from resvar.sweeps.grid import PlannedRun
@@ -211,7 +210,7 @@ def _measure(kinds: Sequence[Settings], slot: Slot) -> tuple[list[float], str]:
 # --- the table ------------------------------------------------------------------------------------
 
 
-def print_estimate(found: Estimate, console: Console, slots: int | None) -> None:
+def print_estimate(found: Estimate, slots: int | None) -> None:
     """Print the hours of each network and of all, and the time by the clock.
 
     Args:
@@ -235,9 +234,7 @@ def print_estimate(found: Estimate, console: Console, slots: int | None) -> None
     ]
     if slots is not None:
         times.insert(0, f"{duration(found.by_the_clock(slots))} in {slots} slots here")
-    print_line(console, found.source)
-    console.print(table)
-    print_line(console, f"By the clock: {', '.join(times)}.")
-    print_line(
-        console, "Runs are taken not to slow each other down; checkpoints and loading are left out."
-    )
+    print_line(found.source)
+    console_for_output().print(table)
+    print_line(f"By the clock: {', '.join(times)}.")
+    print_line("Runs are taken not to slow each other down; checkpoints and loading are left out.")

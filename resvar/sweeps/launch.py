@@ -7,9 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from resvar.console import console_for_output, duration, pluralize, print_line
+from resvar.console import duration, pluralize, print_line
 from resvar.data.cifar import DATASETS, find_problems
 from resvar.errors import UserError
 from resvar.sweeps.estimate import (
@@ -20,8 +18,8 @@ from resvar.sweeps.estimate import (
 )
 from resvar.sweeps.grid import PlannedRun, Sweep
 from resvar.sweeps.local import LocalSweep
-from resvar.sweeps.slots import Slot, lacks_mps, make_slots, require_positive
-from resvar.sweeps.workers import RunStatus, by_status
+from resvar.sweeps.processes import RunStatus, by_status
+from resvar.sweeps.slots import lacks_mps, make_slots, require_positive
 from resvar.training.events import require_tensorboard
 
 
@@ -38,37 +36,31 @@ def run_here(
     """
     if "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("a sweep starts its processes itself: leave torchrun out.")
-    console = console_for_output()
     slots = make_slots(jobs, per_gpu, device, len(sweep.runs))
-    todo = _open_runs(sweep, console)
+    todo = _open_runs(sweep)
     if dry_run:
         for run in todo:
-            print_line(console, f"  {pasteable_command(run)}")
+            print_line(f"  {pasteable_command(run)}")
         return
     if not todo:
         return
     require_inputs(todo, data)
     if lacks_mps(slots):
         print_line(
-            console,
             "Runs that share a GPU are faster only under NVIDIA's multi-process service: start it "
-            "with `nvidia-cuda-mps-control -d`.",
+            "with `nvidia-cuda-mps-control -d`."
         )
-    threads = pluralize(slots[0].threads, "thread")
-    print_line(
-        console,
-        f"{len(todo)} to do, {len(slots)} at a time ({threads} each). Measuring how long that "
-        "takes …",
-    )
-    time = duration(expected_seconds(todo, slots, data))
-    print_line(console, f"About {time} in all. Ctrl-C stops; the same command resumes.")
-    local = LocalSweep(sweep, slots, data, console)
+    where = f"{len(slots)} at a time ({pluralize(slots[0].threads, 'thread')} each)"
+    print_line(f"{len(todo)} to do, {where}. Measuring how long that takes …")
+    found = estimate(todo, measured_throughput(todo, slots[0]), data)
+    time = duration(found.by_the_clock(len(slots)))
+    print_line(f"About {time} in all. Ctrl-C stops; the same command resumes.")
+    local = LocalSweep(sweep, slots, data)
     local.run()
     local.report()
     diverged = f"; {len(local.diverged)} of them diverged" if local.diverged else ""
     print_line(
-        console,
-        f"All {len(sweep.runs)} runs are finished{diverged}. Next: resvar report {sweep.root}",
+        f"All {len(sweep.runs)} runs are finished{diverged}. Next: resvar report {sweep.root}"
     )
 
 
@@ -89,21 +81,14 @@ def estimate_here(
     Raises:
         UserError: a run's directory holds other settings, or `speeds` is wrong.
     """
-    console = console_for_output()
     require_positive(jobs, per_gpu)
-    if not (todo := _open_runs(sweep, console)):
+    if not (todo := _open_runs(sweep)):
         return
     if speeds is not None:
-        print_estimate(estimate(todo, given_throughput(speeds, todo), data), console, None)
+        print_estimate(estimate(todo, given_throughput(speeds, todo), data), None)
         return
     slots = make_slots(jobs, per_gpu, device, len(todo))
-    found = estimate(todo, measured_throughput(todo, slots[0]), data)
-    print_estimate(found, console, len(slots))
-
-
-def expected_seconds(todo: Sequence[PlannedRun], slots: Sequence[Slot], data: Path) -> float:
-    """How long the runs take by the clock."""
-    return estimate(todo, measured_throughput(todo, slots[0]), data).by_the_clock(len(slots))
+    print_estimate(estimate(todo, measured_throughput(todo, slots[0]), data), len(slots))
 
 
 # --- shared with the sweeps on Slurm --------------------------------------------------------------
@@ -130,16 +115,16 @@ def require_inputs(todo: Sequence[PlannedRun], data: Path) -> None:
             )
 
 
-def print_counts(sweep: Sweep, finished: int, others: Mapping[str, int], console: Console) -> None:
+def print_counts(sweep: Sweep, finished: int, others: Mapping[str, int]) -> None:
     """One line: the number of runs, how many of them are finished, and the others by word."""
     words = [f"{finished} of them finished already"]
     words += [f"{count} {word}" for word, count in others.items() if count]
-    print_line(console, f"{pluralize(len(sweep.runs), 'run')} in {sweep.root}, {', '.join(words)}.")
+    print_line(f"{pluralize(len(sweep.runs), 'run')} in {sweep.root}, {', '.join(words)}.")
 
 
-def _open_runs(sweep: Sweep, console: Console) -> list[PlannedRun]:
+def _open_runs(sweep: Sweep) -> list[PlannedRun]:
     """The runs to do, after a line that counts the others."""
     found = by_status(sweep)
     finished, diverged = len(found[RunStatus.FINISHED]), len(found[RunStatus.DIVERGED])
-    print_counts(sweep, finished, {"diverged": diverged}, console)
+    print_counts(sweep, finished, {"diverged": diverged})
     return found[RunStatus.OPEN]

@@ -12,20 +12,19 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from resvar.console import duration, plain, pluralize, print_line
+from resvar.console import console_for_output, duration, plain, pluralize, print_line
 from resvar.errors import RunError, Stopped, UserError
 from resvar.rundir import is_locked, read_divergence, read_progress, read_result
 from resvar.sweeps.grid import PlannedRun, Sweep
-from resvar.sweeps.slots import Slot
-from resvar.sweeps.workers import (
+from resvar.sweeps.processes import (
     POLL,
+    RunProcess,
     RunStatus,
-    Worker,
     by_status,
     collect,
     last_lines,
@@ -33,6 +32,7 @@ from resvar.sweeps.workers import (
     start,
     terminate,
 )
+from resvar.sweeps.slots import Slot
 from resvar.training.stop import stop_request
 
 
@@ -43,14 +43,15 @@ class LocalSweep:
         UserError: a run's directory holds a run with other settings.
     """
 
-    def __init__(self, sweep: Sweep, slots: Sequence[Slot], data: Path, console: Console) -> None:
-        self.sweep, self.slots, self.data, self.console = sweep, slots, data, console
+    def __init__(self, sweep: Sweep, slots: Sequence[Slot], data: Path) -> None:
+        self.sweep, self.slots, self.data = sweep, slots, data
+        self.console = console_for_output()
         found = by_status(sweep)
         self.waiting = found[RunStatus.OPEN]
-        self.workers: list[Worker] = []
+        self.active: list[RunProcess] = []
         self.finished = len(found[RunStatus.FINISHED])
         self.diverged = found[RunStatus.DIVERGED]
-        self.failed: list[Worker] = []
+        self.failed: list[RunProcess] = []
         self._begun = time.monotonic()
 
     def run(self) -> None:
@@ -67,18 +68,18 @@ class LocalSweep:
         terminal = self.console.is_terminal
         with stop_request(message) as stop, live if terminal else nullcontext():
             try:
-                while self.workers or (self.waiting and not stop):
+                while self.active or (self.waiting and not stop):
                     if stop:
-                        terminate(self.workers)
+                        terminate(self.active)
                     else:
                         self._fill_slots()
-                    for worker, status in collect(self.workers, bool(stop)):
-                        self._settle(worker, status)
+                    for process, status in collect(self.active, bool(stop)):
+                        self._settle(process, status)
                     if terminal:
                         live.refresh()
                     time.sleep(POLL)
             except BaseException:
-                terminate(self.workers)
+                terminate(self.active)
                 raise
         if self.waiting:
             raise Stopped("the sweep was stopped; the same command resumes it.")
@@ -94,12 +95,12 @@ class LocalSweep:
                 found = read_divergence(run.folder)
                 where = f" at iteration {found.iteration}" if found is not None else ""
                 text = f"{run.folder} diverged{where}; it would again, so it is not tried again."
-                print_line(self.console, text)
-        for worker in self.failed:
-            folder = worker.run.folder
-            print_line(self.console, f"{folder} failed (exit {worker.process.returncode}):")
+                print_line(text)
+        for process in self.failed:
+            folder = process.run.folder
+            print_line(f"{folder} failed (exit {process.handle.returncode}):")
             for line in last_lines(folder):
-                print_line(self.console, f"    {plain(line)}")
+                print_line(f"    {plain(line)}")
         if self.failed:
             failed = pluralize(len(self.failed), "run")
             raise RunError(
@@ -109,10 +110,10 @@ class LocalSweep:
     # --- one run after the other ------------------------------------------------------------------
 
     def _fill_slots(self) -> None:
-        busy = {worker.slot.name for worker in self.workers}
+        busy = {process.slot.name for process in self.active}
         for slot in self.slots:
             if slot.name not in busy and (run := self._next()):
-                self.workers.append(start(run, slot, self.data))
+                self.active.append(start(run, slot, self.data))
                 if not self.console.is_terminal:
                     self._log(f"started {run.name} on {slot.name}")
 
@@ -135,10 +136,10 @@ class LocalSweep:
                 self._log(f"{run.name} was finished by another process")
         return None
 
-    def _settle(self, worker: Worker, status: RunStatus) -> None:
+    def _settle(self, process: RunProcess, status: RunStatus) -> None:
         """Count a run whose process has ended; one that is not settled waits again."""
-        run, code = worker.run, worker.process.returncode
-        took = f" ({duration(time.monotonic() - worker.begun)} in this process)"
+        run, code = process.run, process.handle.returncode
+        took = f" ({duration(time.monotonic() - process.begun)} in this process)"
         match status:
             case RunStatus.FINISHED if code == 0:
                 self.finished += 1
@@ -152,7 +153,7 @@ class LocalSweep:
                 self.diverged.append(run)
                 self._log(f"{run.name} diverged{took}")
             case RunStatus.FAILED:
-                self.failed.append(worker)
+                self.failed.append(process)
                 self._log(f"{run.name} FAILED (exit {code}){took}")
             case RunStatus.STOPPED:
                 self.waiting.append(run)
@@ -166,23 +167,23 @@ class LocalSweep:
     def _log(self, text: str) -> None:
         settled = self.finished + len(self.diverged) + len(self.failed)
         clock = time.strftime("%H:%M:%S")
-        print_line(self.console, f"{clock} [{settled}/{len(self.sweep.runs)}] {text}")
+        print_line(f"{clock} [{settled}/{len(self.sweep.runs)}] {text}")
 
     def _picture(self) -> Group:
         """The runs at work as a table, and a line with counts; for a terminal."""
         table = Table("run", "slot", "iteration", "images/s", "left", box=None, pad_edge=False)
-        for worker in self.workers:
-            settings, progress = worker.run.settings, read_progress(worker.run.folder)
+        for process in self.active:
+            settings, progress = process.run.settings, read_progress(process.run.folder)
             done, speed = (progress.iteration, progress.images_per_second) if progress else (0, 0.0)
             left = (settings.iterations - done) * settings.batch_size / speed if speed else None
             table.add_row(
-                worker.run.name, worker.slot.name, f"{done:,.0f} / {settings.iterations:,}",
+                process.run.name, process.slot.name, f"{done:,.0f} / {settings.iterations:,}",
                 f"{speed:,.0f}" if speed else "…", duration(left),
             )  # fmt: skip
         unhappy = {"diverged": len(self.diverged), "failed": len(self.failed)}
         more = "".join(f", {count} {word}" for word, count in unhappy.items() if count)
         so_far = duration(time.monotonic() - self._begun)
         return Group(table, Text(
-            f"{self.finished} of {len(self.sweep.runs)} done, {len(self.workers)} at work, "
+            f"{self.finished} of {len(self.sweep.runs)} done, {len(self.active)} at work, "
             f"{len(self.waiting)} waiting{more}; {so_far} so far"
         ))  # fmt: skip

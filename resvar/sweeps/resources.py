@@ -32,10 +32,8 @@ RESERVED_OPTIONS = {
 }
 """Options of sbatch that resvar sets or rules out, with the reason or the alternative."""
 
-OPTION_KEYS = {"cpus-per-task": "cpus_per_task", "mem": "mem", "qos": "qos", "time": "time",
-         "partition": "partition", "account": "account", "gpus": "gpus_per_task",
-         "gpus-per-task": "gpus_per_task", "gpus-per-node": "gpus_per_task"}  # fmt: skip
-"""Options of sbatch that have a key in the launcher's file."""
+GPU_OPTIONS = ("gpus", "gpus-per-node")
+"""Options of sbatch that `gpus_per_task` stands for; the other keys have the names of options."""
 
 TIME = re.compile(
     r"(?:(?P<days>\d+)-(?P<h>\d+)(?::(?P<m>\d+)(?::(?P<s>\d+))?)?"
@@ -197,10 +195,9 @@ def _sbatch_options(options: Any, source: str) -> dict[str, str | bool]:
             raise UserError(f"{source}: '{key}' is no long option of sbatch, such as constraint.")
         if name in RESERVED_OPTIONS:
             raise UserError(f"{source}: 'sbatch' cannot set {name}: {RESERVED_OPTIONS[name]}.")
-        if name in OPTION_KEYS:
-            raise UserError(
-                f"{source}: {name} has a key of its own, {OPTION_KEYS[name]}; set that."
-            )
+        own = "gpus_per_task" if name in GPU_OPTIONS else name.replace("-", "_")
+        if own in Resources.model_fields:
+            raise UserError(f"{source}: {name} has a key of its own, {own}; set that.")
         if value is None or value is False:
             continue
         try:

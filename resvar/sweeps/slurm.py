@@ -14,15 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
-
-from resvar.console import console_for_output, pluralize, print_line
+from resvar.console import pluralize, print_line
 from resvar.errors import RunError, UserError
 from resvar.files import write_text
 from resvar.rundir import is_locked, locked
 from resvar.sequences import chunks
 from resvar.sweeps.grid import PlannedRun, Sweep
 from resvar.sweeps.launch import pasteable_command, print_counts, require_inputs
+from resvar.sweeps.processes import RunStatus, by_status
 from resvar.sweeps.resources import Resources
 from resvar.sweeps.slots import require_positive
 from resvar.sweeps.submission import (
@@ -36,7 +35,6 @@ from resvar.sweeps.submission import (
     runs_in_slurm,
     write_record,
 )
-from resvar.sweeps.workers import RunStatus, by_status
 
 LARGEST_ARRAY = 1000
 """Tasks; Slurm's own default for an array, and a size at which its records stay readable."""
@@ -101,9 +99,8 @@ def run_on_slurm(
         ),
         Plan(sweep.root.absolute(), data.absolute(), device, max(1, cpus // per_gpu), {}),
     )
-    console = console_for_output()
     if dry_run:
-        arrays.show(_open_runs(sweep, console, needs_slurm=False), console)
+        arrays.show(_unsubmitted_runs(sweep, needs_slurm=False))
         return
     if shutil.which("sbatch") is None:
         raise UserError(
@@ -112,9 +109,9 @@ def run_on_slurm(
         )
     require_inputs(by_status(sweep)[RunStatus.OPEN], data)
     with locked(sweep.root / SUBMISSIONS):  # a second submitter would submit the same runs
-        if todo := _open_runs(sweep, console):
+        if todo := _unsubmitted_runs(sweep):
             sweep.write_manifest()
-            arrays.submit(todo, console)
+            arrays.submit(todo)
 
 
 @dataclass(frozen=True)
@@ -132,17 +129,17 @@ class ArrayJobs:
     resources: Resources
     plan: Plan
 
-    def show(self, todo: Sequence[PlannedRun], console: Console) -> None:
+    def show(self, todo: Sequence[PlannedRun]) -> None:
         """Print the batch script of each array, and its runs; write nothing."""
         arrays = self._split(todo, LARGEST_ARRAY)
         for tasks in arrays:
             folder = self.plan.root / SUBMISSIONS / f"resvar-TIME-{self.sweep.name}"
-            print_line(console, f"\n{self._script(folder, len(tasks), len(arrays))}")
+            print_line(f"\n{self._script(folder, len(tasks), len(arrays))}")
             for index, task in enumerate(tasks):
                 for run in task:
-                    print_line(console, f"  task {index}: {pasteable_command(run)}")
+                    print_line(f"  task {index}: {pasteable_command(run)}")
 
-    def submit(self, todo: Sequence[PlannedRun], console: Console) -> None:
+    def submit(self, todo: Sequence[PlannedRun]) -> None:
         """Submit one array after the other.
 
         Raises:
@@ -171,12 +168,10 @@ class ArrayJobs:
             jobs.append(job)
             count += len(settings)
             print_line(
-                console,
                 f"Submitted {pluralize(len(settings), 'run')} as job {job}: an array of "
                 f"{pluralize(len(tasks), 'task')}.",
             )
         print_line(
-            console,
             f"This terminal may be closed. `resvar status {self.sweep.root}` shows their status; "
             f"`scancel {' '.join(jobs)}` stops them, each with a checkpoint; this same command "
             "submits what is missing.",
@@ -222,7 +217,7 @@ class ArrayJobs:
         )
 
 
-def _open_runs(sweep: Sweep, console: Console, needs_slurm: bool = True) -> list[PlannedRun]:
+def _unsubmitted_runs(sweep: Sweep, needs_slurm: bool = True) -> list[PlannedRun]:
     """The runs to submit, after a line that counts the others.
 
     Args:
@@ -238,14 +233,14 @@ def _open_runs(sweep: Sweep, console: Console, needs_slurm: bool = True) -> list
             raise RunError(
                 f"{error}, so which runs are queued already is not known; try again later."
             ) from error
-        print_line(console, f"What is queued already is not known: {error}.")
+        print_line(f"What is queued already is not known: {error}.")
     todo = [run for run in open_runs if run.name not in queued and not is_locked(run.folder)]
     others = {
         "diverged": len(found[RunStatus.DIVERGED]),
         "with Slurm": len(queued),
         "at work elsewhere": len(open_runs) - len(queued) - len(todo),
     }
-    print_counts(sweep, len(found[RunStatus.FINISHED]), others, console)
+    print_counts(sweep, len(found[RunStatus.FINISHED]), others)
     return todo
 
 

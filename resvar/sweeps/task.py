@@ -33,6 +33,16 @@ from resvar.errors import Stopped, UserError
 from resvar.files import write_json, write_text
 from resvar.rundir import CHECKPOINT, FAILURE, NOTE_FORMAT, is_locked
 from resvar.sweeps.grid import PlannedRun
+from resvar.sweeps.processes import (
+    POLL,
+    RunProcess,
+    RunStatus,
+    collect,
+    last_lines,
+    run_status,
+    start,
+    terminate,
+)
 from resvar.sweeps.slots import Slot
 from resvar.sweeps.submission import (
     SlurmError,
@@ -41,16 +51,6 @@ from resvar.sweeps.submission import (
     read_plan,
     read_submission,
     run_client,
-)
-from resvar.sweeps.workers import (
-    POLL,
-    RunStatus,
-    Worker,
-    collect,
-    last_lines,
-    run_status,
-    start,
-    terminate,
 )
 
 LOCK_TIMEOUT = 120.0
@@ -99,19 +99,19 @@ class Task:
         todo = [run for run in self.runs if not _is_settled(run)]
         wait_for_locks(todo, received)
         with block_usr2():
-            workers = [] if received else [start(run, self.slot, self.data) for run in todo]
+            processes = [] if received else [start(run, self.slot, self.data) for run in todo]
         stopped = list(todo) if received else []
         failed = False
-        while workers:
+        while processes:
             time.sleep(POLL)
             if received:
-                terminate(workers)
-            for worker, status in collect(workers, bool(received)):
+                terminate(processes)
+            for process, status in collect(processes, bool(received)):
                 if received and status in (RunStatus.STOPPED, RunStatus.TAKEN):
-                    stopped.append(worker.run)
+                    stopped.append(process.run)
                 elif status is RunStatus.FAILED:
                     failed = True
-                    _note_crash(worker)
+                    _note_crash(process)
         if not stopped:
             self._note("ended")
             return int(failed)
@@ -163,9 +163,9 @@ def wait_for_locks(runs: Sequence[PlannedRun], received: Sequence[int]) -> None:
         time.sleep(1)
 
 
-def _note_crash(worker: Worker) -> None:
+def _note_crash(process: RunProcess) -> None:
     """Note why a run failed whose process could not do so itself."""
-    run, code = worker.run, worker.process.returncode
+    run, code = process.run, process.handle.returncode
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     print_stamped(f"{run.name} failed ({how})")
     if not (run.folder / FAILURE).exists():

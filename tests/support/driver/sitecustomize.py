@@ -33,6 +33,7 @@ import os
 import signal
 import sys
 import time
+import types
 from pathlib import Path
 
 PASSED = collections.Counter()
@@ -218,7 +219,9 @@ def watch_import(_torch):
 
 def watch_sweep(launch):
     if "RESVAR_TEST_UNMEASURED" in os.environ:
-        launch.expected_seconds = lambda *_: 0.0
+        speeds = collections.defaultdict(lambda: 1e9)
+        unmeasured = types.SimpleNamespace(speeds=speeds, source="")
+        launch.measured_throughput = lambda *_: unmeasured
 
 
 class AfterImport:

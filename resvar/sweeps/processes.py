@@ -58,12 +58,12 @@ def by_status(sweep: Sweep) -> dict[RunStatus, list[PlannedRun]]:
 
 
 @dataclass(eq=False)
-class Worker:
+class RunProcess:
     """The process of a run in a slot."""
 
     run: PlannedRun
     slot: Slot
-    process: subprocess.Popen[bytes]
+    handle: subprocess.Popen[bytes]
     begun: float = field(default_factory=time.monotonic)
     asked_to_stop: bool = False
 
@@ -73,7 +73,7 @@ class Worker:
         Args:
             stopping: whether the sweep asks its runs to stop.
         """
-        code, status = self.process.returncode, run_status(self.run)
+        code, status = self.handle.returncode, run_status(self.run)
         if code == 0:
             return RunStatus.FINISHED
         if status is not RunStatus.OPEN:
@@ -83,7 +83,7 @@ class Worker:
         return RunStatus.TAKEN if is_locked(self.run.folder) else RunStatus.FAILED
 
 
-def start(run: PlannedRun, slot: Slot, data: Path) -> Worker:
+def start(run: PlannedRun, slot: Slot, data: Path) -> RunProcess:
     """Start `resvar train` for a run; its output goes to `log.txt` in the run's directory.
 
     The process has a session of its own, so that Ctrl-C reaches the sweep alone, which asks each
@@ -100,27 +100,27 @@ def start(run: PlannedRun, slot: Slot, data: Path) -> Worker:
         PARENT: str(os.getpid()), **slot.environment,
     }  # fmt: skip
     with (run.folder / LOG).open("ab") as log:
-        process = subprocess.Popen(
+        handle = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True,
         )  # fmt: skip
-    return Worker(run, slot, process)
+    return RunProcess(run, slot, handle)
 
 
-def collect(workers: list[Worker], stopping: bool) -> Iterator[tuple[Worker, RunStatus]]:
-    """Remove the workers that have ended from the list, and yield each with its run's status."""
-    for worker in [worker for worker in workers if worker.process.poll() is not None]:
-        workers.remove(worker)
-        yield worker, worker.ending(stopping)
+def collect(processes: list[RunProcess], stopping: bool) -> Iterator[tuple[RunProcess, RunStatus]]:
+    """Remove the processes that have ended from the list; yield each with the status of its run."""
+    for process in [process for process in processes if process.handle.poll() is not None]:
+        processes.remove(process)
+        yield process, process.ending(stopping)
 
 
-def terminate(workers: Iterable[Worker]) -> None:
-    """Send SIGTERM to each worker, once: each saves a checkpoint."""
-    for worker in workers:
-        if worker.process.poll() is None and not worker.asked_to_stop:
-            worker.asked_to_stop = True
+def terminate(processes: Iterable[RunProcess]) -> None:
+    """Send SIGTERM to each process, once: each run saves a checkpoint."""
+    for process in processes:
+        if process.handle.poll() is None and not process.asked_to_stop:
+            process.asked_to_stop = True
             with suppress(ProcessLookupError):
-                worker.process.send_signal(signal.SIGTERM)
+                process.handle.send_signal(signal.SIGTERM)
 
 
 def last_lines(folder: Path, count: int = 5) -> list[str]:
