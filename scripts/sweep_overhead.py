@@ -1,12 +1,11 @@
-"""What a sweep costs beyond its runs: its time by the clock against the sum of the runs' own.
+"""The overhead of a sweep: its time by the clock, minus the sum of its runs' own times.
 
     python scripts/sweep_overhead.py --runs 4 --iterations 150
 
-Lets one sweep do so many runs of ResNet-20 one after the other, and compares with the `seconds` of
-their results, which count from the moment a run's network is there. What is left is starting
-processes, loading torch and the dataset, and the sweep's own estimate: so many seconds a run,
-however long the run is. Prints them, and how long a run must be for them to stay below 2 %. Needs
-CIFAR-10.
+One sweep does some runs of ResNet-20 one after the other. The `seconds` of their results count from
+the moment a run's network is built. The difference is the start of processes, the loading of torch
+and the dataset, and the sweep's own estimate: seconds for each run, however long the run is. Prints
+them, and the length of a run for which they are below 2 %. Needs CIFAR-10.
 """
 
 from __future__ import annotations

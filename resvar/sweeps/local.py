@@ -167,7 +167,8 @@ class LocalSweep:
     def _log(self, text: str) -> None:
         settled = self.finished + len(self.diverged) + len(self.failed)
         clock = time.strftime("%H:%M:%S")
-        print_line(f"{clock} [{settled}/{len(self.sweep.runs)}] {text}")
+        line = f"{clock} [{settled}/{len(self.sweep.runs)}] {text}"
+        self.console.print(line, highlight=False, soft_wrap=True)  # above the live table
 
     def _picture(self) -> Group:
         """The runs at work as a table, and a line with counts; for a terminal."""
