@@ -202,7 +202,7 @@ def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def main() -> None:
+def serve() -> None:
     """Answer until stdin ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
@@ -244,4 +244,4 @@ def _precision(work: Training | Ceiling) -> str | None:
 
 
 if __name__ == "__main__":
-    main()
+    serve()

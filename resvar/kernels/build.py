@@ -33,7 +33,7 @@ class BuildError(Exception):
     """The operators cannot be built or loaded here; one clause that says why."""
 
 
-def load(say: Callable[[str], None] | None = None) -> None:
+def load_operators(say: Callable[[str], None] | None = None) -> None:
     """Make `torch.ops.resvar` available; does nothing where it is already.
 
     Processes that come at once wait for the one that builds.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from resvar.config import Settings
 from resvar.errors import UserError
-from resvar.kernels.build import BuildError, load
+from resvar.kernels.build import BuildError, load_operators
 from resvar.models.network import ResidualNetwork
 from resvar.training.distributed import SINGLE_PROCESS, Ranks
 from resvar.training.machine import computes_bf16, keep_freed_memory
@@ -173,7 +173,7 @@ def _choose_kernels(
     obstacle = _obstacle(settings, device)
     if obstacle is None:
         try:
-            load(log)
+            load_operators(log)
             obstacle = _no_gain(settings)
         except BuildError as error:
             obstacle = str(error)

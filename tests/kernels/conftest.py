@@ -10,7 +10,7 @@ from resvar.kernels import build
 
 @pytest.fixture(scope="module", autouse=True)
 def built() -> None:
-    build.load()
+    build.load_operators()
 
 
 @pytest.fixture(autouse=True)

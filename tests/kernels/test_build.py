@@ -17,9 +17,9 @@ from resvar.kernels import build
 
 LOAD = """
 import sys
-from resvar.kernels.build import BuildError, load
+from resvar.kernels.build import BuildError, load_operators
 try:
-    load(lambda text: print(text))
+    load_operators(lambda text: print(text))
 except BuildError as error:
     sys.exit(f"refused: {error}")
 import torch
@@ -37,7 +37,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def library():
     """The real library, built if this machine does not have it yet."""
-    build.load()
+    build.load_operators()
     return build.cache() / f"fused-{build._key(build.find_compiler())}.so"
 
 
@@ -139,7 +139,7 @@ SIMPLER = """
 import sys, torch
 from resvar.kernels import build
 build.FLAGS = (*build.FLAGS, sys.argv[1])
-build.load()
+build.load_operators()
 from resvar.kernels.fuse import fuse
 for kernel in (1, 3):
     found = []

@@ -46,7 +46,7 @@ def fused(network):
 @needs_compiler
 def test_auto_is_fused_where_it_gains_and_plain_elsewhere():
     assert kernels_of(make("precision=bf16"), CPU) == "fused"
-    build.load()
+    build.load_operators()
     fast = torch.ops.resvar.takes_convolutions(torch.float32)
     assert kernels_of(make("precision=fp32"), CPU) == ("fused" if fast else "plain")
     layout = make("precision=fp32", "memory_format=channels_last")
@@ -60,7 +60,7 @@ def test_auto_is_fused_where_it_gains_and_plain_elsewhere():
 
 @needs_compiler
 def test_in_fp32_a_processor_without_the_instructions_is_left_plain(monkeypatch):
-    build.load()
+    build.load_operators()
     monkeypatch.setattr(torch.ops.resvar, "takes_convolutions", lambda _: False)
     assert kernels_of(make("precision=fp32"), CPU) == "plain"
     assert kernels_of(make("precision=bf16"), CPU) == "fused"
@@ -71,7 +71,7 @@ def test_where_they_gain_nothing_they_are_not_even_built(monkeypatch):
     def build(_say):
         raise AssertionError("built")
 
-    monkeypatch.setattr(execution, "load", build)
+    monkeypatch.setattr(execution, "load_operators", build)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     assert kernels_of(make("precision=fp32"), CPU) == "plain"
     with pytest.raises(AssertionError, match="built"):
@@ -100,13 +100,13 @@ def test_only_a_network_that_asks_is_fused():
     ],
 )
 def test_fused_is_refused_where_it_cannot_be(monkeypatch, overrides, why):
-    monkeypatch.setattr(execution, "load", refuse)
+    monkeypatch.setattr(execution, "load_operators", refuse)
     with pytest.raises(UserError, match=f"'kernels' fused: .*{why}.*--set kernels=plain"):
         kernels_of(make("kernels=fused", *overrides), CPU)
 
 
 def test_without_a_compiler_auto_is_plain_and_says_so(monkeypatch):
-    monkeypatch.setattr(execution, "load", refuse)
+    monkeypatch.setattr(execution, "load_operators", refuse)
     said: list[str] = []
     assert kernels_of(make("precision=bf16"), CPU, said.append) == "plain"
     assert said == ["Without the fused operators, which are faster: no C++ compiler is found."]
