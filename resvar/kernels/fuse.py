@@ -25,7 +25,7 @@ from resvar.models.unit import ResidualUnit
 
 
 def fuse(network: nn.Module) -> None:
-    """Let a network use the fused operators, which must be loaded (`resvar.kernels.build.load_operators`).
+    """Let a network use the fused operators, which must be loaded (`build.load_operators`).
 
     A deep copy of a fused network is fused: a bound method is copied with its module.
     """
