@@ -38,6 +38,7 @@ def test_every_kind_of_torture_has_its_command():
     }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")  # by another test
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_parses(command, monkeypatch):
     """As far as its options go; the work itself is for the machine of the figures."""

@@ -199,9 +199,9 @@ def test_every_cell_has_one_bn_and_one_relu_per_unit_outside_of_between(name):
 
 def test_all_nine_train(tmp_path, monkeypatch):
     """ResNet-8 on a tiny dataset: the loss is a number, and lower than at the start."""
-    install(make_cifar(tmp_path / "data", train=260, test=100), monkeypatch)
+    install(make_cifar(tmp_path / "data", train=260, test=20), monkeypatch)
     overrides = [
-        "iterations=12", "batch_size=32", "bn_batch_size=32", "eval_every=4", "schedule=step",
+        "iterations=12", "batch_size=32", "bn_batch_size=32", "eval_every=6", "schedule=step",
         "lr=0.02", "warmup_iterations=0", "milestones=[]", "precision=fp32",
     ]  # fmt: skip
     losses = {}

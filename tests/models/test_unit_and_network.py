@@ -115,7 +115,7 @@ def test_every_depth_fits_what_arithmetic_says_or_is_refused_with_near_ones(dept
     elif fits == ["bottleneck"]:
         assert plan(depth).unit == "bottleneck"
     elif fits:
-        with pytest.raises(UserError, match="say which"):
+        with pytest.raises(UserError, match="choose one with"):
             plan(depth)
     else:
         basic = [d for d in range(8, 10_010) if d % 6 == 2]
