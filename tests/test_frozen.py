@@ -1,7 +1,7 @@
-"""Run directories of earlier versions, as files: each later one reads them and goes on with them.
+"""Run directories of earlier versions, kept as files: this version reads and resumes them.
 
-`tests/frozen/make.py` made them, once. Of what a version newer than this one wrote it is said that
-it is newer, never that it is damaged by somebody, and nothing is touched.
+`tests/frozen/make.py` made them, once. Files of a newer version are reported as newer, never as
+damaged, and nothing is changed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.support.commands import contents, train
 
 FROZEN = sorted((Path(__file__).parent / "frozen").glob("format-*"))
 CLOSE = 0.01
-"""By what share a weight may differ on other processors and other versions of torch."""
+"""Relative difference of a weight allowed on other processors and other versions of torch."""
 
 
 @pytest.fixture(params=FROZEN, ids=lambda folder: folder.name)

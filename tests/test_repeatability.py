@@ -1,8 +1,8 @@
 """A run that was killed at any moment and started again ends with the same bits.
 
-Black box: real processes, killed from outside or, at an exact place, by `tests/support/driver`.
+Black box: real processes, killed from outside or, at a named place, by `tests/support/driver`.
 Their files are compared with those of an undisturbed run, bit for bit: predictions, weights,
-momentum, metrics and result, timings aside. `pytest -s` shows what was survived.
+momentum, metrics and result, without timings. `pytest -s` shows the outcome of each case.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.support.outcome import differing
 
 @pytest.fixture(scope="module")
 def undisturbed(warm, tmp_path_factory) -> Callable[[str], Path]:
-    """Precision → the folder of a run that nobody disturbed; each is made once."""
+    """Precision → the directory of an undisturbed run; each is made once."""
     folder = tmp_path_factory.mktemp("undisturbed")
 
     def made(precision: str = "fp32") -> Path:
@@ -159,7 +159,7 @@ def test_a_signal_outside_the_loop_leaves_with_130_too(warm, undisturbed, tmp_pa
 
 @pytest.mark.parametrize("name", ["TERM", "INT"])
 def test_a_signal_while_torch_loads_leaves_with_130_too(resvar, tmp_path, name):
-    """Not through the import: that would abort the process, or make Python end by a signal."""
+    """After the import: an exception within it would abort the process."""
     variables = {f"RESVAR_TEST_{name}": "import:1"}
     stopped = resvar.run(*train("--out", tmp_path / "run"), cwd=tmp_path, **variables)
     assert stopped.code == 130
@@ -271,7 +271,7 @@ def test_a_diverging_run_says_so_and_keeps_its_last_good_checkpoint(warm, tmp_pa
 
 
 def test_no_clock_makes_negative_times(warm, undisturbed, tmp_path):
-    """One that is put back all the time, other time zones, and a process that was long paused."""
+    """A clock that is turned back, other time zones, and a paused process."""
     out = tmp_path / "run"
     for place, zone in (("iteration:5", "Pacific/Kiritimati"), ("iteration:5", "Etc/GMT+12")):
         variables = {"RESVAR_TEST_CLOCK": "4000", "RESVAR_TEST_KILL": place, "TZ": zone}
@@ -372,7 +372,7 @@ def test_what_a_finished_run_leaves(undisturbed):
 
 
 def run(warm: Commands, out: Path, precision: str = "fp32", *more: str, **variables: str):
-    """One process of the tiny run, disturbed as the environment variables say."""
+    """One process of the tiny run; `variables` are the driver's faults."""
     arguments = train("--out", str(out), *more, precision=precision)
     return warm.run(*arguments, cwd=out.parent, **variables)
 
@@ -382,7 +382,7 @@ def started(warm: Commands, out: Path, **variables: str):
 
 
 def finish(warm: Commands, out: Path, precision: str = "fp32") -> str:
-    """Start the run, or go on with it, up to its end; returns what it printed."""
+    """Start or resume the run, up to its end; returns its output."""
     done = run(warm, out, precision)
     assert done.code == 0, done
     assert done.err == ""
@@ -390,7 +390,7 @@ def finish(warm: Commands, out: Path, precision: str = "fp32") -> str:
 
 
 def report(survive: Callable[[str], list[str]], cases: Iterable[str], what: str = "") -> None:
-    """Try each case, two at a time; print and judge what came of it."""
+    """Try each case, two at a time; print the outcomes and fail if any has problems."""
     cases = list(cases)
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         found = dict(zip(cases, pool.map(survive, cases), strict=True))

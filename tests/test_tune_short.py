@@ -1,4 +1,4 @@
-"""The protocol `short` is the best setting of the search whose records are kept."""
+"""The protocol `short` has the best settings of the search in results/short-search."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Make the run directories that later versions have to read: a finished, a begun, a diverged one.
+"""Make run directories that later versions must read: a finished, a begun and a diverged run.
 
     python -m tests.frozen.make tests/frozen/format-1
 
-Run once, when a format changes, into a new folder; those that are there stay as they are. The
-finished and the diverged run lack their checkpoints, to be small. That of the begun one, and its
-snapshot, are kept compressed; the weights and momenta are rounded, since random digits would not
-compress, and written like any others. Beside the runs lies the list of a sweep.
+Run it once, when a format changes, into a new folder; existing folders never change. To be small,
+the finished and the diverged run have no checkpoint, and those of the begun run are compressed,
+with rounded weights and momenta (random digits do not compress). Beside the runs is the list of a
+sweep.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.support.commands import Commands, train
 from tests.support.tiny import make_marked_cifar
 
 END = "end.json"
-"""Beside the begun run: what its weights come to when it is gone on with."""
+"""Beside the begun run: its weights after it was resumed and finished."""
 
 NOT_KEPT = ("checkpoint.pt", "checkpoint.previous.pt", "run.lock")
 COARSE = 16
@@ -60,7 +60,7 @@ def main(target: Path) -> None:
 
 
 def add_the_rest(commands: Commands, begun: Path, target: Path) -> None:
-    """What some run directories hold besides: a snapshot, a probe, and the list of a sweep."""
+    """A snapshot, a probe, and the list of a sweep."""
     run, state = load_run(begun), load(begun / CHECKPOINT)
     path = snapshot_path(begun, state["iteration"])
     path.parent.mkdir()
@@ -81,7 +81,7 @@ def pack(path: Path, folder: Path) -> None:
 
 
 def unpack(folder: Path) -> None:
-    """Put what `pack` made in its place again, everywhere below a folder."""
+    """Undo `pack`, everywhere below a folder."""
     for packed in folder.rglob("*.xz"):
         packed.with_suffix("").write_bytes(lzma.decompress(packed.read_bytes()))
         packed.unlink()

@@ -1,21 +1,21 @@
-"""What the tests change in the processes that they start; the package itself has no back door.
+"""Faults in the processes that the tests start; the package itself has no hooks for tests.
 
 Python imports a file of this name at start-up, and the tests put this folder on the PYTHONPATH of
 their child processes. It reads environment variables:
 
-    RESVAR_TEST_DATA=DIR          the tiny datasets in DIR count as the official ones (`md5.json`)
-    RESVAR_TEST_KILL=PLACE:N      SIGKILL at the N-th time that this process reaches a place
-    RESVAR_TEST_HANG=PLACE:N      there it hangs, answering signals only
-    RESVAR_TEST_WAIT=PLACE:N      there it waits for a signal to stop, or for its parent's end
-    RESVAR_TEST_FAIL=PLACE:N      there the disk is full
-    RESVAR_TEST_CRASH=PLACE:N     there an exception that nobody expects
-    RESVAR_TEST_TERM=PLACE:N      there SIGTERM arrives
-    RESVAR_TEST_INT=PLACE:N       there Ctrl-C arrives
-    RESVAR_TEST_PHASES=DIR        what this process is doing stands in DIR/<pid>, whenever it dies
-    RESVAR_TEST_SLOW=SECONDS      each training iteration takes so much longer
-    RESVAR_TEST_CLOCK=SECONDS     whoever asks for the time of day is told so much less each time
-    RESVAR_TEST_UNMEASURED=1      a sweep does not measure how long its runs will take
-    RESVAR_TEST_ONLY=TEXT         all but the data only for command lines that contain TEXT
+    RESVAR_TEST_DATA=DIR          use the tiny datasets in DIR (`md5.json`) as the official ones
+    RESVAR_TEST_KILL=PLACE:N      SIGKILL when this process reaches a place for the N-th time
+    RESVAR_TEST_HANG=PLACE:N      hang there, and answer signals only
+    RESVAR_TEST_WAIT=PLACE:N      wait there for SIGTERM or Ctrl-C, or for the end of the parent
+    RESVAR_TEST_FAIL=PLACE:N      the disk is full there
+    RESVAR_TEST_CRASH=PLACE:N     an unexpected exception there
+    RESVAR_TEST_TERM=PLACE:N      SIGTERM there
+    RESVAR_TEST_INT=PLACE:N       Ctrl-C there
+    RESVAR_TEST_PHASES=DIR        record the phase of this process in DIR/<pid>, up to its death
+    RESVAR_TEST_SLOW=SECONDS      delay each training iteration
+    RESVAR_TEST_CLOCK=SECONDS     turn the clock back by so much each time it is read
+    RESVAR_TEST_UNMEASURED=1      a sweep does not measure the duration of its runs
+    RESVAR_TEST_ONLY=TEXT         all but DATA only for command lines that contain TEXT
 
 Places: `import` (of torch, in the middle), `iteration`, `evaluation` (in the middle of one),
 `checkpoint-write` (half the bytes are written), and for each file that is replaced as a whole
@@ -37,10 +37,10 @@ import types
 from pathlib import Path
 
 PASSED = collections.Counter()
-"""How often each place was reached."""
+"""Number of times that each place was reached."""
 
 
-# --- what happens there ---------------------------------------------------------------------------
+# --- faults ---------------------------------------------------------------------------------------
 
 
 def kill():
@@ -99,7 +99,7 @@ def concerned():
 
 
 def reached(place):
-    """This process is at a place: do what the environment asks for."""
+    """At a place: apply the faults that the environment asks for."""
     PASSED[place] += 1
     for variable, action in ACTIONS.items():
         if os.environ.get(variable) == f"{place}:{PASSED[place]}" and concerned():
@@ -107,10 +107,10 @@ def reached(place):
 
 
 class Phase:
-    """What this process is doing, in a file that survives it. It is `loading` until it says more.
+    """A context manager that records the phase of this process in a file; at first `loading`.
 
-    A context manager; after it comes what was before. A write to a file is kept by the system even
-    if the process is killed right after it.
+    Its end restores the phase before. The system keeps a write even if the process is killed right
+    after it.
     """
 
     now = "loading"
@@ -144,7 +144,7 @@ def during(name, function):
     return noted
 
 
-# --- where the places are -------------------------------------------------------------------------
+# --- places ---------------------------------------------------------------------------------------
 
 
 def watch_renames():
@@ -183,7 +183,7 @@ def watch_trainer(trainer):
 
 
 def watch_checkpoint(checkpoint):
-    """Write a checkpoint in two halves, with the place between them."""
+    """Write a checkpoint in two halves, with a place between them."""
 
     class Torch:
         def __getattr__(self, name):
@@ -214,7 +214,7 @@ def turn_back_the_clock(seconds):
 
 
 def watch_import(_torch):
-    exec("reached('import')", globals())  # as dataclasses and named tuples do it
+    exec("reached('import')", globals())  # as dataclasses and named tuples do
 
 
 def watch_sweep(launch):
@@ -225,7 +225,7 @@ def watch_sweep(launch):
 
 
 class AfterImport:
-    """Calls a function with a module as soon as somebody has imported it."""
+    """Calls a function with a module right after its import."""
 
     def __init__(self, patches):
         self.patches = patches
@@ -234,7 +234,7 @@ class AfterImport:
         patch = self.patches.pop(name, None)
         if patch is None:
             return None
-        spec = importlib.util.find_spec(name)  # the name is popped: this is the ordinary way
+        spec = importlib.util.find_spec(name)  # without us: the name is popped
         execute = spec.loader.exec_module
 
         def exec_module(module):
@@ -253,7 +253,7 @@ def use_tiny_data(folder):
 
 
 if "RESVAR_TEST_DATA" in os.environ:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` would have it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` would ignore it
     use_tiny_data(os.environ["RESVAR_TEST_DATA"])
     watch_renames()
     if "RESVAR_TEST_CLOCK" in os.environ:
