@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -49,7 +50,16 @@ MALFORMED_STATE = (
 
 
 class Callback:
-    """Observes a trainer; each method does nothing unless it is overridden."""
+    """Observes a trainer; each method does nothing unless it is overridden. A context manager."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """At the end, however the run ended."""
 
     def on_update(self, trainer: Trainer) -> None:
         """After each update, inside its time: it may wait for the device."""

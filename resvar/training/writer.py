@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from types import TracebackType
+from typing import Self
 
 from resvar.export.description import Provenance
 from resvar.export.safetensors_file import to_safetensors
@@ -26,17 +26,12 @@ class Writer(Callback):
         self._noted = time.monotonic()
         self._events: Events | None = None
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> Self:
         if self.trainer.settings.tensorboard:
             self._events = Events(self.folder, self.trainer.rows, self.trainer.total_seconds())
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         if self._events is not None:
             self._events.close()
 
