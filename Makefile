@@ -36,7 +36,7 @@ test: setup
 	$(PYTEST) -m "not slow"
 
 test-fast: setup
-	$(PYTEST) $(FAST)
+	CXX=none $(PYTEST) $(FAST)
 
 test-all: setup
 	$(PYTEST)

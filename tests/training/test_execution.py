@@ -43,6 +43,7 @@ def fused(network):
     return {is_fused(m) for m in network.modules() if isinstance(m, ResidualUnit | nn.Sequential)}
 
 
+@pytest.mark.build
 @needs_compiler
 def test_auto_is_fused_where_it_gains_and_plain_elsewhere():
     assert kernels_of(make("precision=bf16"), CPU) == "fused"
@@ -58,6 +59,7 @@ def test_auto_is_fused_where_it_gains_and_plain_elsewhere():
     assert kernels_of(make("precision=bf16"), torch.device("cuda")) == "plain"
 
 
+@pytest.mark.build
 @needs_compiler
 def test_in_fp32_a_processor_without_the_instructions_is_left_plain(monkeypatch):
     build.load_operators()
@@ -84,6 +86,7 @@ def test_fused_operators_bring_channels_last():
         assert plan.memory_format == (torch.channels_last if rows else torch.contiguous_format)
 
 
+@pytest.mark.build
 @needs_compiler
 def test_only_a_network_that_asks_is_fused():
     for kernels in ("plain", "fused"):
@@ -95,7 +98,11 @@ def test_only_a_network_that_asks_is_fused():
     ("overrides", "why"),
     [
         (["memory_format=contiguous"], "they need channels_last"),
-        (["precision=bf16", "compile=unit"], "'compile' unit"),
+        pytest.param(
+            ["precision=bf16", "compile=unit"],
+            "'compile' unit",
+            marks=[pytest.mark.build, needs_compiler],
+        ),
         (["precision=bf16"], "no C\\+\\+ compiler is found"),
     ],
 )

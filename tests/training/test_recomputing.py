@@ -47,7 +47,7 @@ def passed(settings):
     [
         ("precision=fp32", "kernels=plain"),
         ("precision=bf16", "kernels=plain"),
-        ("precision=bf16", "kernels=fused"),
+        pytest.param(("precision=bf16", "kernels=fused"), marks=pytest.mark.build),
     ],
 )
 def test_gradients_and_running_statistics_are_the_same_bits(variant, how):
