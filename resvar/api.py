@@ -57,21 +57,9 @@ class Run:
             UserError: there is no checkpoint, or it is of another network.
             RunError: all checkpoints are damaged, or one is of a later version of resvar.
         """
-        from resvar.training.checkpoint import load_newest
-        from resvar.training.step import build_network
-        from resvar.training.trainer import MALFORMED_STATE
+        from resvar.evaluation.trained import open_trained
 
-        state = load_newest(self.folder)
-        if state is None:
-            raise UserError(f"{self.folder}: there is no checkpoint yet.")
-        network = build_network(self.config)
-        try:
-            network.load_state_dict(state["model"])
-        except MALFORMED_STATE as error:
-            raise UserError(
-                f"{self.folder}: the checkpoint does not hold the weights of this run's network."
-            ) from error
-        return network.eval()
+        return open_trained(self.folder).network
 
 
 # --- reading runs ---------------------------------------------------------------------------------

@@ -317,9 +317,11 @@ def test_a_model_whose_checkpoints_are_damaged_is_refused_in_words(tmp_path):
 
 
 def test_a_model_of_another_network_is_refused_in_words(tmp_path):
-    (tmp_path / "config.yaml").write_text(make_settings().to_yaml())
-    save(tmp_path, {"model": {"weight": torch.ones(2)}})
-    with pytest.raises(UserError, match="does not hold the weights of this run's network"):
+    settings = make_settings()
+    (tmp_path / "config.yaml").write_text(settings.to_yaml())
+    state = {"config_hash": settings.hash, "iteration": 1}
+    save(tmp_path, {**state, "model": {"classifier.weight": torch.ones(10, 2)}})
+    with pytest.raises(UserError, match="does not hold the network"):
         _ = load_run(tmp_path).model
 
 

@@ -15,6 +15,7 @@ takes seconds. The tests compare them with real networks and with FlopCounterMod
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from inspect import signature
@@ -30,11 +31,12 @@ CHOICES = tuple(signature(plan).parameters)
 """The choices that determine an architecture: `depth`, `family` and so on."""
 
 
-class LayerSums:
+class LayerSums(ABC):
     """Layers, parameters and multiply-adds of `all_layers`."""
 
+    @abstractmethod
     def all_layers(self) -> Iterator[Layer]:
-        raise NotImplementedError
+        """The layers to sum over."""
 
     @property
     def layers(self) -> int:
