@@ -23,7 +23,7 @@ from resvar.sweeps.grid import manifests
 from resvar.sweeps.submission import SUBMISSIONS
 
 UNDER_WAY = (RunState.RUNNING, RunState.QUEUED, RunState.REQUEUED)
-"""A run in one of these states goes on by itself."""
+"""A run in one of these states needs nobody: it continues by itself."""
 
 MOST = 100
 MOST_SHOWN = {RunState.QUEUED.value: 5, RunState.WAITING.value: 5}
@@ -110,7 +110,7 @@ def watch(look: Callable[[], bool], interval: float) -> None:
         while look():
             time.sleep(interval)
     except KeyboardInterrupt:
-        raise Stopped("no longer watching; the runs themselves go on.") from None
+        raise Stopped("no longer watching; the runs themselves continue.") from None
 
 
 def unsettled(records: Sequence[Record]) -> bool:
@@ -222,4 +222,4 @@ def _summary(records: Sequence[Record]) -> str:
         return f"{text} Slurm starts what is queued.{work}"
     if counts[RunState.RUNNING]:
         return text
-    return f"{text} Nothing is running; type the same command again to go on.{work}"
+    return f"{text} Nothing is running; rerun the same command to resume.{work}"

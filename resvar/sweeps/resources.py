@@ -21,7 +21,7 @@ RESERVED_OPTIONS = {
     "open-mode": "a requeued task appends to its output",
     "signal": "say signal_delay in the launcher's file",
     "requeue": "it always does",
-    "no-requeue": "a run that is preempted goes on",
+    "no-requeue": "a preempted run resumes",
     "wrap": "resvar writes the script",
     "nodes": "a task has one",
     "ntasks": "a run is one process",

@@ -131,13 +131,13 @@ def test_status_counts_a_diverged_run_as_ended(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "2 runs: 1 done, 1 diverged." in out
     assert "the loss became nan" in out
-    assert "again to go on" not in out
+    assert "command to resume" not in out
     write_run(tmp_path, seed=2, test_error=None, progress=how_far(200))
     assert seconds_left(standing(tmp_path)) > 0
     print_status(tmp_path)
     out = capsys.readouterr().out
     assert "3 runs: 1 done, 1 stopped, 1 diverged." in out
-    assert "again to go on" in out
+    assert "command to resume" in out
 
 
 def test_a_useless_progress_file_does_no_harm(tmp_path):

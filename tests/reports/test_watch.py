@@ -80,7 +80,7 @@ def test_ctrl_c_leaves_with_130_and_writes_nothing(warm, tmp_path, number):
         job.send(number)
         ended = job.end()
     assert ended.code == 130
-    assert ended.err == "resvar: no longer watching; the runs themselves go on.\n"
+    assert ended.err == "resvar: no longer watching; the runs themselves continue.\n"
     assert contents(tmp_path) == before
 
 
