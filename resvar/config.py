@@ -14,7 +14,7 @@ from typing import Any
 import pydantic
 
 from resvar.errors import UserError, nearest
-from resvar.files import parse_yaml, read_yaml, shipped
+from resvar.files import shipped
 from resvar.models.ordering import PLACES, Ordering, find_ordering, shipped_as
 from resvar.settings import (
     ARCHITECTURE,
@@ -28,6 +28,7 @@ from resvar.settings import (
     Settings,
     differences,
 )
+from resvar.strict_yaml import parse_yaml, read_yaml
 
 __all__ = [
     "ARCHITECTURE", "CIFAR_TEST_IMAGES", "NOT_HASHED", "TRAINING_HALF", "Settings", "deviations",

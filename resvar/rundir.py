@@ -23,14 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from resvar.config import Settings, differences, resolve, settings_in
 from resvar.errors import RunError, UserError
-from resvar.files import (
-    LARGEST_YAML,
-    parse_mapping,
-    read_text,
-    refuse_newer,
-    write_json,
-    write_text,
-)
+from resvar.files import read_text, refuse_newer, write_json, write_text
+from resvar.strict_yaml import LARGEST_YAML, parse_mapping
 
 if TYPE_CHECKING:
     import numpy as np

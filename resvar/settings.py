@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
-from resvar.files import to_yaml
 from resvar.models.architecture import Architecture, Family, Shortcut, StrideOn, UnitKind, plan
 from resvar.models.ordering import PAPER_ORDER, Ordering
+from resvar.strict_yaml import to_yaml
 
 RolePart = Literal["ordering", "architecture", "data", "run", "training", "execution", "monitoring"]
 """What a setting belongs to. Runs with the same `training` settings are comparable; a protocol file

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from resvar.config import Settings, deviations, differences, parse_overrides, resolve
 from resvar.errors import UserError
-from resvar.files import configs, read_yaml
+from resvar.files import configs
 from resvar.models.architecture import plan
 from resvar.settings import (
     ARCHITECTURE,
@@ -23,6 +23,7 @@ from resvar.settings import (
     ROLES,
     TRAINING_HALF,
 )
+from resvar.strict_yaml import read_yaml
 
 V1_20 = {"variant": "original", "depth": 20}
 

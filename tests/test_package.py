@@ -13,7 +13,7 @@ import pytest
 
 import resvar
 from resvar import __version__
-from resvar.files import read_yaml
+from resvar.strict_yaml import read_yaml
 from scripts.lowest_versions import constraints
 from tests.support.commands import ROOT
 

@@ -28,10 +28,11 @@ from resvar.explain.tables import (
     print_comparison,
     print_networks,
 )
-from resvar.files import read_yaml, shipped, write_text
+from resvar.files import shipped, write_text
 from resvar.models.architecture import plan
 from resvar.models.names import named, title
 from resvar.models.ordering import Ordering, find_ordering
+from resvar.strict_yaml import read_yaml
 
 DEFAULT_VARIANT = "full-preact"
 DEFAULT_DEPTH = {"cifar": 164, "imagenet": 50}

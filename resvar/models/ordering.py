@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from resvar.errors import UserError, nearest
-from resvar.files import read_yaml, shipped
+from resvar.files import shipped
+from resvar.strict_yaml import read_yaml
 
 OPS = ("bn", "relu")
 PLACES = ("lead", "between", "trail", "after_add")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from resvar.files import configs, read_yaml
+from resvar.files import configs
+from resvar.strict_yaml import read_yaml
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from typing import Any
 
 from resvar.config import Settings, resolve
 from resvar.errors import UserError, nearest
-from resvar.files import parse_yaml, read_yaml, shipped, to_yaml, write_json
+from resvar.files import shipped, write_json
 from resvar.rundir import NOTE_FORMAT, read_json
+from resvar.strict_yaml import parse_yaml, read_yaml, to_yaml
 
 GRID = ("variants", "depths", "seeds")
 SWEEP_KEYS = (*GRID, "protocol", "set")

@@ -11,7 +11,8 @@ import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from resvar.errors import UserError, nearest
-from resvar.files import LARGEST_YAML, parse_yaml, read_text, read_yaml, shipped
+from resvar.files import read_text, shipped
+from resvar.strict_yaml import LARGEST_YAML, parse_yaml, read_yaml
 
 RESERVED_OPTIONS = {
     "array": "its tasks are the runs; how many at a time says --jobs",

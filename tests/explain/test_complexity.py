@@ -12,11 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from resvar.errors import UserError
 from resvar.explain.complexity import Complexity, network_differences
-from resvar.files import configs, read_yaml
+from resvar.files import configs
 from resvar.models.architecture import plan
 from resvar.models.names import WELL_KNOWN, named, title
 from resvar.models.network import ResidualNetwork, build_model
 from resvar.models.ordering import Ordering, find_ordering
+from resvar.strict_yaml import read_yaml
 
 VARIANTS = ("original", "bn-after-add", "relu-before-add", "relu-only-preact", "full-preact")
 GOLDEN = read_yaml(configs() / "complexity.yaml")["networks"]

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 
 from resvar.config import resolve
 from resvar.errors import UserError
-from resvar.files import configs, read_yaml, shipped
+from resvar.files import configs, shipped
 from resvar.models.network import build_model
 from resvar.models.ordering import PAPER_ORDER, Ordering, find_ordering, map_name, read_ordering
+from resvar.strict_yaml import read_yaml
 from resvar.sweeps.grid import plan_sweep
 from resvar.training.job import run_training as train
 from tests.support.tiny import install, make_cifar

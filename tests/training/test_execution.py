@@ -11,11 +11,11 @@ from torch import nn
 
 from resvar.config import resolve
 from resvar.errors import UserError
-from resvar.files import read_yaml
 from resvar.kernels import build
 from resvar.kernels.fuse import is_fused
 from resvar.models.unit import ResidualUnit
 from resvar.rundir import read_settings
+from resvar.strict_yaml import read_yaml
 from resvar.training import execution
 from resvar.training.execution import Execution
 from resvar.training.step import Updater
