@@ -10,8 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from resvar.errors import UserError
-from resvar.files import write_text
+from resvar.files import write_output
 
 LONGEST_DURATION = 1e11
 """Seconds, three thousand years. A longer one was not measured."""
@@ -82,9 +81,6 @@ def deliver(text: str, out: Path | None, quiet: bool = False) -> None:
     if out is None:
         sys.stdout.write(text)
         return
-    try:
-        write_text(out, text)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror}).") from error
+    write_output(out, text.encode(errors="backslashreplace"))
     if not quiet:
         print(f"Wrote {out}")

@@ -1,15 +1,20 @@
-"""Files: the shipped configurations, text, atomic writes.
+"""Files: the shipped configurations, safe reads, atomic writes.
 
-This module imports nothing of resvar but the errors.
+A folder may come from anybody: what is no regular file is never waited on, and files of our own are
+not written through links. This module imports nothing of resvar but the errors.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import os
+import re
+import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,6 +41,32 @@ def shipped(kind: str) -> dict[str, Path]:
     return {path.stem: path for path in sorted((configs() / kind).glob("*.yaml"))}
 
 
+# --- reading --------------------------------------------------------------------------------------
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a regular file for reading; links are followed. A pipe or device is not even opened.
+
+    Raises:
+        UserError: it is a folder, pipe, socket or device.
+        OSError: it is missing, or may not be read.
+    """
+    _require_regular(path, path.stat())
+    return _opened(path, os.O_RDONLY, "rb")
+
+
+def open_to_append(path: Path) -> IO[bytes]:
+    """Open a file for reading and appending, or create it; never through a link.
+
+    Raises:
+        UserError: it is a link, folder, pipe, socket or device.
+        OSError: it may not be written.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        _require_regular(path, path.lstat())
+    return _opened(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | NO_FOLLOW, "a+b")
+
+
 def read_text(path: Path, largest: int, kind: str) -> str:
     """The text of a file of at most `largest` bytes.
 
@@ -46,12 +77,11 @@ def read_text(path: Path, largest: int, kind: str) -> str:
         UserError: the file is missing, not a regular file, too large, or not UTF-8.
     """
     try:
-        status = path.stat()  # once: a report reads tens of thousands of files
-        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # a pipe never ends
-            raise UserError(f"{path}: this is no file.")
-        if status.st_size > largest:
+        with open_regular(path) as file:
+            content = file.read(largest + 1)
+        if len(content) > largest:
             raise UserError(f"{path}: over {largest:,} bytes, so this is no {kind}.")
-        return path.read_text(encoding="utf-8")
+        return io.StringIO(content.decode("utf-8"), newline=None).read()  # lines end in \n
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: this is not a text file in UTF-8.") from error
     except OSError as error:
@@ -82,16 +112,17 @@ def refuse_newer(path: Path, written: object, known: int) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
-    """Open a temporary file that replaces `path` on exit; readers see the old or the new content.
+    """Open a new file that replaces `path` on exit; readers see the old or the new content.
 
-    On an error the temporary file is removed, and `path` stays as it was.
+    A replaced file's mode stays, and its owner where the system allows it. A link is replaced, not
+    followed. On an error the new file is removed, and `path` stays as it was.
 
     Args:
         durable: flush to disk first; False for a file that may be lost in a power cut.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = temporary_beside(path)
     try:
-        with temporary.open("wb") as file:
+        with create_new(temporary, like=path) as file:
             yield file
             file.flush()
             if durable:
@@ -102,6 +133,41 @@ def replacing(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def temporary_beside(path: Path) -> Path:
+    """A new name beside `path`, which nobody can foresee; `stale_temporaries` recognises it."""
+    return path.with_name(f"{path.name[:50]}.{secrets.token_hex(8)}.tmp")  # 255 bytes at most
+
+
+def stale_temporaries(folder: Path, names: Iterable[str]) -> list[Path]:
+    """What killed processes have left in `folder` of writing the files `names`."""
+    pattern = re.compile(f"({'|'.join(map(re.escape, names))})(\\.[0-9a-f]{{16}})?\\.tmp")
+    return [path for path in folder.glob("*.tmp") if pattern.fullmatch(path.name)]
+
+
+def create_new(path: Path, like: Path) -> IO[bytes]:
+    """Create a file for writing, with mode and owner of the file `like` if there is one.
+
+    Raises:
+        OSError: the name is taken, also by a link that points nowhere; or it cannot be written.
+    """
+    try:
+        model = like.lstat()
+    except FileNotFoundError:
+        model = None
+    if model is None or not stat.S_ISREG(model.st_mode):
+        return _opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, "w+b")
+    mode = stat.S_IMODE(model.st_mode) & 0o777
+    file = _opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, "w+b", mode)
+    if hasattr(os, "fchown"):
+        created = os.fstat(file.fileno())
+        if (created.st_uid, created.st_gid) != (model.st_uid, model.st_gid):
+            with contextlib.suppress(PermissionError):
+                os.fchown(file.fileno(), model.st_uid, model.st_gid)
+        with contextlib.suppress(PermissionError):  # a file system without modes
+            os.fchmod(file.fileno(), mode)  # the umask was subtracted
+    return file
 
 
 def flush_folder(folder: Path) -> None:
@@ -123,3 +189,81 @@ def write_text(path: Path, text: str, durable: bool = True) -> None:
 def write_json(path: Path, value: Any, durable: bool = True) -> None:
     """Replace a file by `value` as indented JSON, atomically. NaN, which JSON lacks, is refused."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n", durable)
+
+
+def write_output(path: Path, content: bytes) -> None:
+    """Write a file that a person named: `--out FILE`.
+
+    Links are followed. A regular file is replaced as a whole, and keeps its mode and owner. What
+    cannot be replaced is written in place: a device, a pipe, a mount point, another user's file.
+
+    Raises:
+        UserError: it is a folder or cannot be written, and why.
+    """
+    try:
+        if path.is_dir():
+            raise UserError(f"--out {path}: this is a folder; name a file in it.")
+        if not _is_replaceable(path) or not _replaced(path.resolve(), content):
+            with path.open("ab" if _names_descriptor(path) else "wb") as file:
+                file.write(content)
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+        reason = getattr(error, "strerror", None) or "its links form a circle"
+        raise UserError(f"--out {path}: cannot be written ({reason}).") from error
+    except ValueError as error:  # a NUL in the name
+        raise UserError(f"--out {str(path)!r}: this is no file name ({error}).") from error
+
+
+# --- helpers --------------------------------------------------------------------------------------
+
+NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)  # Windows has neither
+NO_WAIT: int = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+BINARY: int = getattr(os, "O_BINARY", 0)
+
+KINDS = {
+    stat.S_IFDIR: "folder", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket",
+    stat.S_IFLNK: "link", stat.S_IFCHR: "device", stat.S_IFBLK: "device",
+}  # fmt: skip
+
+
+def _require_regular(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = KINDS.get(stat.S_IFMT(status.st_mode), "device")
+        raise UserError(f"{path}: this is no file but a {kind}, and cannot be read or written.")
+
+
+def _opened(path: Path, flags: int, mode: str, permissions: int = 0o666) -> IO[bytes]:
+    """Open without waiting; the second look is for a file that was exchanged after the first."""
+    descriptor = os.open(path, flags | NO_WAIT | BINARY, permissions)
+    try:
+        _require_regular(path, os.fstat(descriptor))
+        return os.fdopen(descriptor, mode)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Whether a file of this name may take the place of what is there."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return True
+    mine = not hasattr(os, "geteuid") or os.geteuid() in (0, status.st_uid)
+    return stat.S_ISREG(status.st_mode) and mine and not _names_descriptor(path)
+
+
+def _names_descriptor(path: Path) -> bool:
+    """Such as /dev/stdout or /dev/fd/3, which may be a regular file that somebody has open."""
+    return re.fullmatch(r"/dev/(std\w+|fd/\d+)|/proc/(self|\d+)/fd/\d+", str(path)) is not None
+
+
+def _replaced(path: Path, content: bytes) -> bool:
+    """Replace the file; False where only its name cannot be: a mount point, a read-only folder."""
+    try:
+        with replacing(path) as file:
+            file.write(content)
+    except OSError as error:
+        if error.errno in (errno.EBUSY, errno.EACCES, errno.EPERM) and path.exists():
+            return False
+        raise
+    return True

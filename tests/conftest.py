@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -66,18 +67,24 @@ def warm(tiny_data) -> WarmCommands:
 
 @pytest.fixture
 def disk_calls(monkeypatch) -> list[str]:
-    """The files that this process flushes and renames during the test, in order."""
+    """The files that this process flushes, links and renames during the test, in order.
+
+    The random part of a temporary name is left out.
+    """
     if not sys.platform.startswith("linux"):
         pytest.skip("looks into /proc")
     calls: list[str] = []
     fsync, rename = os.fsync, Path.replace
 
+    def name(path: Path) -> str:
+        return re.sub(r"\.[0-9a-f]{16}\.tmp$", ".tmp", path.name)
+
     def flush(descriptor: int) -> None:
-        calls.append(f"flush {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
+        calls.append(f"flush {name(Path(f'/proc/self/fd/{descriptor}').readlink())}")
         fsync(descriptor)
 
     def replace(path: Path, target: Path) -> Path:
-        calls.append(f"{path.name} becomes {Path(target).name}")
+        calls.append(f"{name(path)} becomes {name(Path(target))}")
         return rename(path, target)
 
     monkeypatch.setattr(os, "fsync", flush)

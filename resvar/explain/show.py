@@ -28,7 +28,7 @@ from resvar.explain.tables import (
     print_comparison,
     print_networks,
 )
-from resvar.files import shipped, write_text
+from resvar.files import shipped, write_output
 from resvar.models.architecture import plan
 from resvar.models.names import named, title
 from resvar.models.ordering import Ordering, find_ordering
@@ -86,7 +86,7 @@ def show_networks(
         networks = _one_in_several_orderings(variants, given, num_classes)
     figures = _distinct_figures(networks)
     if out is not None:
-        _write_figure(out, figures)
+        write_output(out, figures_svg(figures).encode())
     if format == "json":
         values = _as_json(networks, compare is not None)
         print(json.dumps(values, indent=2, ensure_ascii=False))
@@ -182,13 +182,6 @@ def _distinct_figures(networks: Sequence[Complexity]) -> list[Figure]:
         replace(unit, caption=title(network.architecture))
         for unit, network in zip(units, networks, strict=True)
     ]
-
-
-def _write_figure(out: Path, figures: Sequence[Figure]) -> None:
-    try:
-        write_text(out, figures_svg(figures))
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror}).") from error
 
 
 def _as_json(networks: Sequence[Complexity], compared: bool) -> Any:

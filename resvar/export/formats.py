@@ -12,7 +12,7 @@ from resvar.export.description import NO_PROVENANCE, Provenance
 from resvar.export.onnx_file import to_onnx
 from resvar.export.safetensors_file import to_safetensors
 from resvar.export.torchvision_state import to_torchvision
-from resvar.files import replacing
+from resvar.files import write_output
 from resvar.models.network import ResidualNetwork
 
 SUFFIXES = {
@@ -61,8 +61,4 @@ def save_network(
         content = file.getvalue()
     else:
         content = (to_onnx if to == "onnx" else to_safetensors)(network, provenance)
-    try:
-        with replacing(out) as target:
-            target.write(content)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror or error}).") from error
+    write_output(out, content)
