@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from resvar.models.network import build_model as build_model
     from resvar.models.ordering import Ordering as Ordering
 
+from resvar.limits import available_cores, cores_by_affinity
 from resvar.version import __version__
 
 _HOMES = {
@@ -71,4 +72,20 @@ def shorten_spinning(environment: MutableMapping[str, str]) -> None:
         environment.setdefault("GOMP_SPINCOUNT", "10000")
 
 
+def fit_threads(environment: MutableMapping[str, str], cores: int, by_affinity: int) -> None:
+    """Let OpenMP start no more threads than a cgroup's quota allows to work at a time.
+
+    By default it starts one for each processor that it sees, in a container those of the whole
+    machine; they then share the quota and wait for each other. Read when torch loads, as above.
+    Without a quota nothing changes, and the user's own choice has priority.
+
+    Args:
+        cores: processors that may work at a time, the quota included.
+        by_affinity: those that OpenMP sees.
+    """
+    if cores < by_affinity:
+        environment.setdefault("OMP_NUM_THREADS", str(cores))
+
+
 shorten_spinning(os.environ)
+fit_threads(os.environ, available_cores(), cores_by_affinity())

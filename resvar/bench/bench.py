@@ -6,7 +6,6 @@ Only the worker processes import torch.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from statistics import correlation, linear_regression, median
@@ -22,6 +21,7 @@ from resvar.bench.turns import Ceilings, Measurement, run_together, started_work
 from resvar.config import Settings
 from resvar.console import console_for_output, pluralize
 from resvar.errors import UserError
+from resvar.limits import available_cores
 
 JSON_FORMAT = 1
 
@@ -221,9 +221,7 @@ def bench_sweep(options: BenchOptions) -> None:
     """
     if options.device not in ("auto", "cpu"):
         raise UserError("--sweep shares out the cores of the processor; leave --device out.")
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    cores = available_cores()
     records = []
     planned = [options.contenders(depth)[0].settings for depth in options.depths]
     for settings in planned:

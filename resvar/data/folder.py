@@ -9,7 +9,6 @@ As everywhere, everything random in a training image is a function of (seed, its
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from resvar.data.memory import UNSHARDED, Shard, draw_epoch
 from resvar.errors import RunError, UserError
+from resvar.limits import available_cores
 
 if TYPE_CHECKING:
     # At run time torchvision is imported where it is used: its import takes a second.
@@ -173,7 +173,7 @@ class FolderEvalLoader:
 
 def default_workers() -> int:
     """Processes that read images; their number does not change the images."""
-    return min(8, os.cpu_count() or 1)
+    return min(8, available_cores())
 
 
 @dataclass(frozen=True)
