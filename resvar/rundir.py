@@ -1,7 +1,7 @@
 """The run directory: file names, lock, readers and writers. No torch.
 
-A run is finished exactly when `result.json` exists. Every file but the lock, the log and the event
-files is replaced as a whole, so a reader never sees a partial one.
+A run is finished when `result.json` exists and `resvar.condition` finds it sound. Every file but
+the lock, the log and the event files is replaced as a whole, so a reader never sees a partial one.
 """
 
 from __future__ import annotations
@@ -253,22 +253,6 @@ def _settings_of_cell(text: str) -> Settings:
     if values.get("seed") != 0:  # the line was part of another value
         raise UserError(f"{CONFIG}: there is no line for the seed.")
     return settings_in(values, CONFIG)
-
-
-def read_result(folder: Path) -> dict[str, Any]:
-    """The result of a finished run; its test error is checked.
-
-    Raises:
-        UserError: `result.json` is damaged.
-    """
-    result = read_json(folder / RESULT)
-    error = result.get("test_error")
-    if isinstance(error, bool) or not isinstance(error, int | float) or not 0 <= error <= 100:
-        raise UserError(
-            f"{folder / RESULT}: this is damaged: 'test_error' is {error!r:.100}, no percentage; "
-            "start the run over with --fresh."
-        )
-    return result
 
 
 def read_predictions(folder: Path) -> NDArray[np.integer[Any]] | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resvar.condition import read_result
 from resvar.config import TRAINING_HALF, Settings, deviations
 from resvar.errors import UserError
 from resvar.files import shipped
@@ -25,7 +25,6 @@ from resvar.models.ordering import in_paper_order
 from resvar.rundir import (
     CONFIG,
     FAILURE,
-    NOTE_FORMAT,
     RESULT,
     RunProgress,
     is_locked,
@@ -103,8 +102,7 @@ def read_records(folders: Sequence[Path]) -> list[Record]:
 def glance(folders: Sequence[Path]) -> list[Record]:
     """The state of every run at or below `folders`, fast: two seconds for ten thousand runs.
 
-    Of a finished run only `result.json` is read; a report also checks it against `config.yaml` and
-    reads the metrics. Labels are empty.
+    Of a finished run the metrics are not read. Labels are empty.
 
     Returns:
         The finished runs, then the others in the order of `read_records`.
@@ -123,8 +121,8 @@ def _glance_at(folder: Path, names: Collection[str]) -> Record:
         return read_record(folder, full=False)
     if CONFIG in names:
         with suppress(UserError):
-            path = folder / RESULT
-            return Record(folder, None, RunState.DONE, result=_sound(read_json(path), path))
+            if (result := read_result(folder)) is not None:
+                return Record(folder, None, RunState.DONE, result=result)
     return read_record(folder)  # with the reason why it is damaged
 
 
@@ -156,8 +154,7 @@ def read_record(folder: Path, full: bool = True) -> Record:
         settings = read_settings(folder)
         record = replace(record, settings=settings, label=label_of(settings) if full else "")
         metrics = read_metrics(folder) if full else None
-        if os.path.lexists(folder / RESULT):  # a dangling link is a damaged result, not none
-            result = _checked(read_json(folder / RESULT), settings, folder)
+        if (result := read_result(folder, settings)) is not None:
             return replace(record, state=RunState.DONE, result=result, metrics=metrics)
         divergence = read_divergence(folder)
     except UserError as error:
@@ -298,61 +295,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 # --- reading one run ------------------------------------------------------------------------------
-
-_NUMBER = (int, float)
-_RESULT_TYPES: dict[str, Any] = {
-    "variant": (str,), "depth": (int,), "seed": (int,), "protocol": (str,), "dataset": (str,),
-    "iterations": (int,), "parameters": (int,), "test_error": _NUMBER,
-    "best_test_error": _NUMBER, "train_loss": _NUMBER, "train_error": _NUMBER,
-    "seconds": _NUMBER, "images_per_second": _NUMBER, "device": (str,), "precision": (str,),
-    "config_hash": (str,), "commit": (str, type(None)),
-}  # fmt: skip
-_PERCENT = ("test_error", "best_test_error", "train_error", "holdout_error")
-_AS_CONFIGURED = ("variant", "depth", "seed", "protocol", "dataset", "iterations")
-
-
-def _checked(result: dict[str, Any], settings: Settings, folder: Path) -> dict[str, Any]:
-    """The result, validated against the settings.
-
-    Raises:
-        UserError: it is damaged, or of other settings.
-    """
-    path = folder / RESULT
-    _sound(result, path)
-    for key in _AS_CONFIGURED:
-        if result[key] != (asked := getattr(settings, key)):
-            raise UserError(f"{path}: '{key}' is {result[key]}, but {CONFIG} says {asked}.")
-    if result["config_hash"] != settings.hash:
-        raise UserError(
-            f"{path}: 'config_hash' is not that of {CONFIG}, so the result is of other settings."
-        )
-    return result
-
-
-def _sound(result: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The result, if it is complete and its values are possible.
-
-    Raises:
-        UserError: a field is missing or impossible.
-    """
-    if (written := result.get("format", NOTE_FORMAT)) != NOTE_FORMAT:
-        raise UserError(
-            f"{path}: 'format' is {written!r}; this version of resvar reads {NOTE_FORMAT}."
-        )
-    types = _RESULT_TYPES | ({"holdout_error": _NUMBER} if "holdout_error" in result else {})
-    for key, kinds in types.items():
-        if key not in result:
-            raise UserError(f"{path}: '{key}' is missing.")
-        value: Any = result[key]
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            raise UserError(f"{path}: '{key}' is {value!r}, which is of the wrong type.")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{path}: '{key}' is {value}, which is no finite number.")
-        if isinstance(value, int) and abs(value) >= 2**63:
-            raise UserError(f"{path}: '{key}' is far too large a number.")
-        if key in _PERCENT and not 0 <= value <= 100:
-            raise UserError(f"{path}: '{key}' is {value}, which is no percentage.")
-    return result
 
 
 def _read_failure(path: Path) -> tuple[str, bool]:

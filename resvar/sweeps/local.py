@@ -7,6 +7,7 @@ its lock, and a sweep returns to the runs of the others when it has no other run
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
@@ -17,9 +18,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from resvar.condition import read_result
 from resvar.console import console_for_output, duration, plain, pluralize, print_line
 from resvar.errors import RunError, Stopped, UserError
-from resvar.rundir import is_locked, read_divergence, read_progress, read_result
+from resvar.rundir import is_locked, read_divergence, read_progress
 from resvar.sweeps.grid import PlannedRun, Sweep
 from resvar.sweeps.processes import (
     POLL,
@@ -143,9 +145,8 @@ class LocalSweep:
         match status:
             case RunStatus.FINISHED if code == 0:
                 self.finished += 1
-                with suppress(UserError):
-                    error = read_result(run.folder)["test_error"]
-                    self._log(f"{run.name} finished: test error {error:.2f} %{took}")
+                result = read_result(run.folder) or {"test_error": math.nan}
+                self._log(f"{run.name} finished: test error {result['test_error']:.2f} %{took}")
             case RunStatus.FINISHED:
                 self.finished += 1
                 self._log(f"{run.name} was finished by another process")

@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 
 from resvar import rundir
+from resvar.condition import read_result
 from resvar.config import Settings
 from resvar.console import duration
 from resvar.data.cifar import Images
@@ -141,14 +142,13 @@ def _finished(folder: Path, settings: Settings, log: Log) -> dict[str, Any] | No
         RunError: the run has diverged, and would do so again.
     """
     rundir.guard(folder, settings)
-    if not (folder / rundir.RESULT).exists():
+    if (result := read_result(folder)) is None:
         if (divergence := rundir.read_divergence(folder)) is not None:
             raise RunError(
                 f"{folder}: this run diverged at iteration {divergence.iteration}, and the same "
                 "settings would do so again; change one, such as lr, or start over with --fresh."
             )
         return None
-    result = rundir.read_result(folder)
     log(
         f"{folder}: already finished, test error {result['test_error']:.2f} %. "
         "Start it over with --fresh."

@@ -1,0 +1,110 @@
+"""The condition of a run directory: usable, finished, damaged. Used by training, sweeps, reports.
+
+A run is finished when its `result.json` is complete and possible, and of the settings in
+`config.yaml`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from resvar.config import Settings
+from resvar.errors import UserError
+from resvar.rundir import (
+    CONFIG,
+    LOCK,
+    LOG,
+    NOTE_FORMAT,
+    RESULT,
+    RUN_FILES,
+    read_json,
+    read_settings,
+)
+
+_NUMBER = (int, float)
+_RESULT_TYPES: dict[str, Any] = {
+    "variant": (str,), "depth": (int,), "seed": (int,), "protocol": (str,), "dataset": (str,),
+    "iterations": (int,), "parameters": (int,), "test_error": _NUMBER,
+    "best_test_error": _NUMBER, "train_loss": _NUMBER, "train_error": _NUMBER,
+    "seconds": _NUMBER, "images_per_second": _NUMBER, "device": (str,), "precision": (str,),
+    "config_hash": (str,), "commit": (str, type(None)),
+}  # fmt: skip
+_PERCENT = ("test_error", "best_test_error", "train_error", "holdout_error")
+_AS_CONFIGURED = ("variant", "depth", "seed", "protocol", "dataset", "iterations")
+
+
+def read_result(folder: Path, settings: Settings | None = None) -> dict[str, Any] | None:
+    """The result of a finished run; None if there is none yet.
+
+    Args:
+        settings: those in `config.yaml`, if they are known.
+
+    Raises:
+        UserError: `result.json` or `config.yaml` is damaged, or the result is of other settings.
+    """
+    path = folder / RESULT
+    if not os.path.lexists(path):  # a dangling link is a damaged result, not none
+        return None
+    result = _sound(read_json(path), path)
+    settings = settings or read_settings(folder)
+    for key in _AS_CONFIGURED:
+        if result[key] != (asked := getattr(settings, key)):
+            raise UserError(f"{path}: '{key}' is {result[key]}, but {CONFIG} says {asked}.")
+    if result["config_hash"] != settings.hash:
+        raise UserError(
+            f"{path}: 'config_hash' is not that of {CONFIG}, so the result is of other settings."
+        )
+    return result
+
+
+def _sound(result: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The result, if it is complete and its values are possible.
+
+    Raises:
+        UserError: a field is missing or impossible.
+    """
+    if (written := result.get("format", NOTE_FORMAT)) != NOTE_FORMAT:
+        raise UserError(
+            f"{path}: 'format' is {written!r}; this version of resvar reads {NOTE_FORMAT}."
+        )
+    types = _RESULT_TYPES | ({"holdout_error": _NUMBER} if "holdout_error" in result else {})
+    for key, kinds in types.items():
+        if key not in result:
+            raise UserError(f"{path}: '{key}' is missing.")
+        value: Any = result[key]
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise UserError(f"{path}: '{key}' is {value!r}, which is of the wrong type.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{path}: '{key}' is {value}, which is no finite number.")
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise UserError(f"{path}: '{key}' is far too large a number.")
+        if key in _PERCENT and not 0 <= value <= 100:
+            raise UserError(f"{path}: '{key}' is {value}, which is no percentage.")
+    return result
+
+
+def require_usable(folder: Path, writing: bool = False) -> None:
+    """Check that `folder` can be a run directory, or does not exist yet.
+
+    Args:
+        writing: whether the run will be trained here, not only read.
+
+    Raises:
+        UserError: it is no folder, may not be read or written, or one of a run's files is no
+            regular file.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name in (*RUN_FILES, LOCK, LOG) and not entry.is_file():
+                    raise UserError(f"{folder / entry.name}: this is no file; remove or rename it.")
+        here = folder
+    except FileNotFoundError:
+        here = next(parent for parent in folder.absolute().parents if parent.exists())
+    except OSError as error:
+        raise UserError(f"{folder}: this folder cannot be used ({error.strerror}).") from error
+    if writing and not os.access(here, os.W_OK | os.X_OK):
+        raise UserError(f"{here}: this user may not write here.")
