@@ -12,6 +12,13 @@ class UserError(Exception):
     exit_code = 2
 
 
+class UnreadableError(UserError):
+    """A file or folder cannot be read here, though nothing shows that it is damaged.
+
+    Permissions or the disk forbid it, a later version of resvar wrote it, or it is not resvar's.
+    """
+
+
 class RunError(Exception):
     """The work could not be finished although the input was right (full disk, diverged loss).
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from resvar.errors import UserError
+from resvar.errors import UnreadableError, UserError
 
 
 def configs() -> Path:
@@ -75,6 +75,7 @@ def read_text(path: Path, largest: int, kind: str) -> str:
 
     Raises:
         UserError: the file is missing, not a regular file, too large, or not UTF-8.
+        UnreadableError: permissions or the disk forbid it.
     """
     try:
         with open_regular(path) as file:
@@ -85,7 +86,9 @@ def read_text(path: Path, largest: int, kind: str) -> str:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: this is not a text file in UTF-8.") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+        absent = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+        found = UserError if absent else UnreadableError
+        raise found(f"{path}: cannot be read ({error.strerror}).") from error
     except ValueError as error:  # a NUL in the name
         raise UserError(f"{str(path)!r}: this is no file name ({error}).") from error
 
@@ -98,10 +101,10 @@ def refuse_newer(path: Path, written: object, known: int) -> None:
         known: the newest format that this version reads.
 
     Raises:
-        UserError: the format is newer.
+        UnreadableError: the format is newer.
     """
     if type(written) is int and written > known:
-        raise UserError(
+        raise UnreadableError(
             f"{path}: its format is {written} and this version of resvar reads {known}; update "
             "resvar."
         )
