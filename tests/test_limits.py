@@ -144,12 +144,12 @@ print(available_cores(), available_memory(), torch.get_num_threads())
 
 @pytest.fixture
 def confined():
-    """Folders of a cgroup with half a processor and of one with 1.5 GB; v1, made as root."""
+    """Folders of a cgroup with less than a processor and of one with 6 GB; v1, made as root."""
     made = []
     try:
         for controller, limit, value in (
-            ("cpu", "cpu.cfs_quota_us", "50000"),
-            ("memory", "memory.limit_in_bytes", str(1_500 * 2**20)),
+            ("cpu", "cpu.cfs_quota_us", "90000"),
+            ("memory", "memory.limit_in_bytes", str(6 * 2**30)),
         ):
             folder = Path("/sys/fs/cgroup", controller, f"resvar-{os.getpid()}")
             folder.mkdir()
@@ -172,4 +172,4 @@ def test_a_process_in_real_cgroups(confined):
         ["sh", "-c", f'{join} && exec "$@"', "sh", sys.executable, "-c", THREADS],
         env=environment, capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
-    assert found.stdout.split() == ["1", str(1_500 * 2**20), "1"]
+    assert found.stdout.split() == ["1", str(6 * 2**30), "1"]

@@ -29,6 +29,7 @@ FACTS = {
     "resvar": "resvar",
     "commit": "commit",
     "dirty": "uncommitted changes",
+    "commit_reason": "no commit because",
     "dataset_checksum": "dataset (SHA-256)",
 }
 """Key of `environment.json` → its name on the page; other keys follow under their own names."""

@@ -31,8 +31,9 @@ from resvar.training.distributed import Ranks, process_group
 from resvar.training.evaluate import Evaluation
 from resvar.training.events import require_tensorboard
 from resvar.training.execution import Execution, Log
-from resvar.training.machine import environment, source_version
+from resvar.training.machine import environment
 from resvar.training.progress import Progress
+from resvar.training.source import SourceVersion, source_version
 from resvar.training.step import count_parameters
 from resvar.training.stop import MESSAGE, stop_request
 from resvar.training.trainer import Callback, DivergedError, Trainer
@@ -64,7 +65,7 @@ def run_training(
         Stopped: somebody asked the run to stop; a checkpoint was saved.
         PeerFailure: on all ranks but rank 0, which raises one of these.
     """
-    folder = out or Path("runs") / settings.directory
+    folder, source = out or Path("runs") / settings.directory, source_version()
     with process_group() as ranks:
         console = console if ranks.first else Console(quiet=True)
 
@@ -81,13 +82,13 @@ def run_training(
         with _claim(folder, plan, fresh, log) as run:
             if run.result is not None:
                 return run.result
-            trainer = run.begin(images)
+            trainer, origin = run.begin(images, source)
             with (
                 stop_request(MESSAGE if ranks.first else "", together=ranks.size > 1) as stop,
                 run.observers(trainer, console) as callbacks,
             ):
                 test = trainer.fit(callbacks, stop)
-            return run.finish(trainer, test)
+            return run.finish(trainer, test, origin)
 
 
 def _check(settings: Settings, device: str, ranks: Ranks) -> torch.device:
@@ -188,8 +189,15 @@ class ClaimedRun:
     log: Log
     result: dict[str, Any] | None
 
-    def begin(self, images: Images | FolderImages) -> Trainer:
-        """A trainer in the state of the newest checkpoint; settings and environment are written."""
+    def begin(
+        self, images: Images | FolderImages, source: SourceVersion
+    ) -> tuple[Trainer, dict[str, Any]]:
+        """Prepare to train; settings and environment are written.
+
+        Returns:
+            A trainer in the state of the newest checkpoint, and what `result.json` will tell of the
+            machine and the source code.
+        """
         ranks = self.plan.ranks
         if ranks.first:
             (self.folder / rundir.FAILURE).unlink(missing_ok=True)
@@ -200,11 +208,14 @@ class ClaimedRun:
         if state is not None:
             trainer.restore(state)
         devices = ranks.describe(self.plan.device)
+        origin: dict[str, Any] = {"device": devices, "commit": source.commit}
         if ranks.first:
             rundir.write_settings(self.folder, self.plan.settings)
-            self._record_environment(images, devices, trainer.iteration)
+            here = environment(self.plan.device, images.checksum, source)
+            commits = self._record_environment({**here, "device": devices}, trainer.iteration)
+            origin |= {"commits": commits} if len(commits) > 1 else {}
         self._announce(trainer, devices)
-        return trainer
+        return trainer, origin
 
     @contextmanager
     def observers(self, trainer: Trainer, console: Console) -> Iterator[list[Callback]]:
@@ -215,9 +226,13 @@ class ClaimedRun:
         with Writer(self.folder, trainer) as writer, Progress(trainer, console) as progress:
             yield [writer, progress]
 
-    def finish(self, trainer: Trainer, test: Evaluation) -> dict[str, Any]:
-        """Write the predictions, then the result: its presence marks the run as finished."""
-        result = self._result(trainer, test, self.plan.ranks.describe(self.plan.device))
+    def finish(self, trainer: Trainer, test: Evaluation, origin: dict[str, Any]) -> dict[str, Any]:
+        """Write the predictions, then the result: its presence marks the run as finished.
+
+        Args:
+            origin: from `begin`.
+        """
+        result = self._result(trainer, test, origin)
         if self.plan.ranks.first:
             _write_result(self.folder, result, test)
             self.log(
@@ -246,16 +261,17 @@ class ClaimedRun:
         )
         self.log(f"On {devices} in {self.plan}; everything goes to {self.folder}")
 
-    def _record_environment(
-        self, images: Images | FolderImages, devices: str, iteration: int
-    ) -> None:
-        """Where the run was started; if it is resumed elsewhere, that too, with a warning."""
+    def _record_environment(self, here: dict[str, Any], iteration: int) -> list[str | None]:
+        """Where the run was started; if it is resumed elsewhere, that too, with a warning.
+
+        Returns:
+            The commits that the run has worked with.
+        """
         path = self.folder / rundir.ENVIRONMENT
-        here = environment(self.plan.device, images.checksum)
-        here |= {"device": devices, "world_size": self.plan.ranks.size, "execution": str(self.plan)}
+        here = {**here, "world_size": self.plan.ranks.size, "execution": str(self.plan)}
         if not iteration or not path.exists():
             write_json(path, here)
-            return
+            return [here["commit"]]
         begun = rundir.read_json(path)
         try:
             resumed = [note["changed"].items() for note in begun.get("resumed", [])]
@@ -270,9 +286,12 @@ class ClaimedRun:
             **begun,
             **{key: value for changes in resumed for key, value in changes},
         }
+        commits = [begun.get("commit")]
+        commits += [value for changes in resumed for key, value in changes if key == "commit"]
         changed = {key: value for key, value in here.items() if latest.get(key) != value}
         if not changed:
-            return
+            return commits
+        commits += [changed["commit"]] if "commit" in changed else []
         begun.setdefault("resumed", []).append({"iteration": iteration, "changed": changed})
         write_json(path, begun)
         if decisive := [key for key in CHANGES_BITS if key in changed]:
@@ -280,8 +299,9 @@ class ClaimedRun:
                 f"Warning: {', '.join(decisive)} changed since this run was started; it resumes "
                 "and its result is valid, but not bit for bit that of an undisturbed run."
             )
+        return commits
 
-    def _result(self, trainer: Trainer, test: Evaluation, devices: str) -> dict[str, Any]:
+    def _result(self, trainer: Trainer, test: Evaluation, origin: dict[str, Any]) -> dict[str, Any]:
         """The content of `result.json`."""
         settings, last = self.plan.settings, trainer.rows[-1]
         names = ("variant", "depth", "seed", "protocol", "dataset", "iterations")
@@ -297,11 +317,10 @@ class ClaimedRun:
             "train_error": last["train_error"],
             "seconds": trainer.total_seconds(),
             "images_per_second": trainer.images_per_second(),
-            "device": devices,
             "precision": settings.precision,
             "kernels": settings.kernels,
             "config_hash": settings.hash,
-            "commit": source_version()[0],
+            **origin,
         }
         if "holdout_error" in last:
             result["holdout_error"] = last["holdout_error"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from resvar.console import pluralize
 from resvar.errors import UserError
 from resvar.rundir import NOTE_FORMAT
+from resvar.training.source import SourceVersion
 from resvar.version import __version__
 
 
@@ -73,14 +73,17 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """From malloc.h: return no free memory at the heap's end; map no tensor outside the heap."""
 
 
-def environment(device: torch.device, dataset_checksum: str) -> dict[str, Any]:
+def environment(
+    device: torch.device, dataset_checksum: str, source: SourceVersion
+) -> dict[str, Any]:
     """The content of `environment.json`: where a run was made."""
-    commit, dirty = source_version()
+    reason = {} if source.reason is None else {"commit_reason": source.reason}
     return {
         "format": NOTE_FORMAT,
         "resvar": __version__,
-        "commit": commit,
-        "dirty": dirty,
+        "commit": source.commit,
+        "dirty": source.dirty,
+        **reason,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
@@ -92,27 +95,6 @@ def environment(device: torch.device, dataset_checksum: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "dataset_checksum": dataset_checksum,
     }
-
-
-def source_version() -> tuple[str | None, bool | None]:
-    """Commit of the checkout that this code runs from, and whether tracked files had changes.
-
-    (None, None) where resvar was installed from a package.
-    """
-    folder = Path(__file__).parents[2]
-    if not (folder / ".git").exists():
-        return None, None
-    try:
-        commit, status = (
-            subprocess.run(
-                ["git", "-C", str(folder), *command],
-                capture_output=True, text=True, check=True, timeout=10,
-            ).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked=no"])
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None, None
-    return commit, bool(status)
 
 
 def _cpuinfo(field: str) -> str:

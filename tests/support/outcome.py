@@ -34,7 +34,7 @@ def outcome(folder: Path) -> dict[str, object]:
         "momentum": {number: bits(held) for number, held in momentum.items()},
         "iteration": state["iteration"],
         "metrics": [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows],
-        "result": {k: v for k, v in result.items() if k not in {*TIMINGS, "commit"}},
+        "result": {k: v for k, v in result.items() if k not in {*TIMINGS, "commit", "commits"}},
         "config": (folder / "config.yaml").read_text(),
     }
 
