@@ -4,6 +4,7 @@
     python -m tests.long.torture --kills 20 --data /folder/with/cifar
     python -m tests.long.torture --kills 30 --sweep
     python -m tests.long.torture --damage 3000
+    python -m tests.long.torture --reads 10000
 
 A tiny run (ResNet-8, 14 iterations) is killed by SIGKILL and SIGTERM and started again, until it
 ends; then weights, momentum, predictions, metrics and result must equal those of an undisturbed
@@ -11,7 +12,8 @@ run, bit for bit. A third of the kills falls at named places in the code, a thir
 process's life, a third anywhere after it has loaded. With --sweep a sweep of four runs with two
 jobs is killed instead: each time all its processes must end, and in the end every run must be there
 exactly once. With --damage the newest checkpoint of a stopped run is damaged so many times: loading
-must notice it and use the previous one.
+must notice it and use the previous one. With --reads a run is read so many times while it is
+stopped, killed, resumed and started over: no read may find it damaged.
 
 Exits with 1 if anything differs. Needs a checkout and Linux or macOS; --sweep reads /proc and so
 needs Linux.
@@ -29,6 +31,7 @@ from pathlib import Path
 
 from tests.long.torture.checkpoints import torture_checkpoints
 from tests.long.torture.kills import Tally
+from tests.long.torture.readers import read_while_training
 from tests.long.torture.runs import Victim, torture_runs
 from tests.long.torture.sweeps import torture_sweep
 from tests.support.commands import TINY, Commands, WarmCommands, sets, train
@@ -49,6 +52,8 @@ def main() -> int:
         make_marked_cifar(folder / "data")
         if asked.damage is not None:
             return damage(asked, folder)
+        if asked.reads is not None:
+            return read(asked, folder)
         if asked.data is not None:
             (folder / "data" / "md5.json").write_text("{}")  # the official files count
         data, md5 = asked.data or folder / "data", folder / "data"
@@ -100,6 +105,15 @@ def damage(asked: argparse.Namespace, folder: Path) -> int:
     return 1 if found.problems or found.refused != found.noticed else 0
 
 
+def read(asked: argparse.Namespace, folder: Path) -> int:
+    print(f"{asked.reads} reads, seed {asked.seed}", flush=True)
+    reads = read_while_training(folder, asked.reads, asked.seed)
+    print(f"{reads.table()}\n{reads.verdict}")
+    for problem in reads.problems:
+        print(f"PROBLEM: {problem}")
+    return 1 if reads.problems else 0
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.long.torture",
@@ -115,9 +129,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--damage", type=int, metavar="TIMES", help="damage checkpoints instead of killing"
     )
+    parser.add_argument(
+        "--reads", type=int, metavar="TIMES", help="read a run at work instead of killing it"
+    )
     asked = parser.parse_args()
-    if asked.kills < 1 or (asked.damage is not None and asked.damage < 1):
-        parser.error("--kills and --damage must be at least 1")
+    if min(asked.kills, *(n for n in (asked.damage, asked.reads) if n is not None), 1) < 1:
+        parser.error("--kills, --damage and --reads must be at least 1")
     if asked.seed is None:
         asked.seed = random.SystemRandom().randrange(10**6)
     return asked
