@@ -138,7 +138,7 @@ def is_locked(folder: Path) -> bool:
     """Whether a process is at work in the run directory now."""
     try:
         with (folder / LOCK).open("r") as file:
-            return not _try_lock(file.fileno(), shared=True)
+            return not try_lock(file.fileno(), shared=True)
     except OSError:
         return False
 
@@ -146,13 +146,18 @@ def is_locked(folder: Path) -> bool:
 def _acquire(descriptor: int) -> bool:
     """Take the lock. Retries for a second: `is_locked` holds it for a moment too."""
     for _ in range(10):
-        if _try_lock(descriptor, shared=False):
+        if try_lock(descriptor, shared=False):
             return True
         time.sleep(0.1)
     return False
 
 
-def _try_lock(descriptor: int, shared: bool) -> bool:
+def try_lock(descriptor: int, shared: bool) -> bool:
+    """Lock an open file without waiting, until it is closed; False where another process has it.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
     try:
         import fcntl
     except ImportError:  # Windows has no flock: a second process is not detected

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resvar.errors import UserError, nearest
+from resvar.data.lock import find_fetching
+from resvar.errors import RunError, UserError, nearest
+from resvar.files import open_regular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,8 +133,16 @@ def find_dataset(name: str) -> Dataset:
 
 
 def default_folder() -> Path:
-    """The default folder of datasets: `$RESVAR_DATA`, else `data/`."""
-    return Path(os.environ.get("RESVAR_DATA") or "data").expanduser()
+    """The default folder of datasets: `$RESVAR_DATA`, else `data/`.
+
+    Raises:
+        UserError: it begins with `~`, and there is no such home directory.
+    """
+    named = Path(os.environ.get("RESVAR_DATA") or "data")
+    try:
+        return named.expanduser()
+    except RuntimeError as error:  # `~name` of nobody
+        raise UserError(f"RESVAR_DATA={str(named)!r}: there is no such home.") from error
 
 
 def find_problems(dataset: Dataset, folder: Path) -> list[str]:
@@ -159,16 +169,28 @@ def load_cifar(dataset: Dataset, folder: Path) -> Images:
 
     Raises:
         UserError: a file is missing, cannot be read, or is not the official one.
+        RunError: the same, and another process fetches data into the folder now.
     """
+    try:
+        return _load(dataset, folder)
+    except UserError as error:
+        if (owner := find_fetching(folder)) is None:
+            raise
+        raise RunError(
+            f"{folder}: {owner} fetches data into it now; run the same command again after its end."
+        ) from error
+
+
+# --- loading --------------------------------------------------------------------------------------
+
+
+def _load(dataset: Dataset, folder: Path) -> Images:
     train_images, train_labels = _load_part(dataset, folder, dataset.train)
     test_images, test_labels = _load_part(dataset, folder, dataset.test)
     class_names = _load_class_names(dataset, folder)
     return Images(
         train_images, train_labels, test_images, test_labels, class_names, dataset.checksum
     )
-
-
-# --- loading --------------------------------------------------------------------------------------
 
 
 def _load_part(
@@ -221,9 +243,9 @@ def _load_file(dataset: Dataset, folder: Path, name: str) -> dict[Any, Any]:
     """The mapping in an official file: read once, verified, then unpickled."""
     path = folder / dataset.folder / name
     try:
-        if not path.is_file():
+        if not path.exists():
             raise UserError(_describe_missing(dataset, folder, name))
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = file.read(LARGEST_FILE)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
