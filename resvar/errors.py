@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST_WORD = 200
+"""Characters. A longer word is nobody's typing error, and difflib's time grows with its square."""
+
 
 class UserError(Exception):
     """The input is wrong. One sentence names the file, the key and the remedy. Exit code 2."""
@@ -47,7 +50,18 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(". ")
 
 
+def quoted(value: object, most: int = 80) -> str:
+    """A value as a sentence quotes it: its `repr`, cut to `most` characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; a list in itself
+        return "far too large"
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` with the nearest known name, or an empty string."""
+    if len(word) > LONGEST_WORD:
+        return ""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{matches[0]}'?" if matches else ""

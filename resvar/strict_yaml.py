@@ -1,20 +1,23 @@
 """Strict YAML: text to values and back.
 
-Settings, orderings, protocols, sweeps and launcher files are read and written here.
+The dialect is the core schema of YAML 1.2 without tags and aliases: `0400`, `1_000`, `1:30`, `yes`
+and `2016-03-16` are text. Only an integer with leading zeros deviates from that schema: readers do
+not agree whether it is octal. Settings, orderings, protocols, sweeps and launcher files are read
+and written here.
 """
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from resvar.errors import UserError
+from resvar.errors import UserError, first_line, quoted
 from resvar.files import read_text
 
 LARGEST_YAML = 1_000_000
@@ -22,6 +25,9 @@ LARGEST_YAML = 1_000_000
 
 DEEPEST_YAML = 20
 """Levels of nesting. PyYAML's time grows with their square."""
+
+LONGEST_NUMBER = 100
+"""Characters. Python's time to read an integer grows with their square."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -43,7 +49,7 @@ def parse_mapping(text: str, source: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{source}: a mapping of names to values is needed, such as 'depth: 110'.")
     if strange := [key for key in value if not isinstance(key, str)]:
-        raise UserError(f"{source}: the key {strange[0]!r} is no name; put it in quotes.")
+        raise UserError(f"{source}: the key {quoted(strange[0])} is no name; put it in quotes.")
     return value
 
 
@@ -54,9 +60,28 @@ def parse_yaml(text: str, source: str) -> Any:
         source: the name of the text in an error message.
 
     Raises:
-        UserError: the text is not YAML, or contains tags, aliases or a duplicate key.
+        UserError: the text is not YAML, or contains a tag, an alias, a duplicate key or a number
+            of more than `LONGEST_NUMBER` characters.
     """
     return copy.deepcopy(_parsed(text, source))
+
+
+def spelling_advice(value: object) -> str:
+    """`; write 400` for a text such as `0400` that looks like a number or a boolean, else nothing.
+
+    Meant for the end of a sentence that refuses the text.
+    """
+    if not isinstance(value, str) or len(value) > LONGEST_NUMBER:
+        return ""
+    word = value.strip().lower()
+    if word in ("yes", "on", "no", "off"):
+        return f"; write {'true' if word in ('yes', 'on') else 'false'}"
+    for kind in (int, float):
+        try:
+            return f"; write {kind(value)}"
+        except ValueError:
+            continue
+    return ""
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:
@@ -71,57 +96,111 @@ def to_yaml(values: Mapping[str, Any]) -> str:
 
 # --- the dialect ----------------------------------------------------------------------------------
 
+_Parser = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Turns text into events; what they mean is decided here."""
 
-class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Safe YAML that refuses duplicate keys and reads 1e-4 as a number."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue  # not a name; the loader itself refuses it
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key.value}' stands twice", key.start_mark
-                )
-            seen.add(key.value)
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes text that `_StrictLoader` would read as something else."""
-
-
-# YAML 1.1, which PyYAML implements, requires a dot in a float; people write 1e-4.
-for _either in (_StrictLoader, _Dumper):
-    _either.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-        list("-+0123456789"),
-    )
+_INFINITY = {
+    sign + word: float(f"{sign}inf") for sign in ("", "+", "-") for word in (".inf", ".Inf", ".INF")
+}
+_WORDS: dict[str, Any] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
+    **_INFINITY,
+}
+_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)|0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?")
+_LEADING_ZEROS = re.compile(r"[-+]?0[0-9]+")
 
 
 @lru_cache(maxsize=64)
 def _parsed(text: str, source: str) -> Any:
     """Cached: a report on many runs reads the same protocol and variants for each."""
-    depth = 0
     try:
-        for event in yaml.parse(text, Loader=_StrictLoader):
-            line = event.start_mark.line + 1 if event.start_mark else 1
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > DEEPEST_YAML:
-                raise UserError(f"{source}, line {line}: nested too deeply for a configuration.")
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                raise UserError(f"{source}, line {line}: anchors and aliases are not allowed here.")
-            if (tag := getattr(event, "tag", None)) is not None:
-                raise UserError(
-                    f"{source}, line {line}: tags such as '{tag}' are not allowed here."
-                )
-        return yaml.load(text, Loader=_StrictLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        events = yaml.parse(text, Loader=_Parser)
+        values = [
+            _Composer(source, events).value(event)
+            for event in events
+            if isinstance(event, yaml.NodeEvent)
+        ]
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a character that UTF-8 lacks
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        problem = getattr(error, "problem", None) or first_line(error)
         raise UserError(f"{source}{where}: this is not valid YAML: {problem}.") from error
+    if len(values) > 1:
+        raise UserError(f"{source}: this is not valid YAML: there are {len(values)} documents.")
+    return values[0] if values else None
+
+
+class _Composer:
+    """Values from the events of a YAML text."""
+
+    def __init__(self, source: str, events: Iterator[Any]) -> None:
+        self.source = source
+        self.events = events
+
+    def value(self, event: Any, depth: int = 0) -> Any:
+        """The value that begins with `event`; consumes its events.
+
+        Args:
+            depth: collections around it.
+        """
+        if event.anchor is not None:  # of an alias too
+            raise self._refusal(event, "anchors and aliases are not allowed here")
+        if event.tag is not None:
+            raise self._refusal(event, f"tags such as {quoted(event.tag)} are not allowed here")
+        if isinstance(event, yaml.ScalarEvent):
+            return self._scalar(event) if event.implicit[0] else event.value
+        if depth == DEEPEST_YAML:
+            raise self._refusal(event, "nested too deeply for a configuration")
+        if isinstance(event, yaml.SequenceStartEvent):
+            return [self.value(item, depth + 1) for item in self._until(yaml.SequenceEndEvent)]
+        return self._mapping(depth + 1)
+
+    def _mapping(self, depth: int) -> dict[Any, Any]:
+        mapping: dict[Any, Any] = {}
+        written = set()
+        for event in self._until(yaml.MappingEndEvent):
+            if not isinstance(event, yaml.ScalarEvent):
+                raise self._refusal(event, "a list or a mapping is no name")
+            key = self.value(event)
+            if event.value in written:
+                raise self._refusal(
+                    event, f"this is not valid YAML: the key {quoted(event.value)} stands twice"
+                )
+            written.add(event.value)
+            mapping[key] = self.value(next(self.events), depth)
+        return mapping
+
+    def _until(self, end: type[yaml.Event]) -> Iterator[Any]:
+        """The events that begin the items of a collection, or the keys."""
+        while not isinstance(event := next(self.events), end):
+            yield event
+
+    def _scalar(self, event: yaml.ScalarEvent) -> Any:
+        text = event.value
+        if text in _WORDS:
+            return _WORDS[text]
+        if text[0] not in "+-.0123456789":
+            return text
+        kind = int if _INTEGER.fullmatch(text) else float if _FLOAT.fullmatch(text) else None
+        if kind is None:
+            return text
+        if len(text) > LONGEST_NUMBER:
+            raise self._refusal(event, f"a number of {len(text):,} characters is no setting")
+        return int(text, base=0) if kind is int else float(text)
+
+    def _refusal(self, event: Any, reason: str) -> UserError:
+        return UserError(f"{self.source}, line {event.start_mark.line + 1}: {reason}.")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that YAML 1.1 or `_parsed` would read as something else."""
+
+
+for _tag, _pattern in (("int", _INTEGER), ("int", _LEADING_ZEROS), ("float", _FLOAT)):
+    _Dumper.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern.pattern})$"), list("-+.0123456789")
+    )

@@ -131,7 +131,6 @@ def read_resources(
     base = shipped("launchers")["slurm"]
     values = {key: (value, str(base)) for key, value in read_yaml(base).items()}
     if file is not None:
-        _refuse_sexagesimal_times(file)
         for key, value in read_yaml(file).items():
             if key not in values:
                 hint = nearest(key, values) or f"; known are {', '.join(values)}."
@@ -172,17 +171,6 @@ def to_seconds(time: str) -> int:
     hours = 24 * part["days"] + part["h"] + part["hours"]
     minutes = 60 * hours + part["m"] + part["minutes"] + part["only"]
     return 60 * minutes + part["s"] + part["seconds"] + part["rest"]
-
-
-def _refuse_sexagesimal_times(file: Path) -> None:
-    """YAML reads 2:30:00 as the number 9000, in base 60; no user means that."""
-    for line in read_text(file, LARGEST_YAML, "configuration").splitlines():
-        key, _, value = line.partition(":")
-        value = value.partition(" #")[0].strip()
-        if key.strip() == "time" and ":" in value and type(parse_yaml(value, str(file))) is int:
-            raise UserError(
-                f'{file}: put the time in quotes: time: "{value}" (otherwise YAML reads a number).'
-            )
 
 
 def _sbatch_options(options: Any, source: str) -> dict[str, str | bool]:
