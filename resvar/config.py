@@ -6,6 +6,7 @@ file, `--config`, the options of the command line, `--set`. The variant's file g
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import pydantic
 
-from resvar.errors import UserError, nearest
+from resvar.errors import UnreadableError, UserError, nearest, quoted, shortened, unknown
 from resvar.files import shipped
 from resvar.models.ordering import PLACES, Ordering, find_ordering, shipped_as
 from resvar.settings import (
@@ -28,7 +29,7 @@ from resvar.settings import (
     Settings,
     differences,
 )
-from resvar.strict_yaml import parse_yaml, read_yaml
+from resvar.strict_yaml import parse_yaml, read_yaml, spelling_advice
 
 __all__ = [
     "ARCHITECTURE", "CIFAR_TEST_IMAGES", "NOT_HASHED", "TRAINING_HALF", "Settings", "deviations",
@@ -83,8 +84,10 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     for text in overrides:
         key, separator, value = text.partition("=")
         if not separator or not key.strip():
-            raise UserError(f"--set {text}: write it as KEY=VALUE, such as --set lr=0.05.")
-        values[key.strip()] = parse_yaml(value, f"--set {key.strip()}")
+            raise UserError(
+                f"--set {shortened(text)}: write it as KEY=VALUE, such as --set lr=0.05."
+            )
+        values[key.strip()] = parse_yaml(value, f"--set {shortened(key.strip())}")
     return values
 
 
@@ -101,12 +104,12 @@ def read_protocol(protocol: str) -> tuple[str, dict[str, Any], Path]:
         path = Path(protocol)
     else:
         hint = nearest(protocol, known) or f"; known are {', '.join(known)}, or a YAML file."
-        raise UserError(f"there is no protocol '{protocol}'{hint}")
+        raise UserError(f"there is no protocol {quoted(protocol)}{hint}")
     values = read_yaml(path)
     for key in values:
         if key not in PROTOCOL_KEYS:
-            hint = nearest(key, PROTOCOL_KEYS) or "; a protocol contains training settings only."
-            raise UserError(f"{path}: unknown setting '{key}'{hint}")
+            otherwise = "; a protocol contains training settings only."
+            raise UserError(f"{path}: {unknown('setting', key, PROTOCOL_KEYS, otherwise)}")
     return path.stem, values, path
 
 
@@ -140,11 +143,18 @@ class Layers:
 
         Raises:
             UserError: a name is not a setting; the message suggests the nearest.
+            UnreadableError: so it is in the record of a run.
         """
         for key in values:
             if key not in Settings.model_fields:
-                hint = nearest(key, Settings.model_fields) or "; `resvar train --help` lists them."
-                raise UserError(f"{source}: unknown setting '{key}'{hint}")
+                otherwise = "; `resvar train --help` lists them."
+                said = f"{source}: {unknown('setting', key, Settings.model_fields, otherwise)}"
+                if set(values) >= RECORDED:
+                    raise UnreadableError(
+                        f"{said} This is the record of a run, probably of a later version of "
+                        "resvar: update resvar."
+                    )
+                raise UserError(said)
         if "variant" in values:  # it brings its own ordering
             for key in ORDERING_KEYS:
                 self.values.pop(key, None)
@@ -173,7 +183,7 @@ def _with_protocol(layers: Layers) -> Layers:
     asked = layers.values.get("protocol", "paper")
     source = layers.sources.get("protocol", "--protocol")
     if not isinstance(asked, str):
-        raise UserError(f"{source}: 'protocol' must be a name or a YAML file, not {asked!r}.")
+        raise UserError(f"{source}: 'protocol' must be a name or a YAML file, not {quoted(asked)}.")
     if asked not in shipped("protocols") and set(layers.values) >= RECORDED:
         return layers  # a record is complete; its protocol's file may be on another machine
     try:
@@ -196,7 +206,8 @@ def _with_ordering(layers: Layers) -> Layers:
             raise UserError(f"'{key}' is missing: say --{key}, such as --{key} {example}.")
     variant, source = values["variant"], sources["variant"]
     if not isinstance(variant, str):
-        raise UserError(f"{source}: 'variant' must be a name or a YAML file, not {variant!r}.")
+        asked = quoted(variant)
+        raise UserError(f"{source}: 'variant' must be a name or a YAML file, not {asked}.")
     given = {key: values[key] for key in ORDERING_KEYS if key in values}
     if given and set(PLACES) - set(given):
         missing = ", ".join(sorted(set(PLACES) - set(given)))
@@ -214,9 +225,10 @@ def _with_ordering(layers: Layers) -> Layers:
     written = {place: list(getattr(ordering, place)) for place in PLACES}
     for place in PLACES:
         if given and given[place] != written[place]:
+            shown = quoted(given[place])
             raise UserError(
-                f"{sources[place]}: '{place}: {given[place]}' is not the ordering '{variant}'; "
-                "give yours a name of its own in a YAML file (--variant FILE.yaml)."
+                f"{sources[place]}: '{place}: {shown}' is not the ordering '{variant}'; give yours "
+                "a name of its own in a YAML file (--variant FILE.yaml)."
             )
     values |= {"variant": ordering.name, **written, "unusual": ordering.unusual}
     return layers
@@ -254,9 +266,7 @@ def _one_sentence(error: pydantic.ValidationError, layers: Layers) -> str:
     key = str(first["loc"][0])
     if first["type"] == "missing":
         return f"the protocol '{layers.values.get('protocol')}' does not say '{key}'; add it."
-    what = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    try:
-        given = repr(layers.values.get(key))[:200]
-    except ValueError:  # Python refuses to write out integers of thousands of digits
-        given = "far too large"
-    return f"{layers.sources.get(key, 'settings')}: '{key}' is {given}, but should be {what}."
+    expected = re.sub("^(Input|String|List) should ", "", first["msg"])
+    given, advice = quoted(layers.values.get(key)), spelling_advice(first["input"])
+    source = layers.sources.get(key, "settings")
+    return f"{source}: '{key}' is {given}, but should {expected}{advice}."

@@ -53,10 +53,19 @@ def first_line(error: Exception) -> str:
 def quoted(value: object, most: int = 80) -> str:
     """A value as a sentence quotes it: its `repr`, cut to `most` characters."""
     try:
-        text = repr(value)
+        return shortened(repr(value), most)
     except (ValueError, RecursionError):  # an integer of thousands of digits; a list in itself
         return "far too large"
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """A text cut to `most` characters."""
     return text if len(text) <= most else f"{text[:most]}…"
+
+
+def unknown(what: str, name: str, known: Iterable[str], otherwise: str) -> str:
+    """`unknown setting 'ler'; did you mean 'lr'?`, or ending in `otherwise` if no name is near."""
+    return f"unknown {what} {quoted(name)}{nearest(name, known) or otherwise}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

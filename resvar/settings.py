@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
+from resvar.errors import quoted
 from resvar.models.architecture import Architecture, Family, Shortcut, StrideOn, UnitKind, plan
 from resvar.models.ordering import PAPER_ORDER, Ordering
 from resvar.strict_yaml import to_yaml
@@ -133,7 +134,7 @@ class Settings(pydantic.BaseModel):
     ] = 0
     protocol: Annotated[
         str,
-        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"),
+        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200),
         Role("run", "Training settings: paper, short (10 epochs), quick, or a YAML file."),
     ] = "paper"
 
@@ -234,7 +235,7 @@ class Settings(pydantic.BaseModel):
         for name in ("milestones", "probe_at"):
             value = getattr(self, name)
             if value != sorted(set(value)):
-                raise ValueError(f"'{name}' {value} must grow from each to the next")
+                raise ValueError(f"'{name}' {quoted(value)} must grow from each to the next")
         if self.probe_at and self.probe_at[-1] > self.iterations:
             raise ValueError(
                 f"'probe_at' {self.probe_at[-1]} lies beyond the last iteration, {self.iterations}"

@@ -11,7 +11,8 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from contextlib import suppress
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -67,20 +68,19 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def spelling_advice(value: object) -> str:
-    """`; write 400` for a text such as `0400` that looks like a number or a boolean, else nothing.
+    """`; write 400` for text such as `0400` that elsewhere is a number or boolean, else nothing.
 
     Meant for the end of a sentence that refuses the text.
     """
     if not isinstance(value, str) or len(value) > LONGEST_NUMBER:
         return ""
     word = value.strip().lower()
-    if word in ("yes", "on", "no", "off"):
-        return f"; write {'true' if word in ('yes', 'on') else 'false'}"
-    for kind in (int, float):
-        try:
-            return f"; write {kind(value)}"
-        except ValueError:
-            continue
+    if word in ("yes", "on", "no", "off", "true", "false"):
+        return f"; write {'true' if word in ('yes', 'on', 'true') else 'false'}"
+    if any(character.isdecimal() for character in word):
+        for read in (int, partial(int, base=0), float):
+            with suppress(ValueError):
+                return f"; write {read(word)}"
     return ""
 
 

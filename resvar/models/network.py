@@ -7,7 +7,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from resvar.errors import UserError
+from resvar.errors import UserError, quoted
 from resvar.models.architecture import (
     Architecture,
     Family,
@@ -99,7 +99,7 @@ def build_model(
     ):
         if value not in choices:
             words = ", ".join(word for word in choices if word)
-            raise UserError(f"'{name}' is {value!r}; known are {words}.")
+            raise UserError(f"'{name}' is {quoted(value)}; known are {words}.")
     if num_classes < 1:
         raise UserError(f"'num_classes' must be at least 1, not {num_classes}.")
     ordering = find_ordering(variant)

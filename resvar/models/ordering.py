@@ -19,12 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from resvar.errors import UserError, nearest
+from resvar.errors import UserError, nearest, quoted, unknown
 from resvar.files import shipped
 from resvar.strict_yaml import read_yaml
 
 OPS = ("bn", "relu")
 PLACES = ("lead", "between", "trail", "after_add")
+ORDERING_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}"
+"""An ordering's name; it is part of a folder's name."""
+
+MOST_OPS = 20
+"""At one place; more are a mistake."""
+
 PAPER_ORDER = ("original", "bn-after-add", "relu-before-add", "relu-only-preact", "full-preact")
 """The five published orderings as figure 4 of the paper lists them, (a) to (e)."""
 
@@ -58,16 +64,18 @@ class Ordering:
     unusual: bool = False
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):  # it names a folder too
+        if not re.fullmatch(ORDERING_NAME, self.name):
             raise UserError(
-                "an ordering's 'name' must be made of letters, digits, '-', '_' and '.', and "
-                f"begin with a letter or digit; {self.name!r} is not."
+                "an ordering's 'name' must be made of letters, digits, '-', '_' and '.', 200 at "
+                f"most, and begin with a letter or digit; {quoted(self.name)} is not."
             )
         for place in PLACES:
+            if len(getattr(self, place)) > MOST_OPS:
+                raise UserError(f"ordering '{self.name}': '{place}' has over {MOST_OPS} ops.")
             for op in getattr(self, place):
                 if op not in OPS:
                     raise UserError(
-                        f"ordering '{self.name}': '{place}' holds the unknown op '{op}'"
+                        f"ordering '{self.name}': '{place}' holds the unknown op {quoted(op)}"
                         f"{nearest(str(op), OPS) or '; known are bn and relu.'}"
                     )
         if self.unusual:
@@ -140,7 +148,7 @@ def find_ordering(variant: str | Ordering) -> Ordering:
         return read_ordering(Path(variant))
     hint = nearest(variant, [*shipped("variants"), *_by_position()])
     hint = hint or f"; known are {', '.join(known_variants())}, or a YAML file."
-    raise UserError(f"there is no variant '{variant}'{hint}")
+    raise UserError(f"there is no variant {quoted(variant)}{hint}")
 
 
 def shipped_as(name: str) -> Path | None:
@@ -176,8 +184,8 @@ def read_ordering(path: Path) -> Ordering:
     known = ("name", "figure", *PLACES, "unusual")
     for key in values:
         if key not in known:
-            hint = nearest(key, known) or f"; known are {', '.join(known)}."
-            raise UserError(f"{path}: unknown key '{key}'{hint}")
+            otherwise = f"; known are {', '.join(known)}."
+            raise UserError(f"{path}: {unknown('key', key, known, otherwise)}")
     for place in PLACES:
         value = values.get(place, list(OPS) if place == "between" else None)
         if not isinstance(value, list) or not all(isinstance(op, str) for op in value):
@@ -185,7 +193,8 @@ def read_ordering(path: Path) -> Ordering:
         values[place] = tuple(value)
     name, unusual = values.get("name", path.stem), values.get("unusual", False)
     if not isinstance(name, str):
-        raise UserError(f"{path}: 'name' must be made of letters, and in quotes, not {name!r}.")
+        given = quoted(name)
+        raise UserError(f"{path}: 'name' must be made of letters, and in quotes, not {given}.")
     if not isinstance(unusual, bool):
         raise UserError(f"{path}: 'unusual' must be true or false.")
     published = shipped_as(name)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from resvar.config import Settings, resolve
-from resvar.errors import UserError, nearest
+from resvar.errors import UserError, quoted, unknown
 from resvar.files import shipped, write_json
 from resvar.rundir import NOTE_FORMAT, read_json
-from resvar.strict_yaml import parse_yaml, read_yaml, to_yaml
+from resvar.strict_yaml import parse_yaml, read_yaml, spelling_advice, to_yaml
 
 GRID = ("variants", "depths", "seeds")
 SWEEP_KEYS = (*GRID, "protocol", "set")
@@ -146,8 +146,8 @@ def _read_sweep(file: Path) -> dict[str, Any]:
     values = read_yaml(known.get(str(file), file))
     for key in values:
         if key not in SWEEP_KEYS:
-            hint = nearest(key, SWEEP_KEYS) or f"; known are {', '.join(SWEEP_KEYS)}."
-            raise UserError(f"{file}: unknown key '{key}'{hint}")
+            otherwise = f"; known are {', '.join(SWEEP_KEYS)}."
+            raise UserError(f"{file}: {unknown('key', key, SWEEP_KEYS, otherwise)}")
     return values
 
 
@@ -159,9 +159,13 @@ def _parse_list(values: Mapping[str, Any], key: str, kind: type, source: str) ->
     if isinstance(value, str):
         value = [parse_yaml(word, f"--{key}") if kind is int else word for word in value.split(",")]
         value = [word.strip() if isinstance(word, str) else word for word in value]
-    if not isinstance(value, list) or not value or not all(type(word) is kind for word in value):
-        what = "whole numbers, such as 110, 164" if kind is int else "names, such as original"
-        raise UserError(f"{source}: '{key}' must be a list of {what}.")
+    what = "whole numbers, such as 110, 164" if kind is int else "names, such as original"
+    if not isinstance(value, list) or not value:
+        raise UserError(f"{source}: '{key}' must be a list of {what}, not {quoted(value)}.")
+    for word in value:
+        if type(word) is not kind:
+            given = quoted(word) + (spelling_advice(word) if kind is int else "")
+            raise UserError(f"{source}: '{key}' must be a list of {what}, not of {given}.")
     return list(value)
 
 
@@ -173,4 +177,5 @@ def _parse_seeds(value: Any, source: str) -> list[int]:
         return list(range(value))
     if isinstance(value, list) and value and all(type(seed) is int and seed >= 0 for seed in value):
         return value
-    raise UserError(f"{source}: 'seeds' must be how many (5) or which (0,3,7), not {value!r}.")
+    given = quoted(value) + spelling_advice(value)
+    raise UserError(f"{source}: 'seeds' must be how many (5) or which (0,3,7), not {given}.")

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from resvar.errors import UserError, nearest
-from resvar.files import read_text, shipped
-from resvar.strict_yaml import LARGEST_YAML, parse_yaml, read_yaml
+from resvar.errors import UserError, quoted, unknown
+from resvar.files import shipped
+from resvar.strict_yaml import read_yaml, spelling_advice
 
 RESERVED_OPTIONS = {
     "array": "its tasks are the runs; how many at a time says --jobs",
@@ -37,21 +37,22 @@ GPU_OPTIONS = ("gpus", "gpus-per-node")
 """Options of sbatch that `gpus_per_task` stands for; the other keys have the names of options."""
 
 TIME = re.compile(
-    r"(?:(?P<days>\d+)-(?P<h>\d+)(?::(?P<m>\d+)(?::(?P<s>\d+))?)?"
-    r"|(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>\d+)"
-    r"|(?P<only>\d+)(?::(?P<rest>\d+))?)"
+    r"(?:(?P<days>[0-9]+)-(?P<h>[0-9]+)(?::(?P<m>[0-9]+)(?::(?P<s>[0-9]+))?)?"
+    r"|(?P<hours>[0-9]+):(?P<minutes>[0-9]+):(?P<seconds>[0-9]+)"
+    r"|(?P<only>[0-9]+)(?::(?P<rest>[0-9]+))?)"
 )
 """Slurm's forms of a time: minutes, minutes:seconds, hours:minutes:seconds, days-hours, …"""
 
 
 def one_line(value: object) -> str:
-    """The text of a name, or of a number that is one.
+    """The text of a name, or of a whole number that is one.
 
     Raises:
-        ValueError: it is no text, empty, or more than one line.
+        ValueError: it is no text, empty, or more than one line; or a number such as 1.10, whose
+            spelling is lost.
     """
     text = str(value)
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or not text.strip():
+    if isinstance(value, bool) or not isinstance(value, str | int) or not text.strip():
         raise ValueError(value)
     if not text.isprintable():
         raise ValueError(value)
@@ -69,7 +70,7 @@ def _as_list(value: object) -> object:
 
 
 Line = Annotated[str, BeforeValidator(one_line)]
-Name = Annotated[Line | None, Field(description="a name")]
+Name = Annotated[Line | None, Field(description="a name (one such as 1.10 in quotes)")]
 Limit = Annotated[Line, AfterValidator(_time_limit)]
 AtLeastOne = Annotated[int, Field(ge=1, strict=True)]
 Gpus = Annotated[
@@ -133,8 +134,8 @@ def read_resources(
     if file is not None:
         for key, value in read_yaml(file).items():
             if key not in values:
-                hint = nearest(key, values) or f"; known are {', '.join(values)}."
-                raise UserError(f"{file}: unknown key '{key}'{hint}")
+                otherwise = f"; known are {', '.join(values)}."
+                raise UserError(f"{file}: {unknown('key', key, values, otherwise)}")
             values[key] = value, str(file)
     for key, value in given.items():
         if value is not None:
@@ -148,7 +149,8 @@ def read_resources(
     except pydantic.ValidationError as error:
         key = str(error.errors()[0]["loc"][0])
         (value, source), expected = values[key], Resources.model_fields[key].description
-        raise UserError(f"{source}: '{key}' must be {expected}, not {value!r}.") from None
+        given_as = quoted(value) + spelling_advice(value)
+        raise UserError(f"{source}: '{key}' must be {expected}, not {given_as}.") from None
     limit = to_seconds(resources.time) if resources.time is not None else None
     if limit is not None and limit <= resources.signal_delay:
         raise UserError(
@@ -181,7 +183,9 @@ def _sbatch_options(options: Any, source: str) -> dict[str, str | bool]:
     for key, value in options.items():
         name = str(key).lstrip("-").replace("_", "-")
         if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
-            raise UserError(f"{source}: '{key}' is no long option of sbatch, such as constraint.")
+            raise UserError(
+                f"{source}: {quoted(key)} is no long option of sbatch, such as constraint."
+            )
         if name in RESERVED_OPTIONS:
             raise UserError(f"{source}: 'sbatch' cannot set {name}: {RESERVED_OPTIONS[name]}.")
         own = "gpus_per_task" if name in GPU_OPTIONS else name.replace("-", "_")
@@ -193,6 +197,7 @@ def _sbatch_options(options: Any, source: str) -> dict[str, str | bool]:
             found[name] = True if value is True else one_line(value)
         except ValueError:
             raise UserError(
-                f"{source}: the value of {name} must be one line, not {value!r}."
+                f"{source}: the value of {name} must be one line (such as 1.10 in quotes), "
+                f"not {quoted(value)}."
             ) from None
     return found

@@ -155,6 +155,10 @@ def test_the_list_of_a_file_follows_the_file(tmp_path):
         ("variants: [original]\ndepths: [8]\nseeds: []\n", ["'seeds'"]),
         ("variants: [original]\ndepths: [8]\nseeds: 1.5\n", ["'seeds'", "1.5"]),
         ("variants: [original]\ndepths: [8]\nseeds: true\n", ["'seeds'"]),
+        ("variants: [original]\ndepths: [8]\nseeds: 010\n", ["'seeds'", "'010'; write 10."]),
+        ("variants: [original]\ndepths: [8]\nseeds: 1:30\n", ["'seeds'", "not '1:30'."]),
+        ("variants: [original]\ndepths: [020]\n", ["'depths'", "not of '020'; write 20."]),
+        ("variants: [original]\ndepths: [8]\nset: {lr: 1_0}\n", ["'lr' is '1_0'", "write 10"]),
         ("variants: [original]\ndepths: [8]\nseeds: many\n", ["'seeds'", "many"]),
         ("variants: [original]\ndepths: [8]\nset: [lr]\n", ["'set' must be a mapping"]),
         ("variants: [original]\ndepths: [8]\nset: {rl: 1}\n", ["'rl'", "did you mean"]),
@@ -182,6 +186,36 @@ def test_wrong_sweeps(tmp_path, text, parts):
 def test_a_sweep_of_absurd_size_is_refused_before_it_is_planned():
     with pytest.raises(UserError, match="split the sweep"):
         plan(variants="original,full-preact", depths="8", seeds=str(MOST_RUNS))
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "said"),
+    [
+        ("seeds", "010", "not '010'; write 10."),
+        ("seeds", "0b11", "not '0b11'; write 3."),
+        ("seeds", "1_0", "not '1_0'; write 10."),
+        ("seeds", "٣", "not '٣'; write 3."),
+        ("seeds", "１", "not '１'; write 1."),
+        ("seeds", "1..3", "not '1..3'."),
+        ("seeds", "5-1", "not '5-1'."),
+        ("seeds", "0..1000000000000", "not '0..1000000000000'."),
+        ("seeds", "1000000000000", "not 1000000000000."),
+        ("seeds", "", "not None."),
+        ("seeds", "9" * 5000, "a number of 5,000 characters is no setting"),
+        ("seeds", "x" * 5000, f"not '{'x' * 79}…."),
+        ("depths", "020", "not of '020'; write 20."),
+        ("depths", "8..14", "not of '8..14'."),
+        ("depths", "٢٠", "not of '٢٠'; write 20."),
+        ("depths", "", "not of None."),
+        ("depths", "8,,14", "not of None."),
+        ("depths", "9" * 5000, "a number of 5,000 characters is no setting"),
+    ],
+)
+def test_numbers_of_other_notations_are_refused_with_the_usual_one(option, text, said):
+    with pytest.raises(UserError) as refused:
+        plan(**SMALL | {option: text})
+    assert said in str(refused.value)
+    assert len(str(refused.value)) < 300
 
 
 # --- seeds ----------------------------------------------------------------------------------------

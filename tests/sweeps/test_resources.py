@@ -47,7 +47,11 @@ def test_times_are_those_of_sbatch(time, value):
     ("text", "said"),
     [
         ("tiem: 3", "unknown key 'tiem'; did you mean 'time'?"),
-        ("time: 2:30:00", 'put the time in quotes: time: "2:30:00"'),
+        ("time: 1_000", "'time' must be a limit such as 90 (minutes), 12:00:00 or 1-12 "),
+        ("time: ９０", "'time' must be a limit"),
+        ("qos: 1.10", "'qos' must be a name (one such as 1.10 in quotes), not 1.1."),
+        ("cpus_per_task: 010", "not '010'; write 10."),
+        ("sbatch: {comment: 1.10}", "the value of comment must be one line (such as 1.10 in q"),
         ("time: soon", "'time' must be a limit"),
         ("time: 0", "'time' must be a limit"),
         ("time: true", "'time' must be a limit"),
@@ -77,7 +81,17 @@ def test_what_is_wrong_is_named_with_its_file(tmp_path, text, said):
     assert str(file) in str(error.value) or "signal_delay" in said or "told to save" in said
 
 
-def test_quoted_times_are_times(tmp_path):
+@pytest.mark.parametrize("time", ['"2:30:00"', "2:30:00", "12:00:00", "90:30", "1-12:00"])
+def test_times_need_no_quotes(tmp_path, time):
     file = tmp_path / "mine.yaml"
-    file.write_text('time: "2:30:00"  # quoted: not 9000\n')
-    assert read_resources(file, {}).time == "2:30:00"
+    file.write_text(f"time: {time}  # no number in base 60\nsbatch: {{begin: 16:00}}\n")
+    read = read_resources(file, {})
+    assert read.time == time.strip('"')
+    assert read.sbatch == {"begin": "16:00"}
+
+
+def test_names_keep_their_zeros(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("account: 007\npartition: 0x\nqos: 1_0\n")
+    read = read_resources(file, {})
+    assert (read.account, read.partition, read.qos) == ("007", "0x", "1_0")
