@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -119,18 +120,15 @@ def _parsed(text: str, source: str) -> Any:
     """Cached: a report on many runs reads the same protocol and variants for each."""
     try:
         events = yaml.parse(text, Loader=_Parser)
-        values = [
-            _Composer(source, events).value(event)
-            for event in events
-            if isinstance(event, yaml.NodeEvent)
-        ]
+        nodes = (event for event in events if isinstance(event, yaml.NodeEvent))
+        values = [_Composer(source, events).value(node) for node in islice(nodes, 2)]
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a character that UTF-8 lacks
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or first_line(error)
         raise UserError(f"{source}{where}: this is not valid YAML: {problem}.") from error
     if len(values) > 1:
-        raise UserError(f"{source}: this is not valid YAML: there are {len(values)} documents.")
+        raise UserError(f"{source}: this is not valid YAML: it has more than one document.")
     return values[0] if values else None
 
 

@@ -246,12 +246,14 @@ MEGABYTES = {
 def test_a_megabyte_of_anything_is_read_or_refused_in_seconds(kind):
     """Less than one second on an idle machine; base 60 took 38."""
     begun = time.process_time()
+    said = ""
     try:
         parse_yaml(MEGABYTES[kind], "here")
     except UserError as error:
-        assert len(str(error)) < 200
-        assert "\n" not in str(error)
+        said = str(error)
     assert time.process_time() - begun < 5
+    assert len(said) < 200
+    assert "\n" not in said
 
 
 @pytest.mark.parametrize(
@@ -268,7 +270,7 @@ def test_a_megabyte_of_anything_is_read_or_refused_in_seconds(kind):
     ],
 )
 def test_text_that_no_yaml_may_contain_is_refused_in_a_sentence(text):
-    with pytest.raises(UserError, match="^here") as refused:
+    with pytest.raises(UserError, match="here") as refused:
         parse_yaml(text, "here")
     assert str(refused.value).isprintable()
 
