@@ -156,11 +156,11 @@ def train(
 
     from rich.console import Console
 
-    from resvar.console import console_for_output
+    from resvar.console import console_for_progress
     from resvar.training import job
 
     folder = Path("runs") / resolved.directory if out is None else Path(out)
-    console = Console(quiet=True) if quiet else console_for_output()
+    console = Console(quiet=True) if quiet else console_for_progress()
     job.run_training(resolved, data_folder(data), console, folder, device, fresh)
     return load_run(folder)
 

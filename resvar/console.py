@@ -1,19 +1,49 @@
-"""Text for people: durations, plurals, the console, and output to a file. No torch."""
+"""What people see of a command: durations, plurals, rich's console, and output to a file. No torch.
+
+`print_line`, `log` and `console_for_progress` show the work and never fail. A command whose product
+is its output uses `deliver` and `console_for_output`, which raise `OutputError`.
+"""
 
 from __future__ import annotations
 
+import io
 import math
 import sys
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TextIO, cast
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
 
-from resvar.files import write_output
+from resvar.errors import UserError
+from resvar.files import write_text
+from resvar.streams import Output, log, plain, plain_lines, print_line
+
+__all__ = [
+    "PlainConsole",
+    "console_for_output",
+    "console_for_progress",
+    "deliver",
+    "drawn_text",
+    "duration",
+    "log",
+    "moment",
+    "plain",
+    "pluralize",
+    "print_line",
+]
+
+WIDTH = 200
+"""Columns where the output is no terminal: a log keeps its lines whole."""
 
 LONGEST_DURATION = 1e11
 """Seconds, three thousand years. A longer one was not measured."""
+
+WIDTH = 200
+"""Columns where the output is no terminal: a log keeps its lines whole."""
 
 
 def duration(seconds: float | None) -> str:
@@ -43,44 +73,104 @@ def moment(seconds: float) -> str:
         return "beyond any calendar"
 
 
-def plain(text: str) -> str:
-    """`text` with line breaks, control characters and lone surrogates escaped."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
-    )
-
-
-def console_for_output(**options: Any) -> Console:
-    """A console on stdout, 200 columns wide unless that is a terminal: a log keeps its lines whole.
-
-    Markup and emoji codes are off: a folder may be called `[/x]`.
-    """
-    width = None if sys.stdout.isatty() else 200
-    return Console(file=sys.stdout, width=width, markup=False, emoji=False, **options)
-
-
-def print_line(text: str) -> None:
-    """Print a text at once, also where stdout is a file or a pipe, and as one line there."""
-    print(text, flush=True)
-
-
-def log(text: str) -> None:
-    """Print a line on stderr: stdout is for the result of a command."""
-    print(text, file=sys.stderr, flush=True)
+# --- printing -------------------------------------------------------------------------------------
 
 
 def deliver(text: str, out: Path | None, quiet: bool = False) -> None:
-    """Write the text of a command to the screen, or atomically to the file `out`.
+    """Write the product of a command to the screen, or atomically to the file `out`.
+
+    A file, a pipe and `out` receive the same bytes, UTF-8 in every locale; a terminal its own
+    encoding.
 
     Args:
         quiet: do not print that `out` was written.
 
     Raises:
         UserError: `out` cannot be written.
+        OutputError: stdout cannot be written.
     """
+    text = text.encode("utf-8", "backslashreplace").decode()  # no lone surrogates
     if out is None:
-        sys.stdout.write(text)
+        stdout = Output.of(sys.stdout)
+        if stdout.isatty():
+            stdout.write(text)
+        else:
+            stdout.put_bytes(text.encode())
+        stdout.check()
         return
-    write_output(out, text.encode(errors="backslashreplace"))
+    try:
+        write_text(out, text)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror}).") from error
     if not quiet:
-        print(f"Wrote {out}")
+        print_line(f"Wrote {out}")
+
+
+def console_for_output(**options: Any) -> Console:
+    """A console for the product of a command. It raises `OutputError` if stdout fails."""
+    return _console(_ConsoleFile(Output.of(sys.stdout), fails=True), **options)
+
+
+def console_for_progress(stream: TextIO | None = None) -> Console:
+    """A console that shows work on `stream` (default: stdout) and never fails."""
+    return _console(_ConsoleFile(Output.of(stream or sys.stdout), fails=False))
+
+
+def drawn_text(draw: Callable[[Console], None], width: int) -> str:
+    """What `draw` prints, as plain text of at most `width` columns."""
+    file = io.StringIO()
+    draw(PlainConsole(file=file, width=width, color_system=None, force_terminal=False))
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines()).rstrip() + "\n"
+
+
+class PlainConsole(Console):
+    """A rich console that shows text as it is: no markup, no emoji codes, no control characters.
+
+    A string is one line: its line breaks are escaped. What is meant to have several is a `Text`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(plain(text), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            yield segment if control else Segment(plain_lines(text), style)
+
+
+def _console(file: _ConsoleFile, **options: Any) -> Console:
+    width = None if file.isatty() else WIDTH
+    return PlainConsole(file=cast(IO[str], file), width=width, **options)
+
+
+class _ConsoleFile(io.TextIOBase):
+    """The file of a `PlainConsole`, which escapes the text and adds control sequences of its own.
+
+    Args:
+        fails: raise `OutputError` if the output fails.
+    """
+
+    def __init__(self, output: Output, fails: bool) -> None:
+        self._output = output
+        self._fails = fails
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._output.encoding
+
+    def fileno(self) -> int:
+        return self._output.fileno()
+
+    def isatty(self) -> bool:
+        return self._output.isatty()
+
+    def write(self, text: str) -> int:
+        self._output.put(text)
+        if self._fails:
+            self._output.check()
+        return len(text)

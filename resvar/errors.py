@@ -37,6 +37,18 @@ class Stopped(Exception):  # noqa: N818 - not an error
     exit_code = 130
 
 
+class OutputError(Exception):
+    """stdout no longer takes the output that is the product of a command.
+
+    Attributes:
+        reader_gone: nobody reads it any more (`| head`, a closed terminal), which is no failure.
+    """
+
+    def __init__(self, sentence: str, reader_gone: bool) -> None:
+        super().__init__(sentence)
+        self.reader_gone = reader_gone
+
+
 class PeerFailure(Exception):  # noqa: N818 - the error is another rank's
     """Another rank of the run failed and reports it; this one exits in silence."""
 

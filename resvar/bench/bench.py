@@ -6,7 +6,6 @@ Only the worker processes import torch.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from statistics import correlation, linear_regression, median
 from typing import Any
@@ -19,7 +18,7 @@ from resvar.bench.floor import PASSES, Floor, floor, flop
 from resvar.bench.profile import HEADINGS
 from resvar.bench.turns import Ceilings, Measurement, run_together, started_workers, take_turns
 from resvar.config import Settings
-from resvar.console import console_for_output, pluralize
+from resvar.console import console_for_output, deliver, log, pluralize
 from resvar.errors import UserError
 from resvar.limits import available_cores
 
@@ -38,9 +37,9 @@ def bench_contenders(options: BenchOptions) -> None:
     records = []
     for depth, group in zip(options.depths, groups, strict=True):
         names = ", ".join(one.name for one in group)
-        _log_progress(f"{options.variant}-{depth}: {names}; starting …")
+        log(f"{options.variant}-{depth}: {names}; starting …")
         found, ceilings = take_turns(
-            group, options.device, options.threads, options.rounds, options.seconds, _log_progress
+            group, options.device, options.threads, options.rounds, options.seconds, log
         )
         records.append(measurement_record(found, ceilings))
         if not options.as_json:
@@ -50,7 +49,7 @@ def bench_contenders(options: BenchOptions) -> None:
         _print_json(benchmarks=records, fits=fits)
         return
     for one in fits:
-        print(
+        _print_text(
             f"{one['name']}, {one['unit']} units: {one['ms_at_zero']:+.1f} ms "
             f"+ {one['ms_per_layer']:.2f} ms a layer, R² = {one['r_squared']:.4f}."
         )
@@ -128,7 +127,8 @@ def _print_measurements(found: dict[str, Any], console: Console) -> None:
         f"Ceiling: matrix product {top['bf16_flops'] / 1e9:,.0f} GFLOP/s in bf16, "
         f"{top['fp32_flops'] / 1e9:,.0f} in fp32; copy {top['copy_bytes_per_second'] / 1e9:.1f} "
         f"GB/s. Of ceiling: {found['flop_per_image'] / 1e9:.2f} GFLOP an image, against "
-        f"{top['fastest']}.\n",
+        f"{top['fastest']}.",
+        end="\n\n",
         highlight=False,
     )
 
@@ -163,7 +163,7 @@ def bench_floor(options: BenchOptions) -> None:
     """FLOP and memory traffic of an iteration, and the least time for them on this machine."""
     _check_device(options.device)
     planned = [options.contenders(depth)[0].settings for depth in options.depths]
-    _log_progress("Measuring the ceiling, a few seconds …")
+    log("Measuring the ceiling, a few seconds …")
     ceilings = Ceilings()
     with started_workers([None], options.device, options.threads) as (top,):
         top.answer()
@@ -252,7 +252,7 @@ def _measure_splits(
 ) -> dict[Split, list[float]]:
     """Images per second of all jobs of a split together, turn by turn."""
     labels = " against ".join(map(_split_label, splits))
-    _log_progress(f"{options.variant}-{settings.depth}: {labels}; starting …")
+    log(f"{options.variant}-{settings.depth}: {labels}; starting …")
     jobs = [split for split in splits for _ in range(split[0])]
     contenders = [Contender(_split_label(split), settings, split[1]) for split in jobs]
     speeds: dict[Split, list[float]] = {split: [] for split in splits}
@@ -266,24 +266,24 @@ def _measure_splits(
             iterations[split] = max(1, round(options.seconds / run_together(group, 1)))
             groups[split] = group
         whole = options.rounds * len(splits) * options.seconds
-        _log_progress(f"{options.rounds} rounds: about {whole:.0f} s or more.")
+        log(f"{options.rounds} rounds: about {whole:.0f} s or more.")
         for number in range(options.rounds):
             for split, group in groups.items():
                 images = iterations[split] * len(group) * settings.batch_size
                 speeds[split].append(images / run_together(group, iterations[split]))
-            _log_progress(f"round {number + 1} of {options.rounds}")
+            log(f"round {number + 1} of {options.rounds}")
     return speeds
 
 
 def _print_splits(record: dict[str, Any]) -> None:
     for one in record["splits"]:
         label = _split_label((one["jobs"], one["threads"]))
-        print(
+        _print_text(
             f"{record['variant']}-{record['depth']}  {label}: "
             f"{one['images_per_second']:,.0f} images/s in all "
             f"({min(one['turns']):,.0f} to {max(one['turns']):,.0f})"
         )
-    print(f"Best: resvar sweep … --jobs {record['jobs']}")
+    _print_text(f"Best: resvar sweep … --jobs {record['jobs']}")
 
 
 def _split_label(split: Split) -> str:
@@ -302,10 +302,9 @@ def _check_device(device: str) -> None:
         choose_device(device)
 
 
-def _log_progress(text: str) -> None:
-    """Progress on stderr; stdout has the figures alone."""
-    print(text, file=sys.stderr, flush=True)
+def _print_text(line: str) -> None:
+    console_for_output().print(line, highlight=False, soft_wrap=True)
 
 
 def _print_json(**values: Any) -> None:
-    print(json.dumps({"format": JSON_FORMAT, **values}, indent=2))
+    deliver(json.dumps({"format": JSON_FORMAT, **values}, indent=2) + "\n", None)

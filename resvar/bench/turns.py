@@ -27,7 +27,7 @@ class Worker:
         self.name = contender.name if contender else "the ceiling"
         self._process = subprocess.Popen(
             [sys.executable, "-m", "resvar.bench.worker"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8",
             env={**os.environ, "KINETO_LOG_LEVEL": "99"},  # the profiler logs to stderr
         )  # fmt: skip
         self.send(

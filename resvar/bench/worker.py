@@ -25,6 +25,7 @@ from resvar.bench.profile import shares
 from resvar.config import Settings
 from resvar.data.memory import MemoryTrainLoader
 from resvar.errors import UserError
+from resvar.streams import log, open_standard_streams
 from resvar.training.execution import Execution
 from resvar.training.machine import choose_device
 from resvar.training.step import Updater, build_network
@@ -41,7 +42,7 @@ class Training:
     """
 
     def __init__(self, contender: Contender, device: torch.device) -> None:
-        self.plan = plan = Execution.resolve(contender.settings, device, log=_log)
+        self.plan = plan = Execution.resolve(contender.settings, device, log=log)
         self.device, self.settings = device, plan.settings
         plan.prepare_process(keep_memory=not contender.plain)  # plain PyTorch does not do that
         self.held = memory("VmRSS")
@@ -198,13 +199,10 @@ def forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _log(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def serve() -> None:
     """Answer until stdin ends."""
-    answers = os.fdopen(os.dup(1), "w")
+    open_standard_streams()
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is no answer
 
     def answer(**found: Any) -> None:

@@ -5,14 +5,14 @@ A command imports what it needs when it is called, so `resvar --help` does not w
 
 from __future__ import annotations
 
-import io
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from resvar.cli import networks, runs
-from resvar.cli.exits import exit_code
+from resvar.cli.exits import exit_code, leave
+from resvar.streams import check_stdout, open_standard_streams
 from resvar.version import __version__
 
 app = typer.Typer(
@@ -22,8 +22,9 @@ app = typer.Typer(
     "and sets the test errors beside the published ones.\n\n"
     "Begin with:  resvar data  ·  resvar train --variant full-preact --depth 20 --protocol quick  "
     "·  resvar report",
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong input, 130 stopped. With RESVAR_DEBUG=1 an error "
-    "shows its traceback.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong input, 130 stopped by Ctrl-C or a signal "
+    "(training that had begun has saved a checkpoint). With RESVAR_DEBUG=1 an error shows its "
+    "traceback.",
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode=None,
@@ -49,6 +50,7 @@ def root_command(
     del version
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+        check_stdout()
 
 
 app.command("data")(runs.data_command)
@@ -63,21 +65,22 @@ app.command("export")(networks.export_command)
 app.command("show")(networks.show_command)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a path may contain what has no encoding
-        sys.stdout.reconfigure(errors="backslashreplace")
-    code = run_command(arguments)
-    exec("")  # else Python, interrupted in an earlier exec, exits by a signal and not with a code
-    sys.exit(code)
+    open_standard_streams()
+    leave(run_command(arguments))
 
 
 def run_command(arguments: list[str] | None = None) -> int:
     """The exit code of a command line (default: this process's own)."""
 
-    def command() -> object:
-        return typer.main.get_command(app).main(
-            arguments, prog_name="resvar", standalone_mode=False
-        )
+    def command() -> None:
+        group = typer.main.get_command(app)
+        words = sys.argv[1:] if arguments is None else list(arguments)
+        try:  # not `group.main`, which takes any BrokenPipeError for one of stdout
+            with group.make_context("resvar", words) as context:
+                group.invoke(context)
+        except typer.Exit:  # after --help or --version
+            check_stdout()
 
     return exit_code(command)

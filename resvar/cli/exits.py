@@ -1,7 +1,7 @@
-"""How a command ends: exit codes, errors in one sentence, Ctrl-C and SIGTERM.
+"""How a command ends: exit codes, errors in one sentence, Ctrl-C and signals.
 
-0 done; 2 the input is wrong; 1 any other failure; 130 stopped by Ctrl-C or SIGTERM. With
-`RESVAR_DEBUG=1` the traceback of an error, causes included, precedes its sentence.
+0 done; 2 the input is wrong; 1 any other failure; 130 stopped by Ctrl-C, SIGTERM, SIGHUP or
+SIGUSR1. With `RESVAR_DEBUG=1` the traceback of an error, causes included, precedes its sentence.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import threading
 import traceback
 from collections.abc import Callable
 from types import FrameType
+from typing import NoReturn
 
-from resvar.errors import PeerFailure, RunError, Stopped, UserError
+from resvar.errors import OutputError, PeerFailure, RunError, Stopped, UserError
+from resvar.streams import log
 
-STOPPED = "stopped; rerun the command to resume from what is saved."
+STOPPED = "stopped; rerun the command to resume from what is saved, if anything is."
 
 RETRY_SECONDS = 0.05
 
@@ -28,9 +30,8 @@ def exit_code(command: Callable[[], object]) -> int:
         Exception: an error of the program itself, for which a traceback is the right report.
     """
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, _interrupt)
+        for number in _stopping():
+            signal.signal(number, _interrupt)
     try:
         return _attempt(command)
     except KeyboardInterrupt:  # during the report of an error
@@ -39,47 +40,68 @@ def exit_code(command: Callable[[], object]) -> int:
         _cancel_retry()
 
 
+def leave(code: int) -> NoReturn:
+    """Exit with a code, also if a signal arrives while the interpreter shuts down."""
+    for number in _stopping():
+        signal.signal(number, lambda *_: os._exit(code))
+    exec("")  # else Python, interrupted in an earlier exec, exits by a signal and not with a code
+    sys.exit(code)
+
+
 def _attempt(command: Callable[[], object]) -> int:
     try:
-        code = command()
-        if code == Stopped.exit_code:  # Typer has caught a KeyboardInterrupt
-            return _report(STOPPED, code)
-        return code if isinstance(code, int) else 0
+        command()
+        return 0
     except (UserError, RunError) as error:
         return _report(str(error), error.exit_code, error)
+    except OutputError as error:
+        return 0 if error.reader_gone else _report(str(error), 1, error)
     except Stopped as stopped:
-        print(f"resvar: {stopped}", file=sys.stderr)
+        log(f"resvar: {stopped}")
         return stopped.exit_code
     except PeerFailure as failure:
         return failure.exit_code
     except KeyboardInterrupt:
         return _report(STOPPED, Stopped.exit_code)
-    except BrokenPipeError:
-        return 0
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         return _report(f"{error.strerror or error}{where}.", 1, error)
+    except MemoryError as error:
+        return _report("there is not enough memory.", 1, error)
     except Exception as error:
         if hasattr(error, "format_message"):  # click's: an unknown option, a missing value
             problem = error.format_message().replace("Value error, ", "").rstrip(".")
             return _report(f"{problem}. Try --help.", 2)
-        if type(error).__name__ == "Abort":
-            return _report(STOPPED, Stopped.exit_code)
         raise
 
 
 def _report(sentence: str, code: int, error: Exception | None = None) -> int:
     if error is not None and os.environ.get("RESVAR_DEBUG", "0") not in ("", "0"):
         traceback.print_exception(error)
-    print(f"resvar: error: {sentence}", file=sys.stderr)
+    log(f"resvar: error: {sentence}")
     return code
 
 
 # --- signals --------------------------------------------------------------------------------------
 
 
+def _stopping() -> list[signal.Signals]:
+    """The signals that stop a command.
+
+    What was ignored when the process was started (`nohup`, `trap '' INT`) stays so; but not
+    SIGTERM, with which a sweep stops its runs.
+    """
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # Windows lacks some
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    return [
+        number
+        for number in numbers
+        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN
+    ]
+
+
 def _interrupt(signum: int, frame: FrameType | None) -> None:
-    """The handler of SIGINT and SIGTERM outside the training loop, which has its own.
+    """The handler outside the training loop, which has its own.
 
     An import is completed first: torch aborts the process if its own import is interrupted.
     """

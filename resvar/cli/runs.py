@@ -10,6 +10,7 @@ import typer
 import resvar.cli.options as opt
 from resvar.api import ReportFormat, data_folder, probe_sections
 from resvar.errors import UserError
+from resvar.streams import print_line
 
 
 def data_command(
@@ -39,7 +40,7 @@ def data_command(
 
     wanted, folder = DATASETS[dataset], data_folder(dir)
     new = obtain(wanted, folder, archive=archive, url=url)
-    typer.echo(
+    print_line(
         f"{folder / wanted.folder}: {wanted.title} is {'now' if new else 'already'} here; all "
         f"{len(wanted.files)} files have their published MD5."
     )
@@ -86,10 +87,10 @@ def train_command(
     }  # fmt: skip
     settings = resolve(config, options, sets or [])
 
-    from resvar.console import console_for_output
+    from resvar.console import console_for_progress
     from resvar.training.job import run_training
 
-    run_training(settings, data_folder(data), console_for_output(), out, device, fresh)
+    run_training(settings, data_folder(data), console_for_progress(), out, device, fresh)
 
 
 def sweep_command(

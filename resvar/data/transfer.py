@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -21,10 +22,10 @@ def show_progress(
     if not show:
         yield lambda _done: None
         return
-    from rich.console import Console
+    from resvar.console import console_for_progress
 
-    console = Console(stderr=True)
-    console.print(title, markup=False, highlight=False, soft_wrap=True)
+    console = console_for_progress(sys.stderr)
+    console.print(title, highlight=False, soft_wrap=True)
     if not console.is_terminal:
         yield _tenths(console, total, start) if lines else lambda _done: None
         return
@@ -52,7 +53,7 @@ def _tenths(console: Console, total: int | None, start: int) -> Callable[[int], 
         if int(done / step) > printed:
             printed = int(done / step)
             text = f"{done / total:4.0%} of {megabytes(total)}" if total else megabytes(done)
-            console.print(f"  {text}", markup=False, highlight=False)
+            console.print(f"  {text}", highlight=False)
 
     return tell
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
-from rich.console import Console
-
-from resvar.console import console_for_output, deliver, log
+from resvar.console import console_for_output, deliver, drawn_text, log, print_line
 from resvar.data.cifar import default_folder
 from resvar.errors import UserError
 from resvar.evaluation.examine import examine
@@ -38,9 +35,7 @@ def evaluate_source(source: Path, data: Path, device: str, format: str, out: Pat
     elif out is None:
         print_findings(findings, console_for_output())
     else:
-        text = io.StringIO()
-        print_findings(findings, Console(file=text, width=100))
-        deliver(text.getvalue(), out)
+        deliver(drawn_text(lambda console: print_findings(findings, console), width=100), out)
 
 
 def export_source(source: Path, out: Path, to: str | None, data: Path | None, force: bool) -> None:
@@ -73,4 +68,4 @@ def export_source(source: Path, out: Path, to: str | None, data: Path | None, fo
     save_network(network, out, to, trained.provenance)
     settings = trained.provenance.settings
     after = after_iteration(trained.provenance.iteration, settings.iterations) if settings else ""
-    print(f"Wrote {out}: {name}{after}.")
+    print_line(f"Wrote {out}: {name}{after}.")

@@ -20,7 +20,7 @@ WORST = 10
 
 def print_findings(findings: dict[str, Any], console: Console) -> None:
     for part in _parts(findings):
-        console.print(part, highlight=False, soft_wrap=isinstance(part, str), markup=False)
+        console.print(part, highlight=False, soft_wrap=isinstance(part, str))
 
 
 def after_iteration(iteration: int | None, iterations: int) -> str:
@@ -129,12 +129,11 @@ def _calibration_table(bins: Iterable[dict[str, Any]]) -> Table:
 def _findings_table(
     titles: Sequence[str], rows: Iterable[Sequence[str | Text]], left: Sequence[str] = ()
 ) -> Table:
-    """Names of classes may contain markup: every string is plain text."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for title in titles:
-        table.add_column(Text(title), justify="left" if title in left else "right")
+        table.add_column(title, justify="left" if title in left else "right")
     for row in rows:
-        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+        table.add_row(*row)
     return table
 
 

@@ -7,7 +7,6 @@ for a terminal, as JSON, or as Markdown. Nothing is trained, and no module is bu
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from resvar.console import console_for_output
+from resvar.console import console_for_output, deliver, log, print_line
 from resvar.errors import UserError
 from resvar.explain.complexity import Complexity, comparison_as_dict
 from resvar.explain.drawing import Drawing, Figure, figures_svg
@@ -89,10 +88,10 @@ def show_networks(
         write_output(out, figures_svg(figures).encode())
     if format == "json":
         values = _as_json(networks, compare is not None)
-        print(json.dumps(values, indent=2, ensure_ascii=False))
+        deliver(json.dumps(values, indent=2, ensure_ascii=False) + "\n", None)
     elif format == "markdown":
         lines = comparison_as_markdown(*networks) if compare else networks_as_markdown(networks)
-        print("\n".join(lines))
+        deliver("\n".join(lines) + "\n", None)
     else:
         console = console_for_output(highlight=False)
         if compare is not None:
@@ -103,7 +102,7 @@ def show_networks(
             if not given and variants is None:
                 _teach(console)
     if out is not None:
-        print(f"Wrote {out}", file=sys.stdout if format == "table" else sys.stderr)
+        (print_line if format == "table" else log)(f"Wrote {out}")
 
 
 # --- networks -------------------------------------------------------------------------------------

@@ -81,16 +81,16 @@ def run_probe(
             raise UserError("say which networks: RUN…, or --depth (and --variant).")
         names = [*PAPER_ORDER] if variants is None else [v.strip() for v in variants.split(",")]
         results = probe_variants(names, depth, seed or 0, options)
-    if out is None and format == "table":
-        print_probe(results, console_for_output())
-    else:
-        deliver(render_probe(results, format), out)
-    if figures is not None:
+    if figures is not None:  # before the text, whose reader may leave
         from resvar.probes.pictures import probe_pictures
         from resvar.reports.plotting import write_pictures
 
         written = write_pictures([*probe_pictures(results)], figures)
         log(f"Wrote {len(written)} figures to {figures}: {', '.join(p.name for p in written)}.")
+    if out is None and format == "table":
+        print_probe(results, console_for_output())
+    else:
+        deliver(render_probe(results, format), out)
 
 
 def probe_runs(folders: Sequence[Path], options: ProbeOptions) -> ProbeResults:

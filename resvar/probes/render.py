@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import Self
 
 from rich.console import Console
 
+from resvar.console import drawn_text
 from resvar.probes.claims import CLAIMS, HOLDS, ClaimVerdict, judge
 from resvar.probes.measurements import PROBE_FORMAT, Moment, Probe
 from resvar.probes.runs import RunGroup
@@ -46,9 +46,7 @@ def render_probe(results: ProbeResults, format: str) -> str:
         for table in probe_tables(results):
             lines += [f"## {table.title}", "", *markdown_table(table)]
         return "\n".join(lines).rstrip() + "\n"
-    text = io.StringIO()
-    print_probe(results, Console(file=text, width=160, color_system=None, force_terminal=False))
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).rstrip() + "\n"
+    return drawn_text(lambda console: print_probe(results, console), width=160)
 
 
 def print_probe(results: ProbeResults, console: Console) -> None:

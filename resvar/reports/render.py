@@ -5,12 +5,11 @@ CSV and JSON come from `data.py`, the page from `html.py`.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from resvar.console import plain
+from resvar.console import drawn_text, plain
 from resvar.errors import UserError, nearest
 from resvar.reports.data import report_csv, report_json
 from resvar.reports.findings import Report
@@ -249,11 +248,7 @@ def _style(cell: TableCell) -> str:
 
 
 def _plain_text(report: Report) -> str:
-    from rich.console import Console
-
-    text = io.StringIO()
-    print_report(report, Console(file=text, color_system=None, force_terminal=False))
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).rstrip() + "\n"
+    return drawn_text(lambda console: print_report(report, console), width=WIDE)
 
 
 def _html(report: Report) -> str:

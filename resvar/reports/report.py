@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resvar.console import console_for_output, deliver, plain
+from resvar.console import console_for_output, deliver, log, plain, print_line
 from resvar.errors import Stopped, UserError
 from resvar.reports.findings import Report, build
 from resvar.reports.records import Record, read_records
@@ -65,9 +64,9 @@ def _write_figures(report: Report, folder: Path) -> None:
 
     for _, picture in figures(report):
         paths = write_pictures([picture], folder, ("svg", "pdf", "png"))
-        print(f"Wrote {', '.join(map(str, paths))}.", file=sys.stderr, flush=True)
+        log(f"Wrote {', '.join(map(str, paths))}.")
     for sentence in left_out(report):
-        print(f"Left out: {plain(sentence)}", file=sys.stderr, flush=True)
+        log(f"Left out: {sentence}")
 
 
 def watch_report(
@@ -99,7 +98,7 @@ def watch_report(
         if may_change and text != written:
             deliver(text, out, quiet=bool(written))
             if not written:
-                print("It is renewed until every run is finished; Ctrl-C ends that.", flush=True)
+                print_line("It is renewed until every run is finished; Ctrl-C ends that.")
             written = text
         return may_change
 

@@ -12,10 +12,9 @@ from statistics import fmean
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from resvar.config import CIFAR_TEST_IMAGES
-from resvar.console import console_for_output, duration, moment, plain
+from resvar.console import console_for_output, duration, moment
 from resvar.errors import Stopped, UserError
 from resvar.reports.queue import with_queue
 from resvar.reports.records import Record, RunState, glance
@@ -60,8 +59,8 @@ def watch_status(folder: Path, interval: float | None) -> None:
         def look() -> bool:
             records, unknown = overview(folder)
             open_runs = [record for record in records if record.state is not RunState.DONE]
-            words = "\n".join([_summary(records), *([unknown] if unknown else [])])
-            live.update(Group(_status_table(open_runs, folder), Text(words)), refresh=True)
+            lines = [_summary(records), *([unknown] if unknown else [])]
+            live.update(Group(_status_table(open_runs, folder), *lines), refresh=True)
             return unsettled(records)
 
         watch(look, _pause(folder) if interval is None else interval)
@@ -195,12 +194,12 @@ def _status_table(records: Sequence[Record], folder: Path) -> Table:
         length = _length(record)
         running = record.state is RunState.RUNNING
         table.add_row(
-            plain(str(record.folder.relative_to(folder))),
+            str(record.folder.relative_to(folder)),
             word,
             f"{progress.iteration:,} / {progress.iterations:,}" if progress else "",
             f"{progress.images_per_second:,.0f}" if progress and running else "",
             duration(length * (1 - progress.share)) if progress and length and running else "",
-            plain(record.message),
+            record.message,
         )
     for word, count in counts.items():
         if (more := count - MOST_SHOWN.get(word, MOST)) > 0:

@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.table import Table
 
 from resvar.config import CIFAR_TEST_IMAGES, Settings
-from resvar.console import console_for_output, duration, pluralize, print_line
+from resvar.console import console_for_output, duration, pluralize
 from resvar.errors import UserError
 from resvar.rundir import read_progress
 from resvar.sweeps.grid import PlannedRun
@@ -234,7 +234,11 @@ def print_estimate(found: Estimate, slots: int | None) -> None:
     ]
     if slots is not None:
         times.insert(0, f"{duration(found.by_the_clock(slots))} in {slots} slots here")
-    print_line(found.source)
-    console_for_output().print(table)
-    print_line(f"By the clock: {', '.join(times)}.")
-    print_line("Runs are taken not to slow each other down; checkpoints and loading are left out.")
+    console = console_for_output(highlight=False)
+    console.print(found.source, soft_wrap=True)
+    console.print(table)
+    console.print(f"By the clock: {', '.join(times)}.", soft_wrap=True)
+    console.print(
+        "Runs are taken not to slow each other down; checkpoints and loading are left out.",
+        soft_wrap=True,
+    )

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from resvar.console import duration, pluralize, print_line
+from resvar.console import deliver, duration, pluralize, print_line
 from resvar.data.cifar import DATASETS, find_problems
 from resvar.errors import UserError
 from resvar.sweeps.estimate import (
@@ -39,8 +39,7 @@ def run_here(
     slots = make_slots(jobs, per_gpu, device, len(sweep.runs))
     todo = _open_runs(sweep)
     if dry_run:
-        for run in todo:
-            print_line(f"  {pasteable_command(run)}")
+        deliver("".join(f"  {pasteable_command(run)}\n" for run in todo), None)
         return
     if not todo:
         return

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from resvar.condition import read_result
-from resvar.console import console_for_output, duration, plain, pluralize, print_line
+from resvar.console import console_for_progress, duration, pluralize, print_line
 from resvar.errors import RunError, Stopped, UserError
 from resvar.rundir import is_locked, read_divergence, read_progress
 from resvar.sweeps.grid import PlannedRun, Sweep
@@ -47,7 +47,7 @@ class LocalSweep:
 
     def __init__(self, sweep: Sweep, slots: Sequence[Slot], data: Path) -> None:
         self.sweep, self.slots, self.data = sweep, slots, data
-        self.console = console_for_output()
+        self.console = console_for_progress()
         found = by_status(sweep)
         self.waiting = found[RunStatus.OPEN]
         self.active: list[RunProcess] = []
@@ -102,7 +102,7 @@ class LocalSweep:
             folder = process.run.folder
             print_line(f"{folder} failed (exit {process.handle.returncode}):")
             for line in last_lines(folder):
-                print_line(f"    {plain(line)}")
+                print_line(f"    {line}")
         if self.failed:
             failed = pluralize(len(self.failed), "run")
             raise RunError(

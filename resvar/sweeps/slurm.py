@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from resvar.console import pluralize, print_line
+from resvar.console import deliver, pluralize, print_line
 from resvar.errors import RunError, UserError
 from resvar.files import write_text
 from resvar.rundir import is_locked, locked
@@ -134,10 +134,10 @@ class ArrayJobs:
         arrays = self._split(todo, LARGEST_ARRAY)
         for tasks in arrays:
             folder = self.plan.root / SUBMISSIONS / f"resvar-TIME-{self.sweep.name}"
-            print_line(f"\n{self._script(folder, len(tasks), len(arrays))}")
+            deliver(f"\n{self._script(folder, len(tasks), len(arrays))}\n", None)
             for index, task in enumerate(tasks):
                 for run in task:
-                    print_line(f"  task {index}: {pasteable_command(run)}")
+                    deliver(f"  task {index}: {pasteable_command(run)}\n", None)
 
     def submit(self, todo: Sequence[PlannedRun]) -> None:
         """Submit one array after the other.

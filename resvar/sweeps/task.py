@@ -28,10 +28,11 @@ from tempfile import TemporaryDirectory
 from types import FrameType
 
 from resvar.config import resolve
-from resvar.console import pluralize
+from resvar.console import pluralize, print_line
 from resvar.errors import Stopped, UserError
 from resvar.files import write_json, write_text
 from resvar.rundir import CHECKPOINT, FAILURE, NOTE_FORMAT, is_locked
+from resvar.streams import open_standard_streams
 from resvar.sweeps.grid import PlannedRun
 from resvar.sweeps.processes import (
     POLL,
@@ -259,7 +260,7 @@ def node() -> str:
 
 
 def print_stamped(text: str) -> None:
-    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {node()} {text}", flush=True)
+    print_line(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {node()} {text}")
 
 
 def run_task(folder: Path, index: int) -> int:
@@ -277,4 +278,5 @@ def run_task(folder: Path, index: int) -> int:
 
 
 if __name__ == "__main__":
+    open_standard_streams()
     sys.exit(run_task(Path(sys.argv[1]), int(os.environ["SLURM_ARRAY_TASK_ID"])))

@@ -1,0 +1,182 @@
+"""stdout and stderr as people read them: the one place that prints.
+
+Printing never ends the work: a reader that has gone, a full disk or a closed terminal stops the
+printing alone. Whatever a name, a key or a message contains, no control character of it reaches a
+terminal. Neither torch nor rich.
+"""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import io
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TextIO
+
+from resvar.errors import OutputError
+
+
+def print_line(text: str) -> None:
+    """Print one line on stdout at once. It never fails."""
+    Output.of(sys.stdout).write(f"{plain(text)}\n")
+
+
+def log(text: str) -> None:
+    """Print one line on stderr at once: stdout is for the result of a command. It never fails."""
+    Output.of(sys.stderr).write(f"{plain(text)}\n")
+
+
+def open_standard_streams() -> None:
+    """Make stdin, stdout and stderr usable, whatever the process was started with.
+
+    The first call of every process of resvar: else the next file to be opened would take the number
+    of a closed stream, and receive what is printed.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if not isinstance(stream, Output):
+            stream = stream or os.fdopen(number, "w", encoding="utf-8", closefd=False)
+            setattr(sys, name, Output(stream, owned=True))
+
+
+def check_stdout() -> None:
+    """Raise `OutputError` if something printed on stdout was lost."""
+    Output.of(sys.stdout).check()
+
+
+# --- text without control characters --------------------------------------------------------------
+
+
+def plain(text: str) -> str:
+    """`text` with line breaks, control characters and lone surrogates escaped."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )
+
+
+def plain_lines(text: str) -> str:
+    """`plain`, line by line."""
+    return text if text.isprintable() else "\n".join(map(plain, text.split("\n")))
+
+
+# --- streams --------------------------------------------------------------------------------------
+
+ASCII = {
+    "×": "x", "…": "...", "→": "->", "↔": "<->", "·": ".", "–": "-", "−": "-", "≠": "!=", "±": "+-",
+    "²": "^2", "³": "^3", "⊕": "+", "│": "|", "┃": "|", "─": "-", "┐": "+", "┘": "+", "┣": "+",
+    "▼": "v", "▁": "_", "▂": ".", "▃": ":", "▄": "-", "▅": "=", "▆": "+", "▇": "*", "█": "#",
+    "⎡": "[", "⎢": "[", "⎣": "[", "⎤": "]", "⎥": "]", "⎦": "]", "‖": "||", "√": "sqrt ",
+}  # fmt: skip
+"""What stands for our own characters where the encoding of the output lacks them."""
+
+
+def _replace(error: UnicodeError) -> tuple[str | bytes, int]:
+    """The error handler of encoding: ASCII for our own characters, an escape for any other."""
+    assert isinstance(error, UnicodeEncodeError)
+    missing = error.object[error.start : error.end]
+    texts = (ASCII.get(c) or c.encode("ascii", "backslashreplace").decode() for c in missing)
+    return "".join(texts), error.end
+
+
+codecs.register_error("resvar", _replace)
+
+
+class Output(io.TextIOBase):
+    """A text stream for people, in place of stdout or stderr. Writing to it never fails.
+
+    Control characters are escaped, characters that the encoding lacks replaced. After a failure
+    nothing more is written.
+
+    Args:
+        owned: the process is ours, so a stream that fails becomes /dev/null for all who write to
+            it: the libraries, the child processes, and the interpreter's flush at exit.
+    """
+
+    def __init__(self, stream: TextIO | None, owned: bool = False) -> None:
+        self._stream = stream
+        self._owned = owned
+        self._terminal = self.isatty()
+        self._failure: OSError | None = None
+
+    @classmethod
+    def of(cls, stream: TextIO | Output | None) -> Output:
+        """`stream` itself where it is one already."""
+        return stream if isinstance(stream, Output) else cls(stream)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def fileno(self) -> int:
+        if self._stream is None:
+            raise io.UnsupportedOperation("fileno")
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        try:
+            return self._stream is not None and self._stream.isatty()
+        except ValueError:  # it is closed
+            return False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.put(plain_lines(text))
+        return len(text)
+
+    def put(self, text: str) -> None:
+        """Write a text that may contain control sequences, those of rich."""
+        shown = text.encode(self.encoding, "resvar").decode(self.encoding)
+        self._attempt(lambda stream: stream.write(shown))
+
+    def put_bytes(self, text: bytes) -> None:
+        """Write UTF-8, whatever the encoding of the stream."""
+
+        def write(stream: TextIO) -> object:
+            if (buffer := getattr(stream, "buffer", None)) is None:
+                return stream.write(text.decode())
+            stream.flush()
+            return buffer.write(text)
+
+        self._attempt(write)
+
+    def flush(self) -> None:
+        """Every write does."""
+
+    def check(self) -> None:
+        """Raise `OutputError` if something was lost."""
+        if self._failure is not None:
+            gone = self._failure.errno == errno.EPIPE or (
+                self._failure.errno == errno.EIO and self._terminal
+            )
+            raise OutputError(f"stdout: {self._failure.strerror or self._failure}.", gone)
+
+    def _attempt(self, write: Callable[[TextIO], object]) -> None:
+        if self._stream is None or self._failure is not None:
+            return
+        try:
+            write(self._stream)
+            self._stream.flush()
+        except OSError as error:
+            self._failure = error
+        except ValueError:
+            self._failure = OSError(errno.EBADF, "it is closed")
+        if self._failure is not None and self._owned:
+            with suppress(OSError, ValueError):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, self._stream.fileno())
+                os.close(null)
+                self._stream.flush()
