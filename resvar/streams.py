@@ -162,7 +162,8 @@ class Output(io.TextIOBase):
             gone = self._failure.errno == errno.EPIPE or (
                 self._failure.errno == errno.EIO and self._terminal
             )
-            raise OutputError(f"stdout: {self._failure.strerror or self._failure}.", gone)
+            reason = self._failure.strerror or self._failure
+            raise OutputError(f"stdout cannot be written ({reason}).", gone)
 
     def _attempt(self, write: Callable[[TextIO], object]) -> None:
         if self._stream is None or self._failure is not None:

@@ -15,7 +15,7 @@ import typer
 from resvar import __version__
 from resvar.cli import app, run_command
 from resvar.cli.exits import exit_code
-from resvar.errors import PeerFailure, RunError, Stopped, UserError
+from resvar.errors import OutputError, PeerFailure, RunError, Stopped, UserError
 from tests.support.commands import DRIVER, ROOT, TINY, contents, sets, train
 
 COMMANDS = ("train", "sweep", "status", "report", "data")
@@ -474,7 +474,11 @@ def test_a_traceback_with_causes_is_shown_when_asked_for(tmp_path, monkeypatch, 
         (Stopped("saved."), 130, "resvar: saved.\n"),
         (PeerFailure(2), 2, ""),
         (KeyboardInterrupt(), 130, "resvar: error: stopped; rerun the command to resume from"),
-        (BrokenPipeError(), 0, ""),
+        (OutputError("closed.", reader_gone=True), 0, ""),
+        (OutputError("stdout is full.", reader_gone=False), 1,
+         "resvar: error: stdout is full.\n"),
+        (BrokenPipeError(32, "Broken pipe"), 1, "resvar: error: Broken pipe.\n"),
+        (MemoryError(), 1, "resvar: error: there is not enough memory.\n"),
         (OSError(28, "No space left on device", "x.pt"), 1,
          "resvar: error: No space left on device (x.pt).\n"),
     ],

@@ -164,7 +164,8 @@ def test_a_signal_while_torch_loads_leaves_with_130_too(resvar, tmp_path, name):
     stopped = resvar.run(*train("--out", tmp_path / "run"), cwd=tmp_path, **variables)
     assert stopped.code == 130
     assert (
-        stopped.err == "resvar: error: stopped; rerun the command to resume from what is saved.\n"
+        stopped.err == "resvar: error: stopped; rerun the command to resume from what is saved, "
+        "if anything is.\n"
     )
 
 

@@ -65,7 +65,7 @@ def _attempt(command: Callable[[], object]) -> int:
         return _report(STOPPED, Stopped.exit_code)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        return _report(f"{error.strerror or error}{where}.", 1, error)
+        return _report(f"{error.strerror or str(error) or type(error).__name__}{where}.", 1, error)
     except MemoryError as error:
         return _report("there is not enough memory.", 1, error)
     except Exception as error:
