@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from resvar.condition import read_result, read_undisturbed, run_stamp
 from resvar.config import Settings, resolve
 from resvar.errors import UserError
-from resvar.rundir import CONFIG, RESULT, read_json, read_metrics, read_settings
+from resvar.rundir import CONFIG, read_metrics, read_settings
 from resvar.settings import ROLES
 
 if TYPE_CHECKING:
@@ -66,28 +67,35 @@ class Run:
 
 
 def load_run(folder: str | Path) -> Run:
-    """Read a run directory.
+    """Read a run directory, also while its run is at work.
 
     Raises:
         UserError: there is no run in the folder, or one of its files is damaged.
+        UnreadableError: a file cannot be read here, though nothing shows that it is damaged: by its
+            permissions, or since a later version of resvar wrote it. A kind of UserError.
     """
     folder = Path(folder)
-    if not (folder / CONFIG).exists():
-        raise UserError(f"{folder}: there is no run here ({CONFIG} is missing).")
-    return Run(
-        folder=folder,
-        config=read_settings(folder),
-        metrics=read_metrics(folder),
-        result=read_json(folder / RESULT) if (folder / RESULT).exists() else None,
-    )
+
+    def read() -> Run:
+        settings_stamp, _ = run_stamp(folder)
+        if settings_stamp is None:
+            raise UserError(f"{folder}: there is no run here ({CONFIG} is missing).")
+        config = read_settings(folder)
+        result = read_result(folder, config)  # first, since a run writes it last
+        return Run(folder, config, read_metrics(folder), result)
+
+    return read_undisturbed(folder, read)
 
 
 def load_runs(*folders: str | Path) -> pandas.DataFrame:
     """A table of every run at or below `folders` (default: `runs`), one row per run.
 
+    Runs that cannot be read have a row too.
+
     Columns: `variant`, `depth`, `protocol`, `dataset` and `seed`; the other settings in which the
-    runs differ; `state` (`done`, `running`, `stopped`, `failed` or `damaged`); the figures of
-    `result.json` (errors in percent), missing values for a run without one; `folder`.
+    runs differ; `state` (`done`, `running`, `stopped`, `failed`, `damaged` or `unreadable`); the
+    figures of `result.json` (errors in percent), missing values for a run without one; `message`,
+    why a run failed or cannot be read; `folder`.
 
     Raises:
         UserError: a folder does not exist, or there is no run in any of them.
@@ -112,7 +120,7 @@ def load_runs(*folders: str | Path) -> pandas.DataFrame:
         {name: values.get(name) for name in (*IDENTITY, *varying)}
         | {"state": record.state.value}
         | {name: result.get(name) for name in measured}
-        | {"folder": str(record.folder)}
+        | {"message": record.message, "folder": str(record.folder)}
         for record, values, result in zip(records, settings, results, strict=True)
     ]
     return pandas.DataFrame(rows)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from resvar.config import Settings
-from resvar.errors import UserError
+from resvar.errors import RunError, UnreadableError, UserError, first_line
 from resvar.rundir import (
     CONFIG,
     LOCK,
@@ -23,6 +24,11 @@ from resvar.rundir import (
     read_json,
     read_settings,
 )
+
+T = TypeVar("T")
+
+MOST_ATTEMPTS = 20
+"""Reads of a run that is started over again and again; one start disturbs two at most."""
 
 _NUMBER = (int, float)
 _RESULT_TYPES: dict[str, Any] = {
@@ -76,7 +82,7 @@ def _sound(result: dict[str, Any], path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: '{key}' is missing.")
         value: Any = result[key]
         if not isinstance(value, kinds) or isinstance(value, bool):
-            raise UserError(f"{path}: '{key}' is {value!r}, which is of the wrong type.")
+            raise UserError(f"{path}: '{key}' is {value!r:.100}, which is of the wrong type.")
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{path}: '{key}' is {value}, which is no finite number.")
         if isinstance(value, int) and abs(value) >= 2**63:
@@ -108,3 +114,60 @@ def require_usable(folder: Path, writing: bool = False) -> None:
         raise UserError(f"{folder}: this folder cannot be used ({error.strerror}).") from error
     if writing and not os.access(here, os.W_OK | os.X_OK):
         raise UserError(f"{here}: this user may not write here.")
+
+
+# --- a folder that others write -------------------------------------------------------------------
+
+
+def read_undisturbed(folder: Path, read: Callable[[], T]) -> T:
+    """What `read` finds in a run directory; read again if its run began or ended meanwhile.
+
+    Raises:
+        UserError: whatever `read` raises: the parsers of damaged files raise many types.
+        UnreadableError: the disk or the memory failed.
+        RunError: `read` raises it.
+    """
+    for _ in range(MOST_ATTEMPTS):
+        before = run_stamp(folder)
+        try:
+            found = _read_or_user_error(folder, read)
+        except (UserError, RunError):
+            if run_stamp(folder) == before:
+                raise
+        else:
+            if run_stamp(folder) == before:
+                return found
+    return _read_or_user_error(folder, read)
+
+
+def _read_or_user_error(folder: Path, read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except (UserError, RunError):
+        raise
+    except (OSError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise UnreadableError(f"{folder}: cannot be read ({reason}).") from error
+    except Exception as error:
+        raise UserError(f"{folder}: this is damaged ({first_line(error)}).") from error
+
+
+RunStamp = tuple[tuple[int, ...] | None, ...]
+
+
+def run_stamp(folder: Path) -> RunStamp:
+    """The identity of settings and result: it changes when a run begins, ends or is removed.
+
+    None stands for a file that is missing.
+    """
+    return tuple(_file_stamp(folder / name) for name in (CONFIG, RESULT))
+
+
+def _file_stamp(path: Path) -> tuple[int, ...] | None:
+    try:
+        status = os.lstat(path)
+    except (FileNotFoundError, ValueError):  # ValueError: no possible name
+        return None
+    except OSError as error:
+        return (error.errno or 0,)
+    return status.st_ino, status.st_mtime_ns, status.st_size

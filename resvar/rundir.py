@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from resvar.config import Settings, differences, resolve, settings_in
 from resvar.errors import RunError, UserError
-from resvar.files import read_text, refuse_newer, write_json, write_text
+from resvar.files import open_regular, read_text, refuse_newer, write_json, write_text
 from resvar.strict_yaml import LARGEST_YAML, parse_mapping
 
 if TYPE_CHECKING:
@@ -83,12 +83,17 @@ SEED_LINE = re.compile("^seed: (0|[1-9][0-9]{0,17})$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class RunProgress:
-    """The content of `progress.json`: iterations done and in all, seconds spent, images/s."""
+    """The content of `progress.json`: iterations done and in all, seconds spent, images/s.
+
+    Attributes:
+        test_images: images of an evaluation; None in a file of an older version.
+    """
 
     iteration: int
     iterations: int
     seconds: float
     images_per_second: float
+    test_images: int | None = None
 
     @property
     def share(self) -> float:
@@ -137,9 +142,9 @@ def locked(folder: Path) -> Iterator[None]:
 def is_locked(folder: Path) -> bool:
     """Whether a process is at work in the run directory now."""
     try:
-        with (folder / LOCK).open("r") as file:
+        with open_regular(folder / LOCK) as file:
             return not try_lock(file.fileno(), shared=True)
-    except OSError:
+    except (OSError, UserError, ValueError):  # ValueError: no possible name
         return False
 
 
@@ -306,10 +311,11 @@ def read_progress(folder: Path) -> RunProgress | None:
         progress = RunProgress(
             int(note["iteration"]), int(note["iterations"]),
             float(note["seconds"]), float(note["images_per_second"]),
+            None if note.get("test_images") is None else int(note["test_images"]),
         )  # fmt: skip
     except (UserError, KeyError, TypeError, ValueError, OverflowError):
         return None
-    times = (progress.seconds, progress.images_per_second)
+    times = (progress.seconds, progress.images_per_second, progress.test_images or 0)
     sound = all(math.isfinite(value) and value >= 0 for value in times)
     return progress if sound and 0 <= progress.iteration <= progress.iterations > 0 else None
 

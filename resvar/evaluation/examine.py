@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from resvar import rundir
+from resvar.condition import read_result
 from resvar.config import Settings
 from resvar.data.splits import EvalLoader, Splits
 from resvar.errors import RunError, UserError
@@ -118,8 +119,8 @@ def _compare_with_run(
     folder = trained.folder
     if folder is None or trained.provenance.iteration != settings.iterations:
         return None
-    recorded = rundir.read_predictions(folder)
-    if not (folder / rundir.RESULT).exists() or recorded is None:
+    result, recorded = read_result(folder), rundir.read_predictions(folder)
+    if result is None or recorded is None:
         return None
     if recorded.shape != predictions.shape:
         raise UserError(
@@ -128,7 +129,7 @@ def _compare_with_run(
         )
     differing = int((recorded != predictions).sum())
     return {
-        "test_error": rundir.read_json(folder / rundir.RESULT).get("test_error"),
+        "test_error": result["test_error"],
         "same_predictions": differing == 0,
         "differing_predictions": differing,
     }

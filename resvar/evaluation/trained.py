@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from resvar import rundir
+from resvar.condition import read_undisturbed
 from resvar.config import Settings
 from resvar.console import log
 from resvar.data.cifar import Images
@@ -91,17 +92,37 @@ def open_trained(source: Path) -> TrainedNetwork:
     which the previous one is read.
 
     Raises:
-        UserError: `source` is missing, damaged, or contains no trained network.
+        UserError: `source` is missing, damaged, may not be read, or contains no trained network.
         RunError: all checkpoints of the run are damaged.
     """
-    if source.is_dir():
-        if not (source / rundir.CONFIG).exists():
-            raise UserError(f"{source}: there is no run here ({rundir.CONFIG} is missing).")
-        settings = rundir.read_settings(source)
-        state = load_newest(source, warn=lambda text: log(f"Warning: {text}"))
-        if state is None:
-            raise UserError(f"{source}: there is no checkpoint yet; `resvar train` makes one.")
-        return _from_checkpoint(source, source, settings, state)
+    warnings: list[str] = []
+
+    def read() -> TrainedNetwork:
+        warnings.clear()
+        return _from_folder(source, warnings) if source.is_dir() else _from_file(source)
+
+    trained = read_undisturbed(source, read)
+    for text in warnings:
+        log(f"Warning: {text}")
+    return trained
+
+
+def _from_folder(source: Path, warnings: list[str]) -> TrainedNetwork:
+    """The network of the newest sound checkpoint of a run.
+
+    Args:
+        warnings: receives a sentence for a damaged checkpoint.
+    """
+    if not (source / rundir.CONFIG).exists():
+        raise UserError(f"{source}: there is no run here ({rundir.CONFIG} is missing).")
+    settings = rundir.read_settings(source)
+    state = load_newest(source, warn=warnings.append)
+    if state is None:
+        raise UserError(f"{source}: there is no checkpoint yet; `resvar train` makes one.")
+    return _from_checkpoint(source, source, settings, state)
+
+
+def _from_file(source: Path) -> TrainedNetwork:
     if not source.exists():
         raise UserError(f"{source}: there is no such run or file.")
     if source.suffix.lower() == ".safetensors":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from resvar.config import Settings
 from resvar.console import plain
 from resvar.reports.findings import V1, Entry, Group, PlacementMap, Report
-from resvar.reports.records import Record, RunState, settings_of
+from resvar.reports.records import Record, RunState
 from resvar.reports.tables import reason
 
 if TYPE_CHECKING:
@@ -30,11 +30,14 @@ its group and depth; None where there is no such cell or map.
 
 
 def runs_frame(report: Report) -> pandas.DataFrame:
-    """A row per run, the damaged ones last; the columns are `RUN_FIELDS`, None where unknown."""
+    """A row per run, those that cannot be read last; `message` is the reason.
+
+    The columns are `RUN_FIELDS`, None where unknown.
+    """
     import pandas
 
     rows = [_run_data(record, group) for group in report.groups for record in group.records]
-    rows += [_run_data(record, None) for record in report.damaged]
+    rows += [_run_data(record, None) for record in report.unread]
     return pandas.DataFrame(rows, columns=list(RUN_FIELDS), dtype=object)
 
 
@@ -48,7 +51,7 @@ def report_json(report: Report) -> str:
     data = {
         "format": 1,
         "groups": [_group_data(group) for group in report.groups],
-        "damaged": [_run_data(record, None) for record in report.damaged],
+        "damaged": [_run_data(record, None) for record in report.unread],
     }
     return json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
@@ -156,6 +159,7 @@ def _entry_data(entry: Entry) -> dict[str, Any]:
 def _unfinished_data(record: Record) -> dict[str, Any]:
     return {
         "state": str(record.state),
-        "seed": settings_of(record).seed,
+        "message": plain(reason(record)),
+        "seed": record.settings.seed if record.settings else None,
         "folder": plain(record.folder.as_posix()),
     }

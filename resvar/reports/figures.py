@@ -15,7 +15,7 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from resvar.console import plain
+from resvar.console import plain, pluralize
 from resvar.models.ordering import MAP_PLACES
 from resvar.reports.curves import curve_picture, depths_with_curves
 from resvar.reports.findings import (
@@ -83,15 +83,14 @@ def figures(report: Report, curves: bool = True) -> Iterator[tuple[Group, Pictur
 
 
 def left_out(report: Report) -> Iterator[str]:
-    """A sentence for each figure without data, and one for the damaged runs."""
+    """A sentence for each figure without data, and one for the runs that cannot be read."""
     for group in report.groups:
         for _, make in _planned(group):
             if isinstance(make, str):
                 yield f"{group.label}: {make}"
-    if report.damaged:
-        number = len(report.damaged)
-        runs = "run is" if number == 1 else "runs are"
-        yield f"{number} damaged {runs} in no figure: `resvar report` says which."
+    if report.unread:
+        runs = pluralize(len(report.unread), "run")
+        yield f"{runs} that could not be read; `resvar report` lists them."
 
 
 def _planned(group: Group) -> Iterator[tuple[str, partial[Picture] | str]]:

@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, product
 from pathlib import Path
 
-from resvar.config import TRAINING_HALF, Settings, differences
+from resvar.config import differences
 from resvar.errors import UserError
-from resvar.files import shipped
 from resvar.models.ordering import (
     MAP_PLACES,
     PAPER_ORDER,
@@ -22,16 +20,17 @@ from resvar.models.ordering import (
     known_variants,
 )
 from resvar.reports.agreement import Agreement, Predictions, agreement, scored_predictions
+from resvar.reports.cells import CellKey, cell_key, cells_of_unread, group_key
+from resvar.reports.notes import group_notes, heading
 from resvar.reports.published import Published, published
 from resvar.reports.records import (
+    UNREAD,
     Record,
     RunState,
     follows_paper,
     in_report_order,
-    network_deviations,
     result_of,
     settings_of,
-    shown,
 )
 from resvar.reports.statistics import (
     Comparison,
@@ -46,7 +45,6 @@ from resvar.reports.statistics import (
 )
 
 V1, V2 = "original", "full-preact"
-DATASET_NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Entry:
 
     Attributes:
         summary: of the test errors; None without a finished run.
-        unfinished: runs of seeds without a finished run.
+        unfinished: runs of seeds without a finished run, and those that cannot be read.
     """
 
     variant: str
@@ -63,6 +61,16 @@ class Entry:
     summary: Summary | None
     published: Published | None
     unfinished: tuple[Record, ...]
+
+    @property
+    def unread(self) -> int:
+        """How many of its runs cannot be read."""
+        return sum(record.state in UNREAD for record in self.unfinished)
+
+    @property
+    def known(self) -> int:
+        """How many of its runs have a result or might have one: the finished and the unread."""
+        return (self.summary.n if self.summary else 0) + self.unread
 
 
 @dataclass(frozen=True)
@@ -150,7 +158,7 @@ class Group:
         entries: (variant, depth) → cell, for every variant and depth of the group.
         maps: of the depths with a run of all five published orderings, or of an unpublished cell.
         agreements: of the predictions, for every cell with predictions.
-        records: every run but the damaged ones.
+        records: every run but the unread ones.
         copies: folder of a run that is not counted → folder of the same run, which is.
         notes: caveats that precede the tables.
     """
@@ -173,10 +181,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Report:
-    """The groups, which are never mixed, and the damaged runs."""
+    """The groups, which are never mixed, and the runs of which nothing can be counted.
+
+    Attributes:
+        unread: damaged and unreadable runs, and those that have not written their settings yet.
+    """
 
     groups: tuple[Group, ...]
-    damaged: tuple[Record, ...]
+    unread: tuple[Record, ...]
 
 
 def build(records: Sequence[Record]) -> Report:
@@ -187,37 +199,35 @@ def build(records: Sequence[Record]) -> Report:
             different settings.
     """
     ordered = in_report_order(records)
-    damaged = tuple(record for record in ordered if record.state is RunState.DAMAGED)
-    readable = [record for record in ordered if record.state is not RunState.DAMAGED]
-    groups = [_group(list(members), damaged) for _, members in groupby(readable, _group_key)]
-    return Report(tuple(groups), damaged)
+    readable = [record for record in ordered if record.is_read]
+    unread = [record for record in ordered if not record.is_read]
+    members = {key: list(those) for key, those in groupby(readable, group_key)}
+    lost = cells_of_unread(unread, members)
+    groups = [_group(those, lost.get(key, ())) for key, those in members.items()]
+    return Report(tuple(groups), tuple(unread))
 
 
-def _group_key(record: Record) -> tuple[str, str]:
-    return record.label, settings_of(record).dataset
+def _group(records: list[Record], lost: Sequence[tuple[CellKey, Record]]) -> Group:
+    """One group.
 
-
-def _cell_key(record: Record) -> tuple[str, int]:
-    return settings_of(record).variant, settings_of(record).depth
-
-
-def _group(records: list[Record], damaged: Sequence[Record]) -> Group:
-    """One group; a damaged run of the report with readable settings stands in its cell."""
-    label, dataset = _group_key(records[0])
+    Args:
+        lost: its runs that cannot be read, with their cells.
+    """
+    label, dataset = group_key(records[0])
     _refuse_two_orderings(records)
     finished, copies = _one_per_seed(records)
     names = {settings_of(record).variant for record in records}
     if names & set(PAPER_ORDER):
         names |= set(PAPER_ORDER)
     variants = tuple(in_paper_order(names))
-    depths = tuple(sorted({settings_of(record).depth for record in records}))
+    depths_of_lost = {depth for (variant, depth), _ in lost if variant in variants}
+    depths = tuple(sorted({settings_of(record).depth for record in records} | depths_of_lost))
     entries = {
         cell: _entry(dataset, *cell, finished.get(cell, {})) for cell in product(variants, depths)
     }
-    ours = [r for r in damaged if r.settings and _group_key(r) == (label, dataset)]
-    for record in (*records, *ours):
-        cell = _cell_key(record)
-        if cell in entries and settings_of(record).seed not in finished.get(cell, {}):
+    for cell, record in (*((cell_key(record), record) for record in records), *lost):
+        seed = record.settings.seed if record.settings else None
+        if cell in entries and seed not in finished.get(cell, {}):
             entries[cell] = replace(entries[cell], unfinished=(*entries[cell].unfinished, record))
     contrasts = tuple(c for depth in depths for c in _contrasts(entries, variants, depth))
     predictions, unread = _predictions(finished)
@@ -226,7 +236,7 @@ def _group(records: list[Record], damaged: Sequence[Record]) -> Group:
         label=label,
         dataset=dataset,
         like_paper=follows_paper(settings_of(records[0])),
-        heading=_heading(records[0]),
+        heading=heading(records[0]),
         variants=variants,
         depths=depths,
         entries=entries,
@@ -237,7 +247,7 @@ def _group(records: list[Record], damaged: Sequence[Record]) -> Group:
         records=tuple(records),
         copies=copies,
         notes=(
-            *_group_notes(records, counted, copies),
+            *group_notes(records, counted, copies),
             *_nothing_to_compare(entries.values()),
             *unread,
         ),
@@ -257,7 +267,7 @@ def _refuse_two_orderings(records: Sequence[Record]) -> None:
             )
 
 
-Finished = dict[tuple[str, int], dict[int, Record]]
+Finished = dict[CellKey, dict[int, Record]]
 """(variant, depth) → seed → the finished run that counts."""
 
 
@@ -273,7 +283,7 @@ def _one_per_seed(records: Sequence[Record]) -> tuple[Finished, dict[Path, Path]
         if record.state is not RunState.DONE:
             continue
         settings = settings_of(record)
-        other = finished.setdefault(_cell_key(record), {}).setdefault(settings.seed, record)
+        other = finished.setdefault(cell_key(record), {}).setdefault(settings.seed, record)
         if other is record:
             continue
         if settings.hash != (taken := settings_of(other)).hash:
@@ -395,48 +405,6 @@ def _placements(cells: Mapping[tuple[str, str], Sequence[Entry]]) -> Iterator[Pl
         for entry in held:
             best = lowest is not None and medians.get(entry.variant) == lowest
             yield Placement(bn, relu, entry, best)
-
-
-def _heading(record: Record) -> str:
-    settings = settings_of(record)
-    name = f"{DATASET_NAMES.get(settings.dataset, settings.dataset)}, protocol {record.label}"
-    if follows_paper(settings):
-        return name
-    network_only = not follows_paper(settings) and record.label == _paper_but_network(settings)
-    what = "network" if network_only else "protocol"
-    return f"{name}: not the paper's {what}; not comparable with the published figures"
-
-
-def _paper_but_network(settings: Settings) -> str:
-    """The label of a run of the paper's protocol with another network."""
-    network = ", ".join(f"{k}={shown(v)}" for k, v in network_deviations(settings).items())
-    return f"paper ({network})"
-
-
-def _group_notes(
-    records: Sequence[Record], counted: Sequence[Record], copies: Mapping[Path, Path]
-) -> Iterator[str]:
-    settings = settings_of(records[0])
-    if settings.protocol not in shipped("protocols"):
-        values = settings.model_dump(include=set(TRAINING_HALF))
-        text = ", ".join(f"{name}={shown(values[name])}" for name in TRAINING_HALF)
-        yield f"Protocol {records[0].label}: {text}."
-    for what, found in (
-        ("precisions", Counter(result_of(record)["precision"] for record in counted)),
-        ("devices", Counter(result_of(record)["device"] for record in counted)),
-        ("kernels, whose rounding differs", Counter(settings_of(r).kernels for r in counted)),
-    ):
-        if len(found) > 1:
-            text = ", ".join(f"{count} × {value}" for value, count in sorted(found.items()))
-            yield f"The runs were made with different {what}: {text}."
-    errors = {r.folder: result_of(r)["test_error"] for r in records if r.state is RunState.DONE}
-    for copy, original in copies.items():
-        ours, theirs = errors[original], errors[copy]
-        differ = f"; their test errors differ ({ours:.2f} and {theirs:.2f})"
-        yield (
-            f"{copy.as_posix()} is the same run as {original.as_posix()}, which is counted"
-            f"{differ if ours != theirs else ''}."
-        )
 
 
 def _nothing_to_compare(entries: Iterable[Entry]) -> Iterator[str]:

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,11 +26,12 @@ from markupsafe import Markup
 from resvar.console import plain
 from resvar.reports.charts import COLOURS, charts
 from resvar.reports.curves import points_per_curve
-from resvar.reports.findings import DATASET_NAMES, Group, Report, V1V2Comparison
+from resvar.reports.findings import Group, Report, V1V2Comparison
 from resvar.reports.layout import Filled, Table, filled, left
+from resvar.reports.notes import DATASET_NAMES
 from resvar.reports.provenance import FACTS, Environments, cells_text, commands, environments
 from resvar.reports.records import Record, RunState, settings_of
-from resvar.reports.tables import damaged_table, folder_cell, group_tables, reason
+from resvar.reports.tables import folder_cell, group_tables, reason, unread_table
 from resvar.rundir import CONFIG
 from resvar.version import __version__
 
@@ -191,8 +193,8 @@ def _verdicts(report: Report) -> Iterator[tuple[str, str]]:
 def _fact_counts(report: Report, page: Page) -> list[tuple[str, str]]:
     """The number of runs in each state, and their run time."""
     records = [record for group in report.groups for record in group.records]
-    counts = {state: sum(r.state is state for r in records) for state in RunState}
-    counts[RunState.DAMAGED], counts[RunState.WAITING] = len(report.damaged), page.waiting
+    counts = Counter(record.state for record in (*records, *report.unread))
+    counts[RunState.WAITING] = page.waiting
     facts = [(f"{counts[state]:,}", state.value) for state in RunState if counts[state]]
     hours = sum(r.result["seconds"] for r in records if r.result) / 3600
     time = f"{hours:,.1f} h" if hours < 1000 else f"{hours / 24:,.0f} days"
@@ -200,7 +202,7 @@ def _fact_counts(report: Report, page: Page) -> list[tuple[str, str]]:
 
 
 def _missing_parts(report: Report, page: Page) -> tuple[list[str], list[Table]]:
-    """Missing results: sentences, and tables of unfinished and damaged runs with the reason."""
+    """Missing results: sentences, and tables of unfinished and unread runs with the reason."""
     notes = []
     for group in report.groups:
         empty: dict[int, list[str]] = {}
@@ -220,8 +222,8 @@ def _missing_parts(report: Report, page: Page) -> tuple[list[str], list[Table]]:
             left("reason", reason, wrap=True),
         )
         made.append(filled("Not finished", columns, unfinished))
-    if report.damaged:
-        made.append(damaged_table(report))
+    if report.unread:
+        made.append(unread_table(report))
     return [plain(note) for note in notes], made
 
 

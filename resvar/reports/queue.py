@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from resvar.reports.records import Record, RunState
-from resvar.rundir import FAILURE
+from resvar.reports.records import UNREAD, Record, RunState
 from resvar.sweeps.submission import (
     QueuedTask,
     SlurmError,
@@ -23,7 +22,7 @@ from resvar.sweeps.submission import (
     read_note,
 )
 
-SETTLED = (RunState.DONE, RunState.DAMAGED)
+SETTLED = (RunState.DONE, *UNREAD)
 
 ORDERLY = ("stopped", "requeued", "ended")
 """The last note of a task that did not die; its runs have recorded their own state."""
@@ -57,12 +56,6 @@ def judged(
     """The record of a submitted run, with the state of its task in Slurm."""
     if record.state is RunState.RUNNING or record.diverged:
         return record
-    if (
-        record.state is RunState.WAITING
-        and (failure := read_note(record.folder / FAILURE)) is not None
-    ):
-        # It failed before it wrote its config, such as on a node without the data.
-        record = replace(record, state=RunState.FAILED, message=str(failure.get("message", "")))
     task = queue.get((submission.name, index))
     if task is None or task.ended:
         return _without_task(record, submission, index, task)

@@ -1,7 +1,7 @@
 """Run directories as records: settings, state, progress, result and metrics of each run.
 
-A report reads records and nothing else. A damaged run becomes a record with the reason; it does not
-affect the others.
+A report reads records and nothing else. A run that cannot be read becomes a record with the reason;
+it does not affect the others.
 """
 
 from __future__ import annotations
@@ -9,23 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resvar.condition import read_result
+from resvar.condition import read_result, read_undisturbed, run_stamp
 from resvar.config import TRAINING_HALF, Settings, deviations
-from resvar.errors import UserError
+from resvar.errors import UnreadableError, UserError
 from resvar.files import shipped
 from resvar.models.architecture import plan
 from resvar.models.ordering import in_paper_order
 from resvar.rundir import (
     CONFIG,
     FAILURE,
+    LOCK,
     RESULT,
+    RUN_FILES,
     RunProgress,
     is_locked,
     read_divergence,
@@ -34,6 +36,7 @@ from resvar.rundir import (
     read_progress,
     read_settings,
 )
+from resvar.strict_yaml import read_yaml
 
 if TYPE_CHECKING:
     import pandas
@@ -49,7 +52,12 @@ class RunState(StrEnum):
     STOPPED = "stopped"  # started, but no process is at work; the same command resumes it
     FAILED = "failed"  # the last attempt ended with an error
     WAITING = "waiting"  # listed in a sweep, no directory yet
-    DAMAGED = "damaged"  # its files cannot be read, or contradict one another
+    DAMAGED = "damaged"  # its files are not what was written, or contradict one another
+    UNREADABLE = "unreadable"  # by permissions, of a later version, or not of resvar at all
+
+
+UNREAD = (RunState.DAMAGED, RunState.UNREADABLE)
+"""The states of a run about which a report knows little but that it is there."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ class Record:
         settings: None if they are unreadable, or were not read (`glance` at a finished run).
         result: the validated content of `result.json` of a finished run; else None.
         progress: None if unknown, such as before the first iteration.
-        message: why the run failed, or what is damaged; else empty.
+        message: why the run failed or cannot be read; else empty.
         label: equal for comparable runs; see `label_of`. Empty without settings, or if not asked
             for.
         diverged: the state is failed, because the loss became NaN or infinite.
@@ -78,6 +86,11 @@ class Record:
     metrics: pandas.DataFrame | None = field(default=None, repr=False, compare=False)
 
     @property
+    def is_read(self) -> bool:
+        """Whether the run has settings, and all that was asked for could be read."""
+        return self.settings is not None and self.state not in UNREAD
+
+    @property
     def word(self) -> str:
         """The state; `diverged` for a run that failed because it diverged."""
         return "diverged" if self.diverged else self.state.value
@@ -87,22 +100,22 @@ def read_records(folders: Sequence[Path]) -> list[Record]:
     """Every run at or below `folders`, once each.
 
     A run directory contains `config.yaml` or `result.json`; it is not searched for further runs.
-    Hidden folders (`.git`, `.venv`) are skipped.
+    Hidden folders (`.git`, `.venv`) are skipped. A folder that cannot be searched is a record too.
 
     Returns:
         The records by protocol (the paper's first), dataset, variant in the paper's order, depth,
-        seed and path; damaged runs last.
+        seed and path; those that cannot be read last.
 
     Raises:
         UserError: a folder does not exist, or there is no run in any of them.
     """
-    return in_report_order([read_record(run) for run, _ in _found(folders)])
+    return in_report_order(_records(folders, full=True))
 
 
 def glance(folders: Sequence[Path]) -> list[Record]:
-    """The state of every run at or below `folders`, fast: two seconds for ten thousand runs.
+    """The state of every run at or below `folders`, fast: three seconds for ten thousand runs.
 
-    Of a finished run the metrics are not read. Labels are empty.
+    The metrics are not read. Labels are empty.
 
     Returns:
         The finished runs, then the others in the order of `read_records`.
@@ -110,33 +123,21 @@ def glance(folders: Sequence[Path]) -> list[Record]:
     Raises:
         UserError: as `read_records`.
     """
-    found = [_glance_at(run, names) for run, names in _found(folders)]
+    found = _records(folders, full=False)
     done = [record for record in found if record.state is RunState.DONE]
     return done + in_report_order([record for record in found if record.state is not RunState.DONE])
 
 
-def _glance_at(folder: Path, names: Collection[str]) -> Record:
-    """The record of a run directory with files of these names."""
-    if RESULT not in names:
-        return read_record(folder, full=False)
-    if CONFIG in names:
-        with suppress(UserError):
-            if (result := read_result(folder)) is not None:
-                return Record(folder, None, RunState.DONE, result=result)
-    return read_record(folder)  # with the reason why it is damaged
-
-
-def _found(folders: Sequence[Path]) -> list[tuple[Path, Collection[str]]]:
-    """Every run directory at or below `folders`, once each, with the names of its files.
+def _records(folders: Sequence[Path], full: bool) -> list[Record]:
+    """Every run at or below `folders`, once each.
 
     Raises:
         UserError: a folder does not exist, or there is no run in any of them.
     """
     for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"{folder}: there is no such folder.")
+        _require_folder(folder, alone=len(folders) == 1)
     seen: set[tuple[int, int]] = set()
-    found = [run for folder in folders for run in _runs(folder, seen)]
+    found = [record for folder in folders for record in _search(folder, seen, full)]
     if not found:
         where = ", ".join(str(folder) for folder in folders) or "no folder"
         raise UserError(f"{where}: there is no run here; `resvar train` makes one.")
@@ -144,35 +145,66 @@ def _found(folders: Sequence[Path]) -> list[tuple[Path, Collection[str]]]:
 
 
 def read_record(folder: Path, full: bool = True) -> Record:
-    """The record of one run directory; damaged if a file is unreadable.
+    """The record of one run directory; damaged or unreadable if one of its files is.
 
     Args:
         full: with label and metrics.
     """
-    record = Record(folder, None, RunState.DAMAGED)
-    try:
+    known = Record(folder, None, RunState.DAMAGED)
+
+    def read() -> Record:
+        nonlocal known
         settings = read_settings(folder)
-        record = replace(record, settings=settings, label=label_of(settings) if full else "")
-        metrics = read_metrics(folder) if full else None
-        if (result := read_result(folder, settings)) is not None:
-            return replace(record, state=RunState.DONE, result=result, metrics=metrics)
-        divergence = read_divergence(folder)
+        known = replace(known, settings=settings, label=label_of(settings) if full else "")
+        return _with_standing(known, settings, full)
+
+    try:
+        return read_undisturbed(folder, read)
     except UserError as error:
-        return replace(record, message=str(error))
-    progress, message, diverged = read_progress(folder), "", False
-    state = RunState.STOPPED
-    if is_locked(folder):
-        state = RunState.RUNNING
-    elif divergence is not None:
-        state, message, diverged = RunState.FAILED, divergence.message, True
-        at = RunProgress(divergence.iteration, settings.iterations, 0.0, 0.0)
-        progress = replace(progress or at, iteration=divergence.iteration)
-    elif (folder / FAILURE).exists():
-        state = RunState.FAILED
-        message, diverged = _read_failure(folder / FAILURE)
+        unreadable = isinstance(error, UnreadableError) or _is_foreign(folder)
+        state = RunState.UNREADABLE if unreadable else RunState.DAMAGED
+        return replace(known, state=state, message=str(error))
+
+
+def _with_standing(record: Record, settings: Settings, full: bool) -> Record:
+    """The record with the state of its run.
+
+    A run writes its metrics, then its result, and then gives up its lock. It is read the other way
+    round, so that a run which ends meanwhile is seen at work or finished, and as nothing else.
+    """
+    folder = record.folder
+    at_work = is_locked(folder)
+    result = read_result(folder, settings)
+    record = replace(record, metrics=read_metrics(folder) if full else None)
+    if result is not None:
+        return replace(record, state=RunState.DONE, result=result)
+    divergence, progress = read_divergence(folder), read_progress(folder)
+    if at_work:
+        return replace(record, state=RunState.RUNNING, progress=progress)
+    if divergence is not None:
+        at = progress or RunProgress(divergence.iteration, settings.iterations, 0.0, 0.0)
+        progress = replace(at, iteration=divergence.iteration)
+        failure: tuple[str, bool] | None = (divergence.message, True)
+    else:
+        failure = read_failure(folder)
+    if failure is None:
+        return replace(record, state=RunState.STOPPED, progress=progress)
+    message, diverged = failure
     return replace(
-        record, state=state, progress=progress, message=message, diverged=diverged, metrics=metrics
+        record, state=RunState.FAILED, progress=progress, message=message, diverged=diverged
     )
+
+
+def read_failure(folder: Path) -> tuple[str, bool] | None:
+    """Why the last attempt at a run failed, and whether it diverged; None if it did not fail."""
+    path = folder / FAILURE
+    if not os.path.lexists(path):
+        return None
+    try:
+        note: Mapping[str, Any] = read_json(path)
+    except UserError as error:
+        return str(error), False
+    return str(note.get("message", "no reason is given")), note.get("diverged") is True
 
 
 def settings_of(record: Record) -> Settings:
@@ -241,13 +273,13 @@ def shown(value: Any) -> str:
 
 
 def in_report_order(records: Sequence[Record]) -> list[Record]:
-    """Sorted by protocol, label, dataset, variant, depth, seed and path; damaged ones last."""
+    """Sorted by protocol, label, dataset, variant, depth, seed and path; those not read last."""
     variants = in_paper_order({record.settings.variant for record in records if record.settings})
     rank = {variant: index for index, variant in enumerate(variants)}
 
     def key(record: Record) -> tuple[Any, ...]:
         settings, path = record.settings, record.folder.as_posix()
-        if settings is None or record.state is RunState.DAMAGED:
+        if settings is None or record.state in UNREAD:
             return (1, path)
         protocol = (settings.protocol != "paper", settings.protocol, record.label)
         cell = (rank[settings.variant], settings.depth, settings.seed)
@@ -258,16 +290,45 @@ def in_report_order(records: Sequence[Record]) -> list[Record]:
 
 # --- finding runs ---------------------------------------------------------------------------------
 
+SEED_FOLDER = re.compile("seed-[0-9]+")
+"""The name of a run directory that resvar chose. What has it is a run, even if it is no folder."""
 
-def _runs(folder: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, Collection[str]]]:
-    """Run directories at or below `folder`, each with the names of its files.
+
+def _require_folder(folder: Path, alone: bool) -> None:
+    """Check that `folder` can be searched.
+
+    Args:
+        alone: there is no other. Beside others, one that may not be read becomes a record.
+
+    Raises:
+        UserError: it is missing or no folder, or may not be read.
+    """
+    try:
+        os.scandir(folder).close()
+    except FileNotFoundError:
+        raise UserError(f"{folder}: there is no such folder.") from None
+    except NotADirectoryError:
+        raise UserError(f"{folder}: this is no folder.") from None
+    except ValueError as error:  # a NUL in the name
+        raise UserError(f"{str(folder)!r}: this is no folder name ({error}).") from error
+    except OSError as error:
+        if alone:
+            raise _cannot_be_searched(folder, error) from error
+
+
+def _cannot_be_searched(folder: Path, error: OSError) -> UnreadableError:
+    return UnreadableError(f"{folder}: this folder cannot be read ({error.strerror}).")
+
+
+def _search(root: Path, seen: set[tuple[int, int]], full: bool) -> Iterator[Record]:
+    """The runs at or below `root`.
 
     Links are followed; a loop ends at the first folder visited before.
 
     Args:
         seen: (device, inode) of the folders visited; updated.
     """
-    waiting = [folder]
+    waiting = [root]
     while waiting:
         here = waiting.pop()
         try:
@@ -277,30 +338,51 @@ def _runs(folder: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, Coll
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(here) as entries:
                 inside = {entry.name: entry for entry in entries}
-            if CONFIG in inside or RESULT in inside:
-                yield here, inside.keys()
-                continue
-            below = [name for name, entry in inside.items() if name[0] != "." and _is_folder(entry)]
-        except OSError:  # removed meanwhile, or not readable
+        except OSError as error:
+            if os.path.lexists(here):  # otherwise it was removed meanwhile
+                message = str(_cannot_be_searched(here, error))
+                yield Record(here, None, RunState.UNREADABLE, message=message)
             continue
+        if (record := _record_in(here, inside, full)) is not None:
+            yield record
+            if record.settings is not None or record.state not in UNREAD:
+                continue  # while a stranger's config.yaml hides no runs below it
+        below = [name for name, entry in inside.items() if name[0] != "." and _may_hold_runs(entry)]
         waiting.extend(here / name for name in sorted(below, reverse=True))
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Also False for a link that points to itself."""
+def _record_in(folder: Path, names: Collection[str], full: bool) -> Record | None:
+    """The record of a folder with files of these names; None if it is no run directory."""
+    if CONFIG in names or RESULT in names:
+        record = read_record(folder, full)
+        if record.settings is not None or any(run_stamp(folder)):
+            return record
+    elif LOCK not in names:
+        return None
+    return starting_record(folder)  # its run is being started over, or has been removed
+
+
+def starting_record(folder: Path) -> Record | None:
+    """The record of a run that has its lock but no settings yet; None if nothing is at work."""
+    if not is_locked(folder):
+        return None
+    return Record(folder, None, RunState.RUNNING, message="it has not written its settings yet")
+
+
+def _may_hold_runs(entry: os.DirEntry[str]) -> bool:
     try:
-        return entry.is_dir()
-    except OSError:
+        return SEED_FOLDER.fullmatch(entry.name) is not None or entry.is_dir()
+    except PermissionError:  # of what a link leads to
+        return True
+    except OSError:  # a link that leads to itself
         return False
 
 
-# --- reading one run ------------------------------------------------------------------------------
-
-
-def _read_failure(path: Path) -> tuple[str, bool]:
-    """Message of `failure.json`, and whether the run diverged."""
+def _is_foreign(folder: Path) -> bool:
+    """Whether the only file of a run is a `config.yaml` of another program."""
+    if any(os.path.lexists(folder / name) for name in {*RUN_FILES, LOCK} - {CONFIG}):
+        return False
     try:
-        note: Mapping[str, Any] = read_json(path)
-    except UserError as error:
-        return str(error), False
-    return str(note.get("message", "no reason is given")), note.get("diverged") is True
+        return read_yaml(folder / CONFIG).keys().isdisjoint(("variant", "depth"))
+    except UserError:
+        return False

@@ -14,7 +14,7 @@ from resvar.errors import UserError, nearest
 from resvar.reports.data import report_csv, report_json
 from resvar.reports.findings import Report
 from resvar.reports.layout import Column, Table, TableCell
-from resvar.reports.tables import damaged_table, error_tables, group_tables
+from resvar.reports.tables import error_tables, group_tables, unread_table
 from resvar.sequences import chunks
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def _sections(
     """Heading, notes and tables of every part of a report."""
     for group in report.groups:
         yield plain(group.heading), tuple(map(plain, group.notes)), group_tables(group, abreast)
-    if report.damaged:
-        yield "Damaged runs", (), [damaged_table(report)]
+    if report.unread:
+        yield "Runs that could not be read", (), [unread_table(report)]
 
 
 def _as_markdown(report: Report) -> str:

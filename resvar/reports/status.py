@@ -13,11 +13,20 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from resvar.condition import run_stamp
 from resvar.config import CIFAR_TEST_IMAGES
 from resvar.console import console_for_output, duration, moment
 from resvar.errors import Stopped, UserError
 from resvar.reports.queue import with_queue
-from resvar.reports.records import Record, RunState, glance
+from resvar.reports.records import (
+    UNREAD,
+    Record,
+    RunState,
+    glance,
+    read_failure,
+    read_record,
+    starting_record,
+)
 from resvar.sweeps.grid import manifests
 from resvar.sweeps.submission import SUBMISSIONS
 
@@ -142,15 +151,29 @@ def standing(folder: Path) -> list[Record]:
 
 
 def planned_runs(folder: Path, known: Sequence[Record]) -> list[Record]:
-    """Waiting records of the runs planned by sweeps in `folder` and not started.
+    """The records of the runs planned by sweeps in `folder` that are not among the known ones.
 
     Raises:
         UserError: the manifest of a sweep is damaged.
     """
     begun = {record.folder for record in known}
     planned = [folder / run for runs in manifests(folder).values() for run in runs]
-    waiting = [run for run in dict.fromkeys(planned) if run not in begun]
-    return [Record(run, None, RunState.WAITING) for run in waiting]
+    found = [_planned_record(run) for run in dict.fromkeys(planned) if run not in begun]
+    if any(record.settings is not None for record in found):  # a link leads there, or just begun
+        seen = {record.folder.resolve() for record in known}
+        found = [r for r in found if r.settings is None or r.folder.resolve() not in seen]
+    return found
+
+
+def _planned_record(run: Path) -> Record:
+    """The record of a planned run that the search has not met."""
+    if any(run_stamp(run)):
+        return read_record(run, full=False)
+    if (starting := starting_record(run)) is not None:
+        return starting
+    if (failure := read_failure(run)) is not None:
+        return Record(run, None, RunState.FAILED, message=failure[0])
+    return Record(run, None, RunState.WAITING)
 
 
 def seconds_left(records: Sequence[Record]) -> float | None:
@@ -165,9 +188,7 @@ def seconds_left(records: Sequence[Record]) -> float | None:
         return None
     left = 0.0
     for record in records:
-        if record.diverged:
-            continue  # it has ended
-        if record.state not in (RunState.DONE, RunState.DAMAGED):
+        if not record.diverged and record.state not in (RunState.DONE, *UNREAD):
             length = _length(record) or fmean(lengths)
             share = record.progress.share if record.progress is not None else 0.0
             left += length * (1 - share)
@@ -179,7 +200,8 @@ def _length(record: Record) -> float | None:
     progress, settings = record.progress, record.settings
     if progress is None or settings is None or not progress.images_per_second:
         return None
-    return settings.work(CIFAR_TEST_IMAGES) / progress.images_per_second
+    test_images = CIFAR_TEST_IMAGES if progress.test_images is None else progress.test_images
+    return settings.work(test_images) / progress.images_per_second
 
 
 def _status_table(records: Sequence[Record], folder: Path) -> Table:
@@ -214,7 +236,7 @@ def _summary(records: Sequence[Record]) -> str:
     left = seconds_left(records)
     if counts[RunState.RUNNING] and left is not None:
         return f"{text} It should end in {duration(left)}, {moment(left)}."
-    if counts[RunState.DONE] + counts["diverged"] == len(records):
+    if sum(counts[word] for word in (RunState.DONE, "diverged", *UNREAD)) == len(records):
         return text
     work = f" About {duration(left)} of work is left." if left is not None else ""
     if counts[RunState.QUEUED] or counts[RunState.REQUEUED]:

@@ -43,11 +43,15 @@ def group_tables(group: Group, abreast: int = 2) -> list[Table]:
     return [*made, _run_table(group)]
 
 
-def damaged_table(report: Report) -> Table:
+def unread_table(report: Report) -> Table:
     """The runs that could not be read, and why."""
-    columns = left("folder", folder_cell, wrap=True), left("reason", reason, wrap=True)
+    columns = (
+        left("folder", folder_cell, wrap=True),
+        left("state", lambda record: record.word),
+        left("reason", reason, wrap=True),
+    )
     title = "Not counted: files that cannot be read, or contradict one another"
-    return filled(title, columns, report.damaged)
+    return filled(title, columns, report.unread)
 
 
 def error_tables(group: Group, abreast: int) -> list[Table]:
@@ -66,6 +70,7 @@ def _error_table(group: Group, depths: Sequence[int]) -> Table:
             "median - paper: in percentage points; inside: the published median lies between the "
             "lowest and the highest of our runs."
         )
+    notes += _lost(group, depths)
     notes += _sources(group, depths)
     return filled(f"Test error (%), {names}", columns, group.variants, notes, "errors")
 
@@ -85,16 +90,31 @@ def _error_columns(group: Group, depth: int) -> Iterator[Filled]:
         yield column("median\n- paper", _beside_paper)
 
 
+def _lost(group: Group, depths: Sequence[int]) -> Iterator[str]:
+    """How many runs of which cells could not be read."""
+    lost = [
+        f"{entry.unread} of {entry.known} of {entry.variant} at ResNet-{entry.depth}"
+        for entry in group.entries.values()
+        if entry.depth in depths and entry.unread
+    ]
+    if lost:
+        yield f"Runs that could not be read and are not counted: {'; '.join(lost)}."
+
+
 def _mean_and_sd(summary: Summary) -> str:
     return f"{summary.mean:.2f}" + ("" if summary.sd is None else f" ± {summary.sd:.2f}")
 
 
 def seeds(entry: Entry) -> str:
-    """How many runs are finished, and how the others stand: `3; 1 stopped`, `missing`."""
+    """How many runs are finished, and how the others stand: `3; 1 stopped`, `missing`.
+
+    Where some cannot be read: `1 of 3; 2 unreadable`.
+    """
     others = states_text(entry.unfinished)
     if entry.summary is None:
         return others or "missing"
-    return f"{entry.summary.n}; {others}" if others else f"{entry.summary.n}"
+    counted = f"{entry.summary.n}" + (f" of {entry.known}" if entry.unread else "")
+    return f"{counted}; {others}" if others else counted
 
 
 def _published_cell(entry: Entry, group: Group) -> Value:
@@ -406,5 +426,5 @@ def _clock(seconds: Any) -> str | None:
 
 
 def reason(record: Record) -> str:
-    """Why a run failed or is damaged, without the folder, which stands beside it."""
-    return record.message.replace(f"{record.folder}/", "")
+    """Why a run failed or cannot be read, without the folder, which stands beside it."""
+    return record.message.removeprefix(f"{record.folder}: ").replace(f"{record.folder}/", "")

@@ -66,5 +66,6 @@ class Writer(Callback):
             "iterations": trainer.settings.iterations,
             "seconds": trainer.total_seconds(),
             "images_per_second": images_per_second,
+            "test_images": len(trainer.splits.test.labels),
         }
         write_note(self.folder / PROGRESS, note, durable=False)

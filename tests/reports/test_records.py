@@ -165,7 +165,6 @@ WRONG = [
     ({"depth": 164}, "'depth'"),
     ({"iterations": 64000}, "'iterations'"),
     ({"config_hash": "0" * 16}, "'config_hash' is not that of config.yaml"),
-    ({"format": 2}, "its format is 2"),
     ({"format": 0}, "'format' is 0"),
 ]
 
@@ -178,6 +177,12 @@ def test_a_wrong_result_is_damage(tmp_path, changes, reason):
     assert (good.state, damaged.state) == (RunState.DONE, RunState.DAMAGED)
     assert reason in damaged.message
     assert damaged.result is None
+
+
+def test_a_result_of_a_later_version_is_unreadable_but_no_damage(tmp_path):
+    record = read_record(write_run(tmp_path, changes={"format": 2}))
+    assert record.state is RunState.UNREADABLE
+    assert "its format is 2" in record.message
 
 
 def test_no_commit_is_no_damage(tmp_path):

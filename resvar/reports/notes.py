@@ -1,0 +1,63 @@
+"""The heading of a group of runs, and the caveats that precede its tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from resvar.config import TRAINING_HALF, Settings
+from resvar.files import shipped
+from resvar.reports.records import (
+    Record,
+    RunState,
+    follows_paper,
+    network_deviations,
+    result_of,
+    settings_of,
+    shown,
+)
+
+DATASET_NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+
+
+def heading(record: Record) -> str:
+    settings = settings_of(record)
+    name = f"{DATASET_NAMES.get(settings.dataset, settings.dataset)}, protocol {record.label}"
+    if follows_paper(settings):
+        return name
+    network_only = not follows_paper(settings) and record.label == _paper_but_network(settings)
+    what = "network" if network_only else "protocol"
+    return f"{name}: not the paper's {what}; not comparable with the published figures"
+
+
+def _paper_but_network(settings: Settings) -> str:
+    """The label of a run of the paper's protocol with another network."""
+    network = ", ".join(f"{k}={shown(v)}" for k, v in network_deviations(settings).items())
+    return f"paper ({network})"
+
+
+def group_notes(
+    records: Sequence[Record], counted: Sequence[Record], copies: Mapping[Path, Path]
+) -> Iterator[str]:
+    settings = settings_of(records[0])
+    if settings.protocol not in shipped("protocols"):
+        values = settings.model_dump(include=set(TRAINING_HALF))
+        text = ", ".join(f"{name}={shown(values[name])}" for name in TRAINING_HALF)
+        yield f"Protocol {records[0].label}: {text}."
+    for what, found in (
+        ("precisions", Counter(result_of(record)["precision"] for record in counted)),
+        ("devices", Counter(result_of(record)["device"] for record in counted)),
+        ("kernels, whose rounding differs", Counter(settings_of(r).kernels for r in counted)),
+    ):
+        if len(found) > 1:
+            text = ", ".join(f"{count} × {value}" for value, count in sorted(found.items()))
+            yield f"The runs were made with different {what}: {text}."
+    errors = {r.folder: result_of(r)["test_error"] for r in records if r.state is RunState.DONE}
+    for copy, original in copies.items():
+        ours, theirs = errors[original], errors[copy]
+        differ = f"; their test errors differ ({ours:.2f} and {theirs:.2f})"
+        yield (
+            f"{copy.as_posix()} is the same run as {original.as_posix()}, which is counted"
+            f"{differ if ours != theirs else ''}."
+        )
