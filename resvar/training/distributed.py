@@ -10,17 +10,14 @@ The rest of the package knows this as `Ranks`. Without torchrun it is `SINGLE_PR
 
 from __future__ import annotations
 
-import atexit
 import os
 import re
 import socket
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -31,20 +28,10 @@ from resvar.data.memory import Shard
 from resvar.errors import PeerFailure, RunError, Stopped, UserError
 from resvar.training.machine import choose_device, device_name
 
-if TYPE_CHECKING:
-    from torch.distributed import Store  # type: ignore[attr-defined]
-
 T = TypeVar("T")
-
-PATIENCE = timedelta(minutes=10)
-"""How long a rank waits for a silent one, which may be writing a checkpoint."""
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets for each process."""
-
-PRINTED, LEFT = "resvar/rank 0 has printed", "resvar/ranks that left"
-"""Keys in the common store: no rank leaves before rank 0 has printed what there is to print, and
-rank 0 waits a moment for the others, since the store may live in its process."""
 
 ALIGNMENT = 16
 """Elements: each tensor in a buffer begins at a multiple of 64 bytes, as kernels prefer."""
@@ -73,10 +60,23 @@ class Ranks:
 
     @classmethod
     def from_environment(cls) -> Ranks:
-        """From torchrun's environment variables; `SINGLE_PROCESS` without them."""
+        """From torchrun's environment variables; `SINGLE_PROCESS` unless all of them are set.
+
+        Raises:
+            UserError: one of them has an impossible value.
+        """
         if any(name not in os.environ for name in VARIABLES):
             return cls()
-        return cls(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+        size = _number("WORLD_SIZE", 1)
+        rank, local_rank = _number("RANK", 0, size - 1), _number("LOCAL_RANK", 0, size - 1)
+        if size > 1:
+            _number("MASTER_PORT", 1, 65_535)
+            if not os.environ["MASTER_ADDR"].strip():
+                raise UserError(
+                    "the environment variable MASTER_ADDR is empty, but must be the address of "
+                    "process 0; start the processes with torchrun."
+                )
+        return cls(rank, size, local_rank)
 
     @property
     def first(self) -> bool:
@@ -232,6 +232,23 @@ class Ranks:
 SINGLE_PROCESS = Ranks()
 
 
+def _number(name: str, low: int, high: int | None = None) -> int:
+    """The value of an environment variable.
+
+    Raises:
+        UserError: it is no whole number from `low` to `high`.
+    """
+    text = os.environ[name]
+    with suppress(ValueError):
+        if low <= (value := int(text)) and (high is None or value <= high):
+            return value
+    allowed = f"from {low}" if high is None else f"from {low} to {high}"
+    raise UserError(
+        f"the environment variable {name} is {text!r:.40}, but must be a whole number {allowed}: "
+        f"start the processes with torchrun, or unset {name} to train with one process."
+    )
+
+
 # --- the sums of an iteration ---------------------------------------------------------------------
 
 
@@ -316,86 +333,7 @@ def _buffer_with_views(tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]
     return buffer, views
 
 
-# --- joining and leaving -------------------------------------------------------------------------
-
-
-@contextmanager
-def process_group() -> Iterator[Ranks]:
-    """Connect the processes that torchrun started; `SINGLE_PROCESS` without torchrun.
-
-    Rank 0 alone prints the error that ends all of them. It leaves first, since torchrun ends the
-    others as soon as it sees one leave with an error.
-
-    Raises:
-        RunError: they cannot connect.
-        PeerFailure: on the other ranks, where rank 0 prints the error.
-    """
-    ranks = Ranks.from_environment()
-    if ranks.size == 1:
-        yield ranks
-        return
-    store = _join(ranks)
-    try:
-        yield ranks
-    except (PeerFailure, Stopped, RunError) as error:
-        if ranks.first:
-            raise
-        _leave()
-        _wait_for(lambda: store.check([PRINTED]), PATIENCE.total_seconds())
-        raise PeerFailure(error.exit_code) from error
-    except KeyboardInterrupt as error:
-        if ranks.first:
-            raise
-        raise PeerFailure(Stopped.exit_code) from error
-    finally:
-        _leave()
-        if not ranks.first:
-            with suppress(Exception):  # nobody may be there any more
-                store.add(LEFT, 1)
-
-
-def _join(ranks: Ranks) -> Store:
-    """Connect to the other ranks; returns the store that all share."""
-    from torch.distributed.rendezvous import rendezvous  # some builds of torch lack it
-
-    nccl = torch.cuda.is_available() and dist.is_nccl_available()
-    store: Store
-    try:
-        store, _, _ = next(rendezvous("env://", timeout=PATIENCE))
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if nccl else "gloo",  # gloo for decisions between hosts
-            store=store,
-            rank=ranks.rank,
-            world_size=ranks.size,
-            timeout=PATIENCE,
-        )
-    except (RuntimeError, ValueError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RunError(f"the {ranks.size} processes do not come together: {reason}") from error
-    if ranks.first:
-        atexit.register(_announce_end, store, ranks.size - 1)
-    return store
-
-
-def _leave() -> None:
-    """Close the connections, whatever their state."""
-    with suppress(Exception):
-        dist.destroy_process_group()
-
-
-def _announce_end(store: Store, others: int) -> None:
-    """The last act of rank 0: it has printed everything."""
-    with suppress(Exception):
-        store.set(PRINTED, "")
-        _wait_for(lambda: store.add(LEFT, 0) >= others, 1.0)
-
-
-def _wait_for(condition: Callable[[], bool], seconds: float) -> None:
-    """Until the condition holds, the store is gone, or torchrun ends this process."""
-    until = time.monotonic() + seconds
-    with suppress(Exception, KeyboardInterrupt):
-        while not condition() and time.monotonic() < until:
-            time.sleep(0.02)
+# --- failures of others ---------------------------------------------------------------------------
 
 
 @contextmanager

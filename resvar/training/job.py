@@ -27,10 +27,11 @@ from resvar.data.splits import Splits, open_images
 from resvar.errors import RunError, Stopped, UserError, first_line
 from resvar.files import replacing, write_json
 from resvar.training.checkpoint import load_newest
-from resvar.training.distributed import Ranks, process_group
+from resvar.training.distributed import Ranks
 from resvar.training.evaluate import Evaluation
 from resvar.training.events import require_tensorboard
 from resvar.training.execution import Execution, Log
+from resvar.training.joining import process_group
 from resvar.training.machine import environment
 from resvar.training.progress import Progress
 from resvar.training.source import SourceVersion, source_version

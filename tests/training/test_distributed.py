@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,13 @@ from resvar.config import resolve
 from resvar.data.cifar import Images
 from resvar.data.memory import MemoryEvalLoader, Normalization, Shard
 from resvar.data.splits import Splits
-from resvar.errors import UserError
-from resvar.training import distributed
+from resvar.errors import RunError, UserError
+from resvar.training import distributed, joining
 from resvar.training.checkpoint import digest
 from resvar.training.distributed import SINGLE_PROCESS, Ranks
 from resvar.training.evaluate import evaluate
 from resvar.training.execution import Execution
+from resvar.training.joining import process_group
 from resvar.training.step import build_network
 from resvar.training.stop import stop_request
 from tests.support.commands import Finished, Job, contents, sets, train, wait_for
@@ -94,7 +96,7 @@ def member(rank: int, size: int, port: int, folder: Path) -> None:
     """One process of several: goes through all cases, and writes what it found."""
     os.environ |= variables(rank, size, port)
     torch.set_num_threads(1)
-    with distributed.process_group() as ranks:
+    with process_group() as ranks:
         torch.save({case: trained(case, ranks) for case in CASES}, folder / f"{rank}.pt")
 
 
@@ -219,6 +221,22 @@ def test_outside_torchrun_there_is_one(monkeypatch):
     for name, value in variables(5, 8, 1234).items():
         monkeypatch.setenv(name, value)
     assert Ranks.from_environment() == Ranks(rank=5, size=8, local_rank=5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RANK", ""), ("RANK", "abc"), ("RANK", "-1"), ("RANK", "2"), ("RANK", "9" * 5000),
+        ("WORLD_SIZE", "0"), ("WORLD_SIZE", "two"), ("LOCAL_RANK", "2"), ("LOCAL_RANK", "0.0"),
+        ("MASTER_PORT", "http"), ("MASTER_PORT", "0"), ("MASTER_PORT", "70000"),
+        ("MASTER_ADDR", " "),
+    ],
+)  # fmt: skip
+def test_an_impossible_variable_is_named(monkeypatch, name, value):
+    for key, held in (variables(0, 2, 1234) | {name: value}).items():
+        monkeypatch.setenv(key, held)
+    with pytest.raises(UserError, match=f"the environment variable {name} is"):
+        Ranks.from_environment()
 
 
 @pytest.mark.parametrize(
@@ -456,6 +474,53 @@ def test_a_signal_that_comes_twice_at_once_counts_once(monkeypatch):
         another = os.getppid() + 1
         monkeypatch.setattr(os, "getppid", lambda: another)
         assert stop
+
+
+@pytest.mark.parametrize(
+    ("rank", "awaited", "number"),
+    [(0, "process 1 and 1 more", signal.SIGTERM), (2, "process 0", signal.SIGINT)],
+)
+def test_waiting_for_processes_that_never_come(warm, tmp_path, rank, awaited, number):
+    """As where WORLD_SIZE was left in the environment."""
+    port = free_port()
+    words = train("--out", tmp_path / "run")
+    with warm.started(*words, cwd=tmp_path, **variables(rank, 3, port)) as job:
+        assert wait_for(lambda: "waits" in job.err or job.ended), job.err
+        job.send(number)
+        ended = job.end(60)
+    assert ended.code == 130, ended
+    told, stopped = ended.err.splitlines()
+    assert told.startswith(f"Process {rank} of 3 waits at 127.0.0.1:{port} for {awaited}, ")
+    assert "s of 600 s so far (the environment says WORLD_SIZE=3; unset that" in told
+    assert stopped == f"resvar: stopped while waiting for {awaited}; nothing was changed."
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_wait_for_the_others_ends(monkeypatch, rank):
+    for name, value in variables(rank, 2, port := free_port()).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(joining, "PATIENCE", timedelta(seconds=0.2))
+    with pytest.raises(RunError) as caught, process_group():
+        pytest.fail("nobody came")
+    assert f"process {1 - rank} did not come to 127.0.0.1:{port}" in str(caught.value)
+    assert "WORLD_SIZE=2" in str(caught.value)
+
+
+def test_a_process_that_trains_alone_says_so(monkeypatch, capsys):
+    for name in distributed.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    with process_group() as ranks:
+        assert ranks == SINGLE_PROCESS
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with process_group() as ranks:
+        assert ranks == SINGLE_PROCESS
+    assert capsys.readouterr().err == (
+        "Note: WORLD_SIZE=2 is set, but LOCAL_RANK, MASTER_ADDR, MASTER_PORT not: this process "
+        "trains alone.\n"
+    )
 
 
 def test_a_sweep_is_not_for_torchrun(warm, tmp_path):
