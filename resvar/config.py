@@ -39,6 +39,9 @@ __all__ = [
 ORDERING_KEYS = (*PLACES, "unusual")
 """The settings that write out the ordering that `variant` names."""
 
+WANTED: dict[str, type] = {"int_type": int, "float_type": float, "bool_type": bool}
+"""The type that a setting should have, by pydantic's name of the error."""
+
 
 def resolve(
     config: Path | None = None,
@@ -261,12 +264,17 @@ def _validated(layers: Layers) -> Settings:
 
 def _one_sentence(error: pydantic.ValidationError, layers: Layers) -> str:
     first = error.errors()[0]
-    if not first["loc"]:
-        return first["msg"].removeprefix("Value error, ") + "."
+    if not first["loc"]:  # a condition between settings
+        said = first["msg"].removeprefix("Value error, ") + "."
+        sources = {layers.sources.get(name, "") for name in re.findall("'([a-z_]+)'", said)}
+        return f"{sources.pop()}: {said}" if len(sources) == 1 else said
     key = str(first["loc"][0])
     if first["type"] == "missing":
         return f"the protocol '{layers.values.get('protocol')}' does not say '{key}'; add it."
     expected = re.sub("^(Input|String|List) should ", "", first["msg"])
-    given, advice = quoted(layers.values.get(key)), spelling_advice(first["input"])
+    given, advice = (
+        quoted(layers.values.get(key)),
+        spelling_advice(first["input"], WANTED.get(first["type"])),
+    )
     source = layers.sources.get(key, "settings")
     return f"{source}: '{key}' is {given}, but should {expected}{advice}."

@@ -157,7 +157,9 @@ class Settings(pydantic.BaseModel):
         Role("training", "step: factor of the learning rate at a milestone.", APPENDIX),
     ] = 0.1
     warmup_iterations: Annotated[
-        int, Field(ge=0), Role("training", "step: first iterations, at warmup_lr.", APPENDIX)
+        int,
+        Field(ge=0, le=10**9),
+        Role("training", "step: first iterations, at warmup_lr.", APPENDIX),
     ] = 0
     warmup_lr: Annotated[
         Positive, Role("training", "Learning rate of the warm-up; one-cycle: the first.", APPENDIX)

@@ -68,18 +68,21 @@ def parse_yaml(text: str, source: str) -> Any:
     return copy.deepcopy(_parsed(text, source))
 
 
-def spelling_advice(value: object) -> str:
+def spelling_advice(value: object, kind: type | None) -> str:
     """`; write 400` for text such as `0400` that elsewhere is a number or boolean, else nothing.
 
     Meant for the end of a sentence that refuses the text.
+
+    Args:
+        kind: int, float or bool, which is wanted; None: another type.
     """
     if not isinstance(value, str) or len(value) > LONGEST_NUMBER:
         return ""
     word = value.strip().lower()
-    if word in ("yes", "on", "no", "off", "true", "false"):
-        return f"; write {'true' if word in ('yes', 'on', 'true') else 'false'}"
-    if any(character.isdecimal() for character in word):
-        for read in (int, partial(int, base=0), float):
+    if kind is bool and word in _BOOLEANS:
+        return f"; write {_BOOLEANS[word]}"
+    if kind in (int, float) and any(character.isdecimal() for character in word):
+        for read in (int, partial(int, base=0), kind):
             with suppress(ValueError):
                 return f"; write {read(word)}"
     return ""
@@ -113,6 +116,13 @@ _WORDS: dict[str, Any] = {
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?")
 _LEADING_ZEROS = re.compile(r"[-+]?0[0-9]+")
+
+
+_BOOLEANS = {
+    **dict.fromkeys(("true", "yes", "y", "on"), "true"),
+    **dict.fromkeys(("false", "no", "n", "off"), "false"),
+}
+"""Those of any notation, in lower case."""
 
 
 @lru_cache(maxsize=64)

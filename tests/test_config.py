@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import re
 
 import pytest
+import yaml
 from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from resvar.config import Settings, deviations, differences, parse_overrides, resolve
-from resvar.errors import UserError
+from resvar.errors import UnreadableError, UserError
 from resvar.files import configs
 from resvar.models.architecture import plan
 from resvar.settings import (
@@ -338,8 +340,51 @@ def test_a_wrong_protocol_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["depth", "seed", "lr"])
-def test_a_number_of_thousands_of_digits_is_refused(key):
-    assert refused(f"{key}=0x{'f' * 5000}")
+@pytest.mark.parametrize("number", ["0x" + "f" * 5000, "9" * 5000, "1." + "9" * 5000])
+def test_a_number_of_thousands_of_digits_is_refused(key, number):
+    assert "characters is no setting" in refused(f"{key}={number}")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("iterations=0400", "'iterations' is '0400', but should be a valid integer; write 400."),
+        ("iterations=1_000", "'iterations' is '1_000', but should be a valid integer; write 1000."),
+        ("seed=0b11", "'seed' is '0b11', but should be a valid integer; write 3."),
+        ("depth=1:30", "'depth' is '1:30', but should be a valid integer."),
+        ("lr=1:30", "'lr' is '1:30', but should be a valid number."),
+        ("lr=1_0.5", "'lr' is '1_0.5', but should be a valid number; write 10.5."),
+        ("milestones=[010]", "'milestones' is ['010'], but should be a valid integer; write 10."),
+        ("flip=yes", "'flip' is 'yes', but should be a valid boolean; write true."),
+        ("nesterov=Off", "'nesterov' is 'Off', but should be a valid boolean; write false."),
+        ("seed=2016-03-16", "'seed' is '2016-03-16', but should be a valid integer."),
+        ("variant=1e5", "'variant' must be a name or a YAML file, not 100000.0."),
+        ("protocol=a b", "there is no protocol 'a b'; known are"),
+    ],
+)
+def test_notations_of_yaml_1_1_are_refused_and_the_usual_one_is_named(override, message):
+    assert message in refused(override)
+
+
+NASTY = [
+    True, False, None, -1, 0, 10**30, 10**5000, -(10**400), 0.5, math.nan, math.inf, 1e308, "",
+    "110", "x" * 10_000, "../x", "\0", "\ud800", [], {}, [1] * 10_000, ["bn"] * 10_000, [["a"]],
+    {"a": 1}, [True], [1.5], ["1"], b"x", object(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_any_value_is_taken_or_refused_in_one_short_sentence(name):
+    """Also those that YAML cannot contain: Python users give them."""
+    for value in NASTY:
+        said, made = "", None
+        try:
+            made = settings(**{name: value})
+        except UserError as error:
+            said = str(error)
+        assert len(said) < 420
+        assert said.isprintable()
+        assert made is None or yaml.safe_load(made.to_yaml()) == made.model_dump()
 
 
 @pytest.mark.parametrize("key", ["variant", "protocol"])
@@ -469,6 +514,21 @@ def test_a_record_may_hold_a_setting_that_is_gone(tmp_path):
     assert resolve(path) == base
     with pytest.raises(UserError, match="unknown setting 'micro_batches'"):
         resolve(overrides=["micro_batches=auto"])
+
+
+def test_a_record_with_an_unknown_setting_is_of_a_later_version_and_not_damaged(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(settings().to_yaml() + "mixup: 0.2\n", encoding="utf-8")
+    with pytest.raises(UnreadableError) as caught:
+        resolve(path)
+    assert str(caught.value).startswith(f"{path}: unknown setting 'mixup'")
+    assert "probably of a later version of resvar" in str(caught.value)
+
+
+def test_a_users_own_file_with_an_unknown_setting_is_wrong(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("variant: original\ndepth: 20\nmomentun: 0.2\n", encoding="utf-8")
+    assert refused(config=path) == f"{path}: unknown setting 'momentun'; did you mean 'momentum'?"
 
 
 # --- the hash -------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -176,6 +177,49 @@ def test_a_damaged_config_is_named(tmp_path):
     (tmp_path / "config.yaml").write_text("variant: [")
     with pytest.raises(UserError, match=r"config\.yaml"):
         guard(tmp_path, make_settings())
+
+
+MONSTERS = {
+    "base 60": "lr: 1" + ":1" * 400_000,
+    "base 60, float": "lr: 1" + ":1" * 2000 + ".0",
+    "5,000 digits": "depth: " + "9" * 5000,
+    "digits below 10^100": "depth: " + "9" * 99,
+    "hexadecimal": "seed: 0x" + "f" * 5000,
+    "infinite": "lr: 1e999",
+    "not a number": "lr: .nan",
+    "a date": "depth: 2016-03-16",
+    "no date": "depth: 2024-13-45",
+    "octal": "iterations: 0400",
+    "nested": "milestones: " + "[" * 900_000,
+    "a long list": "milestones: [" + "1, " * 300_000 + "]",
+    "a long text": "variant: " + "x" * 900_000,
+    "a long name": "? " + "x" * 900_000 + "\n: 1",
+    "many names": "".join(f"k{number}: 1\n" for number in range(80_000)),
+    "many ops": "lead: [" + "bn, " * 200_000 + "]",
+    "NUL": "lr: \0",
+    "a byte order mark": "\ufefflr: 0.1",
+    "a tab": "lr:\t\t[\t",
+    "alias": "lr: *lr",
+    "tag": "lr: !!python/object/apply:os.system [ls]",
+}
+
+
+@pytest.mark.parametrize("what", MONSTERS)
+def test_no_line_of_a_config_costs_more_than_a_sentence(tmp_path, what):
+    """The time of base 60 grew with the square of the digits; huge numbers ended in tracebacks."""
+    name = MONSTERS[what].strip("\ufeff").partition(":")[0]
+    lines = make_settings().to_yaml().splitlines()
+    kept = [line for line in lines if not line.startswith(f"{name}:")]
+    path = tmp_path / "config.yaml"
+    path.write_text("\n".join([*kept, MONSTERS[what], ""]), encoding="utf-8")
+    begun = time.process_time()
+    with pytest.raises(UserError) as refused:
+        read_settings(tmp_path)
+    assert time.process_time() - begun < 8
+    said = str(refused.value)
+    assert said.startswith(str(path))
+    assert len(said.removeprefix(str(path))) < 300
+    assert "\n" not in said
 
 
 # --- metrics --------------------------------------------------------------------------------------

@@ -186,27 +186,32 @@ def test_a_plain_scalar_is_what_yaml_1_2_says_but_leading_zeros_make_text(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "advice"),
+    ("text", "kind", "advice"),
     [
-        ("0400", "; write 400"),
-        ("-010", "; write -10"),
-        ("1_000", "; write 1000"),
-        ("0b11", "; write 3"),
-        (" 7 ", "; write 7"),
-        ("1_0.5", "; write 10.5"),
-        ("１", "; write 1"),
-        ("Yes", "; write true"),
-        ("off", "; write false"),
-        ("1:30", ""),
-        ("nan", ""),
-        ("fast", ""),
-        ("9" * 200, ""),
-        (3, ""),
-        (None, ""),
+        ("0400", int, "; write 400"),
+        ("0400", float, "; write 400"),
+        ("0400", bool, ""),
+        ("0400", None, ""),
+        ("-010", int, "; write -10"),
+        ("1_000", int, "; write 1000"),
+        ("0b11", int, "; write 3"),
+        (" 7 ", int, "; write 7"),
+        ("1_0.5", float, "; write 10.5"),
+        ("1_0.5", int, ""),
+        ("１", int, "; write 1"),
+        ("Yes", bool, "; write true"),
+        ("off", bool, "; write false"),
+        ("off", int, ""),
+        ("1:30", float, ""),
+        ("nan", float, ""),
+        ("fast", float, ""),
+        ("9" * 200, int, ""),
+        (3, int, ""),
+        (None, bool, ""),
     ],
 )
-def test_a_text_that_elsewhere_is_a_number_is_refused_with_its_usual_spelling(text, advice):
-    assert spelling_advice(text) == advice
+def test_a_text_that_elsewhere_is_a_number_is_refused_with_its_usual_spelling(text, kind, advice):
+    assert spelling_advice(text, kind) == advice
 
 
 MEGABYTES = {

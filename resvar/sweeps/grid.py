@@ -164,7 +164,7 @@ def _parse_list(values: Mapping[str, Any], key: str, kind: type, source: str) ->
         raise UserError(f"{source}: '{key}' must be a list of {what}, not {quoted(value)}.")
     for word in value:
         if type(word) is not kind:
-            given = quoted(word) + (spelling_advice(word) if kind is int else "")
+            given = quoted(word) + spelling_advice(word, kind)
             raise UserError(f"{source}: '{key}' must be a list of {what}, not of {given}.")
     return list(value)
 
@@ -177,5 +177,5 @@ def _parse_seeds(value: Any, source: str) -> list[int]:
         return list(range(value))
     if isinstance(value, list) and value and all(type(seed) is int and seed >= 0 for seed in value):
         return value
-    given = quoted(value) + spelling_advice(value)
+    given = quoted(value) + spelling_advice(value, int)
     raise UserError(f"{source}: 'seeds' must be how many (5) or which (0,3,7), not {given}.")

@@ -149,7 +149,7 @@ def read_resources(
     except pydantic.ValidationError as error:
         key = str(error.errors()[0]["loc"][0])
         (value, source), expected = values[key], Resources.model_fields[key].description
-        given_as = quoted(value) + spelling_advice(value)
+        given_as = quoted(value) + spelling_advice(value, int)
         raise UserError(f"{source}: '{key}' must be {expected}, not {given_as}.") from None
     limit = to_seconds(resources.time) if resources.time is not None else None
     if limit is not None and limit <= resources.signal_delay:
