@@ -99,8 +99,8 @@ def require_usable(folder: Path, writing: bool = False) -> None:
         writing: whether the run will be trained here, not only read.
 
     Raises:
-        UserError: it is no folder, may not be read or written, or one of a run's files is no
-            regular file.
+        UserError: it is no folder, or one of a run's files is no regular file.
+        UnreadableError: this user may not read or write it.
     """
     try:
         with os.scandir(folder) as entries:
@@ -111,9 +111,11 @@ def require_usable(folder: Path, writing: bool = False) -> None:
     except FileNotFoundError:
         here = next(parent for parent in folder.absolute().parents if parent.exists())
     except OSError as error:
-        raise UserError(f"{folder}: this folder cannot be used ({error.strerror}).") from error
+        denied = isinstance(error, PermissionError)
+        kind = UnreadableError if denied else UserError
+        raise kind(f"{folder}: this folder cannot be used ({error.strerror}).") from error
     if writing and not os.access(here, os.W_OK | os.X_OK):
-        raise UserError(f"{here}: this user may not write here.")
+        raise UnreadableError(f"{here}: this user may not write here.")
 
 
 # --- a folder that others write -------------------------------------------------------------------

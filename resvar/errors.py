@@ -22,6 +22,10 @@ class UnreadableError(UserError):
     """
 
 
+class OtherRunError(UserError):
+    """A run's directory contains a run with other settings."""
+
+
 class RunError(Exception):
     """The work could not be finished although the input was right (full disk, diverged loss).
 

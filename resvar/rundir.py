@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resvar.config import Settings, differences, resolve, settings_in
-from resvar.errors import RunError, UserError
+from resvar.errors import OtherRunError, RunError, UserError
 from resvar.files import open_regular, read_text, refuse_newer, write_json, write_text
 from resvar.strict_yaml import LARGEST_YAML, parse_mapping
 
@@ -221,12 +221,13 @@ def guard(folder: Path, wanted: Settings) -> None:
     """Refuse a folder that belongs to another run.
 
     Raises:
-        UserError: the run in `folder` has other settings; the message lists the differences.
+        OtherRunError: the run in `folder` has other settings; the message lists the differences.
+        UserError: its settings cannot be read.
     """
     if not (folder / CONFIG).exists():
         return
     if differing := differences(wanted, read_settings(folder)):
-        raise UserError(
+        raise OtherRunError(
             f"{folder} holds a run with other settings ({'; '.join(differing)}): choose another "
             "--out, or start that run over with `resvar train … --fresh`."
         )

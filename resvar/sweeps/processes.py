@@ -12,9 +12,20 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
-from resvar.errors import Stopped
-from resvar.rundir import DIVERGED, LOG, RESULT, guard, is_locked
+import resvar
+from resvar.condition import read_result, require_usable
+from resvar.errors import OtherRunError, Stopped, UserError
+from resvar.files import open_regular, open_to_append
+from resvar.rundir import (
+    FAILURE,
+    LOG,
+    guard,
+    is_locked,
+    read_divergence,
+    write_failure,
+)
 from resvar.sweeps.grid import PlannedRun, Sweep
 from resvar.sweeps.slots import Slot
 from resvar.training.stop import PARENT
@@ -37,24 +48,69 @@ class RunStatus(Enum):
     TAKEN = auto()  # another process trains it
 
 
+@dataclass(frozen=True)
+class FailedRun:
+    """A run that cannot be trained, or whose process has failed.
+
+    Attributes:
+        reason: the end of "the run … failed".
+        log: the last lines that its process printed.
+    """
+
+    run: PlannedRun
+    reason: str
+    log: tuple[str, ...] = ()
+
+
 def run_status(run: PlannedRun) -> RunStatus:
-    """OPEN, FINISHED or DIVERGED, from the run's directory."""
-    if (run.folder / RESULT).exists():
+    """OPEN, FINISHED or DIVERGED, from the run's directory.
+
+    Raises:
+        UserError: the directory cannot be used, is damaged, or holds another run.
+    """
+    require_usable(run.folder)
+    guard(run.folder, run.settings)
+    if read_result(run.folder) is not None:
         return RunStatus.FINISHED
-    return RunStatus.DIVERGED if (run.folder / DIVERGED).exists() else RunStatus.OPEN
+    if read_divergence(run.folder) is not None:
+        return RunStatus.DIVERGED
+    require_usable(run.folder, writing=True)
+    return RunStatus.OPEN
 
 
-def by_status(sweep: Sweep) -> dict[RunStatus, list[PlannedRun]]:
-    """The runs of a sweep by `run_status`, in the order of the sweep.
+@dataclass(frozen=True)
+class Standing:
+    """The runs of a sweep by their status, each list in the order of the sweep."""
+
+    open: list[PlannedRun] = field(default_factory=list)
+    finished: list[PlannedRun] = field(default_factory=list)
+    diverged: list[PlannedRun] = field(default_factory=list)
+    failed: list[FailedRun] = field(default_factory=list)
+
+
+def standing_of(sweep: Sweep) -> Standing:
+    """Every run of a sweep by its status; one whose directory cannot be used has failed.
 
     Raises:
         UserError: a run's directory holds a run with other settings.
     """
-    found: dict[RunStatus, list[PlannedRun]] = {status: [] for status in RunStatus}
+    found = Standing()
+    lists = {
+        RunStatus.OPEN: found.open,
+        RunStatus.FINISHED: found.finished,
+        RunStatus.DIVERGED: found.diverged,
+    }
     for run in sweep.runs:
-        guard(run.folder, run.settings)
-        found[run_status(run)].append(run)
+        try:
+            lists[run_status(run)].append(run)
+        except OtherRunError:
+            raise
+        except UserError as error:
+            found.failed.append(FailedRun(run, str(error)))
     return found
+
+
+# --- one process ----------------------------------------------------------------------------------
 
 
 @dataclass(eq=False)
@@ -67,39 +123,69 @@ class RunProcess:
     begun: float = field(default_factory=time.monotonic)
     asked_to_stop: bool = False
 
-    def ending(self, stopping: bool) -> RunStatus:
-        """The status of the run after its process has ended.
+    def ending(self, stopping: bool) -> tuple[RunStatus, FailedRun | None]:
+        """The status of the run after its process has ended; why it failed, if it has.
+
+        The exit code alone is never believed: a run is finished when its result is there.
 
         Args:
             stopping: whether the sweep asks its runs to stop.
         """
-        code, status = self.handle.returncode, run_status(self.run)
-        if code == 0:
-            return RunStatus.FINISHED
-        if status is not RunStatus.OPEN:
-            return status
+        code = self.handle.returncode
+        try:
+            if (status := run_status(self.run)) is not RunStatus.OPEN:
+                return status, None
+        except UserError as error:
+            return RunStatus.FAILED, FailedRun(self.run, str(error))
         if stopping and (code == Stopped.exit_code or code < 0):  # below 0: a signal ended it
-            return RunStatus.STOPPED
-        return RunStatus.TAKEN if is_locked(self.run.folder) else RunStatus.FAILED
+            return RunStatus.STOPPED, None
+        if is_locked(self.run.folder):
+            return RunStatus.TAKEN, None
+        log = tuple(last_lines(self.run.folder))
+        return RunStatus.FAILED, FailedRun(self.run, f"({ending_of(code)})", log)
 
 
-def start(run: PlannedRun, slot: Slot, data: Path) -> RunProcess:
+def ending_of(code: int) -> str:
+    """How a process ended that left no result."""
+    if code == 0:
+        return "exit 0, but it left no result"
+    if code > 0:
+        return f"exit {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"killed by {name}" + (", often for lack of memory" if name == "SIGKILL" else "")
+
+
+def start(run: PlannedRun, slot: Slot, data: Path, configs: Path) -> RunProcess:
     """Start `resvar train` for a run; its output goes to `log.txt` in the run's directory.
 
     The process has a session of its own, so that Ctrl-C reaches the sweep alone, which asks each
     run to stop. A run also stops when the process of its sweep has ended, for whatever reason.
+
+    Args:
+        configs: the folder for the settings of the run, which are those of the sweep's command: the
+            files that they came from may have changed.
+
+    Raises:
+        UserError: the log is no regular file.
+        OSError: the directory cannot be written, or no process started.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
+    (run.folder / FAILURE).unlink(missing_ok=True)
+    with NamedTemporaryFile("w", encoding="utf-8", dir=configs, suffix=".yaml", delete=False) as to:
+        to.write(run.settings.to_yaml())
     command = [
-        sys.executable, "-m", "resvar", "train", *run.arguments,
+        sys.executable, "-m", "resvar", "train", "--config", to.name,
         "--out", str(run.folder), "--data", str(data), "--device", slot.device,
     ]  # fmt: skip
     threads = str(slot.threads)
     environment = {
         **os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
-        PARENT: str(os.getpid()), **slot.environment,
+        PARENT: str(os.getpid()), **import_path(), **slot.environment,
     }  # fmt: skip
-    with (run.folder / LOG).open("ab") as log:
+    with open_to_append(run.folder / LOG) as log:
         handle = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True,
@@ -107,11 +193,43 @@ def start(run: PlannedRun, slot: Slot, data: Path) -> RunProcess:
     return RunProcess(run, slot, handle)
 
 
-def collect(processes: list[RunProcess], stopping: bool) -> Iterator[tuple[RunProcess, RunStatus]]:
-    """Remove the processes that have ended from the list; yield each with the status of its run."""
+def import_path() -> dict[str, str]:
+    """Variables for a Python process that imports nothing from the current folder.
+
+    It imports this package from where this process did: from the environment, or, where this
+    process was started with `python -m resvar` in a checkout, from there.
+    """
+    found = {"PYTHONSAFEPATH": "1"}
+    checkout = Path(resvar.__file__).parents[1]
+    if not sys.flags.safe_path and Path(sys.path[0]).absolute() == checkout:
+        others = os.environ.get("PYTHONPATH")
+        found["PYTHONPATH"] = os.pathsep.join([str(checkout), *([others] if others else [])])
+    return found
+
+
+def collect(
+    processes: list[RunProcess], stopping: bool
+) -> Iterator[tuple[RunProcess, RunStatus, FailedRun | None]]:
+    """Remove the processes that have ended from the list; yield each with the end of its run.
+
+    Where the process could not record itself why its run failed, this does.
+    """
     for process in [process for process in processes if process.handle.poll() is not None]:
         processes.remove(process)
-        yield process, process.ending(stopping)
+        status, failure = process.ending(stopping)
+        if failure is not None:
+            record_failure(failure)
+        yield process, status, failure
+
+
+def record_failure(failure: FailedRun) -> None:
+    """Write `failure.json` for `resvar status`, unless the run has done so."""
+    folder = failure.run.folder
+    if failure.log and not os.path.lexists(folder / FAILURE):
+        last = failure.log[-1].removeprefix("resvar: error: ")
+        reason = failure.reason.strip("()")
+        with suppress(OSError):
+            write_failure(folder, f"its process: {reason}; the last line of its log: {last}")
 
 
 def terminate(processes: Iterable[RunProcess]) -> None:
@@ -126,9 +244,9 @@ def terminate(processes: Iterable[RunProcess]) -> None:
 def last_lines(folder: Path, count: int = 5) -> list[str]:
     """The last lines of a run's log; none where there is no log."""
     try:
-        with (folder / LOG).open("rb") as log:
+        with open_regular(folder / LOG) as log:
             size = log.seek(0, os.SEEK_END)
             log.seek(max(0, size - LOG_TAIL))
             return log.read().decode(errors="replace").splitlines()[-count:]
-    except OSError:
+    except (OSError, UserError):
         return []

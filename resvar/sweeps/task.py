@@ -100,9 +100,8 @@ class Task:
         todo = [run for run in self.runs if not _is_settled(run)]
         wait_for_locks(todo, received)
         with block_usr2():
-            processes = [] if received else [start(run, self.slot, self.data) for run in todo]
+            processes = [] if received else [self._start(run) for run in todo]
         stopped = list(todo) if received else []
-        failed = False
         while processes:
             time.sleep(POLL)
             if received:
