@@ -25,11 +25,16 @@ MANIFEST = ".sweep.json"
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of a sweep: its settings, its directory, and the options for `resvar train`."""
+    """A run of a sweep.
+
+    Attributes:
+        settings: as they were when the sweep's command was given.
+        arguments: the options of the same `resvar train`, for a person.
+    """
 
     settings: Settings
     folder: Path
-    arguments: tuple[str, ...]
+    arguments: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from resvar.console import deliver, duration, pluralize, print_line
 from resvar.data.cifar import DATASETS, find_problems
-from resvar.errors import UserError
+from resvar.errors import RunError, UserError
 from resvar.sweeps.estimate import (
     estimate,
     given_throughput,
@@ -18,8 +18,8 @@ from resvar.sweeps.estimate import (
 )
 from resvar.sweeps.grid import PlannedRun, Sweep
 from resvar.sweeps.local import LocalSweep
-from resvar.sweeps.processes import RunStatus, by_status
-from resvar.sweeps.slots import lacks_mps, make_slots, require_positive
+from resvar.sweeps.processes import FailedRun, Standing, standing_of
+from resvar.sweeps.slots import Slot, lacks_mps, make_slots, require_positive
 from resvar.training.events import require_tensorboard
 
 
@@ -37,23 +37,16 @@ def run_here(
     if "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("a sweep starts its processes itself: leave torchrun out.")
     slots = make_slots(jobs, per_gpu, device, len(sweep.runs))
-    todo = _open_runs(sweep)
+    found = _standing(sweep)
+    todo = found.open
     if dry_run:
         deliver("".join(f"  {pasteable_command(run)}\n" for run in todo), None)
         return
-    if not todo:
+    if todo:
+        require_inputs(todo, data)
+        _announce(todo, slots, data)
+    elif not found.failed:
         return
-    require_inputs(todo, data)
-    if lacks_mps(slots):
-        print_line(
-            "Runs that share a GPU are faster only under NVIDIA's multi-process service: start it "
-            "with `nvidia-cuda-mps-control -d`."
-        )
-    where = f"{len(slots)} at a time ({pluralize(slots[0].threads, 'thread')} each)"
-    print_line(f"{len(todo)} to do, {where}. Measuring how long that takes …")
-    found = estimate(todo, measured_throughput(todo, slots[0]), data)
-    time = duration(found.by_the_clock(len(slots)))
-    print_line(f"About {time} in all. Ctrl-C stops; the same command resumes.")
     local = LocalSweep(sweep, slots, data)
     local.run()
     local.report()
@@ -61,6 +54,23 @@ def run_here(
     print_line(
         f"All {len(sweep.runs)} runs are finished{diverged}. Next: resvar report {sweep.root}"
     )
+
+
+def _announce(todo: Sequence[PlannedRun], slots: Sequence[Slot], data: Path) -> None:
+    """Print how many runs there are to do, where, and how long they take."""
+    if lacks_mps(slots):
+        print_line(
+            "Runs that share a GPU are faster only under NVIDIA's multi-process service: start it "
+            "with `nvidia-cuda-mps-control -d`."
+        )
+    where = f"{len(slots)} at a time ({pluralize(slots[0].threads, 'thread')} each)"
+    print_line(f"{len(todo)} to do, {where}. Measuring how long that takes …")
+    try:
+        found = estimate(todo, measured_throughput(todo, slots[0]), data)
+        time = f"About {duration(found.by_the_clock(len(slots)))} in all"
+    except RunError as error:
+        time = f"How long it takes is not known: {str(error).rstrip('.')}"
+    print_line(f"{time}. Ctrl-C stops; the same command resumes.")
 
 
 def estimate_here(
@@ -81,7 +91,7 @@ def estimate_here(
         UserError: a run's directory holds other settings, or `speeds` is wrong.
     """
     require_positive(jobs, per_gpu)
-    if not (todo := _open_runs(sweep)):
+    if not (todo := _standing(sweep).open):
         return
     if speeds is not None:
         print_estimate(estimate(todo, given_throughput(speeds, todo), data), None)
@@ -121,9 +131,16 @@ def print_counts(sweep: Sweep, finished: int, others: Mapping[str, int]) -> None
     print_line(f"{pluralize(len(sweep.runs), 'run')} in {sweep.root}, {', '.join(words)}.")
 
 
-def _open_runs(sweep: Sweep) -> list[PlannedRun]:
-    """The runs to do, after a line that counts the others."""
-    found = by_status(sweep)
-    finished, diverged = len(found[RunStatus.FINISHED]), len(found[RunStatus.DIVERGED])
-    print_counts(sweep, finished, {"diverged": diverged})
-    return found[RunStatus.OPEN]
+def print_unusable(failed: Sequence[FailedRun]) -> None:
+    """A line for each run whose directory cannot be used, with the reason."""
+    for failure in failed:
+        print_line(f"  {failure.run.folder} cannot be used: {failure.reason}")
+
+
+def _standing(sweep: Sweep) -> Standing:
+    """The runs by their status, after a line that counts them."""
+    found = standing_of(sweep)
+    others = {"diverged": len(found.diverged), "unusable": len(found.failed)}
+    print_counts(sweep, len(found.finished), others)
+    print_unusable(found.failed)
+    return found

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.console import Group
 from rich.live import Live
@@ -25,12 +26,13 @@ from resvar.rundir import is_locked, read_divergence, read_progress
 from resvar.sweeps.grid import PlannedRun, Sweep
 from resvar.sweeps.processes import (
     POLL,
+    FailedRun,
     RunProcess,
     RunStatus,
-    by_status,
     collect,
-    last_lines,
+    failed_start,
     run_status,
+    standing_of,
     start,
     terminate,
 )
@@ -48,12 +50,12 @@ class LocalSweep:
     def __init__(self, sweep: Sweep, slots: Sequence[Slot], data: Path) -> None:
         self.sweep, self.slots, self.data = sweep, slots, data
         self.console = console_for_progress()
-        found = by_status(sweep)
-        self.waiting = found[RunStatus.OPEN]
+        found = standing_of(sweep)
+        self.waiting = found.open
         self.active: list[RunProcess] = []
-        self.finished = len(found[RunStatus.FINISHED])
-        self.diverged = found[RunStatus.DIVERGED]
-        self.failed: list[RunProcess] = []
+        self.finished = len(found.finished)
+        self.diverged = found.diverged
+        self.failed = found.failed
         self._begun = time.monotonic()
 
     def run(self) -> None:
@@ -68,15 +70,19 @@ class LocalSweep:
         )
         message = "\nStopping the runs; each saves its checkpoint.\n"
         terminal = self.console.is_terminal
-        with stop_request(message) as stop, live if terminal else nullcontext():
+        with (
+            TemporaryDirectory(prefix="resvar-") as configs,
+            stop_request(message) as stop,
+            live if terminal else nullcontext(),
+        ):
             try:
                 while self.active or (self.waiting and not stop):
                     if stop:
                         terminate(self.active)
                     else:
-                        self._fill_slots()
-                    for process, status in collect(self.active, bool(stop)):
-                        self._settle(process, status)
+                        self._fill_slots(Path(configs))
+                    for process, status, failure in collect(self.active, bool(stop)):
+                        self._settle(process, status, failure)
                     if terminal:
                         live.refresh()
                     time.sleep(POLL)
@@ -98,10 +104,9 @@ class LocalSweep:
                 where = f" at iteration {found.iteration}" if found is not None else ""
                 text = f"{run.folder} diverged{where}; it would again, so it is not tried again."
                 print_line(text)
-        for process in self.failed:
-            folder = process.run.folder
-            print_line(f"{folder} failed (exit {process.handle.returncode}):")
-            for line in last_lines(folder):
+        for failure in self.failed:
+            print_line(f"{failure.run.folder} {failure}{':' if failure.log else ''}")
+            for line in failure.log or ():
                 print_line(f"    {line}")
         if self.failed:
             failed = pluralize(len(self.failed), "run")
@@ -111,11 +116,16 @@ class LocalSweep:
 
     # --- one run after the other ------------------------------------------------------------------
 
-    def _fill_slots(self) -> None:
+    def _fill_slots(self, configs: Path) -> None:
         busy = {process.slot.name for process in self.active}
         for slot in self.slots:
-            if slot.name not in busy and (run := self._next()):
-                self.active.append(start(run, slot, self.data))
+            while slot.name not in busy and (run := self._next()):
+                try:
+                    self.active.append(start(run, slot, self.data, configs))
+                except (OSError, UserError) as error:
+                    self._fail(failed_start(run, error))
+                    continue
+                busy.add(slot.name)
                 if not self.console.is_terminal:
                     self._log(f"started {run.name} on {slot.name}")
 
@@ -125,10 +135,14 @@ class LocalSweep:
         Runs that other processes have finished meanwhile are removed too.
         """
         for run in list(self.waiting):
-            status = run_status(run)
-            if status is RunStatus.OPEN and is_locked(run.folder):
+            if is_locked(run.folder):
                 continue
             self.waiting.remove(run)
+            try:
+                status = run_status(run)
+            except UserError as error:
+                self._fail(FailedRun(run, str(error)))
+                continue
             if status is RunStatus.OPEN:
                 return run
             if status is RunStatus.DIVERGED:
@@ -138,10 +152,13 @@ class LocalSweep:
                 self._log(f"{run.name} was finished by another process")
         return None
 
-    def _settle(self, process: RunProcess, status: RunStatus) -> None:
+    def _settle(self, process: RunProcess, status: RunStatus, failure: FailedRun | None) -> None:
         """Count a run whose process has ended; one that is not settled waits again."""
         run, code = process.run, process.handle.returncode
         took = f" ({duration(time.monotonic() - process.begun)} in this process)"
+        if failure is not None:
+            self._fail(failure, took)
+            return
         match status:
             case RunStatus.FINISHED if code == 0:
                 self.finished += 1
@@ -153,15 +170,16 @@ class LocalSweep:
             case RunStatus.DIVERGED:
                 self.diverged.append(run)
                 self._log(f"{run.name} diverged{took}")
-            case RunStatus.FAILED:
-                self.failed.append(process)
-                self._log(f"{run.name} FAILED (exit {code}){took}")
             case RunStatus.STOPPED:
                 self.waiting.append(run)
                 self._log(f"{run.name} stopped{took}")
             case _:
                 self.waiting.append(run)
                 self._log(f"{run.name} is being trained by another process")
+
+    def _fail(self, failure: FailedRun, took: str = "") -> None:
+        self.failed.append(failure)
+        self._log(f"{failure.run.name} {str(failure).replace('failed', 'FAILED', 1)}{took}")
 
     # --- what a person sees -----------------------------------------------------------------------
 

@@ -53,13 +53,16 @@ class FailedRun:
     """A run that cannot be trained, or whose process has failed.
 
     Attributes:
-        reason: the end of "the run … failed".
-        log: the last lines that its process printed.
+        reason: how the process ended; or why there was none.
+        log: the last lines that the process printed; None where there was none.
     """
 
     run: PlannedRun
     reason: str
-    log: tuple[str, ...] = ()
+    log: tuple[str, ...] | None = None
+
+    def __str__(self) -> str:
+        return f"failed: {self.reason}" if self.log is None else f"failed ({self.reason})"
 
 
 def run_status(run: PlannedRun) -> RunStatus:
@@ -115,11 +118,16 @@ def standing_of(sweep: Sweep) -> Standing:
 
 @dataclass(eq=False)
 class RunProcess:
-    """The process of a run in a slot."""
+    """The process of a run in a slot.
+
+    Attributes:
+        printed_before: bytes of the log that earlier processes printed.
+    """
 
     run: PlannedRun
     slot: Slot
     handle: subprocess.Popen[bytes]
+    printed_before: int
     begun: float = field(default_factory=time.monotonic)
     asked_to_stop: bool = False
 
@@ -141,8 +149,8 @@ class RunProcess:
             return RunStatus.STOPPED, None
         if is_locked(self.run.folder):
             return RunStatus.TAKEN, None
-        log = tuple(last_lines(self.run.folder))
-        return RunStatus.FAILED, FailedRun(self.run, f"({ending_of(code)})", log)
+        log = last_lines(self.run.folder, self.printed_before)
+        return RunStatus.FAILED, FailedRun(self.run, ending_of(code), log)
 
 
 def ending_of(code: int) -> str:
@@ -186,11 +194,12 @@ def start(run: PlannedRun, slot: Slot, data: Path, configs: Path) -> RunProcess:
         PARENT: str(os.getpid()), **import_path(), **slot.environment,
     }  # fmt: skip
     with open_to_append(run.folder / LOG) as log:
+        before = log.seek(0, os.SEEK_END)
         handle = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True,
         )  # fmt: skip
-    return RunProcess(run, slot, handle)
+    return RunProcess(run, slot, handle, before)
 
 
 def import_path() -> dict[str, str]:
@@ -225,11 +234,11 @@ def collect(
 def record_failure(failure: FailedRun) -> None:
     """Write `failure.json` for `resvar status`, unless the run has done so."""
     folder = failure.run.folder
-    if failure.log and not os.path.lexists(folder / FAILURE):
-        last = failure.log[-1].removeprefix("resvar: error: ")
-        reason = failure.reason.strip("()")
+    if failure.log is not None and not os.path.lexists(folder / FAILURE):
+        last = failure.log[-1].removeprefix("resvar: error: ") if failure.log else "none"
+        message = f"its process ended ({failure.reason}); the last line of its log: {last}"
         with suppress(OSError):
-            write_failure(folder, f"its process: {reason}; the last line of its log: {last}")
+            write_failure(folder, message)
 
 
 def terminate(processes: Iterable[RunProcess]) -> None:
@@ -241,12 +250,20 @@ def terminate(processes: Iterable[RunProcess]) -> None:
                 process.handle.send_signal(signal.SIGTERM)
 
 
-def last_lines(folder: Path, count: int = 5) -> list[str]:
-    """The last lines of a run's log; none where there is no log."""
+def last_lines(folder: Path, since: int, count: int = 5) -> tuple[str, ...]:
+    """The last lines of a run's log after its first `since` bytes; none where there is no log."""
     try:
         with open_regular(folder / LOG) as log:
             size = log.seek(0, os.SEEK_END)
-            log.seek(max(0, size - LOG_TAIL))
-            return log.read().decode(errors="replace").splitlines()[-count:]
+            log.seek(max(since, size - LOG_TAIL))
+            return tuple(log.read().decode(errors="replace").splitlines()[-count:])
     except (OSError, UserError):
-        return []
+        return ()
+
+
+def failed_start(run: PlannedRun, error: Exception) -> FailedRun:
+    """The failure of a run whose process could not be started."""
+    if isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        return FailedRun(run, f"{error.strerror or error}{where}.")
+    return FailedRun(run, str(error))

@@ -20,8 +20,13 @@ from resvar.files import write_text
 from resvar.rundir import is_locked, locked
 from resvar.sequences import chunks
 from resvar.sweeps.grid import PlannedRun, Sweep
-from resvar.sweeps.launch import pasteable_command, print_counts, require_inputs
-from resvar.sweeps.processes import RunStatus, by_status
+from resvar.sweeps.launch import (
+    pasteable_command,
+    print_counts,
+    print_unusable,
+    require_inputs,
+)
+from resvar.sweeps.processes import FailedRun, import_path, standing_of
 from resvar.sweeps.resources import Resources
 from resvar.sweeps.slots import require_positive
 from resvar.sweeps.submission import (
@@ -100,18 +105,23 @@ def run_on_slurm(
         Plan(sweep.root.absolute(), data.absolute(), device, max(1, cpus // per_gpu), {}),
     )
     if dry_run:
-        arrays.show(_unsubmitted_runs(sweep, needs_slurm=False))
+        arrays.show(_unsubmitted_runs(sweep, needs_slurm=False)[0])
         return
     if shutil.which("sbatch") is None:
         raise UserError(
             "--launcher slurm needs sbatch, which is not on this machine's PATH: type it on a "
             "cluster's login node, or look at the batch script here with --dry-run."
         )
-    require_inputs(by_status(sweep)[RunStatus.OPEN], data)
+    require_inputs(standing_of(sweep).open, data)
     with locked(sweep.root / SUBMISSIONS):  # a second submitter would submit the same runs
-        if todo := _unsubmitted_runs(sweep):
+        todo, failed = _unsubmitted_runs(sweep)
+        if todo:
             sweep.write_manifest()
             arrays.submit(todo)
+    if failed:
+        raise RunError(
+            f"{pluralize(len(failed), 'run')} cannot be submitted, for the reason above."
+        )
 
 
 @dataclass(frozen=True)
@@ -213,18 +223,30 @@ class ArrayJobs:
             setup="\n".join(["", *wanted.setup]),
             cpus=wanted.cpus_per_task,
             log=shlex.quote(str(options["output"])),
-            command=shlex.join([sys.executable, "-u", "-m", "resvar.sweeps.task", str(folder)]),
+            command=shlex.join(
+                [
+                    "env",
+                    *(f"{name}={value}" for name, value in import_path().items()),
+                    sys.executable,
+                    "-u",
+                    "-m",
+                    "resvar.sweeps.task",
+                    str(folder),
+                ]
+            ),
         )
 
 
-def _unsubmitted_runs(sweep: Sweep, needs_slurm: bool = True) -> list[PlannedRun]:
-    """The runs to submit, after a line that counts the others.
+def _unsubmitted_runs(
+    sweep: Sweep, needs_slurm: bool = True
+) -> tuple[list[PlannedRun], list[FailedRun]]:
+    """The runs to submit, and those that cannot be; after a line that counts the others.
 
     Args:
         needs_slurm: whether Slurm must say which runs it has already.
     """
-    found = by_status(sweep)
-    open_runs = found[RunStatus.OPEN]
+    found = standing_of(sweep)
+    open_runs = found.open
     queued: set[str] = set()
     try:
         queued = runs_in_slurm(sweep.root, [run.name for run in open_runs])
@@ -236,12 +258,14 @@ def _unsubmitted_runs(sweep: Sweep, needs_slurm: bool = True) -> list[PlannedRun
         print_line(f"What is queued already is not known: {error}.")
     todo = [run for run in open_runs if run.name not in queued and not is_locked(run.folder)]
     others = {
-        "diverged": len(found[RunStatus.DIVERGED]),
+        "diverged": len(found.diverged),
+        "unusable": len(found.failed),
         "with Slurm": len(queued),
         "at work elsewhere": len(open_runs) - len(queued) - len(todo),
     }
-    print_counts(sweep, len(found[RunStatus.FINISHED]), others)
-    return todo
+    print_counts(sweep, len(found.finished), others)
+    print_unusable(found.failed)
+    return todo, found.failed
 
 
 def _sbatch(submission: Submission, script: str) -> str:

@@ -27,19 +27,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 
-from resvar.config import resolve
+from resvar.config import settings_in
 from resvar.console import pluralize, print_line
 from resvar.errors import Stopped, UserError
-from resvar.files import write_json, write_text
-from resvar.rundir import CHECKPOINT, FAILURE, NOTE_FORMAT, is_locked
+from resvar.files import write_json
+from resvar.rundir import CHECKPOINT, FAILURE, NOTE_FORMAT, is_locked, write_failure
 from resvar.streams import open_standard_streams
+from resvar.strict_yaml import parse_mapping
 from resvar.sweeps.grid import PlannedRun
 from resvar.sweeps.processes import (
     POLL,
+    FailedRun,
     RunProcess,
     RunStatus,
     collect,
-    last_lines,
+    failed_start,
     run_status,
     start,
     terminate,
@@ -77,12 +79,13 @@ class Task:
         self.note_path = submission.note_path(index)
         self.slot = Slot("slurm", plan.threads, plan.device)
         self.data = plan.data
-        self.runs = []
-        for number, name in enumerate(submission.tasks[index]):
-            config = configs / f"{number}.yaml"
-            write_text(config, plan.settings[name], durable=False)
-            arguments = ("--config", str(config))
-            self.runs.append(PlannedRun(resolve(config), plan.root / name, arguments))
+        self.configs = configs
+        self.runs = [
+            PlannedRun(
+                settings_in(parse_mapping(plan.settings[name], name), name), plan.root / name
+            )
+            for name in submission.tasks[index]
+        ]
 
     def work(self, received: Sequence[int]) -> int:
         """Carry out the runs; the exit code.
@@ -91,39 +94,59 @@ class Task:
             received: the signals so far, in their order; it grows.
         """
         before = read_note(self.note_path)
-        if before is None:  # not a requeue: runs that failed earlier are tried again
-            for run in self.runs:
-                (run.folder / FAILURE).unlink(missing_ok=True)
         self.futile = int((before or {}).get("in_vain", 0))
         self._note("running")
         saved = self._checkpoint_times()
-        todo = [run for run in self.runs if not _is_settled(run)]
+        todo, failed = self._open_runs(again=before is None)
         wait_for_locks(todo, received)
-        with block_usr2():
-            processes = [] if received else [self._start(run) for run in todo]
         stopped = list(todo) if received else []
+        processes: list[RunProcess] = []
+        with block_usr2():
+            for run in todo if not received else []:
+                try:
+                    processes.append(start(run, self.slot, self.data, self.configs))
+                except (OSError, UserError) as error:
+                    failed.append(failed_start(run, error))
         while processes:
             time.sleep(POLL)
             if received:
                 terminate(processes)
-            for process, status in collect(processes, bool(received)):
+            for process, status, failure in collect(processes, bool(received)):
                 if received and status in (RunStatus.STOPPED, RunStatus.TAKEN):
                     stopped.append(process.run)
-                elif status is RunStatus.FAILED:
-                    failed = True
-                    _note_crash(process)
+                elif failure is not None:
+                    failed.append(failure)
+        for failure in failed:
+            print_stamped(f"{failure.run.name} {failure}")
         if not stopped:
             self._note("ended")
-            return int(failed)
+            return int(bool(failed))
         self.futile = self.futile + 1 if saved == self._checkpoint_times() else 0
         return self._leave(stopped, received)
+
+    def _open_runs(self, again: bool) -> tuple[list[PlannedRun], list[FailedRun]]:
+        """The runs to train, and those whose directory cannot be used.
+
+        Args:
+            again: whether to try runs that have failed before; after a requeue this task has.
+        """
+        todo, failed = [], []
+        for run in self.runs:
+            try:
+                if run_status(run) is RunStatus.OPEN and (
+                    again or not (run.folder / FAILURE).exists()
+                ):
+                    todo.append(run)
+            except UserError as error:
+                failed.append(FailedRun(run, str(error)))
+        return todo, failed
 
     def _leave(self, stopped: Sequence[PlannedRun], received: Sequence[int]) -> int:
         """After the runs have saved: have the task requeued, or let it end; the exit code."""
         if self.futile >= FUTILE_REQUEUES:
             for run in stopped:
-                note_failure(
-                    run,
+                write_failure(
+                    run.folder,
                     f"its Slurm task was told to stop {self.futile} times before it had trained; "
                     "allow more time, or set a smaller signal_delay.",
                 )
@@ -151,33 +174,11 @@ class Task:
         return [file.stat().st_mtime_ns if file.exists() else 0 for file in files]
 
 
-def _is_settled(run: PlannedRun) -> bool:
-    """Whether there is nothing to do for a run: it is done, or has failed in this task already."""
-    return run_status(run) is not RunStatus.OPEN or (run.folder / FAILURE).exists()
-
-
 def wait_for_locks(runs: Sequence[PlannedRun], received: Sequence[int]) -> None:
     """Wait until no process works on the runs, a signal arrives, or `LOCK_TIMEOUT` has passed."""
     until = time.monotonic() + LOCK_TIMEOUT
     while any(is_locked(run.folder) for run in runs) and not received and time.monotonic() < until:
         time.sleep(1)
-
-
-def _note_crash(process: RunProcess) -> None:
-    """Note why a run failed whose process could not do so itself."""
-    run, code = process.run, process.handle.returncode
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    print_stamped(f"{run.name} failed ({how})")
-    if not (run.folder / FAILURE).exists():
-        last = (last_lines(run.folder, 1) or [""])[0].removeprefix("resvar: error: ")
-        message = f"its process ended with {how}; the last line of its log: {last or 'none'}"
-        note_failure(run, message)
-
-
-def note_failure(run: PlannedRun, message: str) -> None:
-    """Write the note that a run writes itself where it can."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    write_json(run.folder / FAILURE, {"format": NOTE_FORMAT, "message": message})
 
 
 # --- signals and Slurm ----------------------------------------------------------------------------

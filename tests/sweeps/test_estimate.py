@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from resvar.cli import run_command
 from resvar.errors import UserError
-from resvar.rundir import PROGRESS
+from resvar.files import write_json
+from resvar.rundir import DIVERGED, PROGRESS, RESULT, write_note, write_settings
 from resvar.sweeps.estimate import estimate, given_throughput, makespan
-from resvar.sweeps.grid import Sweep, plan_sweep
+from resvar.sweeps.grid import PlannedRun, Sweep, plan_sweep
+from tests.reports.runs import make_result
 from tests.support.commands import contents
 
 SETS = (
@@ -33,6 +35,12 @@ def note(folder: Path, **changes: object) -> None:
     folder.mkdir(parents=True)
     held = {"iteration": 25, "iterations": 100, "seconds": 9.0, "images_per_second": 3.0} | changes
     (folder / PROGRESS).write_text(json.dumps(held))
+
+
+def finish(run: PlannedRun) -> None:
+    run.folder.mkdir(parents=True)
+    write_settings(run.folder, run.settings)
+    write_json(run.folder / RESULT, make_result(run.settings, 50.0))
 
 
 # --- by hand --------------------------------------------------------------------------------------
@@ -140,9 +148,10 @@ def work(tmp_path, monkeypatch):
 
 def test_it_leaves_out_what_is_finished_or_diverged_and_writes_nothing(work, capsys):
     runs = plan(Path("runs")).runs
-    for run, name in zip(runs, ("result.json", "diverged.json"), strict=False):
-        run.folder.mkdir(parents=True)
-        (run.folder / name).write_text("{}")
+    finish(runs[0])
+    runs[1].folder.mkdir(parents=True)
+    write_settings(runs[1].folder, runs[1].settings)
+    write_note(runs[1].folder / DIVERGED, {"iteration": 3, "message": "the loss is NaN"})
     before = contents(work)
     assert run_command([*SWEEP, "--estimate", "--images-per-second", "8=0.5,14=0.2"]) == 0
     assert contents(work) == before
@@ -176,8 +185,7 @@ def test_measured_here_each_network_once_and_the_deeper_is_slower(work, capsys):
 @pytest.mark.usefixtures("work")
 def test_a_finished_sweep_costs_nothing(capsys):
     for run in plan(Path("runs")).runs:
-        run.folder.mkdir(parents=True)
-        (run.folder / "result.json").write_text("{}")
+        finish(run)
     assert run_command([*SWEEP, "--estimate"]) == 0
     assert "8 runs in runs, 8 of them finished already." in capsys.readouterr().out
 

@@ -107,7 +107,7 @@ def test_status_and_report_read_what_it_left(undisturbed, monkeypatch, capsys):
 
 
 def test_one_that_fails_is_reported_and_the_others_go_on(resvar, undisturbed, tmp_path):
-    bad = "--variant original --depth 8 --protocol paper --seed 0"
+    bad = f"--out {FOLDERS[0]}"
     fault = {"RESVAR_TEST_FAIL": "iteration:5", "RESVAR_TEST_ONLY": bad}
     failed = resvar.run(*SWEEP, cwd=tmp_path, **fault, **UNMEASURED)
     assert failed.code == 1
