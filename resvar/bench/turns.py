@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any
 
 from resvar.bench.contenders import Contender
 from resvar.errors import RunError, UserError
+from resvar.sweeps.processes import SAFE_PYTHON, import_path
 
 
 class Worker:
@@ -26,9 +26,9 @@ class Worker:
     def __init__(self, contender: Contender | None, device: str, threads: int | None) -> None:
         self.name = contender.name if contender else "the ceiling"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "resvar.bench.worker"],
+            [*SAFE_PYTHON, "-m", "resvar.bench.worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8",
-            env={**os.environ, "KINETO_LOG_LEVEL": "99"},  # the profiler logs to stderr
+            env={**os.environ, **import_path(), "KINETO_LOG_LEVEL": "99"},  # it logs to stderr
         )  # fmt: skip
         self.send(
             settings=contender.settings.model_dump() if contender else None,

@@ -8,9 +8,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -19,13 +20,16 @@ from rich.table import Table
 
 from resvar.config import CIFAR_TEST_IMAGES, Settings
 from resvar.console import console_for_output, duration, pluralize
-from resvar.errors import UserError
+from resvar.errors import RunError, UserError
 from resvar.rundir import read_progress
 from resvar.sweeps.grid import PlannedRun
 from resvar.sweeps.slots import Slot
 
 Workload = tuple[object, ...]
 """What decides the speed of a run: its architecture and batch, but not its ordering."""
+
+SAFE_PATH = "PYTHONSAFEPATH"
+"""Set to anything, it has Python's effect of -P."""
 
 DEVICES = (1, 8, 64)
 """Numbers of devices for which an estimate gives the time; one device for each run is added."""
@@ -162,13 +166,37 @@ def measured_throughput(todo: Sequence[PlannedRun], slot: Slot) -> Throughput:
     """From a few real updates of each workload on made-up images, in the given slot.
 
     The updates run in a process of their own, so that the sweep's process stays small.
+
+    Raises:
+        RunError: that process was killed.
     """
     kinds = {workload(run.settings): run.settings for run in todo}
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, spawn, initializer=_belong_to_parent) as pool:
-        speeds, device = pool.submit(_measure, list(kinds.values()), slot).result()
+    with (
+        safe_imports(),
+        ProcessPoolExecutor(1, spawn, initializer=_belong_to_parent) as pool,
+    ):
+        try:
+            speeds, device = pool.submit(_measure, list(kinds.values()), slot).result()
+        except BrokenProcessPool as error:
+            raise RunError(
+                "the process that measures the speed was killed, often for lack of memory."
+            ) from error
     source = f"Measured here on {device}, with nothing beside it."
     return Throughput(dict(zip(kinds, speeds, strict=True)), source)
+
+
+@contextmanager
+def safe_imports() -> Iterator[None]:
+    """A Python process that is started inside imports nothing from the current folder."""
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"  # multiprocessing hands on no option of the interpreter's command
+    try:
+        yield
+    finally:
+        os.environ.pop(SAFE_PATH)
+        if before is not None:
+            os.environ[SAFE_PATH] = before
 
 
 def _belong_to_parent() -> None:
@@ -177,6 +205,7 @@ def _belong_to_parent() -> None:
     Otherwise the pool's process would wait forever for work from a parent that was killed.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.pop(SAFE_PATH, None)  # a compiler, or a wrapper of one, may be a Python script
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,14 +51,17 @@ class Sweep:
     runs: tuple[PlannedRun, ...]
 
     def write_manifest(self) -> None:
-        """Write the list of runs into `root`, so that `resvar status` knows which are waiting."""
+        """Write the list of runs into `root`, so that `resvar status` knows which are waiting.
+
+        The list of another sweep of this name, such as from a sweep file that has changed since,
+        stays beside it.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
-        path = self.root / f"{self.name}{MANIFEST}"
-        try:
-            write_json(path, {"format": NOTE_FORMAT, "runs": [run.name for run in self.runs]})
-        except FileNotFoundError:
-            if not path.exists():  # otherwise the same sweep, started twice at once, was quicker
-                raise
+        path, names = self.root / f"{self.name}{MANIFEST}", [run.name for run in self.runs]
+        with suppress(UserError):  # none, or a damaged one
+            if not set(_read_manifest(path)) <= set(names):
+                path = self.root / f"{self.name}-{_digest(names)}{MANIFEST}"
+        write_json(path, {"format": NOTE_FORMAT, "runs": names})
 
 
 def manifests(folder: Path) -> dict[str, list[str]]:
@@ -66,16 +70,30 @@ def manifests(folder: Path) -> dict[str, list[str]]:
     Raises:
         UserError: a list is damaged, or written by a later version of resvar.
     """
-    found = {}
-    for path in sorted(folder.glob(f"*{MANIFEST}")):
-        runs = read_json(path).get("runs")
-        if not isinstance(runs, list) or not all(map(_is_below, runs)):
-            raise UserError(
-                f"{path}: this is damaged: 'runs' is no list of folders below it; start the sweep "
-                "again, which rewrites it."
-            )
-        found[path.name.removesuffix(MANIFEST)] = runs
-    return found
+    return {
+        path.name.removesuffix(MANIFEST): _read_manifest(path)
+        for path in sorted(folder.glob(f"*{MANIFEST}"))
+    }
+
+
+def _read_manifest(path: Path) -> list[str]:
+    """The directories of the runs in a sweep's list.
+
+    Raises:
+        UserError: there is no list, it is damaged, or written by a later version of resvar.
+    """
+    runs = read_json(path).get("runs")
+    if not isinstance(runs, list) or not all(map(_is_below, runs)):
+        raise UserError(
+            f"{path}: this is damaged: 'runs' is no list of folders below it; start the sweep "
+            "again, which rewrites it."
+        )
+    return runs
+
+
+def _digest(names: Sequence[str]) -> str:
+    """Eight digits that identify the list of a sweep's runs."""
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:8]
 
 
 def _is_below(name: object) -> bool:
@@ -130,8 +148,7 @@ def plan_sweep(
         raise UserError(f"{source}: two runs would share {min(twice)}; name each cell once.")
     name = f"{file.stem if file is not None else 'sweep'}-{Path(str(protocol)).stem}"
     if file is None or overrides or any(given.get(key) is not None for key in GRID):
-        names = "\n".join(sorted(run.name for run in runs))
-        name += f"-{hashlib.sha256(names.encode()).hexdigest()[:8]}"
+        name += f"-{_digest([run.name for run in runs])}"
     return Sweep(name, root, runs)
 
 

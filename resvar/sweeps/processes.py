@@ -33,6 +33,9 @@ from resvar.training.stop import PARENT
 POLL = 0.5
 """Seconds between two looks at the processes."""
 
+SAFE_PYTHON = (sys.executable, "-P")
+"""The command of a Python that imports nothing from the current folder; see `import_path`."""
+
 LOG_TAIL = 8_000
 """Bytes at the end of a log that hold its last lines."""
 
@@ -185,7 +188,7 @@ def start(run: PlannedRun, slot: Slot, data: Path, configs: Path) -> RunProcess:
     with NamedTemporaryFile("w", encoding="utf-8", dir=configs, suffix=".yaml", delete=False) as to:
         to.write(run.settings.to_yaml())
     command = [
-        sys.executable, "-m", "resvar", "train", "--config", to.name,
+        *SAFE_PYTHON, "-m", "resvar", "train", "--config", to.name,
         "--out", str(run.folder), "--data", str(data), "--device", slot.device,
     ]  # fmt: skip
     threads = str(slot.threads)
@@ -203,17 +206,16 @@ def start(run: PlannedRun, slot: Slot, data: Path, configs: Path) -> RunProcess:
 
 
 def import_path() -> dict[str, str]:
-    """Variables for a Python process that imports nothing from the current folder.
+    """The environment that lets a `SAFE_PYTHON` import this package from where this process did.
 
-    It imports this package from where this process did: from the environment, or, where this
-    process was started with `python -m resvar` in a checkout, from there.
+    Empty where it is installed. Where this process was started with `python -m resvar` in a
+    checkout, the checkout is named.
     """
-    found = {"PYTHONSAFEPATH": "1"}
     checkout = Path(resvar.__file__).parents[1]
-    if not sys.flags.safe_path and Path(sys.path[0]).absolute() == checkout:
-        others = os.environ.get("PYTHONPATH")
-        found["PYTHONPATH"] = os.pathsep.join([str(checkout), *([others] if others else [])])
-    return found
+    if sys.flags.safe_path or Path(sys.path[0]).absolute() != checkout:
+        return {}
+    others = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": os.pathsep.join([str(checkout), *([others] if others else [])])}
 
 
 def collect(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from resvar.errors import UserError
+from resvar.limits import available_cores, available_memory
 
 MEMORY_PER_JOB = 4 * 2**30
 """Bytes; ResNet-164 at batch 128 in micro-batches of 64 needs less."""
@@ -42,15 +43,13 @@ def make_slots(jobs: int | None, per_gpu: int | None, device: str, runs: int) ->
         UserError: a number below 1, or no such device.
     """
     require_positive(jobs, per_gpu)
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    cores = available_cores()
     gpus = _visible_gpus(device)
     if gpus:
         limit = len(gpus) * per_gpu if per_gpu else jobs or len(gpus)
         count = max(1, min(jobs or limit, limit, runs))
         return [_gpu_slot(number, gpus, max(1, cores // count)) for number in range(count)]
-    by_memory = max(1, _total_memory() // MEMORY_PER_JOB)
+    by_memory = max(1, available_memory() // MEMORY_PER_JOB)
     count = max(1, min(jobs or min(cores, by_memory), runs))
     return [Slot(f"cpu {number}", max(1, cores // count), "cpu") for number in range(count)]
 
@@ -102,11 +101,3 @@ def _visible_gpus(device: str) -> list[str]:
     visible = chosen.split(",") if chosen else map(str, range(count))
     gpus = [name.strip() for name in visible][:count]
     return [gpus[int(device.partition(":")[2])]] if ":" in device else gpus
-
-
-def _total_memory() -> int:
-    """Bytes of memory of this machine; a large number where the system does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return 2**40

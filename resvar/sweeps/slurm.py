@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from resvar.sweeps.launch import (
     print_unusable,
     require_inputs,
 )
-from resvar.sweeps.processes import FailedRun, import_path, standing_of
+from resvar.sweeps.processes import SAFE_PYTHON, FailedRun, import_path, standing_of
 from resvar.sweeps.resources import Resources
 from resvar.sweeps.slots import require_positive
 from resvar.sweeps.submission import (
@@ -214,6 +213,9 @@ class ArrayJobs:
             "cpus-per-task": wanted.cpus_per_task,  # srun does not inherit it since Slurm 22.05
             **wanted.sbatch,
         }
+        path = [
+            word for name, value in import_path().items() for word in ("env", f"{name}={value}")
+        ]
         return BATCH_SCRIPT.format(
             options="\n".join(
                 f"#SBATCH --{name}" + ("" if value is True else f"={shlex.quote(str(value))}")
@@ -224,15 +226,7 @@ class ArrayJobs:
             cpus=wanted.cpus_per_task,
             log=shlex.quote(str(options["output"])),
             command=shlex.join(
-                [
-                    "env",
-                    *(f"{name}={value}" for name, value in import_path().items()),
-                    sys.executable,
-                    "-u",
-                    "-m",
-                    "resvar.sweeps.task",
-                    str(folder),
-                ]
+                [*path, *SAFE_PYTHON, "-u", "-m", "resvar.sweeps.task", str(folder)]
             ),
         )
 

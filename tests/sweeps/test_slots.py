@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
@@ -16,8 +14,8 @@ UUIDS = "GPU-8f6d2a1c-1b2c-3d4e-5f60-718293a4b5c6,MIG-0c9e8d7f-6a5b-4c3d-2e1f-0a
 
 @pytest.fixture(autouse=True)
 def eight_cores(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr(slots_module, "_total_memory", lambda: 64 * 2**30)
+    monkeypatch.setattr(slots_module, "available_cores", lambda: 8)
+    monkeypatch.setattr(slots_module, "available_memory", lambda: 64 * 2**30)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
@@ -103,7 +101,7 @@ def test_without_gpus_the_cores_are_shared(gpus, visible, device):
 
 def test_memory_limits_how_many_share_the_processor(gpus, monkeypatch):
     gpus(0)
-    monkeypatch.setattr(slots_module, "_total_memory", lambda: 9 * 2**30)
+    monkeypatch.setattr(slots_module, "available_memory", lambda: 9 * 2**30)
     assert [slot.threads for slot in make_slots(None, None, "auto", runs=10)] == [4, 4]
 
 
