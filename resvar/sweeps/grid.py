@@ -44,24 +44,29 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Runs in the order in which they are started: each cell once before any has a second seed."""
+    """Runs in the order in which they are started: each cell once before any has a second seed.
+
+    Attributes:
+        file: the user's sweep file, if there is one.
+    """
 
     name: str
     root: Path
     runs: tuple[PlannedRun, ...]
+    file: Path | None = None
 
     def write_manifest(self) -> None:
         """Write the list of runs into `root`, so that `resvar status` knows which are waiting.
 
-        The list of another sweep of this name, such as from a sweep file that has changed since,
-        stays beside it.
+        The list follows its sweep file; that of another file of the same name stays beside it.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         path, names = self.root / f"{self.name}{MANIFEST}", [run.name for run in self.runs]
+        file = str(self.file.absolute()) if self.file is not None else None
         with suppress(UserError):  # none, or a damaged one
-            if not set(_read_manifest(path)) <= set(names):
-                path = self.root / f"{self.name}-{_digest(names)}{MANIFEST}"
-        write_json(path, {"format": NOTE_FORMAT, "runs": names})
+            if read_json(path).get("file", file) != file:
+                path = self.root / f"{self.name}-{_digest([str(file)])}{MANIFEST}"
+        write_json(path, {"format": NOTE_FORMAT, "file": file, "runs": names})
 
 
 def manifests(folder: Path) -> dict[str, list[str]]:
@@ -92,7 +97,7 @@ def _read_manifest(path: Path) -> list[str]:
 
 
 def _digest(names: Sequence[str]) -> str:
-    """Eight digits that identify the list of a sweep's runs."""
+    """Eight digits that identify a list."""
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:8]
 
 
@@ -149,7 +154,7 @@ def plan_sweep(
     name = f"{file.stem if file is not None else 'sweep'}-{Path(str(protocol)).stem}"
     if file is None or overrides or any(given.get(key) is not None for key in GRID):
         name += f"-{_digest([run.name for run in runs])}"
-    return Sweep(name, root, runs)
+    return Sweep(name, root, runs, None if str(file) in shipped("sweeps") else file)
 
 
 def _plan_run(

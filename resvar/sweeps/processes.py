@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 import resvar
-from resvar.condition import read_result, require_usable
+from resvar.condition import read_result, read_undisturbed, require_usable
 from resvar.errors import OtherRunError, Stopped, UserError
 from resvar.files import open_regular, open_to_append
 from resvar.rundir import (
@@ -74,14 +74,18 @@ def run_status(run: PlannedRun) -> RunStatus:
     Raises:
         UserError: the directory cannot be used, is damaged, or holds another run.
     """
-    require_usable(run.folder)
-    guard(run.folder, run.settings)
-    if read_result(run.folder) is not None:
-        return RunStatus.FINISHED
-    if read_divergence(run.folder) is not None:
-        return RunStatus.DIVERGED
-    require_usable(run.folder, writing=True)
-    return RunStatus.OPEN
+
+    def read() -> RunStatus:
+        require_usable(run.folder)
+        guard(run.folder, run.settings)
+        if read_result(run.folder) is not None:
+            return RunStatus.FINISHED
+        if read_divergence(run.folder) is not None:
+            return RunStatus.DIVERGED
+        require_usable(run.folder, writing=True)
+        return RunStatus.OPEN
+
+    return read_undisturbed(run.folder, read)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -130,6 +131,40 @@ def test_the_list_of_a_file_follows_the_file(tmp_path):
         file = write(tmp_path, f"variants: [original]\ndepths: {depths}\n")
         plan_sweep(file, {}, [], tmp_path).write_manifest()
     assert manifests(tmp_path) == {f"{file.stem}-paper": ["paper/original-8/seed-0"]}
+
+
+def test_two_files_of_one_name_have_two_lists(tmp_path):
+    for _ in range(2):
+        for folder, depth in (("a", 8), ("b", 14)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            file = write(tmp_path / folder, f"variants: [original]\ndepths: [{depth}]\n")
+            plan_sweep(file, {}, [], tmp_path / "runs").write_manifest()
+    found = manifests(tmp_path / "runs")
+    assert sorted(found.values()) == [["paper/original-14/seed-0"], ["paper/original-8/seed-0"]]
+
+
+def test_a_damaged_or_foreign_list_is_a_sentence(tmp_path):
+    path = tmp_path / "x.sweep.json"
+    for content in ("", "[]", '{"runs": "a"}', '{"runs": [1]}', '{"runs": ["../a"]}', "\0"):
+        path.write_text(content)
+        with pytest.raises(UserError, match="damaged"):
+            manifests(tmp_path)
+    path.write_text(" " * 30_000_000)
+    with pytest.raises(UserError, match="over 20,000,000 bytes"):
+        manifests(tmp_path)
+    path.unlink()
+    for make in (os.mkfifo, os.mkdir):
+        make(path)
+        with pytest.raises(UserError, match=r"x\.sweep\.json"):
+            manifests(tmp_path)
+        path.unlink() if make is os.mkfifo else path.rmdir()
+
+
+def test_a_pipe_in_place_of_a_list_is_replaced_without_waiting(tmp_path):
+    sweep = plan_sweep(None, SMALL, [], tmp_path)
+    os.mkfifo(tmp_path / f"{sweep.name}.sweep.json")
+    sweep.write_manifest()
+    assert manifests(tmp_path) == {sweep.name: [run.name for run in sweep.runs]}
 
 
 # --- what cannot be -------------------------------------------------------------------------------
