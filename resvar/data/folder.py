@@ -8,11 +8,12 @@ As everywhere, everything random in a training image is a function of (seed, its
 
 from __future__ import annotations
 
-import hashlib
+import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,15 +21,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from resvar.data.memory import UNSHARDED, Shard, draw_epoch
-from resvar.errors import RunError, UserError
+from resvar.data.photos import ImageFiles, UnreadableImageError, checksum_of, list_images
+from resvar.errors import RunError, UserError, first_line
 from resvar.limits import available_cores
-
-if TYPE_CHECKING:
-    # At run time torchvision is imported where it is used: its import takes a second.
-    from torchvision.datasets import ImageFolder
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's channels, as torchvision's models expect."""
+
+CPU = torch.device("cpu")
+
+SHARE = 0.25
+"""Of the free shared memory, for one loader; beside it there are a second one and other runs."""
 
 EVALUATION = ("val", "test")
 """Names for the folder of evaluation images; the first that exists is taken."""
@@ -41,8 +44,8 @@ class FolderImages:
     `checksum` covers the names and sizes of all files, not their bytes.
     """
 
-    training: ImageFolder
-    evaluation: ImageFolder
+    training: ImageFiles
+    evaluation: ImageFiles
     class_names: tuple[str, ...]
     checksum: str
 
@@ -53,31 +56,20 @@ def open_folder(folder: Path) -> FolderImages:
     Raises:
         UserError: a part is missing or empty, or the two parts have different classes.
     """
-    from torchvision.datasets import ImageFolder
-
     names = [name for name in EVALUATION if (folder / name).is_dir()]
     if not (folder / "train").is_dir() or not names:
         raise UserError(
             f"{folder}: a folder of images needs train/<class>/ and val/<class>/ below it; name it "
             "with --data DIR."
         )
-    parts = []
-    for name in ("train", names[0]):
-        try:
-            parts.append(ImageFolder(str(folder / name)))
-        except (FileNotFoundError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{folder / name}: no images by class ({reason}).") from error
-    training, evaluation = parts
+    training, evaluation = (list_images(folder / name) for name in ("train", names[0]))
     if training.classes != evaluation.classes:
         differing = sorted(set(training.classes) ^ set(evaluation.classes))
         raise UserError(
             f"{folder}: train and {names[0]} have different classes, such as '{differing[0]}'."
         )
-    sha = hashlib.sha256()
-    for path, _ in training.samples + evaluation.samples:
-        sha.update(f"{Path(path).relative_to(folder)} {Path(path).stat().st_size}\n".encode())
-    return FolderImages(training, evaluation, tuple(training.classes), sha.hexdigest())
+    checksum = checksum_of([training, evaluation], folder)
+    return FolderImages(training, evaluation, tuple(training.classes), checksum)
 
 
 class FolderTrainLoader:
@@ -88,7 +80,7 @@ class FolderTrainLoader:
 
     def __init__(
         self,
-        images: ImageFolder,
+        images: ImageFiles,
         batch_size: int,
         seed: int,
         size: int,
@@ -100,7 +92,7 @@ class FolderTrainLoader:
         self.labels = torch.tensor(images.targets, device=device)
         self.batch_size, self.seed, self.device, self.shard = batch_size, seed, device, shard
         self.workers = default_workers() if workers is None else workers
-        self._samples = _FolderSamples(images, _training_transform(size, flip), seed)
+        self._samples = _FolderSamples(images, _training_transform(size, flip), size, seed)
         self._next = -1
         self._stream: Iterator[Any] = iter(())
 
@@ -118,16 +110,9 @@ class FolderTrainLoader:
         return images.to(self.device, non_blocking=True), labels.to(self.device)
 
     def _loader(self, iteration: int) -> DataLoader[Any]:
-        return DataLoader(
-            self._samples,
-            batch_sampler=_TrainSampler(
-                iteration, self.batch_size, len(self.labels), self.seed, self.shard
-            ),
-            num_workers=self.workers,
-            collate_fn=_collate,
-            generator=torch.Generator(),  # not torch's global one: its state belongs to the caller
-            pin_memory=self.device.type == "cuda",
-        )
+        sampler = _TrainSampler(iteration, self.batch_size, len(self.labels), self.seed, self.shard)
+        size = self.batch_size // self.shard.count * self._samples.bytes_of_image
+        return _loader(self._samples, sampler, self.workers, size, self.device)
 
 
 class FolderEvalLoader:
@@ -135,7 +120,7 @@ class FolderEvalLoader:
 
     def __init__(
         self,
-        images: ImageFolder,
+        images: ImageFiles,
         size: int,
         device: torch.device,
         batch_size: int = 100,
@@ -144,7 +129,7 @@ class FolderEvalLoader:
         self.labels = torch.tensor(images.targets, device=device)
         self.batch_size, self.device = batch_size, device
         self.workers = default_workers() if workers is None else workers
-        self._samples = _FolderSamples(images, _evaluation_transform(size), None)
+        self._samples = _FolderSamples(images, _evaluation_transform(size), size, None)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self.shard(UNSHARDED)
@@ -158,15 +143,11 @@ class FolderEvalLoader:
         """
         keys = [(index, 0) for index in range(len(self.labels))]
         first, step = shard.index * self.batch_size, shard.count * self.batch_size
-        loader: DataLoader[Any] = DataLoader(
-            self._samples,
-            batch_sampler=[
-                keys[number : number + self.batch_size] for number in range(first, len(keys), step)
-            ],
-            num_workers=self.workers,
-            collate_fn=_collate,
-            generator=torch.Generator(),
-        )
+        sampler = [
+            keys[number : number + self.batch_size] for number in range(first, len(keys), step)
+        ]
+        size = self.batch_size * self._samples.bytes_of_image
+        loader = _loader(self._samples, sampler, self.workers, size, CPU)
         for images, labels in _read(loader):
             yield images.to(self.device), labels.to(self.device)
 
@@ -186,17 +167,17 @@ class _UnreadableImage:
 class _FolderSamples(Dataset[tuple[Tensor, int] | _UnreadableImage]):
     """Transformed images by (index, position); the position seeds the random transforms."""
 
-    def __init__(self, images: ImageFolder, transform: Any, seed: int | None) -> None:
+    def __init__(self, images: ImageFiles, transform: Any, size: int, seed: int | None) -> None:
         self.images, self.transform, self.seed = images, transform, seed
+        self.bytes_of_image = 3 * size * size * 4
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | _UnreadableImage:
         index, position = key
         path, label = self.images.samples[index]
         try:
             image = self.images.loader(path)
-        except Exception as error:  # a damaged image can raise nearly anything
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            return _UnreadableImage(f"{path}: this image cannot be read ({reason}).")
+        except UnreadableImageError as error:
+            return _UnreadableImage(str(error))
         if self.seed is None:
             return self.transform(image), label
         state = np.random.SeedSequence([self.seed, position]).generate_state(1, np.uint64)
@@ -205,22 +186,59 @@ class _FolderSamples(Dataset[tuple[Tensor, int] | _UnreadableImage]):
             return self.transform(image), label
 
 
+def _loader(
+    samples: _FolderSamples, sampler: Any, workers: int, size: int, device: torch.device
+) -> DataLoader[Any]:
+    """Batches of `size` bytes; read by processes, two batches each ahead."""
+    shared = workers * (2 * size) <= SHARE * free_shared_memory()
+    return DataLoader(
+        samples,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=_collate if shared else _collate_for_pipe,
+        generator=torch.Generator(),  # not torch's global one: its state belongs to the caller
+        pin_memory=device.type == "cuda",
+    )
+
+
+def free_shared_memory(folder: str = "/dev/shm") -> float:
+    """Bytes left for tensors that processes share; infinite where nothing is known to limit them.
+
+    A container often has 64 MB.
+    """
+    try:
+        status = os.statvfs(folder)
+    except (OSError, AttributeError):
+        return math.inf
+    return status.f_bavail * status.f_frsize
+
+
 def _collate(samples: list[Any]) -> Any:
     """A batch of samples, or the first unreadable image among them."""
     unreadable = (sample for sample in samples if isinstance(sample, _UnreadableImage))
     return next(unreadable, None) or default_collate(samples)
 
 
+def _collate_for_pipe(samples: list[Any]) -> Any:
+    """The same; arrays pass from process to process through a pipe, without shared memory."""
+    batch = _collate(samples)
+    return batch if isinstance(batch, _UnreadableImage) else [part.numpy() for part in batch]
+
+
 def _read(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of a loader; failures of its workers are raised here."""
-    batches = iter(loader)
+    batches: Iterator[Any] | None = None
     while True:
         try:
+            batches = iter(loader) if batches is None else batches
             batch = next(batches, None)
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker"):
-                raise
-            reason = str(error).splitlines()[0].rstrip(". ")  # killed, most likely for its memory
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except (RuntimeError, MemoryError, OSError, EOFError) as error:
+            # Killed, most likely for its memory; or the text is a traceback, its reason at the end.
+            text = str(error)
+            last = text.rstrip().rpartition("\n")[2]
+            reason = first_line(Exception(last if text.startswith("Caught ") else text))
             raise RunError(
                 f"a process that reads images died ({reason}); the same command resumes the run."
             ) from error
@@ -228,7 +246,8 @@ def _read(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
             return
         if isinstance(batch, _UnreadableImage):
             raise UserError(batch.message)
-        yield batch
+        images, labels = map(torch.as_tensor, batch)
+        yield images, labels
 
 
 class _TrainSampler:

@@ -20,6 +20,7 @@ from resvar.data.memory import (
     Normalization,
     Shard,
 )
+from resvar.data.photos import check_images
 from resvar.errors import UserError
 
 
@@ -75,10 +76,11 @@ class Splits:
 
 
 def open_images(settings: Settings, folder: Path) -> Images | FolderImages:
-    """The dataset of a run: CIFAR loaded and verified, or the files of a folder listed.
+    """The dataset of a run: CIFAR loaded and verified, or the files of a folder listed and checked.
 
     Raises:
-        UserError: it is missing, damaged, or has another number of classes than `num_classes`.
+        UserError: it is missing or damaged, contains an image that cannot be read, or has another
+            number of classes than `num_classes`.
     """
     if settings.dataset != "folder":
         return load_cifar(DATASETS[settings.dataset], folder)
@@ -88,6 +90,7 @@ def open_images(settings: Settings, folder: Path) -> Images | FolderImages:
             f"{folder}: there are {len(images.class_names)} classes, but 'num_classes' is "
             f"{settings.num_classes}."
         )
+    check_images([images.training, images.evaluation])
     return images
 
 

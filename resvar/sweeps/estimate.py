@@ -113,13 +113,12 @@ def workload(settings: Settings) -> Workload:
 
 def _test_images(dataset: str, data: Path | None) -> int:
     if dataset == "folder" and data is not None:
-        from torchvision.datasets import ImageFolder
-
         from resvar.data.folder import EVALUATION
+        from resvar.data.photos import list_images
 
         for name in EVALUATION:
-            with suppress(OSError):
-                return len(ImageFolder(str(data / name)))
+            with suppress(UserError):
+                return len(list_images(data / name).samples)
     return CIFAR_TEST_IMAGES
 
 

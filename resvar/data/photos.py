@@ -1,0 +1,192 @@
+"""Image files: listed by class, checked, and read as RGB. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resvar.errors import UserError, first_line
+from resvar.files import open_regular
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Of image files, in either case; as in torchvision."""
+
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000")
+"""That are decoded, whatever the suffix. Not, for example, EPS, which starts a program."""
+
+MOST_PIXELS = 89_478_485
+"""In an image; Pillow's limit, 270 MB as RGB."""
+
+MOST_LENGTHS = 200
+"""Largest ratio of an image's sides: resizing the shorter one multiplies the pixels by this."""
+
+CHECKED = 50_000_000
+"""Bytes of images that are read before a run, which takes a second or two."""
+
+
+@dataclass
+class ImageFiles:
+    """The images of a part, in the order of their classes, folders and names.
+
+    Attributes:
+        samples: path and class number of each.
+        sizes: bytes of each.
+        loader: reads one of them, as `read_image` does.
+    """
+
+    classes: list[str]
+    samples: list[tuple[str, int]]
+    sizes: list[int]
+    loader: Callable[[str], Image]
+
+    @property
+    def targets(self) -> list[int]:
+        """The class number of each image."""
+        return [label for _, label in self.samples]
+
+
+def list_images(folder: Path) -> ImageFiles:
+    """The image files below `folder/<class>/`, at any depth. Hidden files and folders are left out.
+
+    Raises:
+        UserError: there are none in a class; or an entry is a link that leads nowhere or in a
+            circle, a pipe or device, or may not be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            classes = sorted(entry.name for entry in entries if _is_class(entry))
+        samples, sizes = [], []
+        for number, name in enumerate(classes):
+            found = sorted(_walk(str(folder / name)), key=lambda item: os.path.split(item[0]))
+            if not found:
+                raise UserError(
+                    f"{folder}: no images by class (none in that of '{name}', by the endings "
+                    f"{', '.join(SUFFIXES)}); fill the folder or remove it."
+                )
+            samples += [(path, number) for path, _ in found]
+            sizes += [size for _, size in found]
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}).") from error
+    if not classes:
+        raise UserError(f"{folder}: no images by class (a folder for each class is missing).")
+    return ImageFiles(classes, samples, sizes, read_image)
+
+
+def checksum_of(parts: Sequence[ImageFiles], folder: Path) -> str:
+    """SHA-256 of the names (relative to `folder`) and sizes of all files; not of their bytes."""
+    sha = hashlib.sha256()
+    for part in parts:
+        for (path, _), size in zip(part.samples, part.sizes, strict=True):
+            sha.update(os.fsencode(f"{Path(path).relative_to(folder)} {size}\n"))
+    return sha.hexdigest()
+
+
+def check_images(parts: Sequence[ImageFiles]) -> None:
+    """Check what is cheap to check: no file is empty, and all of a small set can be read.
+
+    Raises:
+        UserError: names the first image that cannot be read, and the reason.
+    """
+    small = sum(sum(part.sizes) for part in parts) <= CHECKED
+    for part in parts:
+        for (path, _), size in zip(part.samples, part.sizes, strict=True):
+            if small or not size:
+                try:
+                    part.loader(path)
+                except UnreadableImageError as error:
+                    raise UserError(str(error)) from error
+
+
+class UnreadableImageError(Exception):
+    """A file is not an image that can be used; the text is a sentence that names it."""
+
+
+def read_image(path: str) -> Image:
+    """The image in a file as RGB, 8 bits per channel: of an animation its first picture.
+
+    Transparency is dropped; of grey values with 16 bits the upper 8 are taken, as of colours.
+
+    Raises:
+        UnreadableImageError: the file cannot be read, is no image, or a gigantic one.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with open_regular(Path(path)) as file, Image.open(file, formats=FORMATS) as image:
+                _check_shape(*image.size)
+                return _to_rgb(image)
+    except MemoryError:
+        raise
+    except UnidentifiedImageError as error:
+        raise _unreadable(path, "it is empty, or no image of a known format") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise _unreadable(path, f"it has more than {MOST_PIXELS:,} pixels") from error
+    except OSError as error:
+        raise _unreadable(path, error.strerror or first_line(error)) from error
+    except Exception as error:  # a damaged image can raise nearly anything
+        raise _unreadable(path, first_line(error)) from error
+
+
+# --- helpers --------------------------------------------------------------------------------------
+
+
+def _walk(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[tuple[str, int]]:
+    """The images below a folder, links followed, with their sizes; in any order."""
+    status = Path(folder).stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        raise UserError(f"{folder}: this link leads back to a folder above it; remove it.")
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _walk(entry.path, (*above, here))
+            elif entry.name.lower().endswith(SUFFIXES):
+                yield entry.path, _size_of(entry)
+
+
+def _is_class(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir() and not entry.name.startswith(".")
+
+
+def _size_of(entry: os.DirEntry[str]) -> int:
+    try:
+        status = entry.stat()
+    except FileNotFoundError as error:
+        raise UserError(f"{entry.path}: this link leads nowhere; remove it.") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{entry.path}: this is no file but a pipe, socket or device; remove it.")
+    return status.st_size
+
+
+def _check_shape(width: int, height: int) -> None:
+    if max(width, height) > MOST_LENGTHS * min(width, height):
+        raise ValueError(f"one of its sides is over {MOST_LENGTHS} times as long as the other")
+
+
+def _to_rgb(image: Image) -> Image:
+    import numpy as np
+    from PIL.Image import fromarray
+
+    if image.mode.startswith("I;16"):  # convert() would make nearly all of them white
+        return fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError("its grey values have 32 bits; convert them to 8")
+    return image.convert("RGB")
+
+
+def _unreadable(path: str, reason: str) -> UnreadableImageError:
+    return UnreadableImageError(f"{path}: this image cannot be read ({reason}).")
