@@ -33,6 +33,9 @@ CPU = torch.device("cpu")
 SHARE = 0.25
 """Of the free shared memory, for one loader; beside it there are a second one and other runs."""
 
+LEAST_SHARED = 1_000_000
+"""Bytes; with less there is no room for the semaphores of other processes."""
+
 EVALUATION = ("val", "test")
 """Names for the folder of evaluation images; the first that exists is taken."""
 
@@ -190,7 +193,9 @@ def _loader(
     samples: _FolderSamples, sampler: Any, workers: int, size: int, device: torch.device
 ) -> DataLoader[Any]:
     """Batches of `size` bytes; read by processes, two batches each ahead."""
-    shared = workers * (2 * size) <= SHARE * free_shared_memory()
+    free = free_shared_memory()
+    workers = workers if free >= LEAST_SHARED else 0
+    shared = workers * (2 * size) <= SHARE * free
     return DataLoader(
         samples,
         batch_sampler=sampler,
@@ -215,14 +220,19 @@ def free_shared_memory(folder: str = "/dev/shm") -> float:
 
 def _collate(samples: list[Any]) -> Any:
     """A batch of samples, or the first unreadable image among them."""
-    unreadable = (sample for sample in samples if isinstance(sample, _UnreadableImage))
-    return next(unreadable, None) or default_collate(samples)
+    return _first_unreadable(samples) or default_collate(samples)
 
 
 def _collate_for_pipe(samples: list[Any]) -> Any:
-    """The same; arrays pass from process to process through a pipe, without shared memory."""
-    batch = _collate(samples)
-    return batch if isinstance(batch, _UnreadableImage) else [part.numpy() for part in batch]
+    """The same as arrays, which pass between processes through a pipe, not in shared memory."""
+    if unreadable := _first_unreadable(samples):
+        return unreadable
+    images, labels = zip(*samples, strict=True)
+    return np.stack([image.numpy() for image in images]), np.array(labels)
+
+
+def _first_unreadable(samples: list[Any]) -> _UnreadableImage | None:
+    return next((sample for sample in samples if isinstance(sample, _UnreadableImage)), None)
 
 
 def _read(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
