@@ -44,13 +44,16 @@ EVALUATION = ("val", "test")
 class FolderImages:
     """The files of a folder: training images, evaluation images, class names.
 
-    `checksum` covers the names and sizes of all files, not their bytes.
+    Attributes:
+        checksum: SHA-256 of the names and sizes of all files, not of their bytes.
+        contents: SHA-256 of their bytes, where the set is small; else an empty text.
     """
 
     training: ImageFiles
     evaluation: ImageFiles
     class_names: tuple[str, ...]
     checksum: str
+    contents: str = ""
 
 
 def open_folder(folder: Path) -> FolderImages:

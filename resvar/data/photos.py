@@ -90,13 +90,16 @@ def checksum_of(parts: Sequence[ImageFiles], folder: Path) -> str:
     return sha.hexdigest()
 
 
-def check_images(parts: Sequence[ImageFiles]) -> None:
+def check_images(parts: Sequence[ImageFiles]) -> str:
     """Check what is cheap to check: no file is empty, and all of a small set can be read.
+
+    Returns:
+        SHA-256 of the bytes of all files of a small set, else an empty text.
 
     Raises:
         UserError: names the first image that cannot be read, and the reason.
     """
-    small = sum(sum(part.sizes) for part in parts) <= CHECKED
+    small, sha = sum(sum(part.sizes) for part in parts) <= CHECKED, hashlib.sha256()
     for part in parts:
         for (path, _), size in zip(part.samples, part.sizes, strict=True):
             if small or not size:
@@ -104,6 +107,8 @@ def check_images(parts: Sequence[ImageFiles]) -> None:
                     part.loader(path)
                 except UnreadableImageError as error:
                     raise UserError(str(error)) from error
+                sha.update(Path(path).read_bytes())
+    return sha.hexdigest() if small else ""
 
 
 class UnreadableImageError(Exception):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -90,8 +90,7 @@ def open_images(settings: Settings, folder: Path) -> Images | FolderImages:
             f"{folder}: there are {len(images.class_names)} classes, but 'num_classes' is "
             f"{settings.num_classes}."
         )
-    check_images([images.training, images.evaluation])
-    return images
+    return replace(images, contents=check_images([images.training, images.evaluation]))
 
 
 def num_classes(settings: Settings) -> int:

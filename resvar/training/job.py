@@ -200,6 +200,7 @@ class ClaimedRun:
             machine and the source code.
         """
         ranks = self.plan.ranks
+        ranks.on_rank0(lambda: _require_same_images(self.folder, images))
         if ranks.first:
             (self.folder / rundir.FAILURE).unlink(missing_ok=True)
         trainer = ranks.on_all_ranks(lambda: self._trainer(images))
@@ -213,7 +214,8 @@ class ClaimedRun:
         if ranks.first:
             rundir.write_settings(self.folder, self.plan.settings)
             here = environment(self.plan.device, images.checksum, source)
-            commits = self._record_environment({**here, "device": devices}, trainer.iteration)
+            here |= {**_checksums(images), "device": devices}
+            commits = self._record_environment(here, trainer.iteration)
             origin |= {"commits": commits} if len(commits) > 1 else {}
         self._announce(trainer, devices)
         return trainer, origin
@@ -273,14 +275,7 @@ class ClaimedRun:
         if not iteration or not path.exists():
             write_json(path, here)
             return [here["commit"]]
-        begun = rundir.read_json(path)
-        try:
-            resumed = [note["changed"].items() for note in begun.get("resumed", [])]
-        except (TypeError, KeyError, AttributeError):
-            raise UserError(
-                f"{path}: this is damaged: 'resumed' is no list of changes; remove the file, and "
-                "the same command resumes the run and records where."
-            ) from None
+        begun, resumed = _read_environment(path)
         latest = {
             "world_size": 1,  # older versions knew no other,
             "execution": here["execution"],  # and did not record this
@@ -326,6 +321,47 @@ class ClaimedRun:
         if "holdout_error" in last:
             result["holdout_error"] = last["holdout_error"]
         return result
+
+
+def _checksums(images: Images | FolderImages) -> dict[str, str]:
+    """What `environment.json` records of the images."""
+    checksums = {"dataset_checksum": images.checksum}
+    if isinstance(images, FolderImages) and images.contents:
+        checksums["dataset_contents"] = images.contents
+    return checksums
+
+
+def _require_same_images(folder: Path, images: Images | FolderImages) -> None:
+    """A run that has a checkpoint is resumed with its own images only.
+
+    Raises:
+        UserError: they are not those that `environment.json` records.
+    """
+    checkpoints = (folder / rundir.CHECKPOINT, folder / rundir.PREVIOUS_CHECKPOINT)
+    path = folder / rundir.ENVIRONMENT
+    if not path.exists() or not any(checkpoint.exists() for checkpoint in checkpoints):
+        return
+    begun, resumed = _read_environment(path)
+    latest = {**begun, **{key: value for changes in resumed for key, value in changes}}
+    for key, checksum in _checksums(images).items():
+        if latest.get(key, checksum) != checksum:  # older versions have recorded less
+            raise UserError(
+                f"{folder}: the images have changed since this run was started (some were added, "
+                "removed, renamed or edited), so it cannot be resumed; restore them, or start over "
+                "with --fresh."
+            )
+
+
+def _read_environment(path: Path) -> tuple[dict[str, Any], list[Any]]:
+    """The content of `environment.json`, and the items that changed at each resumption."""
+    begun = rundir.read_json(path)
+    try:
+        return begun, [note["changed"].items() for note in begun.get("resumed", [])]
+    except (TypeError, KeyError, AttributeError):
+        raise UserError(
+            f"{path}: this is damaged: 'resumed' is no list of changes; remove the file, and "
+            "the same command resumes the run and records where."
+        ) from None
 
 
 def _write_result(folder: Path, result: dict[str, Any], test: Evaluation) -> None:
