@@ -29,31 +29,56 @@ its group and depth; None where there is no such cell or map.
 """
 
 
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+"""Beginnings of a formula; tabs and line breaks, which may hide one, are escaped before."""
+
+
 def runs_frame(report: Report) -> pandas.DataFrame:
     """A row per run, those that cannot be read last; `message` is the reason.
 
     The columns are `RUN_FIELDS`, None where unknown.
     """
-    import pandas
-
-    rows = [_run_data(record, group) for group in report.groups for record in group.records]
-    rows += [_run_data(record, None) for record in report.unread]
-    return pandas.DataFrame(rows, columns=list(RUN_FIELDS), dtype=object)
+    return _frame(_rows(report))
 
 
 def report_csv(report: Report) -> str:
-    """A line per run."""
-    return runs_frame(report).to_csv(index=False, lineterminator="\n")
+    """A line per run, for spreadsheets too: a text that they would compute has an apostrophe."""
+    rows = [{key: _csv_value(value) for key, value in row.items()} for row in _rows(report)]
+    return _frame(rows).to_csv(index=False, lineterminator="\n")
+
+
+def _rows(report: Report) -> list[dict[str, Any]]:
+    rows = [_run_data(record, group) for group in report.groups for record in group.records]
+    return rows + [_run_data(record, None) for record in report.unread]
+
+
+def _frame(rows: list[dict[str, Any]]) -> pandas.DataFrame:
+    import pandas
+
+    return pandas.DataFrame(rows, columns=list(RUN_FIELDS), dtype=object)
+
+
+def _csv_value(value: Any) -> Any:
+    """Text in one line, and none that a spreadsheet takes for a formula (OWASP, CSV injection)."""
+    if not isinstance(value, str):
+        return value
+    text = plain(value)
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def report_json(report: Report) -> str:
-    """The whole report; a number that JSON cannot hold is an error of this program."""
+    """The whole report; a number that JSON cannot hold is an error of this program.
+
+    `damaged` lists the runs that could not be read, with their `state` and the reason as `message`.
+    """
     data = {
         "format": 1,
         "groups": [_group_data(group) for group in report.groups],
         "damaged": [_run_data(record, None) for record in report.unread],
     }
-    return json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    text = json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    unprintable = {c for c in set(text) if not c.isprintable()} - {"\n"}
+    return text.translate({ord(c): json.dumps(c)[1:-1] for c in unprintable})
 
 
 def _run_data(record: Record, group: Group | None) -> dict[str, Any]:

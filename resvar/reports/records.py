@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -150,10 +150,18 @@ def read_record(folder: Path, full: bool = True) -> Record:
     Args:
         full: with label and metrics.
     """
+    gone = f"{folder}: there is no run here."
+    return _begun_record(folder, full) or Record(folder, None, RunState.DAMAGED, message=gone)
+
+
+def _begun_record(folder: Path, full: bool) -> Record | None:
+    """The record of a run directory; None if it has neither settings nor a result."""
     known = Record(folder, None, RunState.DAMAGED)
 
-    def read() -> Record:
+    def read() -> Record | None:
         nonlocal known
+        if not any(run_stamp(folder)):
+            return None
         settings = read_settings(folder)
         known = replace(known, settings=settings, label=label_of(settings) if full else "")
         return _with_standing(known, settings, full)
@@ -343,7 +351,7 @@ def _search(root: Path, seen: set[tuple[int, int]], full: bool) -> Iterator[Reco
                 message = str(_cannot_be_searched(here, error))
                 yield Record(here, None, RunState.UNREADABLE, message=message)
             continue
-        if (record := _record_in(here, inside, full)) is not None:
+        if (record := _record_in(here, inside.keys(), full)) is not None:
             yield record
             if record.settings is not None or record.state not in UNREAD:
                 continue  # while a stranger's config.yaml hides no runs below it
@@ -351,15 +359,11 @@ def _search(root: Path, seen: set[tuple[int, int]], full: bool) -> Iterator[Reco
         waiting.extend(here / name for name in sorted(below, reverse=True))
 
 
-def _record_in(folder: Path, names: Collection[str], full: bool) -> Record | None:
+def _record_in(folder: Path, names: Set[str], full: bool) -> Record | None:
     """The record of a folder with files of these names; None if it is no run directory."""
-    if CONFIG in names or RESULT in names:
-        record = read_record(folder, full)
-        if record.settings is not None or any(run_stamp(folder)):
-            return record
-    elif LOCK not in names:
+    if not names & {CONFIG, RESULT, LOCK}:
         return None
-    return starting_record(folder)  # its run is being started over, or has been removed
+    return _begun_record(folder, full) or starting_record(folder)
 
 
 def starting_record(folder: Path) -> Record | None:

@@ -80,8 +80,10 @@ def _markdown_notes(notes: Sequence[str]) -> list[str]:
 
 
 def _markdown_text(text: str) -> str:
-    """Text with all markup escaped."""
-    return re.sub(r"([\\`*_\[\]<>|&~$])", r"\\\1", text)
+    """Text with all markup escaped; no part of it becomes a list or a link by itself."""
+    escaped = re.sub(r"([\\`*_\[\]<>|&~$#])", r"\\\1", text)
+    escaped = re.sub(r"^(\d*)(?=[-+.)]\s)", r"\1\\", escaped)
+    return re.sub(r"(?i)(?:(?<=http)|(?<=https)|(?<=ftp))(?=:)|(?<=www)(?=\.)", r"\\", escaped)
 
 
 # --- LaTeX
