@@ -285,7 +285,7 @@ def test_the_page_is_written_whole_and_says_how_to_make_it_again(tmp_path, capsy
     assert text.startswith("<!doctype html>")
     assert f"resvar report '{tmp_path}/my runs' --format html --out {out}" in Seen(text).text
     assert not re.search('<meta[^>]*"refresh"', text)
-    with pytest.raises(UserError, match="cannot be written|this is a folder"):
+    with pytest.raises(UserError, match=r"cannot be written|this is a folder"):
         write_report([tmp_path / "my runs"], "html", tmp_path)
 
 
