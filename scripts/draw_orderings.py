@@ -18,7 +18,7 @@ def main() -> None:
     orderings = [find_ordering(name) for name in PAPER_ORDER]
     figures = [Figure.of(ordering, plan(110), caption(ordering)) for ordering in orderings]
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(figures_svg(figures))
+    out.write_text(figures_svg(figures), encoding="utf-8")
     print(out)
 
 

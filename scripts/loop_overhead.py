@@ -48,7 +48,9 @@ def main() -> None:
     images = load_cifar(DATASETS[settings.dataset], options.data)
     splits = Splits.prepare(images, plan.settings, device)
     with tempfile.TemporaryDirectory() as folder:
-        console = Console(force_terminal=True, file=(Path(folder) / "screen").open("w"))
+        console = Console(
+            force_terminal=True, file=(Path(folder) / "screen").open("w", encoding="utf-8")
+        )
         trainer, plain = (Trainer(plan, splits) for _ in range(2))
         with Writer(Path(folder), trainer) as writer, Progress(trainer, console) as progress:
             pairs = measure(

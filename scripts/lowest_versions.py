@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Print the oldest allowed versions.")
     parser.add_argument("--without", nargs="*", default=(), help="packages to leave out")
     options = parser.parse_args()
-    requirements = tomllib.loads(PYPROJECT.read_text())["project"]["dependencies"]
+    requirements = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]["dependencies"]
     print("\n".join(constraints(requirements, options.without)))
 
 

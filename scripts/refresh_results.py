@@ -48,11 +48,12 @@ def main() -> None:
         read_records(sorted(filter(Path.is_dir, map(RESULTS.joinpath, shipped("protocols")))))
     )
     text = render_report(report, "markdown").replace(f"{RESULTS.as_posix()}/", "")
-    (RESULTS / "report.md").write_text(text)
+    (RESULTS / "report.md").write_text(text, encoding="utf-8")
     draw(report)
-    before, rest = README.read_text().split(BEGIN)
+    before, rest = README.read_text(encoding="utf-8").split(BEGIN)
     _, after = rest.split(END)
-    README.write_text(f"{before}{BEGIN}\n{readme_block(report)}{END}{after}")
+    text = f"{before}{BEGIN}\n{readme_block(report)}{END}{after}"
+    README.write_text(text, encoding="utf-8")
 
 
 def draw(report: Report) -> None:
@@ -61,7 +62,7 @@ def draw(report: Report) -> None:
     found = [picture for _, picture in figures(report)]
     write_pictures(found, FIGURES, ("svg",))
     lines = [f"\n![{picture.title}](figures/{picture.name}.svg)\n" for picture in found]
-    with (RESULTS / "report.md").open("a") as file:
+    with (RESULTS / "report.md").open("a", encoding="utf-8") as file:
         file.writelines(["\n## Figures\n", *lines])
 
 

@@ -61,7 +61,7 @@ def time_status(runs: Path, wanted: int, out: Path, looks: int = 5) -> None:
                 f"status of {wanted:,} run directories: {cost.seconds:5.2f} s, "
                 f"{cost.processor:5.2f} s of processor time, {cost.peak / 2**20:4.0f} MiB"
             )
-    print(out.read_text().splitlines()[-1])
+    print(out.read_text(encoding="utf-8").splitlines()[-1])
 
 
 def make_runs(root: Path, wanted: int, protocol: str = "paper") -> int:
@@ -105,7 +105,7 @@ def write_note(folder: Path, settings: Settings, evaluations: int) -> None:
         "seconds": done * 0.032, "images_per_second": 4000.0,
     }  # fmt: skip
     write_json(folder / rundir.PROGRESS, note, durable=False)
-    (folder / rundir.LOCK).write_text("process 1 on a machine that is made up")
+    (folder / rundir.LOCK).write_bytes(b"process 1 on a machine that is made up")
 
 
 def cells(protocol: str) -> Iterator[Settings]:
@@ -232,7 +232,7 @@ def timed(command: list[str], written: Path, printed: Path = Path(os.devnull)) -
     done = subprocess.run(
         [sys.executable, "-S", "-c", LAUNCHER, str(printed), *command],
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     seconds = time.monotonic() - begun

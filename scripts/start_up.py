@@ -57,7 +57,7 @@ def first_iteration(depth: str) -> float:
         begun = time.time()
         done = subprocess.run(
             [sys.executable, "-c", FIRST_ITERATION, *train],
-            stdout=subprocess.PIPE, text=True, check=False,
+            stdout=subprocess.PIPE, encoding="utf-8", check=False,
         )  # fmt: skip
     for line in done.stdout.splitlines():
         if line.startswith("FIRST "):

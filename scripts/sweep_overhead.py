@@ -37,7 +37,10 @@ def main() -> None:
         begun = time.monotonic()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         wall = time.monotonic() - begun
-        results = [json.loads(path.read_text()) for path in Path(folder).rglob("result.json")]
+        results = [
+            json.loads(path.read_text(encoding="utf-8"))
+            for path in Path(folder).rglob("result.json")
+        ]
     assert len(results) == options.runs
     runs = sum(result["seconds"] for result in results)
     each = (wall - runs) / options.runs

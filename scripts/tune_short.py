@@ -62,7 +62,7 @@ def main() -> None:
     for name, changes in SEARCH.items():
         if not (asked.out / name / "result.json").exists():  # on whatever device it was made
             subprocess.run(command(asked.out / name, changes, asked.device), check=True)
-        result = json.loads((asked.out / name / "result.json").read_text())
+        result = json.loads((asked.out / name / "result.json").read_text(encoding="utf-8"))
         found.append((result["holdout_error"], name, result["train_loss"]))
     table = Table(Column("settings", overflow="fold"), "held-out error in %", "mean training loss")
     for error, name, loss in sorted(found):

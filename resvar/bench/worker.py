@@ -185,7 +185,7 @@ def _product(matrix: torch.Tensor) -> Callable[[], object]:
 def memory(field: str) -> int | None:
     """Bytes of this process as Linux counts them (VmRSS, or the peak VmHWM); None elsewhere."""
     try:
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path("/proc/self/status").read_text("utf-8", "replace").splitlines():
             if line.startswith(f"{field}:"):
                 return int(line.split()[1]) * 1024
     except OSError:
@@ -196,7 +196,7 @@ def memory(field: str) -> int | None:
 def forget_peak() -> None:
     """Let VmHWM begin anew at what the process holds now, where Linux lets us."""
     with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_bytes(b"5")
 
 
 def serve() -> None:

@@ -196,4 +196,4 @@ def cifar10_labels() -> Array:
     """int64 [10000]: the classes of the test images in the official order."""
     import numpy as np
 
-    return np.array([int(digit) for digit in LABELS.read_text() if digit.isdigit()])
+    return np.array([int(digit) for digit in LABELS.read_text("utf-8") if digit.isdigit()])

@@ -85,7 +85,9 @@ class Page:
 def render_html(report: Report, page: Page | None = None) -> str:
     """The page. The same runs give the same text."""
     page = page or Page()
-    style, script = (PAGE / "report.css").read_text(), (PAGE / "report.js").read_text()
+    style, script = (
+        (PAGE / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
+    )
     most = points_per_curve(report.groups)
     groups = [_group_parts(index, group, most) for index, group in enumerate(report.groups)]
     records = [record for group in report.groups for record in group.records]

@@ -280,8 +280,8 @@ def run_client(command: Sequence[str], timeout: float = CLIENT_TIMEOUT) -> str:
     program = command[0]
     try:
         done = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            timeout=timeout, check=False, errors="replace",
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True,
+            timeout=timeout, check=False, encoding="utf-8", errors="replace",
         )  # fmt: skip
     except FileNotFoundError:
         raise SlurmError(f"there is no {program} on this machine") from None
