@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -143,9 +143,9 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f"{path.name[:50]}.{secrets.token_hex(8)}.tmp")  # 255 bytes at most
 
 
-def stale_temporaries(folder: Path, names: Iterable[str]) -> list[Path]:
-    """What killed processes have left in `folder` of writing the files `names`."""
-    pattern = re.compile(f"({'|'.join(map(re.escape, names))})(\\.[0-9a-f]{{16}})?\\.tmp")
+def stale_temporaries(folder: Path, names: str) -> list[Path]:
+    """What killed processes have left in `folder` of writing the files that match `names`."""
+    pattern = re.compile(rf"({names})(\.[0-9a-f]{{16}})?\.tmp")
     return [path for path in folder.glob("*.tmp") if pattern.fullmatch(path.name)]
 
 

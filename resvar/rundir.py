@@ -22,8 +22,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resvar.config import Settings, differences, resolve, settings_in
-from resvar.errors import OtherRunError, RunError, UserError
-from resvar.files import open_regular, read_text, refuse_newer, write_json, write_text
+from resvar.errors import OtherRunError, RunError, UnreadableError, UserError
+from resvar.files import (
+    open_regular,
+    open_to_append,
+    read_text,
+    refuse_newer,
+    stale_temporaries,
+    write_json,
+    write_text,
+)
 from resvar.strict_yaml import LARGEST_YAML, parse_mapping
 
 if TYPE_CHECKING:
@@ -54,8 +62,14 @@ RUN_FILES = (
 """The files of a run that `--fresh` removes, with snapshots and event files. Lock and log stay, and
 so does everything else in the folder."""
 
+WRITTEN_UNDER_LOCK = tuple(name for name in RUN_FILES if name not in (FAILURE, PROBE))
+"""The files that only the process with the lock writes, so that it may remove unfinished ones."""
+
 NOTE_FORMAT = 1
 """The `format` of the JSON files: the one written, and the newest one read."""
+
+OWNER_BYTES = 300
+"""Of `run.lock`, which tells who has the lock; a foreign one may contain anything."""
 
 LARGEST_JSON = 20_000_000
 """Bytes. The manifest of a sweep with 100,000 runs takes five million."""
@@ -116,12 +130,15 @@ class Divergence:
 def locked(folder: Path) -> Iterator[None]:
     """Lock the run directory. The lock ends with the process, however that ends.
 
+    What killed processes have left of writing files is removed.
+
     Raises:
         RunError: another process has the lock (its pid and host are named), or the file system has
             no locks.
+        UserError: `run.lock` is a link or no regular file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+") as file:
+    with open_to_append(folder / LOCK) as file:
         try:
             free = _acquire(file.fileno())
         except OSError as error:
@@ -131,11 +148,13 @@ def locked(folder: Path) -> Iterator[None]:
             ) from error
         if not free:
             file.seek(0)
-            owner = file.read().strip() or "another process"
+            owner = file.read(OWNER_BYTES).decode(errors="replace").strip() or "another process"
             raise RunError(f"{folder}: {owner} is working here; wait for it or stop it.")
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         file.flush()
+        _remove_stale(folder, "|".join(map(re.escape, WRITTEN_UNDER_LOCK)))
+        _remove_stale(folder / SNAPSHOTS, r"iteration-\d+\.safetensors")
         yield
 
 
@@ -174,6 +193,12 @@ def try_lock(descriptor: int, shared: bool) -> bool:
     return True
 
 
+def _remove_stale(folder: Path, names: str) -> None:
+    for path in stale_temporaries(folder, names):
+        with suppress(OSError):  # a folder, or not ours to remove
+            path.unlink()
+
+
 # --- writers --------------------------------------------------------------------------------------
 
 
@@ -205,13 +230,6 @@ def write_metrics(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     writer.writeheader()
     writer.writerows({key: repr(row[key]) for key in columns} for row in rows)
     write_text(path, text.getvalue())
-
-
-def remove_run(folder: Path) -> None:
-    """Remove the files of a run. The result goes first: a half-removed run is not finished."""
-    files = [folder / name for name in RUN_FILES]
-    for path in (*files, *snapshots(folder).values(), *folder.glob(EVENTS)):
-        path.unlink(missing_ok=True)
 
 
 # --- readers --------------------------------------------------------------------------------------
@@ -278,12 +296,16 @@ def read_predictions(folder: Path) -> NDArray[np.integer[Any]] | None:
     if not os.path.lexists(path):
         return None
     try:
-        if not path.is_file() or path.stat().st_size > LARGEST_PREDICTIONS:
-            raise ValueError("no file, or too large a one")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size > LARGEST_PREDICTIONS:
+                raise ValueError("too large")
             found = np.lib.format.read_array(file, allow_pickle=False)
         if found.ndim != 1 or not len(found) or not np.issubdtype(found.dtype, np.integer):
             raise ValueError("no list of classes")
+    except UserError:
+        raise
+    except PermissionError as error:
+        raise UnreadableError(f"{path}: cannot be read ({error.strerror}).") from error
     except Exception as error:  # NumPy parses the header as Python, which raises many types
         raise UserError(f"{path}: this is damaged or no NumPy file.") from error
     return found
@@ -296,7 +318,7 @@ def read_divergence(folder: Path) -> Divergence | None:
         UserError: `diverged.json` is damaged.
     """
     path = folder / DIVERGED
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     note = read_json(path)
     iteration, message = note.get("iteration"), note.get("message")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import hypothesis
 import pytest
 
 from tests.support.commands import Commands, WarmCommands
+from tests.support.names import stable_name
 from tests.support.tiny import make_marked_cifar
 
 hypothesis.settings.register_profile("resvar", deadline=None)  # a busy machine is not a bug
@@ -76,15 +76,12 @@ def disk_calls(monkeypatch) -> list[str]:
     calls: list[str] = []
     fsync, rename = os.fsync, Path.replace
 
-    def name(path: Path) -> str:
-        return re.sub(r"\.[0-9a-f]{16}\.tmp$", ".tmp", path.name)
-
     def flush(descriptor: int) -> None:
-        calls.append(f"flush {name(Path(f'/proc/self/fd/{descriptor}').readlink())}")
+        calls.append(f"flush {stable_name(Path(f'/proc/self/fd/{descriptor}').readlink())}")
         fsync(descriptor)
 
     def replace(path: Path, target: Path) -> Path:
-        calls.append(f"{name(path)} becomes {name(Path(target))}")
+        calls.append(f"{stable_name(path)} becomes {stable_name(Path(target))}")
         return rename(path, target)
 
     monkeypatch.setattr(os, "fsync", flush)

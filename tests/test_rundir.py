@@ -26,7 +26,6 @@ from resvar.rundir import (
     is_locked,
     locked,
     read_settings,
-    remove_run,
     write_failure,
     write_metrics,
 )
@@ -108,6 +107,33 @@ def test_an_error_frees_the_lock(tmp_path):
     assert not is_locked(tmp_path)
     with locked(tmp_path):
         pass
+
+
+def test_the_lock_is_not_taken_through_a_link_or_a_pipe(tmp_path):
+    (tmp_path / "mine").write_bytes(b"mine")
+    (tmp_path / "run.lock").symlink_to("mine")
+    with pytest.raises(UserError, match=r"run\.lock: .*no file but a link"), locked(tmp_path):
+        pytest.fail("it was locked")
+    (tmp_path / "run.lock").unlink()
+    os.mkfifo(tmp_path / "run.lock")
+    assert not is_locked(tmp_path)
+    with pytest.raises(UserError, match=r"run\.lock: .*named pipe"), locked(tmp_path):
+        pytest.fail("it was locked")
+    assert (tmp_path / "mine").read_bytes() == b"mine"
+
+
+def test_what_killed_processes_left_of_a_write_is_removed(tmp_path):
+    (tmp_path / "snapshots").mkdir()
+    random = "0123456789abcdef"
+    stale = ["checkpoint.pt.tmp", f"checkpoint.pt.{random}.tmp", f"metrics.csv.{random}.tmp",
+             f"snapshots/iteration-000100.safetensors.{random}.tmp"]  # fmt: skip
+    kept = ["checkpoint.pt", "mine.tmp", "checkpoint.pt.old.tmp", f"notes.md.{random}.tmp",
+            f"probe.json.{random}.tmp", f"snapshots/mine.{random}.tmp"]  # fmt: skip
+    for name in stale + kept:
+        (tmp_path / name).touch()
+    with locked(tmp_path):
+        left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert left == {*kept, "run.lock"}
 
 
 # --- the guard ------------------------------------------------------------------------------------
@@ -391,25 +417,7 @@ def test_a_damaged_note_of_where_a_run_was_made_is_one_sentence(tmp_path, monkey
     assert json.loads((out / "environment.json").read_text())["torch"] == torch.__version__
 
 
-# --- what --fresh removes -------------------------------------------------------------------------
-
-
-def test_a_run_is_removed_with_every_file_of_its_own_and_nothing_else(tmp_path):
-    """The names are written out here: a file that is forgotten would outlive its run."""
-    own = [
-        "config.yaml", "environment.json", "metrics.csv", "checkpoint.pt", "checkpoint.previous.pt",
-        "result.json", "predictions.npy", "progress.json", "failure.json", "diverged.json",
-        "probe.json", "snapshots/iteration-000100.safetensors",
-        "events.out.tfevents.1.host.2.0.resvar",
-    ]  # fmt: skip
-    others = ["run.lock", "log.txt", "notes.md", "snapshots/mine.txt", "events.out.tfevents.1.host"]
-    (tmp_path / "snapshots").mkdir()
-    for name in [*own, *others]:
-        (tmp_path / name).write_text("x")
-    remove_run(tmp_path)
-    left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
-    assert left == set(others)
-    remove_run(tmp_path)  # nothing is left to remove
+# --- failures ------------------------------------------------------------------------------------
 
 
 def test_a_failure_is_read_as_json_with_its_format(tmp_path):

@@ -1,8 +1,9 @@
 """Checkpoints that are complete or absent, and that detect damage.
 
 A checkpoint is an ordinary `torch.save` file that contains a digest of its content. A new one is
-written beside the old one, flushed, read back and verified before it takes the old one's name; the
-old one becomes `checkpoint.previous.pt`.
+written beside the old one, flushed, read back and verified; the old one becomes
+`checkpoint.previous.pt` too, and then the new one takes its name. So a reader finds a complete
+`checkpoint.pt` at every moment.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import pickle
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from resvar.errors import RunError
-from resvar.files import flush_folder
+from resvar.files import create_new, flush_folder, open_regular, temporary_beside
 from resvar.rundir import CHECKPOINT, PREVIOUS_CHECKPOINT
 
 FORMAT = 2
@@ -48,9 +49,10 @@ def save(folder: Path, state: State) -> None:
         RunError: the new file does not read back; the existing ones are untouched here too.
     """
     newest, previous = folder / CHECKPOINT, folder / PREVIOUS_CHECKPOINT
-    temporary = folder / f"{CHECKPOINT}.tmp"
+    temporary = temporary_beside(newest)
     try:
-        _write(temporary, {"format": FORMAT, "digest": digest(state), "state": state})
+        with create_new(temporary, like=newest) as file:
+            _write(file, {"format": FORMAT, "digest": digest(state), "state": state})
         try:
             load(temporary)
         except DamagedError as error:
@@ -59,7 +61,7 @@ def save(folder: Path, state: State) -> None:
                 "The checkpoint before it is kept, and the same command resumes from it."
             ) from error
         if newest.exists() and _is_whole(newest):  # a damaged one must not push out a good one
-            newest.replace(previous)
+            _keep_as(previous, newest)
         temporary.replace(newest)
         flush_folder(folder)
     except BaseException:
@@ -75,13 +77,17 @@ def load(path: Path) -> State:
     Raises:
         DamagedError: the file was cut, changed, or is no checkpoint of resvar.
         NewerError: it was written by a later version of resvar.
+        OSError: it is missing, or this user may not read it.
     """
     try:
-        _check_stored(path)
-        with warnings.catch_warnings():  # of strange pickles: what comes of them is said below
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        _check_unfolding(content, LARGEST_UNFOLDING * path.stat().st_size)
+        with open_regular(path) as file:  # once: the name may change its file at any moment
+            size = os.fstat(file.fileno()).st_size
+            _check_stored(file, size)
+            file.seek(0)
+            with warnings.catch_warnings():  # of strange pickles: what comes of them is said below
+                warnings.simplefilter("ignore")
+                content = torch.load(file, map_location="cpu", weights_only=True)
+        _check_unfolding(content, LARGEST_UNFOLDING * size)
         written = content["format"]
         if type(written) is int and written > FORMAT:
             raise NewerError(
@@ -93,7 +99,7 @@ def load(path: Path) -> State:
         state: State = content["state"]
         if content["digest"] != digest(state):
             raise DamagedError("its content does not match its digest")
-    except (DamagedError, NewerError):
+    except (DamagedError, NewerError, FileNotFoundError, PermissionError):
         raise
     except pickle.UnpicklingError as error:
         raise DamagedError("it holds more than numbers and text") from error
@@ -116,10 +122,12 @@ def load_newest(folder: Path, warn: Any = None) -> State | None:
     problems = []
     for name in (CHECKPOINT, PREVIOUS_CHECKPOINT):
         path = folder / name
-        if not path.exists():
+        if not os.path.lexists(path):
             continue
         try:
             state = load(path)
+        except FileNotFoundError:  # replaced or removed meanwhile
+            continue
         except DamagedError as error:
             problems.append(f"{path} is damaged: {error}")
             continue
@@ -132,15 +140,15 @@ def load_newest(folder: Path, warn: Any = None) -> State | None:
     return None
 
 
-def _check_stored(path: Path) -> None:
+def _check_stored(file: IO[bytes], size: int) -> None:
     """Refuse an archive that unpacks to more than it has bytes; `torch.save` compresses nothing.
 
     Raises:
         DamagedError: it is compressed, or its members overlap.
         zipfile.BadZipFile: it is no archive.
     """
-    with zipfile.ZipFile(path) as archive:
-        if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+    with zipfile.ZipFile(file) as archive:
+        if sum(member.file_size for member in archive.infolist()) > size:
             raise DamagedError("it unpacks to more than it has bytes")
 
 
@@ -179,22 +187,38 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _write(path: Path, content: Any) -> None:
+def _keep_as(kept: Path, path: Path) -> None:
+    """Give a file a second name, in place of the file that has it; then `path` is never missing.
+
+    Where the system has no hard links, the file is renamed.
+    """
+    link = temporary_beside(kept)
+    try:
+        os.link(path, link, follow_symlinks=False)
+    except OSError:
+        path.replace(kept)
+        return
+    try:
+        link.replace(kept)  # does nothing if both are the same file already
+    finally:
+        link.unlink(missing_ok=True)
+
+
+def _write(file: IO[bytes], content: Any) -> None:
     """Write and flush a file.
 
     Raises:
         OSError: of the disk; torch's own writer would hide it behind an error of its own.
     """
-    with path.open("wb") as file:
-        try:
-            torch.save(content, file)
-        except RuntimeError as error:
-            hidden = error.__context__
-            while hidden is not None and not isinstance(hidden, OSError):
-                hidden = hidden.__context__
-            raise hidden or error from None
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:
+        hidden = error.__context__
+        while hidden is not None and not isinstance(hidden, OSError):
+            hidden = hidden.__context__
+        raise hidden or error from None
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def digest(value: Any) -> str:

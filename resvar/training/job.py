@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 from resvar import rundir
-from resvar.condition import read_result
+from resvar.condition import read_result, require_usable
 from resvar.config import Settings
 from resvar.console import duration
 from resvar.data.cifar import Images
@@ -26,6 +26,7 @@ from resvar.data.folder import FolderImages
 from resvar.data.splits import Splits, open_images
 from resvar.errors import RunError, Stopped, UserError, first_line
 from resvar.files import replacing, write_json
+from resvar.ownership import refuse_foreign, start_over
 from resvar.training.checkpoint import load_newest
 from resvar.training.distributed import Ranks
 from resvar.training.evaluate import Evaluation
@@ -74,7 +75,7 @@ def run_training(
             console.print(text, soft_wrap=True, highlight=False)
 
         chosen = ranks.on_all_ranks(lambda: _check(settings, device, ranks))
-        result = None if fresh else ranks.on_rank0(lambda: _finished(folder, settings, log))
+        result = ranks.on_rank0(lambda: _check_folder(folder, settings, fresh, log))
         if result is not None:
             return result
         images = ranks.on_all_ranks(lambda: open_images(settings, data))
@@ -136,6 +137,21 @@ def _agree(plan: Execution, images: Images | FolderImages, fresh: bool) -> None:
     )
 
 
+def _check_folder(folder: Path, settings: Settings, fresh: bool, log: Log) -> dict[str, Any] | None:
+    """The result of a run that has it, unless it starts over.
+
+    Raises:
+        UserError: the folder cannot be used, or contains files of others or another run.
+        RunError: the run has diverged, and would do so again.
+    """
+    require_usable(folder)
+    refuse_foreign(folder)
+    result = None if fresh else _finished(folder, settings, log)
+    if result is None:
+        require_usable(folder, writing=True)
+    return result
+
+
 def _finished(folder: Path, settings: Settings, log: Log) -> dict[str, Any] | None:
     """The result of a run that has it.
 
@@ -169,7 +185,7 @@ def _claim(folder: Path, plan: Execution, fresh: bool, log: Log) -> Iterator[Cla
         def enter() -> dict[str, Any] | None:
             held.enter_context(rundir.locked(folder))
             if fresh:
-                rundir.remove_run(folder)
+                start_over(folder, plan.settings)
             return _finished(folder, plan.settings, log)  # again: another process may have been
 
         run = ClaimedRun(folder, plan, log, plan.ranks.on_rank0(enter))

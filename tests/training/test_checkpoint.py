@@ -15,8 +15,10 @@ import torch
 
 from resvar import rundir
 from resvar.errors import RunError
+from resvar.rundir import locked
 from resvar.training import checkpoint
 from resvar.training.checkpoint import FORMAT, DamagedError, digest, load, load_newest, save
+from tests.support.names import stable_name
 
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
@@ -287,7 +289,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_takes_the_name_and_the_name_after
     read = checkpoint.load
 
     def watched(path):
-        disk_calls.append(f"read {path.name}")
+        disk_calls.append(f"read {stable_name(path)}")
         return read(path)
 
     monkeypatch.setattr(checkpoint, "load", watched)
@@ -297,7 +299,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_takes_the_name_and_the_name_after
         f"flush {NEWEST}.tmp",
         f"read {NEWEST}.tmp",
         f"read {NEWEST}",
-        f"{NEWEST} becomes {PREVIOUS}",
+        f"{PREVIOUS}.tmp becomes {PREVIOUS}",
         f"{NEWEST}.tmp becomes {NEWEST}",
         f"flush {tmp_path.name}",
     ]
@@ -414,12 +416,78 @@ def test_an_error_between_the_renames_leaves_a_whole_checkpoint(tmp_path, monkey
     assert load_newest(tmp_path)["iteration"] == 4
 
 
-def test_a_forgotten_half_file_of_a_killed_process_does_no_harm(tmp_path):
+@pytest.mark.parametrize("name", ["checkpoint.pt.tmp", "checkpoint.pt.0123456789abcdef.tmp"])
+def test_a_forgotten_half_file_of_a_killed_process_does_no_harm(tmp_path, name):
     save(tmp_path, make_state(1))
-    (tmp_path / "checkpoint.pt.tmp").write_bytes(b"half")
+    (tmp_path / name).write_bytes(b"half")
     assert load_newest(tmp_path)["iteration"] == 1
+    with locked(tmp_path):
+        assert not (tmp_path / name).exists()
+        save(tmp_path, make_state(2))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [PREVIOUS, NEWEST, "run.lock"]
+
+
+# --- readers at the same time ---------------------------------------------------------------------
+
+
+def test_the_newest_checkpoint_is_never_missing(tmp_path, monkeypatch):
+    save(tmp_path, make_state(1))
+    rename, seen = Path.replace, []
+
+    def watched(path, target):
+        seen.append(load(tmp_path / NEWEST)["iteration"])
+        rename(path, target)
+        seen.append(load(tmp_path / NEWEST)["iteration"])
+
+    monkeypatch.setattr(Path, "replace", watched)
+    save(tmp_path, make_state(2))
+    assert seen == [1, 1, 1, 2]
+    assert load(tmp_path / PREVIOUS)["iteration"] == 1
+
+
+def test_a_file_that_gets_the_name_during_a_read_does_not_disturb_it(tmp_path, monkeypatch):
+    save(tmp_path, make_state(1))
+    read = torch.load
+
+    def replaced_before(*arguments, **options):
+        monkeypatch.undo()
+        save(tmp_path, {**make_state(2), "more": torch.zeros(1000)})
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(torch, "load", replaced_before)
+    assert load(tmp_path / NEWEST)["iteration"] == 1
+    assert load(tmp_path / NEWEST)["iteration"] == 2
+
+
+def test_a_kill_between_the_two_names_leaves_nothing_behind(tmp_path):
+    """Both names are of one file then; POSIX lets its rename do nothing."""
+    save(tmp_path, make_state(1))
+    os.link(tmp_path / NEWEST, tmp_path / PREVIOUS)
     save(tmp_path, make_state(2))
     assert sorted(path.name for path in tmp_path.iterdir()) == [PREVIOUS, NEWEST]
+    assert [load(tmp_path / name)["iteration"] for name in (PREVIOUS, NEWEST)] == [1, 2]
+
+
+def test_a_file_system_without_hard_links_keeps_both_checkpoints(tmp_path, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    for iteration in (1, 2, 3):
+        save(tmp_path, make_state(iteration))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [PREVIOUS, NEWEST]
+    assert [load(tmp_path / name)["iteration"] for name in (PREVIOUS, NEWEST)] == [2, 3]
+
+
+@pytest.mark.parametrize("name", [NEWEST, PREVIOUS])
+def test_a_pipe_in_place_of_a_checkpoint_is_not_waited_for(tmp_path, name):
+    for iteration in (1, 2):
+        save(tmp_path, make_state(iteration))
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DamagedError, match="named pipe"):
+        load(tmp_path / name)
+    assert load_newest(tmp_path)["iteration"] == (1 if name == NEWEST else 2)
 
 
 # --- the digest -----------------------------------------------------------------------------------
