@@ -146,10 +146,7 @@ def _check_folder(folder: Path, settings: Settings, fresh: bool, log: Log) -> di
     """
     require_usable(folder)
     refuse_foreign(folder)
-    result = None if fresh else _finished(folder, settings, log)
-    if result is None:
-        require_usable(folder, writing=True)
-    return result
+    return None if fresh else _finished(folder, settings, log)
 
 
 def _finished(folder: Path, settings: Settings, log: Log) -> dict[str, Any] | None:
