@@ -11,6 +11,7 @@ import codecs
 import errno
 import io
 import os
+import stat
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -107,8 +108,8 @@ class Output(io.TextIOBase):
     def __init__(self, stream: TextIO | None, owned: bool = False) -> None:
         self._stream = stream
         self._owned = owned
-        self._terminal = self.isatty()
         self._failure: OSError | None = None
+        self._reader_gone = False
 
     @classmethod
     def of(cls, stream: TextIO | Output | None) -> Output:
@@ -159,11 +160,8 @@ class Output(io.TextIOBase):
     def check(self) -> None:
         """Raise `OutputError` if something was lost."""
         if self._failure is not None:
-            gone = self._failure.errno == errno.EPIPE or (
-                self._failure.errno == errno.EIO and self._terminal
-            )
             reason = self._failure.strerror or self._failure
-            raise OutputError(f"stdout cannot be written ({reason}).", gone)
+            raise OutputError(f"stdout cannot be written ({reason}).", self._reader_gone)
 
     def _attempt(self, write: Callable[[TextIO], object]) -> None:
         if self._stream is None or self._failure is not None:
@@ -175,9 +173,24 @@ class Output(io.TextIOBase):
             self._failure = error
         except ValueError:
             self._failure = OSError(errno.EBADF, "it is closed")
-        if self._failure is not None and self._owned:
-            with suppress(OSError, ValueError):
-                null = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(null, self._stream.fileno())
-                os.close(null)
-                self._stream.flush()
+        if self._failure is not None:
+            self._reader_gone = _has_no_reader(self._failure, self._stream)
+            if self._owned:
+                _discard(self._stream)
+
+
+def _has_no_reader(failure: OSError, stream: TextIO) -> bool:
+    """Whether the other end of a pipe was closed, or a terminal."""
+    with suppress(OSError, ValueError):
+        device = stat.S_ISCHR(os.fstat(stream.fileno()).st_mode)  # a closed one is no tty any more
+        return failure.errno == errno.EPIPE or (failure.errno == errno.EIO and device)
+    return failure.errno == errno.EPIPE
+
+
+def _discard(stream: TextIO) -> None:
+    """Make /dev/null of a stream; what its buffers still contain goes there."""
+    with suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+        stream.flush()
