@@ -16,6 +16,7 @@ import pydantic
 
 from resvar.errors import UnreadableError, UserError, nearest, quoted, shortened, unknown
 from resvar.files import shipped
+from resvar.models.layout import network_layers
 from resvar.models.ordering import PLACES, Ordering, find_ordering, shipped_as
 from resvar.settings import (
     ARCHITECTURE,
@@ -49,7 +50,7 @@ def resolve(
     overrides: Sequence[str] = (),
     spelling: str = "--{}",
 ) -> Settings:
-    """The settings of a run.
+    """The settings of a run to be trained.
 
     Args:
         config: a YAML file of settings, such as a run's `config.yaml`.
@@ -58,14 +59,17 @@ def resolve(
         spelling: how an error message names an option.
 
     Raises:
-        UserError: a name is unknown or a value wrong; the message names its source and the remedy.
+        UserError: a name is unknown, a value wrong, or the network cannot be trained; the message
+            names its source and the remedy.
     """
     layers = Layers() if config is None else _read_layer(read_yaml(config), str(config))
     for name, value in (options or {}).items():
         if value is not None:
             layers.add({name: value}, spelling.format(name.replace("_", "-")))
     layers.add(parse_overrides(overrides), "--set")
-    return _settle(layers)
+    settings = _settle(layers)
+    _require_trainable(settings)
+    return settings
 
 
 def settings_in(values: Mapping[str, Any], source: str) -> Settings:
@@ -260,6 +264,25 @@ def _validated(layers: Layers) -> Settings:
         raise UserError(f"{layers.sources.get('depth', 'depth')}: {error}") from None
     chosen = {key: getattr(architecture, key) for key in ("unit", "stem", "shortcut", "stride_on")}
     return settings.model_copy(update=chosen)
+
+
+def _require_trainable(settings: Settings) -> None:
+    """Refuse a network in which BN would see one value per channel, whose variance is nothing.
+
+    The images of a micro-batch are always `bn_batch_size`: batches run on from epoch to epoch.
+    """
+    if settings.bn_batch_size > 1:
+        return
+    size = settings.input_size
+    rows = network_layers(settings.ordering, settings.architecture, 1, size).values()
+    layers = (layer for units in rows for unit in units for layer in unit)
+    if any(layer.op == "bn" and layer.size == 1 for layer in layers):
+        other = ", or --set stem=cifar" if settings.stem == "imagenet" else ""
+        raise UserError(
+            f"'bn_batch_size' is 1, and images of {size}×{size} pixels shrink to one in this "
+            "network: BN cannot normalise a single value per channel; take 2 images or more (--set "
+            f"bn_batch_size=2 --set batch_size=2){other}."
+        )
 
 
 def _one_sentence(error: pydantic.ValidationError, layers: Layers) -> str:

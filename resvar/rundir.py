@@ -21,7 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resvar.config import Settings, differences, resolve, settings_in
+from resvar.config import Settings, differences, settings_in
 from resvar.errors import OtherRunError, RunError, UnreadableError, UserError
 from resvar.files import (
     open_regular,
@@ -266,7 +266,7 @@ def read_settings(folder: Path) -> Settings:
     if lines == 1 and (seed := SEED_LINE.search(text)):
         with suppress(UserError):
             return _settings_of_cell(cell).model_copy(update={"seed": int(seed[1])})
-    return resolve(config=path)  # names the file in what it raises
+    return settings_in(parse_mapping(text, str(path)), str(path))  # names the file in its errors
 
 
 @lru_cache(maxsize=256)

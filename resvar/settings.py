@@ -17,7 +17,15 @@ import pydantic
 from pydantic import Field
 
 from resvar.errors import quoted
-from resvar.models.architecture import Architecture, Family, Shortcut, StrideOn, UnitKind, plan
+from resvar.models.architecture import (
+    IMAGE_SIZE,
+    Architecture,
+    Family,
+    Shortcut,
+    StrideOn,
+    UnitKind,
+    plan,
+)
 from resvar.models.ordering import PAPER_ORDER, Ordering
 from resvar.strict_yaml import to_yaml
 
@@ -262,6 +270,11 @@ class Settings(pydantic.BaseModel):
     @property
     def architecture(self) -> Architecture:
         return plan(**{name: getattr(self, name) for name in ARCHITECTURE})
+
+    @property
+    def input_size(self) -> int:
+        """Pixels along a side of the network's images."""
+        return self.image_size if self.dataset == "folder" else IMAGE_SIZE["cifar"]
 
     @property
     def directory(self) -> Path:

@@ -6,15 +6,25 @@ import math
 import re
 
 import pytest
+import torch
 import yaml
 from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from resvar.config import Settings, deviations, differences, parse_overrides, resolve
+from resvar.config import (
+    Settings,
+    deviations,
+    differences,
+    parse_overrides,
+    resolve,
+    settings_in,
+)
 from resvar.errors import UnreadableError, UserError
 from resvar.files import configs
 from resvar.models.architecture import plan
+from resvar.models.network import build_model
+from resvar.rundir import read_settings
 from resvar.settings import (
     ARCHITECTURE,
     BEFORE,
@@ -25,7 +35,7 @@ from resvar.settings import (
     ROLES,
     TRAINING_HALF,
 )
-from resvar.strict_yaml import read_yaml
+from resvar.strict_yaml import parse_mapping, read_yaml
 
 V1_20 = {"variant": "original", "depth": 20}
 
@@ -502,6 +512,58 @@ def test_an_unusual_variant_reads_back(tmp_path):
     config.write_text(settings(variant=str(variant)).to_yaml())
     variant.unlink()
     assert resolve(config).ordering.unusual
+
+
+# --- networks that cannot train -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", ["original", "full-preact", "bn-after-add", "relu-only-preact"])
+@pytest.mark.parametrize(
+    ("family", "depth", "stem", "sizes"),
+    [
+        ("imagenet", 18, "imagenet", [8, 32, 33, 64]),
+        ("imagenet", 18, "cifar", [8, 9, 32]),
+        ("cifar", 8, "cifar", [8]),
+        ("cifar", 8, "imagenet", [8, 16, 17]),
+    ],
+)
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_network_is_refused_exactly_where_torch_cannot_train_it(
+    variant, family, depth, stem, sizes, images
+):
+    """One value per channel has no variance; torch raises a ValueError in the first iteration."""
+    network = build_model(variant, depth, family, 3, stem=stem).train()
+    for size in sizes:
+        possible = True
+        try:
+            network(torch.rand(images, 3, size, size))
+        except ValueError:
+            possible = False
+        found = True
+        options = {
+            "variant": variant, "depth": depth, "family": family, "stem": stem,
+            "dataset": "folder", "normalize": "imagenet", "image_size": size,
+            "batch_size": 2, "bn_batch_size": images,
+        }  # fmt: skip
+        try:
+            resolve(options=options)
+        except UserError:
+            found = False
+        assert found is possible, (size, images)
+
+
+def test_a_network_that_cannot_train_is_refused_but_its_record_can_be_read(tmp_path):
+    overrides = ["batch_size=1", "bn_batch_size=1"]
+    options = {"variant": "original", "depth": 18, "family": "imagenet"}
+    said = refused(*overrides, **options)
+    assert said.startswith("'bn_batch_size' is 1, and images of 32×32 pixels shrink to one")
+    assert said.endswith("or --set stem=cifar.")
+    possible = resolve(options=options | {"stem": "cifar"}, overrides=overrides)
+    text = possible.to_yaml().replace("stem: cifar", "stem: imagenet")
+    (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
+    assert settings_in(parse_mapping(text, "x"), "x") == read_settings(tmp_path)
+    with pytest.raises(UserError, match="shrink to one"):
+        resolve(tmp_path / "config.yaml")
 
 
 # --- records of runs ------------------------------------------------------------------------------

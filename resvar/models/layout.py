@@ -70,15 +70,21 @@ UnitLayers = tuple[Layer, ...]
 
 
 def network_layers(
-    ordering: Ordering, architecture: Architecture, num_classes: int
+    ordering: Ordering,
+    architecture: Architecture,
+    num_classes: int,
+    image_size: int | None = None,
 ) -> dict[str, tuple[UnitLayers, ...]]:
     """A network by rows of the stage table (arXiv:1512.03385, table 1), each with its units.
 
     `conv1` (stem, first lead, pooling) and `head` are a row of one unit; `conv2_x` and so on are
     the stages. The first lead stands before the split of the first unit (arXiv:1603.05027, section
     4.1) and, in the ImageNet stem, before the pooling.
+
+    Args:
+        image_size: pixels along a side of the images; default: what the stem is made for.
     """
-    stem = tuple(_stem(ordering, architecture))
+    stem = tuple(_stem(ordering, architecture, image_size or IMAGE_SIZE[architecture.stem]))
     rows: dict[str, tuple[UnitLayers, ...]] = {"conv1": (stem,)}
     before = stem[-1]
     for number, stage in enumerate(architecture.stages):
@@ -158,10 +164,10 @@ def _branch(
     yield from _ops("trail", ordering.trail, channels, size)
 
 
-def _stem(ordering: Ordering, architecture: Architecture) -> Iterator[Layer]:
+def _stem(ordering: Ordering, architecture: Architecture, size: int) -> Iterator[Layer]:
     """The first convolution with the ops that the lead leaves over, the first lead, pooling."""
     imagenet = architecture.stem == "imagenet"
-    width, size = architecture.stem_width, IMAGE_SIZE[architecture.stem]
+    width = architecture.stem_width
     conv = _conv("stem", 3, width, size, 7 if imagenet else 3, 2 if imagenet else 1)
     yield conv
     yield from _ops("stem", ordering.stem, width, conv.size)
