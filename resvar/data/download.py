@@ -68,14 +68,11 @@ def download(url: str, part: Path, show: bool) -> None:
     if response is None:
         return
     done, title = start, f"Downloading {without_password(url)}"
-    with (
-        response,
-        open_to_append(part) as file,
-        show_progress(title, total, start, show) as tell,
-    ):
+    with open_to_append(part) as file, show_progress(title, total, start, show) as tell:
         file.truncate(start)
         if not _is_too_large(total or 0):
             done = _copy(url, response, file, start, total, tell)
+    response.close()  # not after Ctrl-C: that would wait for the thread that reads
     if _is_too_large(total or done):
         part.unlink()
         raise UserError(
@@ -114,6 +111,7 @@ def _copy(
         if not chunk:
             break
         file.write(chunk)
+        file.flush()
         done += len(chunk)
         tell(done)
         if (seconds := time.monotonic() - looked) > PATIENCE:
@@ -174,14 +172,14 @@ def _ask(url: str, start: int) -> tuple[http.client.HTTPResponse | None, int, in
             PATIENCE, lambda: _opener().open(request, timeout=TIMEOUT)
         )
     except urllib.error.HTTPError as error:
-        with error:
-            if error.code == 416 and start:  # no bytes after `start`: complete, or another file
-                whole = error.headers.get("Content-Range", "").strip() == f"bytes */{start}"
-                return (None, start, start) if whole else _ask(url, 0)
-            raise RunError(
-                f"{without_password(url)}: the server answered {error.code} ({_reason(error)})"
-                f"{_through_proxy(url)}; {OTHER_SOURCE}"
-            ) from error
+        error.close()
+        if error.code == 416 and start:  # no bytes after `start`: complete, or another file
+            whole = error.headers.get("Content-Range", "").strip() == f"bytes */{start}"
+            return (None, start, start) if whole else _ask(url, 0)
+        raise RunError(
+            f"{without_password(url)}: the server answered {error.code} ({_reason(error)})"
+            f"{_through_proxy(url)}; {OTHER_SOURCE}"
+        ) from error
     except (OSError, http.client.HTTPException, ValueError) as error:  # a host that cannot be one
         raise RunError(
             f"{without_password(url)}: the server cannot be reached{_through_proxy(url)} "
