@@ -34,6 +34,7 @@ from resvar.training.events import require_tensorboard
 from resvar.training.execution import Execution, Log
 from resvar.training.joining import process_group
 from resvar.training.machine import environment
+from resvar.training.memory import require_memory
 from resvar.training.progress import Progress
 from resvar.training.source import SourceVersion, source_version
 from resvar.training.step import count_parameters
@@ -80,6 +81,7 @@ def run_training(
             return result
         images = ranks.on_all_ranks(lambda: open_images(settings, data))
         plan = _resolve(_with_classes(settings, images), chosen, ranks, folder, fresh, log)
+        ranks.on_all_ranks(lambda: require_memory(plan))
         _agree(plan, images, fresh)
         with _claim(folder, plan, fresh, log) as run:
             if run.result is not None:
