@@ -18,8 +18,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from resvar.errors import UserError
-from resvar.files import write_text
+from resvar.files import write_output
 from resvar.streams import Output, log, plain, plain_lines, print_line
 
 __all__ = [
@@ -89,21 +88,18 @@ def deliver(text: str, out: Path | None, quiet: bool = False) -> None:
         UserError: `out` cannot be written.
         OutputError: stdout cannot be written.
     """
-    text = text.encode("utf-8", "backslashreplace").decode()  # no lone surrogates
-    if out is None:
-        stdout = Output.of(sys.stdout)
-        if stdout.isatty():
-            stdout.write(text)
-        else:
-            stdout.put_bytes(text.encode())
-        stdout.check()
+    content = text.encode(errors="backslashreplace")  # a name may contain lone surrogates
+    if out is not None:
+        write_output(out, content)
+        if not quiet:
+            print_line(f"Wrote {out}")
         return
-    try:
-        write_text(out, text)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror}).") from error
-    if not quiet:
-        print_line(f"Wrote {out}")
+    stdout = Output.of(sys.stdout)
+    if stdout.isatty():
+        stdout.write(text)
+    else:
+        stdout.put_bytes(content)
+    stdout.check()
 
 
 def console_for_output(**options: Any) -> Console:

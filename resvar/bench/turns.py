@@ -28,6 +28,7 @@ class Worker:
         self._process = subprocess.Popen(
             [*SAFE_PYTHON, "-m", "resvar.bench.worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8",
+            start_new_session=True,  # Ctrl-C is for the bench, which ends its workers
             env={**os.environ, **import_path(), "KINETO_LOG_LEVEL": "99"},  # it logs to stderr
         )  # fmt: skip
         self.send(

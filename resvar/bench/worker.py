@@ -242,4 +242,5 @@ def _precision(work: Training | Ceiling) -> str | None:
 
 
 if __name__ == "__main__":
-    serve()
+    with suppress(BrokenPipeError):  # the bench was killed
+        serve()
