@@ -235,6 +235,7 @@ def report(
 
     Raises:
         UserError: there is no run, two runs contradict each other, or a file cannot be written.
+        OutputError: the screen is not written: its disk is full, or nobody reads it any more.
     """
     from resvar.reports.report import write_report
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import os
@@ -148,6 +149,21 @@ def test_text_is_shown_as_it_is_where_nothing_is_wrong_with_it():
         console_for_progress().print(Text("one\ntwo"))
     line = "café [/x] :smile: 3 × 4 …\n"
     assert screen.shown() == f"{line}{line}one\ntwo\n"
+
+
+def test_there_is_one_place_that_prints():
+    """`print` is for the pipes of the bench; rich's `Console` escapes nothing."""
+    strange = []
+    for path in (ROOT / "resvar").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                call = ast.unparse(node.func)
+                keywords = {word.arg for word in node.keywords}
+                quiet = call == "Console" and keywords == {"quiet"}
+                to_a_pipe = call == "print" and "file" in keywords and path.parent.name == "bench"
+                if call in ("print", "Console", "click.echo", "sys.stdout.write"):
+                    strange += [] if quiet or to_a_pipe else [f"{path}: {ast.unparse(node)}"]
+    assert not strange
 
 
 # --- encodings ------------------------------------------------------------------------------------
