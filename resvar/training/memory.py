@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 
 from resvar.config import Settings
 from resvar.data.splits import num_classes
 from resvar.errors import UserError
 from resvar.limits import available_memory
-from resvar.models.layout import network_layers
+from resvar.models.layout import Layer, network_layers
 from resvar.training.execution import Execution
 
 
@@ -29,24 +32,36 @@ def require_memory(plan: Execution) -> None:
 
 
 def least_memory(settings: Settings) -> int:
-    """Bytes that any implementation of an update needs: a lower bound.
+    """Bytes that an update needs: a lower bound.
 
-    Weights, gradients and momentum, each in fp32, and of one micro-batch what the backward pass
-    needs of each convolution: its output, or its normalised copy. With `recompute`, and perhaps
-    with `compile`, that is only the signal between two units.
+    Weights, gradients and momentum, each in fp32, and the signals of one micro-batch that the
+    backward pass needs. With `recompute`, and perhaps with `compile`, they are those between two
+    units.
     """
     rows = network_layers(
         settings.ordering, settings.architecture, num_classes(settings), settings.input_size
     )
     units = [unit for row in rows.values() for unit in row]
-    parameters = sum(layer.parameters for unit in units for layer in unit)
-    if (settings.recompute, settings.compile) == ("none", "none"):
-        kept = [layer for unit in units for layer in unit if layer.counts]
-    else:
+    layers = [layer for unit in units for layer in unit]
+    if (settings.recompute, settings.compile) != ("none", "none"):
         kept = [unit[-1] for unit in units]
+    elif settings.kernels == "fused":  # an operator computes its BN and ReLU again
+        kept = [layer for layer in layers if layer.counts]
+    else:
+        kept = _kept_by_torch([layer for layer in layers if layer.place != "shortcut"])
     elements = settings.bn_batch_size * sum(layer.elements for layer in kept)
+    parameters = sum(layer.parameters for layer in layers)
     copies = 3 if settings.momentum else 2
     return 4 * copies * parameters + (2 if settings.precision == "bf16" else 4) * elements
+
+
+def _kept_by_torch(path: Sequence[Layer]) -> list[Layer]:
+    """The layers whose output is kept: convolution and BN keep their input, ReLU its output."""
+    return [
+        layer
+        for layer, following in pairwise(path)
+        if layer.op == "relu" or following.op in ("conv", "bn")
+    ]
 
 
 def memory_of(device: torch.device) -> int:

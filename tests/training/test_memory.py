@@ -50,13 +50,11 @@ def saved_memory(execution: Execution) -> int:
         (["batch_size=2", "bn_batch_size=2", "precision=bf16"], {"depth": 8}),
     ],
 )
-def test_the_least_memory_is_less_than_torch_takes_and_no_more_than_a_few_times_less(
-    overrides, options
-):
+def test_the_least_memory_is_less_than_torch_takes_and_not_half_of_it(overrides, options):
     execution = plan(*overrides, **options)
     parameters = sum(p.numel() for p in build_network(execution.settings).parameters())
     taken = saved_memory(execution) + 12 * parameters
-    assert taken / 5 < least_memory(execution.settings) <= taken
+    assert taken / 2 < least_memory(execution.settings) <= taken
 
 
 def test_recomputing_takes_less():
