@@ -223,7 +223,7 @@ NO_WAIT: int = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 BINARY: int = getattr(os, "O_BINARY", 0)
 
 KINDS = {
-    stat.S_IFDIR: "folder", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket",
+    stat.S_IFDIR: "directory", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket",
     stat.S_IFLNK: "link", stat.S_IFCHR: "device", stat.S_IFBLK: "device",
 }  # fmt: skip
 

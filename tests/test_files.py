@@ -173,10 +173,10 @@ def test_lines_end_alike_whatever_system_wrote_them(tmp_path, end):
 # --- what is no regular file ----------------------------------------------------------------------
 
 
-@pytest.fixture(params=["folder", "named pipe", "socket", "device"])
+@pytest.fixture(params=["directory", "named pipe", "socket", "device"])
 def no_file(request, tmp_path):
     path = tmp_path / "x"
-    if request.param == "folder":
+    if request.param == "directory":
         path.mkdir()
     elif request.param == "named pipe":
         os.mkfifo(path)
