@@ -12,14 +12,17 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shlex
 import shutil
+import signal
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+
+from resvar.kernels.cache import Say, building, digest_in, find_library, keep, private_folder
 
 SOURCE = Path(__file__).parent / "fused.cpp"
 
@@ -28,90 +31,172 @@ FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-fopenmp", "-Wno-psabi"
 LONGEST = 600
 """Seconds that the compiler may take; it needs about twenty."""
 
+TRIAL = """
+import sys, torch
+try:
+    torch.ops.load_library(sys.argv[1])
+    x = torch.randn(2, 16, 4, 4).to(memory_format=torch.channels_last)
+    torch.ops.resvar.bn(x, torch.ones(16), torch.zeros(16), None, None, 0.1, 1e-5, True, False)
+except Exception as error:
+    sys.exit(f"error: {error.__cause__ or error}")
+"""
+"""Uses a library in a process of its own, which a broken one may end."""
+
 
 class BuildError(Exception):
     """The operators cannot be built or loaded here; one clause that says why."""
 
 
-def load_operators(say: Callable[[str], None] | None = None) -> None:
+def load_operators(say: Say | None = None) -> None:
     """Make `torch.ops.resvar` available; does nothing where it is already.
 
     Processes that come at once wait for the one that builds.
 
     Args:
-        say: told before something is built, since that takes a while.
+        say: told before something takes a while, and if the cache cannot be used.
 
     Raises:
         BuildError: there is no compiler, it fails, or the library cannot be kept or loaded.
     """
     if hasattr(torch.ops.resvar, "bn"):
         return
-    compiler = find_compiler()
-    if compiler is None:
-        raise BuildError("no C++ compiler is found (install g++, or name one in $CXX)")
     try:
-        library = cache() / f"fused-{_key(compiler)}.so"
-        if not library.exists():
-            library.parent.mkdir(parents=True, exist_ok=True)
-            with _alone(library.with_suffix(".lock")):
-                if not library.exists():
-                    if say is not None:
-                        say("Building the fused operators, once for this machine: about 20 s …")
-                    _build(compiler, library)
-        torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
+        _load(say or (lambda _: None))
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BuildError(f"they cannot be built or loaded here ({reason:.300})") from error
+        raise BuildError(f"they cannot be built or loaded here ({_reason(error)})") from error
 
 
-def cache() -> Path:
-    """The folder of built libraries: `$XDG_CACHE_HOME/resvar`, else `~/.cache/resvar`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resvar"
+def loaded_operators() -> str | None:
+    """The digest of the library that this process has loaded; None without one.
+
+    The same digest computes the same bits, and the same compiler builds the same library again.
+    """
+    names = (Path(path).name for path in torch.ops.loaded_libraries)
+    return next((digest_in(name) for name in names if name.startswith("fused-")), None)
 
 
-def find_compiler() -> str | None:
-    """The path of `$CXX` where that is set, else of g++. None on systems other than Linux."""
-    if platform.system() != "Linux":
-        return None
-    return shutil.which(os.environ.get("CXX") or "g++")
+def find_compiler() -> list[str] | None:
+    """The command of the compiler for the operators; None on systems other than Linux."""
+    return (compiler_command() or None) if platform.system() == "Linux" else None
 
 
-def _key(compiler: str) -> str:
+def compiler_command() -> list[str]:
+    """The command of the C++ compiler: `$CXX` where that is set, else the system's; empty without.
+
+    `$CXX` may be a name, a path or a command with arguments, such as `ccache g++`.
+    """
+    systems = {"Darwin": "clang++", "Windows": "cl"}
+    named = os.environ.get("CXX", "").strip() or systems.get(platform.system(), "g++")
+    if (whole := shutil.which(named)) is not None:  # a path may contain spaces
+        return [whole]
+    try:
+        program, *arguments = shlex.split(named)
+    except ValueError:  # a quote is not closed
+        return []
+    found = shutil.which(program)
+    return [] if found is None else [found, *arguments]
+
+
+def compiler_version(compiler: Sequence[str]) -> str:
+    """What `--version` prints.
+
+    Raises:
+        BuildError: there is no compiler, or it does not run.
+    """
+    if not compiler:
+        named = os.environ.get("CXX", "").strip()
+        remedy = f"$CXX is {named!r}" if named else "install g++, or name one in $CXX"
+        raise BuildError(f"no C++ compiler is found ({remedy})")
+    try:
+        done = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise BuildError(f"the C++ compiler does not run ({_reason(error)})") from error
+    return done.stdout.decode(errors="replace")
+
+
+def _load(say: Say) -> None:
+    """Load the library into this process; built first where it is missing or does not load."""
+    compiler = find_compiler() or []
+    key, folder = _key(compiler), private_folder(say)
+    library = find_library(folder, key)
+    unfit = None
+    if library is not None:
+        unfit = library.stat().st_mtime_ns
+        try:
+            torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
+            return
+        except (OSError, RuntimeError) as error:
+            say(f"The fused operators are built again, since they do not load: {_reason(error)}.")
+    with building(folder, say) as work:
+        library = find_library(folder, key, say)
+        if library is None or library.stat().st_mtime_ns == unfit:
+            say("Building the fused operators, once for this machine: about 20 s …")
+            library = keep(_build(compiler, work), folder, key)
+    torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
+
+
+def _key(compiler: Sequence[str]) -> str:
     """16 hexadecimal digits that change with whatever makes another library."""
-    version = subprocess.run(
-        [compiler, "--version"], capture_output=True, text=True, check=True, timeout=60
-    ).stdout
-    cpu = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    cpu = cpuinfo.split("\n\n")[0].splitlines()
     cpu = [line for line in cpu if line.startswith(("model", "flags", "Features", "CPU part"))]
-    sources = [file.read_text() for file in sorted(SOURCE.parent.glob("*.[ch]*"))]
-    parts = (*sources, torch.__version__, compiler, version, *FLAGS, *cpu)
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    sources = [file.read_text(encoding="utf-8") for file in sorted(SOURCE.parent.glob("*.[ch]*"))]
+    command, version = shlex.join(compiler), compiler_version(compiler)
+    parts = (*sources, torch.__version__, command, version, *FLAGS, *cpu)
+    return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
-def _build(compiler: str, library: Path) -> None:
-    """Compile and link; the library appears whole or not at all."""
+def _build(compiler: Sequence[str], work: Path) -> Path:
+    """Compile, link and try; returns the library, which lies in the folder `work`."""
     root = Path(torch.__file__).parent
     includes = [f"-I{root / 'include'}", f"-I{root / 'include/torch/csrc/api/include'}"]
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
+    # Messages name the source; without its place the same library comes out everywhere.
+    places = [f"-ffile-prefix-map={SOURCE.parent}=resvar", f"-ffile-prefix-map={root}=torch"]
     torch_libraries = [f"-L{root / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        compiled, linked = f"{folder}/fused.o", f"{folder}/fused.so"
-        for command in (
-            [compiler, *FLAGS, abi, *includes, "-c", str(SOURCE), "-o", compiled],
-            [compiler, "-shared", compiled, "-o", linked, *torch_libraries],
-        ):
-            done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST)
-            if done.returncode:
-                errors = [line for line in done.stderr.splitlines() if "error" in line]
-                raise RuntimeError((errors or done.stderr.splitlines() or ["no message"])[0])
-        Path(linked).replace(library)
+    compiled, linked = f"{work}/fused.o", f"{work}/fused.so"
+    compile_only = ["-c", str(SOURCE), "-o", compiled]
+    _run("the compiler", [*compiler, *FLAGS, abi, *places, *includes, *compile_only], work)
+    _run("the linker", [*compiler, "-shared", compiled, "-o", linked, *torch_libraries], work)
+    _run("a trial of the new library", [sys.executable, "-P", "-c", TRIAL, linked], work)
+    return Path(linked)
 
 
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One process at a time inside; the lock dies with its process."""
-    import fcntl
+def _run(name: str, command: Sequence[str], work: Path) -> None:
+    """Run a command that ends with this process, and with an exception in it.
 
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    Raises:
+        RuntimeError: the command fails; the first error that it reports.
+    """
+    environment = {**os.environ, "LC_ALL": "C", "TMPDIR": str(work)}
+    supervisor = [sys.executable, "-I", "-S", str(SOURCE.with_name("supervise.py"))]
+    watched, alive = os.pipe()
+    with os.fdopen(os.memfd_create("messages"), "rb") as messages:  # the disk may be full
+        try:
+            process = subprocess.Popen(
+                [*supervisor, *command], env=environment, start_new_session=True,
+                stdin=watched, stdout=subprocess.DEVNULL, stderr=messages,
+            )  # fmt: skip
+        except BaseException:
+            os.close(alive)
+            raise
+        finally:
+            os.close(watched)
+        try:
+            code = process.wait(LONGEST)
+        finally:
+            os.close(alive)
+            process.wait()
+        messages.seek(0)
+        lines = messages.read(1_000_000).decode(errors="replace").splitlines()
+    if code:
+        signals = {128 + number: number.name for number in signal.Signals}
+        ended = signals.get(code, f"exit code {code}")
+        errors = [line.removeprefix("error: ") for line in lines if "error" in line]
+        raise RuntimeError((errors or lines or [f"{name} ended with {ended}"])[0])
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error's text, or of its cause's: of dlopen's, torch reports none."""
+    text = str(error.__cause__ or error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

@@ -1,0 +1,156 @@
+"""Where built libraries are kept: in folders in which nobody else can put code that we would run.
+
+A library's name ends with the SHA-256 of its content, so one that is damaged is never loaded. It
+appears whole or not at all, and one process builds at a time: whatever lies in the folder `build`
+when a process has the lock was left by one that was killed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from resvar.files import flush_folder
+
+Say = Callable[[str], None]
+
+PATIENCE = 2.0
+"""Seconds after which a process that waits for another one's build says so."""
+
+
+def cache() -> Path:
+    """The folder of built libraries: `$XDG_CACHE_HOME/resvar`, else `~/.cache/resvar`."""
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))  # by its standard, a relative one is ignored
+    return (named if named.is_absolute() else Path.home() / ".cache") / "resvar"
+
+
+def private_folder(say: Say) -> Path:
+    """The cache, made if need be; one below the system's temporary folder if others can write here.
+
+    Raises:
+        OSError: the folder cannot be made.
+        RuntimeError: there is no home directory, or both folders are open to others.
+    """
+    reasons: list[str] = []
+    for folder in (cache(), Path(tempfile.gettempdir()) / f"resvar-{os.geteuid()}"):
+        for part in reversed((folder, *folder.parents)):
+            if not part.exists():
+                part.mkdir(mode=0o700, exist_ok=True)
+        folder = folder.resolve()
+        reason = _open_to_others(folder)
+        if reason is None and os.statvfs(folder).f_flag & os.ST_NOEXEC:
+            reason = f"{folder} is mounted noexec"
+        if reason is None:
+            if reasons:
+                say(f"The fused operators are kept in {folder}, since {reasons[0]}.")
+            return folder
+        reasons.append(reason)
+    raise RuntimeError(" and ".join(reasons))
+
+
+def find_library(folder: Path, key: str, say: Say = lambda _: None) -> Path | None:
+    """A whole library with this key that only we or root can have put there."""
+    for library in _libraries(folder, key):
+        if _is_sound(library):
+            return library
+        say(f"{library} is not used: it is damaged, or others can write to it.")
+    return None
+
+
+def digest_in(library: str) -> str:
+    """The digest in a library's name: the first 16 hexadecimal digits of its SHA-256."""
+    return Path(library).stem.rpartition("-")[2]
+
+
+@contextmanager
+def building(folder: Path, say: Say) -> Iterator[Path]:
+    """An empty folder to build in, for one process at a time; it is removed at the end.
+
+    Waits for a process that builds; the lock dies with its process.
+    """
+    import fcntl
+
+    work = folder / "build"
+    with (folder / "build.lock").open("a") as file:
+        if not _try_for(PATIENCE, lambda: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)):
+            say(f"Waiting for another process that builds fused operators in {folder} …")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(mode=0o700)
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def keep(built: Path, folder: Path, key: str) -> Path:
+    """Move a library that works into the cache, in place of those that did not; it survives a power
+    cut. Returns its new path."""
+    for unfit in _libraries(folder, key):
+        unfit.unlink()
+    library = folder / f"fused-{key}-{_digest(built)}.so"
+    with built.open("rb+") as file:
+        os.fchmod(file.fileno(), 0o644)
+        os.fsync(file.fileno())
+    built.replace(library)
+    flush_folder(folder)
+    return library
+
+
+def _try_for(seconds: float, lock: Callable[[], None]) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            lock()
+            return True
+        except BlockingIOError:
+            time.sleep(0.05)
+    return False
+
+
+# --- what can be trusted --------------------------------------------------------------------------
+
+
+def _libraries(folder: Path, key: str) -> list[Path]:
+    return sorted(folder.glob(f"fused-{key}-*.so"))
+
+
+def _is_sound(library: Path) -> bool:
+    try:
+        whole = library.resolve()
+        ours = whole.is_file() and _open_to_others(whole) is None
+        return ours and _digest(whole) == digest_in(library.name)
+    except (OSError, RuntimeError):  # gone meanwhile, or a link to itself
+        return False
+
+
+def _digest(library: Path) -> str:
+    return hashlib.sha256(library.read_bytes()).hexdigest()[:16]
+
+
+def _open_to_others(path: Path) -> str | None:
+    """Why somebody else could put a file of theirs at `path`, which has no links; None if only we
+    and root can."""
+    for part in (path, *path.parents):
+        status = part.stat()
+        above = part != path
+        # Others can add files to a sticky folder such as /tmp, but not replace ours.
+        writable = status.st_mode & 0o022 and not (above and status.st_mode & stat.S_ISVTX)
+        owners = {0, os.geteuid(), *([_overflow_uid()] if above else [])}
+        if status.st_uid not in owners:
+            return f"{part} belongs to another user"
+        if writable:
+            return f"others can write to {part} (chmod go-w)"
+    return None
+
+
+def _overflow_uid() -> int:
+    """The owner that root's folders show in a container without root."""
+    return int(Path("/proc/sys/fs/overflowuid").read_text(encoding="ascii"))
