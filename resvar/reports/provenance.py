@@ -21,6 +21,8 @@ FACTS = {
     "device": "device",
     "threads": "threads",
     "cpu_capability": "instruction set",
+    "onednn": "instruction set of oneDNN",
+    "operators": "fused operators (SHA-256)",
     "cuda": "CUDA",
     "torch": "PyTorch",
     "numpy": "NumPy",

@@ -170,13 +170,15 @@ def measured_throughput(todo: Sequence[PlannedRun], slot: Slot) -> Throughput:
         RunError: that process was killed.
     """
     kinds = {workload(run.settings): run.settings for run in todo}
+    begun = {workload(run.settings) for run in todo if read_progress(run.folder) is not None}
+    measured = [(settings, kind in begun) for kind, settings in kinds.items()]
     spawn = multiprocessing.get_context("spawn")
     with (
         safe_imports(),
         ProcessPoolExecutor(1, spawn, initializer=_belong_to_parent) as pool,
     ):
         try:
-            speeds, device = pool.submit(_measure, list(kinds.values()), slot).result()
+            speeds, device = pool.submit(_measure, measured, slot).result()
         except BrokenProcessPool as error:
             raise RunError(
                 "the process that measures the speed was killed, often for lack of memory."
@@ -215,8 +217,12 @@ def _belong_to_parent() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _measure(kinds: Sequence[Settings], slot: Slot) -> tuple[list[float], str]:
-    """Images per second of each, and the device in words."""
+def _measure(kinds: Sequence[tuple[Settings, bool]], slot: Slot) -> tuple[list[float], str]:
+    """Images per second of each, and the device in words.
+
+    Args:
+        kinds: settings, and whether a run with them has begun: it is not refused here.
+    """
     os.environ.update(slot.environment)  # before CUDA looks which GPU it may use
     import torch
 
@@ -227,9 +233,9 @@ def _measure(kinds: Sequence[Settings], slot: Slot) -> tuple[list[float], str]:
     device = choose_device(slot.device)
     torch.set_num_threads(slot.threads)
     speeds = []
-    for settings in kinds:
+    for settings, begun in kinds:
         known = settings.model_copy(update={"num_classes": settings.num_classes or 1000})
-        plan = Execution.resolve(known, device)
+        plan = Execution.resolve(known, device, begun=known if begun else None)
         plan.prepare_process()
         speeds.append(measure_throughput(plan))
     return speeds, device_name(device)

@@ -51,7 +51,7 @@ def evaluate(
         number = first + ranks.rank
         if number < len(losses):
             images, labels = next(batches)
-            with uncompiled(plan.settings):
+            with uncompiled(plan):
                 logits = plan.forward(network, images)
             losses[number] = F.cross_entropy(logits, labels, reduction="sum")
             predicted[number * size : (number + 1) * size] = logits.argmax(dim=1)

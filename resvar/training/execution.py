@@ -7,10 +7,10 @@ all take the `Execution` that it returns, so that they measure and repeat the sa
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -18,7 +18,13 @@ from torch import Tensor
 
 from resvar.config import Settings
 from resvar.errors import UserError
-from resvar.kernels.build import BuildError, load_operators
+from resvar.kernels.build import (
+    BuildError,
+    compiler_command,
+    compiler_version,
+    load_operators,
+    loaded_operators,
+)
 from resvar.models.network import ResidualNetwork
 from resvar.training.distributed import SINGLE_PROCESS, Ranks
 from resvar.training.machine import computes_bf16, keep_freed_memory
@@ -34,6 +40,9 @@ class Execution:
         settings: the run's, with `precision` and `kernels` resolved. Both change the last bits of
             a result, so they are recorded with the run.
         ranks: the processes that share the run.
+        kernels: what computes here. A run that was begun with `fused` continues with `plain` where
+            it cannot have them; its settings stay.
+        compiles: whether units are compiled here; the same holds.
         memory_format: of images and weights.
         captures: whether an update becomes one CUDA graph. Not recorded, since the bits are the
             same: another device may resume the run, and decides anew.
@@ -42,6 +51,8 @@ class Execution:
     settings: Settings
     device: torch.device
     ranks: Ranks
+    kernels: Literal["plain", "fused"]
+    compiles: bool
     memory_format: torch.memory_format
     captures: bool
 
@@ -57,26 +68,31 @@ class Execution:
         """Decide how to train; builds the fused operators where they are needed and missing.
 
         Args:
-            begun: the recorded settings of the run to be resumed; it keeps its kernels.
-            log: receives a sentence when operators are built, and when `auto` has to do without.
+            begun: the recorded settings of the run to be resumed. It keeps its precision and its
+                kernels; what it cannot have here it continues without.
+            log: receives a sentence when operators are built, and when a run has to do without.
 
         Raises:
             UserError: a setting asks for something that this device or machine cannot do.
         """
+        if begun is not None:
+            settings = _as_begun(settings, begun)
         settings = _with_precision(settings, device)
         captures = _captures(settings, device, ranks.size)
-        _require_compiler(settings, device)
-        if begun is not None and settings.kernels == "auto":
-            settings = settings.model_copy(update={"kernels": begun.kernels})
-        kernels = _choose_kernels(settings, device, log)
-        settings = settings.model_copy(update={"kernels": kernels})
-        return cls(settings, device, ranks, _memory_format(settings), captures)
+        without = _refuse if begun is None else partial(_warn, log or (lambda _: None))
+        compiles = _choose_compile(settings, device, without)
+        kernels = _choose_kernels(settings, device, without, log)
+        if settings.kernels == "auto":
+            settings = settings.model_copy(update={"kernels": kernels})
+        form = _memory_format(settings)
+        return cls(settings, device, ranks, kernels, compiles, form, captures)
 
     @classmethod
     def for_inference(cls, settings: Settings, device: torch.device) -> Execution:
         """Decide how to evaluate: as the run was trained, but without operators or graphs."""
         settings = _with_precision(settings, device)
-        return cls(settings, device, SINGLE_PROCESS, _memory_format(settings), captures=False)
+        form = _memory_format(settings)
+        return cls(settings, device, SINGLE_PROCESS, "plain", False, form, captures=False)
 
     def __str__(self) -> str:
         """In a few words, for a log: `bf16, channels_last, fused kernels`."""
@@ -84,10 +100,22 @@ class Execution:
         words: list[str] = [s.precision]
         words += ["channels_last"] if self.memory_format is torch.channels_last else []
         words += ["a CUDA graph per update"] if self.captures else []
-        words += ["compiled units"] if s.compile == "unit" else []
+        words += ["compiled units"] if self.compiles else []
         words += ["recomputed units"] if s.recompute == "unit" else []
-        words += ["fused kernels"] if s.kernels == "fused" else []
+        words += ["fused kernels"] if self.kernels == "fused" else []
         return ", ".join(words)
+
+    def facts(self) -> dict[str, str]:
+        """For `environment.json`: what computes here, and what it was compiled by.
+
+        `operators` is the digest of the library: another compiler makes another.
+        """
+        facts = {"kernels": self.kernels, "compile": "unit" if self.compiles else "none"}
+        if self.kernels == "fused":
+            facts["operators"] = loaded_operators() or "unknown"
+        if self.compiles and self.device.type == "cpu":
+            facts["compiler"] = compiler_version(compiler_command()).partition("\n")[0]
+        return facts
 
     def prepare_process(self, keep_memory: bool = True) -> None:
         """Set torch's switches. They belong to the process, and a process has one run.
@@ -126,6 +154,12 @@ class Execution:
 # --- the decisions --------------------------------------------------------------------------------
 
 
+def _as_begun(settings: Settings, begun: Settings) -> Settings:
+    """The settings of a run to be resumed: what they leave open is as the run has recorded it."""
+    names = [name for name in ("precision", "kernels") if getattr(settings, name) == "auto"]
+    return settings.model_copy(update={name: getattr(begun, name) for name in names})
+
+
 def _with_precision(settings: Settings, device: torch.device) -> Settings:
     """`auto` is bf16 autocast where the device computes bf16 in hardware, else fp32."""
     if settings.precision != "auto":
@@ -150,22 +184,26 @@ def _captures(settings: Settings, device: torch.device, processes: int) -> bool:
     elif processes > 1:
         obstacle = "a run shared by several processes waits for the others within an update"
     if obstacle is not None and settings.capture == "iteration":
-        raise UserError(f"'capture' iteration: {obstacle}; leave it at auto.")
+        raise UserError(f"'capture' iteration: {obstacle}; use --set capture=auto.")
     return obstacle is None and settings.capture != "none"
 
 
-def _require_compiler(settings: Settings, device: torch.device) -> None:
+def _choose_compile(settings: Settings, device: torch.device, without: Without) -> bool:
     """On a processor, torch.compile calls a C++ compiler."""
-    if settings.compile == "none" or device.type == "cuda":
-        return
-    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
-        raise UserError(
-            "'compile' unit: no C++ compiler is found here; install g++, or use --set compile=none."
-        )
+    if settings.compile == "none":
+        return False
+    if device.type == "cuda":
+        return True
+    try:
+        compiler_version(compiler_command())
+    except BuildError as error:
+        without("compile", str(error))
+        return False
+    return True
 
 
 def _choose_kernels(
-    settings: Settings, device: torch.device, log: Log | None
+    settings: Settings, device: torch.device, without: Without, log: Log | None
 ) -> Literal["plain", "fused"]:
     """`auto` is `fused` where that gains something and can be built."""
     if settings.kernels == "plain":
@@ -182,8 +220,23 @@ def _choose_kernels(
     if obstacle is None:
         return "fused"
     if settings.kernels == "fused":
-        raise UserError(f"'kernels' fused: {obstacle}; use --set kernels=plain.")
+        without("kernels", obstacle)
     return "plain"
+
+
+Without = Callable[[str, str], None]
+"""Called with a setting that cannot be had here, and the reason."""
+
+
+def _refuse(setting: str, obstacle: str) -> None:
+    asked, instead = {"compile": ("unit", "none"), "kernels": ("fused", "plain")}[setting]
+    raise UserError(f"'{setting}' {asked}: {obstacle}; use --set {setting}={instead}.")
+
+
+def _warn(log: Log, setting: str, obstacle: str) -> None:
+    """The settings of a resumed run are fixed, so it continues without."""
+    what = {"compile": "compiled units", "kernels": "fused operators"}[setting]
+    log(f"Warning: this run was begun with {what} and continues without them: {obstacle}.")
 
 
 def _obstacle(settings: Settings, device: torch.device) -> str | None:

@@ -42,7 +42,12 @@ from resvar.training.stop import MESSAGE, stop_request
 from resvar.training.trainer import Callback, DivergedError, Trainer
 from resvar.training.writer import Writer
 
-CHANGES_BITS = ("torch", "device", "world_size", "threads", "cpu_capability", "commit")
+COMPUTING = ("kernels", "compile", "operators", "compiler", "onednn", "variables")
+"""Keys of `environment.json` that older versions did not write."""
+
+CHANGES_BITS = (
+    "torch", "device", "world_size", "threads", "cpu_capability", "commit", *COMPUTING,
+)  # fmt: skip
 """Keys of `environment.json`: if one changes, a resumed run may round differently."""
 
 
@@ -116,11 +121,11 @@ def _with_classes(settings: Settings, images: Images | FolderImages) -> Settings
 def _resolve(
     settings: Settings, device: torch.device, ranks: Ranks, folder: Path, fresh: bool, log: Log
 ) -> Execution:
-    """How the run is carried out; a resumed one keeps the kernels that it started with."""
+    """How the run is carried out; a resumed one as it was begun, where that can be had here."""
 
     def recorded() -> Settings | None:
         there = (folder / rundir.CONFIG).exists() and not fresh
-        return rundir.read_settings(folder) if there and settings.kernels == "auto" else None
+        return rundir.read_settings(folder) if there else None
 
     begun = ranks.on_rank0(recorded)
     return ranks.on_all_ranks(lambda: Execution.resolve(settings, device, ranks, begun, log))
@@ -131,6 +136,7 @@ def _agree(plan: Execution, images: Images | FolderImages, fresh: bool) -> None:
     plan.ranks.agree_on(
         {
             **plan.settings.model_dump(),
+            "execution": str(plan),
             "--fresh": fresh,
             "--device": plan.device.type,
             "dataset": images.checksum,
@@ -286,7 +292,8 @@ class ClaimedRun:
             The commits that the run has worked with.
         """
         path = self.folder / rundir.ENVIRONMENT
-        here = {**here, "world_size": self.plan.ranks.size, "execution": str(self.plan)}
+        plan = self.plan
+        here |= {"world_size": plan.ranks.size, "execution": str(plan), **plan.facts()}
         if not iteration or not path.exists():
             write_json(path, here)
             return [here["commit"]]
@@ -294,6 +301,9 @@ class ClaimedRun:
         latest = {
             "world_size": 1,  # older versions knew no other,
             "execution": here["execution"],  # and did not record this
+            **{key: value for key, value in here.items() if key in COMPUTING},
+            "kernels": plan.settings.kernels,
+            "compile": plan.settings.compile,
             **begun,
             **{key: value for changes in resumed for key, value in changes},
         }
@@ -329,7 +339,7 @@ class ClaimedRun:
             "seconds": trainer.total_seconds(),
             "images_per_second": trainer.images_per_second(),
             "precision": settings.precision,
-            "kernels": settings.kernels,
+            "kernels": self.plan.kernels,
             "config_hash": settings.hash,
             **origin,
         }

@@ -14,6 +14,7 @@ import torch
 from resvar.console import pluralize
 from resvar.errors import UserError
 from resvar.rundir import NOTE_FORMAT
+from resvar.training.dispatch import onednn_level, variables_set
 from resvar.training.source import SourceVersion
 from resvar.version import __version__
 
@@ -92,6 +93,8 @@ def environment(
         "device_type": device.type,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "onednn": onednn_level() if device.type == "cpu" else None,
+        "variables": variables_set(),
         "threads": torch.get_num_threads(),
         "dataset_checksum": dataset_checksum,
     }

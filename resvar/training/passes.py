@@ -6,6 +6,7 @@ recompute wraps whatever forward it finds, compile traces the outcome.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from resvar.config import Settings
+from resvar.kernels.build import compiler_command
 from resvar.kernels.fuse import fuse
 from resvar.models.network import ResidualNetwork
 from resvar.models.unit import ResidualUnit
@@ -28,11 +29,11 @@ RECOMPILE_LIMIT = 64
 def prepare_network(network: ResidualNetwork, plan: Execution) -> ResidualNetwork:
     """The network on its device, with the passes that the settings ask for."""
     network = plan.to_device(network)
-    if plan.settings.kernels == "fused":
+    if plan.kernels == "fused":
         fuse(network)
     if plan.settings.recompute == "unit":
         recompute_units(network)
-    if plan.settings.compile == "unit":
+    if plan.compiles:
         compile_units(network)
     return network
 
@@ -84,7 +85,10 @@ def compile_units(network: nn.Module) -> None:
     weights, so one compilation serves all units of a shape: five or six in a CIFAR network.
     """
     from torch._dynamo import config
+    from torch._inductor.config import cpp
 
+    if compiler := compiler_command():
+        cpp.cxx = (None, shlex.join(compiler))
     limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
     setattr(config, limit, RECOMPILE_LIMIT)  # the second name is that of torch before 2.6
     for module in network.modules():
@@ -92,9 +96,9 @@ def compile_units(network: nn.Module) -> None:
             module.compile(dynamic=False)
 
 
-def uncompiled(settings: Settings) -> AbstractContextManager[Any]:
+def uncompiled(plan: Execution) -> AbstractContextManager[Any]:
     """Inside, compiled units compute as they are written: evaluation is not worth compiling."""
-    if settings.compile == "none" or not hasattr(torch.compiler, "set_stance"):
+    if not plan.compiles or not hasattr(torch.compiler, "set_stance"):
         return nullcontext()
     eager: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
     return eager
