@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 
 import pytest
@@ -119,6 +120,46 @@ def test_without_a_compiler_auto_is_plain_and_says_so(monkeypatch):
     assert said == ["Without the fused operators, which are faster: no C++ compiler is found."]
 
 
+@pytest.mark.parametrize("wanted", ["kernels=auto", "kernels=fused"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_run_begun_with_fused_ones_continues_without_and_stays_itself(
+    monkeypatch, wanted, device
+):
+    monkeypatch.setattr(execution, "load_operators", refuse)
+    begun = make("kernels=fused", "precision=bf16")
+    said: list[str] = []
+    settings = make(wanted, "precision=bf16")
+    plan = Execution.resolve(settings, torch.device(device), begun=begun, log=said.append)
+    assert plan.kernels == plan.facts()["kernels"] == "plain"
+    assert "fused" not in str(plan)
+    assert plan.settings == begun
+    assert plan.memory_format == Execution.for_inference(begun, CPU).memory_format
+    why = {"cpu": "no C++ compiler is found", "cuda": "they are for the processor"}[device]
+    assert said == [
+        f"Warning: this run was begun with fused operators and continues without them: {why}."
+    ]
+
+
+def test_a_resumed_run_keeps_its_precision(monkeypatch):
+    monkeypatch.setattr(execution, "computes_bf16", lambda _device: False)
+    begun = make("precision=bf16", "kernels=plain")
+    assert Execution.resolve(make("kernels=auto"), CPU, begun=begun).settings == begun
+    assert Execution.resolve(make("kernels=plain"), CPU).settings.precision == "fp32"
+
+
+def test_a_run_begun_compiled_continues_uncompiled(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    begun = make("compile=unit", "precision=fp32", "kernels=plain")
+    said: list[str] = []
+    plan = Execution.resolve(begun, CPU, begun=begun, log=said.append)
+    assert (plan.compiles, plan.settings) == (False, begun)
+    assert plan.facts() == {"kernels": "plain", "compile": "none"}
+    assert not any(module._compiled_call_impl for module in Updater(plan).network.modules())
+    assert said[0].startswith(
+        "Warning: this run was begun with compiled units and continues without them: no C++ "
+    )
+
+
 def test_the_hash_of_plain_is_that_of_runs_from_before_the_setting():
     base = make("precision=bf16")
     assert make("precision=bf16", "kernels=plain").hash == base.hash
@@ -193,3 +234,38 @@ def test_without_a_compiler_a_run_is_plain_and_fused_is_refused(warm, tmp_path):
     assert plain.code == 0
     assert "Without the fused operators, which are faster: no C++ compiler" in plain.out
     assert read_settings(tmp_path / "run").kernels == "plain"
+
+
+@needs_compiler
+def test_a_fused_run_without_its_compiler_is_finished_plain_and_records_it(warm, tmp_path):
+    folder = tmp_path / "run"
+    assert begin(warm, folder, RESVAR_TEST_KILL="iteration:8").code == -signal.SIGKILL
+    config = (folder / "config.yaml").read_text()
+    resumed = begin(warm, folder, CXX="/no/such", RESVAR_TEST_KILL="iteration:4")
+    assert "begun with fused operators and continues without them: no C++" in resumed.out
+    assert "Warning: kernels changed since this run was started" in resumed.out
+    resumed = begin(warm, folder, "kernels=fused", CXX="/no/such")
+    assert resumed.code == 0, resumed.err
+    assert "kernels changed" not in resumed.out  # since it was started here
+    assert (folder / "config.yaml").read_text() == config
+    assert json.loads((folder / "result.json").read_text())["kernels"] == "plain"
+    (note,) = json.loads((folder / "environment.json").read_text())["resumed"]
+    assert note["changed"]["kernels"] == "plain"
+
+
+@needs_compiler
+def test_other_operators_and_a_limit_of_onednn_are_told_on_resumption(warm, tmp_path):
+    folder = tmp_path / "run"
+    assert begin(warm, folder, RESVAR_TEST_KILL="iteration:8").code == -signal.SIGKILL
+    path = folder / "environment.json"
+    recorded = json.loads(path.read_text())
+    path.write_text(json.dumps({**recorded, "operators": "0" * 16}))
+    limited = begin(warm, folder, MKL_CBWR="AVX2", RESVAR_TEST_KILL="iteration:4")
+    assert "Warning: operators, variables changed since this run was started" in limited.out
+    (note,) = json.loads(path.read_text())["resumed"]
+    assert note["changed"] == {"operators": recorded["operators"], "variables": "MKL_CBWR=AVX2"}
+    later = ("kernels", "compile", "operators", "onednn", "variables")
+    path.write_text(json.dumps({k: v for k, v in recorded.items() if k not in later}))
+    whole = begin(warm, folder)  # as an older version has left it
+    assert whole.code == 0
+    assert "changed since" not in whole.out
