@@ -37,6 +37,7 @@ from resvar.sweeps.processes import (
     terminate,
 )
 from resvar.sweeps.slots import Slot
+from resvar.sweeps.suspension import suspension
 from resvar.training.stop import stop_request
 
 
@@ -73,6 +74,7 @@ class LocalSweep:
         with (
             TemporaryDirectory(prefix="resvar-") as configs,
             stop_request(message) as stop,
+            suspension() as suspended,
             live if terminal else nullcontext(),
         ):
             try:
@@ -81,7 +83,8 @@ class LocalSweep:
                         terminate(self.active)
                     else:
                         self._fill_slots(Path(configs))
-                    for process, status, failure in collect(self.active, bool(stop)):
+                    suspended.obey(self.active, live.stop, live.start if terminal else live.stop)
+                    for process, status, failure in collect(self.active, stop):
                         self._settle(process, status, failure)
                     if terminal:
                         live.refresh()

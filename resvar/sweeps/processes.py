@@ -33,6 +33,9 @@ from resvar.training.stop import PARENT
 POLL = 0.5
 """Seconds between two looks at the processes."""
 
+TOGETHER = 5.0
+"""Seconds in which a signal for a sweep and all of its runs arrives at each of them."""
+
 SAFE_PYTHON = (sys.executable, "-P")
 """The command of a Python that imports nothing from the current folder; see `import_path`."""
 
@@ -138,13 +141,13 @@ class RunProcess:
     begun: float = field(default_factory=time.monotonic)
     asked_to_stop: bool = False
 
-    def ending(self, stopping: bool) -> tuple[RunStatus, FailedRun | None]:
+    def ending(self, stopping: object) -> tuple[RunStatus, FailedRun | None]:
         """The status of the run after its process has ended; why it failed, if it has.
 
         The exit code alone is never believed: a run is finished when its result is there.
 
         Args:
-            stopping: whether the sweep asks its runs to stop.
+            stopping: true once the sweep asks its runs to stop.
         """
         code = self.handle.returncode
         try:
@@ -152,12 +155,24 @@ class RunProcess:
                 return status, None
         except UserError as error:
             return RunStatus.FAILED, FailedRun(self.run, str(error))
+        if code == Stopped.exit_code:
+            wait_until(stopping)
         if stopping and (code == Stopped.exit_code or code < 0):  # below 0: a signal ended it
             return RunStatus.STOPPED, None
         if is_locked(self.run.folder):
             return RunStatus.TAKEN, None
         log = last_lines(self.run.folder, self.printed_before)
         return RunStatus.FAILED, FailedRun(self.run, ending_of(code), log)
+
+
+def wait_until(stopping: object) -> None:
+    """Wait a little for the signal that a run has obeyed already, if all were to receive it.
+
+    A system that shuts down, and Slurm, signal the sweep and its runs, in any order.
+    """
+    until = time.monotonic() + TOGETHER
+    while not stopping and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 def ending_of(code: int) -> str:
@@ -223,11 +238,14 @@ def import_path() -> dict[str, str]:
 
 
 def collect(
-    processes: list[RunProcess], stopping: bool
+    processes: list[RunProcess], stopping: object
 ) -> Iterator[tuple[RunProcess, RunStatus, FailedRun | None]]:
     """Remove the processes that have ended from the list; yield each with the end of its run.
 
     Where the process could not record itself why its run failed, this does.
+
+    Args:
+        stopping: true once the sweep asks its runs to stop.
     """
     for process in [process for process in processes if process.handle.poll() is not None]:
         processes.remove(process)

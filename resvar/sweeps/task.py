@@ -111,7 +111,7 @@ class Task:
             time.sleep(POLL)
             if received:
                 terminate(processes)
-            for process, status, failure in collect(processes, bool(received)):
+            for process, status, failure in collect(processes, received):
                 if received and status in (RunStatus.STOPPED, RunStatus.TAKEN):
                     stopped.append(process.run)
                 elif failure is not None:
