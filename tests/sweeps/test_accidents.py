@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 
 from resvar.cli import run_command
+from resvar.config import differences
 from resvar.files import write_json
 from resvar.rundir import RESULT, read_settings, write_settings
 from resvar.sweeps import processes as processes_module
@@ -224,8 +225,8 @@ def test_files_that_change_after_the_command_change_nothing(as_a_command):
     local.run()
     assert (local.finished, local.failed) == (1, [])
     found = read_settings(run.folder)
-    assert (found.hash, found.momentum) == (run.settings.hash, 0.9)
-    assert found.trail == run.settings.trail
+    assert not differences(run.settings, found)
+    assert (found.momentum, found.trail) == (0.9, ["bn"])
 
 
 def test_a_checkout_is_named_to_the_processes_only_where_it_is_not_installed(monkeypatch):
@@ -252,7 +253,6 @@ def state(pid: int) -> str:
 @pytest.mark.process
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_ctrl_z_stops_the_runs_too_and_fg_continues_them(resvar, tmp_path):
-    """Killed while it is stopped, the sweep leaves no stopped run behind."""
     environment = resvar.environment(
         RESVAR_TEST_WAIT="iteration:3", RESVAR_TEST_ONLY="train", RESVAR_TEST_UNMEASURED="1"
     )
@@ -271,8 +271,6 @@ def test_ctrl_z_stops_the_runs_too_and_fg_continues_them(resvar, tmp_path):
             assert wait_for(lambda: (state(sweep.pid), state(run)) == ("T", "T"))
             sweep.send_signal(signal.SIGCONT)
             assert wait_for(lambda: "T" not in (state(sweep.pid), state(run)))
-        sweep.send_signal(signal.SIGTSTP)
-        assert wait_for(lambda: (state(sweep.pid), state(run)) == ("T", "T"))
     finally:
         sweep.kill()
         sweep.wait()
