@@ -66,6 +66,15 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(". ")
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python or torch means that memory, of the host or a GPU, is too small."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(words in text for words in ("out of memory", "allocate memory", "enough memory"))
+    )
+
+
 def quoted(value: object, most: int = 80) -> str:
     """A value as a sentence quotes it: its `repr`, cut to `most` characters."""
     try:

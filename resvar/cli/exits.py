@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-from resvar.errors import OutputError, PeerFailure, RunError, Stopped, UserError
+from resvar.errors import OutputError, PeerFailure, RunError, Stopped, UserError, is_out_of_memory
 from resvar.streams import log
 
 STOPPED = "stopped; rerun the command to resume from what is saved, if anything is."
@@ -66,9 +66,9 @@ def _attempt(command: Callable[[], object]) -> int:
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         return _report(f"{error.strerror or str(error) or type(error).__name__}{where}.", 1, error)
-    except MemoryError as error:
-        return _report("there is not enough memory.", 1, error)
     except Exception as error:
+        if is_out_of_memory(error):
+            return _report("there is not enough memory.", 1, error)
         if hasattr(error, "format_message"):  # click's: an unknown option, a missing value
             problem = error.format_message().replace("Value error, ", "").rstrip(".")
             return _report(f"{problem}. Try --help.", 2)

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from resvar.data.memory import UNSHARDED, Shard, draw_epoch
 from resvar.data.photos import ImageFiles, UnreadableImageError, checksum_of, list_images
+from resvar.data.workers import obey_parent_only
 from resvar.errors import RunError, UserError, first_line
 from resvar.limits import available_cores
 
@@ -204,6 +205,7 @@ def _loader(
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=_collate if shared else _collate_for_pipe,
+        worker_init_fn=obey_parent_only,
         generator=torch.Generator(),  # not torch's global one: its state belongs to the caller
         pin_memory=device.type == "cuda",
     )

@@ -24,7 +24,7 @@ from resvar.console import duration
 from resvar.data.cifar import Images
 from resvar.data.folder import FolderImages
 from resvar.data.splits import Splits, open_images
-from resvar.errors import RunError, Stopped, UserError, first_line
+from resvar.errors import RunError, Stopped, UserError, first_line, is_out_of_memory
 from resvar.files import replacing, write_json
 from resvar.ownership import refuse_foreign, start_over
 from resvar.training.checkpoint import load_newest
@@ -38,7 +38,7 @@ from resvar.training.memory import require_memory
 from resvar.training.progress import Progress
 from resvar.training.source import SourceVersion, source_version
 from resvar.training.step import count_parameters
-from resvar.training.stop import MESSAGE, stop_request
+from resvar.training.stop import MESSAGE, stop_request, sweep_process
 from resvar.training.trainer import Callback, DivergedError, Trainer
 from resvar.training.writer import Writer
 
@@ -104,8 +104,10 @@ def _check(settings: Settings, device: str, ranks: Ranks) -> torch.device:
     """The device of this rank, after the checks that cost nothing.
 
     Raises:
-        UserError: the device, a package or a division of the batch cannot be had.
+        UserError: the device, a package or a division of the batch cannot be had, or the
+            environment names an impossible sweep.
     """
+    sweep_process()
     require_tensorboard(settings)
     ranks.check_divides(settings)
     return ranks.device(device)
@@ -409,22 +411,33 @@ def _record_failures(folder: Path) -> Iterator[None]:
         note = {"iteration": error.iteration, "loss": loss, "message": str(error)}
         rundir.write_note(folder / rundir.DIVERGED, note)
         raise
-    except torch.cuda.OutOfMemoryError as error:
-        raise _failure(
-            folder,
-            f"{folder}: the GPU has not enough free memory ({first_line(error)}); the last "
-            "checkpoint is kept. Free some and repeat the command; --set recompute=unit needs "
-            "less.",
-        ) from error
     except OSError as error:
         reason = f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
         raise _failure(
             folder, f"{folder}: {reason}; what was saved is kept, and the same command resumes."
         ) from error
     except Exception as error:
+        if (sentence := _advice(error)) is not None:
+            raise _failure(folder, f"{folder}: {sentence}") from error
         if not isinstance(error, UserError | Stopped):
             _failure(folder, str(error) or type(error).__name__)
         raise
+
+
+def _advice(error: Exception) -> str | None:
+    """What to do about an error that is no fault of the program; None for any other."""
+    if is_out_of_memory(error):
+        where = "the GPU" if "cuda" in str(error).lower() else "this machine"
+        return (
+            f"{where} has not enough free memory ({first_line(error)}); the last checkpoint is "
+            "kept. Free some and repeat the command; --set recompute=unit needs less."
+        )
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        return (
+            f"a process that reads images died ({first_line(error)}); what was saved is kept, and "
+            "the same command resumes."
+        )
+    return None
 
 
 def _failure(folder: Path, message: str) -> RunError:

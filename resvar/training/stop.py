@@ -1,20 +1,34 @@
-"""Stop a run cleanly: Ctrl-C and SIGTERM ask, the trainer obeys after its iteration."""
+"""Stop a run cleanly: a signal asks, the trainer obeys after its iteration.
+
+Ctrl-C, SIGTERM, SIGHUP (the terminal was closed), SIGUSR1 and SIGUSR2 (which batch systems send
+some time before they kill) all ask for the same: save a checkpoint and end.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from resvar.errors import UserError
+
 PARENT = "RESVAR_SWEEP_PID"
 """A sweep sets this for its runs, which stop when that process is gone."""
 
+SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)
+)
+
 FORWARDING = 2.0
-"""Seconds in which signals count as one: torchrun forwards what Slurm may also have sent."""
+"""Seconds in which signals count as one: torchrun forwards what Slurm may also have sent, and of a
+closed terminal both the system and the shell send SIGHUP."""
 
 MESSAGE = "\nStopping after this iteration; once more stops at once.\n"
 
@@ -26,7 +40,7 @@ class StopRequest:
     """
 
     def __init__(self, message: str, together: bool) -> None:
-        swept = int(os.environ.get(PARENT, "0"))
+        swept = sweep_process()
         self._parent = os.getppid() if together else swept
         self._patience = math.inf if swept else FORWARDING if together else 0.0
         self._message = "\nStopping after this iteration.\n" if swept and message else message
@@ -38,10 +52,11 @@ class StopRequest:
 
     def ask(self, signum: int, frame: FrameType | None) -> None:
         """The signal handler."""
-        del signum, frame
+        del frame
         now = time.monotonic()
         if self._asked_at is not None:
-            if now - self._asked_at < self._patience:
+            twice = signum == getattr(signal, "SIGHUP", None)
+            if now - self._asked_at < max(self._patience, FORWARDING if twice else 0.0):
                 return
             os._exit(130)
         self._asked_at = now
@@ -49,16 +64,37 @@ class StopRequest:
             os.write(2, self._message.encode())
 
 
+def sweep_process() -> int:
+    """The process of the sweep that started this one; 0 without a sweep.
+
+    Raises:
+        UserError: the environment names something else.
+    """
+    text = os.environ.get(PARENT, "0")
+    if not (text.isascii() and text.isdecimal() and len(text) < 20):
+        raise UserError(
+            f"the environment variable {PARENT} is {text!r:.40}, but a sweep sets it to the number "
+            "of its process; unset it."
+        )
+    return int(text)
+
+
 @contextmanager
 def stop_request(message: str = MESSAGE, together: bool = False) -> Iterator[StopRequest]:
-    """Listen to SIGINT and SIGTERM inside the block; print `message` at the first.
+    """Listen to the signals inside the block; print `message` at the first.
+
+    A signal that this process was started to ignore, as by `nohup`, stays ignored. Outside the main
+    thread, where Python handles no signals, only the end of a parent counts.
 
     Args:
         together: this is one of several processes of a launcher, and stops when that is gone.
     """
     request = StopRequest(message, together)
+    listening = threading.current_thread() is threading.main_thread()
     before = {
-        number: signal.signal(number, request.ask) for number in (signal.SIGINT, signal.SIGTERM)
+        number: signal.signal(number, request.ask)
+        for number in SIGNALS
+        if listening and signal.getsignal(number) is not signal.SIG_IGN
     }
     try:
         yield request

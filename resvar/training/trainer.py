@@ -17,7 +17,7 @@ from torch import Tensor
 
 from resvar.config import Settings
 from resvar.data.splits import EvalLoader, Splits
-from resvar.errors import RunError, Stopped
+from resvar.errors import RunError, Stopped, is_out_of_memory
 from resvar.models.network import ResidualNetwork
 from resvar.training.checkpoint import State
 from resvar.training.evaluate import Evaluation, evaluate
@@ -46,7 +46,7 @@ class DivergedError(RunError):
 MALFORMED_STATE = (
     LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError,
 )  # fmt: skip
-"""What restoring a made-up state raises; a device that runs out of memory is told apart."""
+"""What restoring a made-up state raises; a lack of memory is told apart."""
 
 
 class Callback:
@@ -206,15 +206,15 @@ class Trainer:
 
         Raises:
             RunError: it belongs to a run with other settings, or is no state of a run.
-            torch.OutOfMemoryError: the device is full; nothing is wrong with the state.
+            RuntimeError: the memory is too small; nothing is wrong with the state.
         """
         try:
             if state["config_hash"] != self.settings.hash:
                 raise RunError("the checkpoint belongs to a run with other settings; use --fresh.")
             self._load(state)
-        except torch.cuda.OutOfMemoryError:
-            raise
         except MALFORMED_STATE as error:
+            if is_out_of_memory(error):
+                raise
             reason = (str(error).splitlines() or [""])[0][:120]
             raise RunError(
                 "the checkpoint is whole, but does not hold the state of this run "

@@ -574,31 +574,49 @@ def test_a_loss_that_is_no_number_ends_the_run_at_the_next_look(loss):
 # --- a device without memory ----------------------------------------------------------------------
 
 
-def full(*_args, **_named):
-    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.")
+LACKS = [
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB."),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: "
+        "you tried to allocate 16384000 bytes. Error code 12 (Cannot allocate memory)"
+    ),
+    MemoryError(),
+]
+"""As torch and Python raise them; the second from a process under `ulimit -v`."""
 
 
-def test_a_full_gpu_is_not_a_foreign_checkpoint(monkeypatch):
+@pytest.mark.parametrize("lack", LACKS, ids=["gpu", "host", "python"])
+def test_a_lack_of_memory_is_not_a_foreign_checkpoint(monkeypatch, lack):
+    def full(*_args, **_named):
+        raise lack
+
     settings = make_settings()
     sets = Splits.prepare(make_images(), settings, CPU)
     state = copy.deepcopy(trainer_of(settings, sets).state())
     resumed = trainer_of(settings, sets)
     monkeypatch.setattr(resumed.network, "load_state_dict", full)
-    with pytest.raises(torch.cuda.OutOfMemoryError):
+    with pytest.raises(type(lack)):
         resumed.restore(state)
 
 
-def test_a_full_gpu_ends_a_run_in_a_sentence_that_keeps_the_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("lack", "where"), zip(LACKS, ["GPU", "machine", "machine"], strict=True))
+def test_a_lack_of_memory_ends_a_run_in_a_sentence_that_keeps_the_checkpoint(
+    tmp_path, monkeypatch, lack, where
+):
     install(make_cifar(tmp_path / "data", train=20, test=10), monkeypatch)
     settings, out = make_settings("checkpoint_every=2"), tmp_path / "run"
     real = Updater.__call__
 
     def full_at_3(updater, *batch):
-        return full() if updater.iteration == 3 else real(updater, *batch)
+        if updater.iteration == 3:
+            raise lack
+        return real(updater, *batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(Updater, "__call__", full_at_3)
-        with pytest.raises(RunError, match=r"not enough free memory.*checkpoint is kept") as caught:
+        with pytest.raises(
+            RunError, match=rf"{where} has not enough free memory.*checkpoint is kept"
+        ) as caught:
             train(settings, tmp_path / "data", Console(file=io.StringIO()), out, "cpu")
     assert "--fresh" not in str(caught.value)
     assert json.loads((out / "failure.json").read_text())["message"] == str(caught.value)
