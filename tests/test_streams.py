@@ -359,3 +359,26 @@ def test_a_signal_stops_a_command_unless_it_was_ignored_at_the_start(resvar, tmp
         ignoring.send_signal(signal.SIGTERM)
         assert ignoring.wait(60) == 130
         ignoring.stdout.close()
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("program", "code", "said"),
+    [
+        ("import atexit, os, signal\nfrom resvar.cli.exits import exit_code, leave\n"
+         "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+         "leave(exit_code(lambda: None))", 0, ""),
+        ("class Interrupted:\n"
+         "    def find_spec(self, name, *_):\n"
+         "        if name == 'typer': raise KeyboardInterrupt\n"
+         "sys.meta_path.insert(0, Interrupted())\n"
+         "from resvar.__main__ import main\nmain()", 130, "resvar: stopped.\n"),
+    ],
+    ids=["end", "begin"],
+)  # fmt: skip
+def test_ctrl_c_at_the_ends_of_a_process_leaves_no_traceback(program, code, said):
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{program}"], cwd=ROOT, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (code, said)
