@@ -1,6 +1,8 @@
 """`python -m resvar` is the command `resvar`."""
 
+import os
 import sys
+from contextlib import suppress
 
 
 def main() -> None:
@@ -8,7 +10,8 @@ def main() -> None:
     try:
         from resvar.cli import main as run_and_exit
     except KeyboardInterrupt:
-        sys.stderr.write("resvar: stopped.\n")
+        with suppress(OSError):
+            os.write(2, b"resvar: stopped.\n")
         sys.exit(130)
     run_and_exit()
 
