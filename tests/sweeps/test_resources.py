@@ -95,3 +95,16 @@ def test_names_keep_their_zeros(tmp_path):
     file.write_text("account: 007\npartition: 0x\nqos: 1_0\n")
     read = read_resources(file, {})
     assert (read.account, read.partition, read.qos) == ("007", "0x", "1_0")
+
+
+def test_names_and_values_of_sbatch_reach_it_as_they_are_written(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "account: 0123\nqos: 1_000\n"
+        "sbatch: {begin: 16:00, deadline: 2026-01-20T16:00, comment: on, nice: 010}\n"
+    )
+    found = read_resources(file, {})
+    assert (found.account, found.qos) == ("0123", "1_000")
+    assert found.sbatch == {
+        "begin": "16:00", "deadline": "2026-01-20T16:00", "comment": "on", "nice": "010",
+    }  # fmt: skip
