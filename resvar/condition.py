@@ -109,6 +109,8 @@ def require_usable(folder: Path, writing: bool = False) -> None:
                     raise UserError(f"{folder / entry.name}: this is no file; remove or rename it.")
         here = folder
     except FileNotFoundError:
+        if folder.is_symlink():
+            raise UserError(f"{folder}: this link leads nowhere; remove it.") from None
         here = next(parent for parent in folder.absolute().parents if parent.exists())
     except OSError as error:
         denied = isinstance(error, PermissionError)

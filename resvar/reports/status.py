@@ -13,7 +13,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from resvar.condition import run_stamp
+from resvar.condition import require_usable, run_stamp
 from resvar.config import CIFAR_TEST_IMAGES
 from resvar.console import console_for_output, duration, moment
 from resvar.errors import Stopped, UserError
@@ -173,6 +173,10 @@ def _planned_record(run: Path) -> Record:
         return starting
     if (failure := read_failure(run)) is not None:
         return Record(run, None, RunState.FAILED, message=failure[0])
+    try:
+        require_usable(run)
+    except UserError as error:  # its sweep fails it for this reason
+        return Record(run, None, RunState.FAILED, message=str(error))
     return Record(run, None, RunState.WAITING)
 
 

@@ -30,7 +30,6 @@ from resvar.sweeps.processes import (
     RunProcess,
     RunStatus,
     collect,
-    failed_start,
     run_status,
     standing_of,
     start,
@@ -126,7 +125,7 @@ class LocalSweep:
                 try:
                     self.active.append(start(run, slot, self.data, configs))
                 except (OSError, UserError) as error:
-                    self._fail(failed_start(run, error))
+                    self._fail(FailedRun.because(run, error))
                     continue
                 busy.add(slot.name)
                 if not self.console.is_terminal:
@@ -144,7 +143,7 @@ class LocalSweep:
             try:
                 status = run_status(run)
             except UserError as error:
-                self._fail(FailedRun(run, str(error)))
+                self._fail(FailedRun.because(run, error))
                 continue
             if status is RunStatus.OPEN:
                 return run

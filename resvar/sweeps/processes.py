@@ -18,6 +18,7 @@ import resvar
 from resvar.condition import read_result, read_undisturbed, require_usable
 from resvar.errors import OtherRunError, Stopped, UserError
 from resvar.files import open_regular, open_to_append
+from resvar.ownership import refuse_foreign
 from resvar.rundir import (
     FAILURE,
     LOG,
@@ -67,6 +68,15 @@ class FailedRun:
     reason: str
     log: tuple[str, ...] | None = None
 
+    @classmethod
+    def because(cls, run: PlannedRun, error: OSError | UserError) -> FailedRun:
+        """The failure of a run whose directory or process cannot be had."""
+        if isinstance(error, OSError):
+            where = f" ({error.filename})" if error.filename else ""
+            return cls(run, f"{error.strerror or error}{where}.")
+        folder = run.folder
+        return cls(run, str(error).removeprefix(f"{folder}: ").replace(f"{folder}{os.sep}", "", 1))
+
     def __str__(self) -> str:
         return f"failed: {self.reason}" if self.log is None else f"failed ({self.reason})"
 
@@ -80,6 +90,7 @@ def run_status(run: PlannedRun) -> RunStatus:
 
     def read() -> RunStatus:
         require_usable(run.folder)
+        refuse_foreign(run.folder)
         guard(run.folder, run.settings)
         if read_result(run.folder) is not None:
             return RunStatus.FINISHED
@@ -119,7 +130,7 @@ def standing_of(sweep: Sweep) -> Standing:
         except OtherRunError:
             raise
         except UserError as error:
-            found.failed.append(FailedRun(run, str(error)))
+            found.failed.append(FailedRun.because(run, error))
     return found
 
 
@@ -154,7 +165,7 @@ class RunProcess:
             if (status := run_status(self.run)) is not RunStatus.OPEN:
                 return status, None
         except UserError as error:
-            return RunStatus.FAILED, FailedRun(self.run, str(error))
+            return RunStatus.FAILED, FailedRun.because(self.run, error)
         if code == Stopped.exit_code:
             wait_until(stopping)
         if stopping and (code == Stopped.exit_code or code < 0):  # below 0: a signal ended it
@@ -283,11 +294,3 @@ def last_lines(folder: Path, since: int, count: int = 5) -> tuple[str, ...]:
             return tuple(log.read().decode(errors="replace").splitlines()[-count:])
     except (OSError, UserError):
         return ()
-
-
-def failed_start(run: PlannedRun, error: Exception) -> FailedRun:
-    """The failure of a run whose process could not be started."""
-    if isinstance(error, OSError):
-        where = f" ({error.filename})" if error.filename else ""
-        return FailedRun(run, f"{error.strerror or error}{where}.")
-    return FailedRun(run, str(error))

@@ -41,7 +41,6 @@ from resvar.sweeps.processes import (
     RunProcess,
     RunStatus,
     collect,
-    failed_start,
     run_status,
     start,
     terminate,
@@ -106,7 +105,7 @@ class Task:
                 try:
                     processes.append(start(run, self.slot, self.data, self.configs))
                 except (OSError, UserError) as error:
-                    failed.append(failed_start(run, error))
+                    failed.append(FailedRun.because(run, error))
         while processes:
             time.sleep(POLL)
             if received:
@@ -138,7 +137,7 @@ class Task:
                 ):
                     todo.append(run)
             except UserError as error:
-                failed.append(FailedRun(run, str(error)))
+                failed.append(FailedRun.because(run, error))
         return todo, failed
 
     def _leave(self, stopped: Sequence[PlannedRun], received: Sequence[int]) -> int:

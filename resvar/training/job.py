@@ -38,7 +38,7 @@ from resvar.training.memory import require_memory
 from resvar.training.progress import Progress
 from resvar.training.source import SourceVersion, source_version
 from resvar.training.step import count_parameters
-from resvar.training.stop import MESSAGE, stop_request, sweep_process
+from resvar.training.stop import MESSAGE, continue_without_sweep, stop_request, sweep_process
 from resvar.training.trainer import Callback, DivergedError, Trainer
 from resvar.training.writer import Writer
 
@@ -73,6 +73,7 @@ def run_training(
         Stopped: somebody asked the run to stop; a checkpoint was saved.
         PeerFailure: on all ranks but rank 0, which raises one of these.
     """
+    continue_without_sweep()
     folder, source = out or Path("runs") / settings.directory, source_version()
     with process_group() as ranks:
         console = console if ranks.first else Console(quiet=True)

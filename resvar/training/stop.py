@@ -6,9 +6,11 @@ some time before they kill) all ask for the same: save a checkpoint and end.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -101,3 +103,16 @@ def stop_request(message: str = MESSAGE, together: bool = False) -> Iterator[Sto
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def continue_without_sweep() -> None:
+    """Have Linux continue this run, if Ctrl-Z has stopped it with its sweep, when that is killed.
+
+    A stopped process would not notice it, and would keep its lock and its memory.
+    """
+    if PARENT in os.environ and sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
+
+
+_PR_SET_PDEATHSIG = 1
+"""From sys/prctl.h."""

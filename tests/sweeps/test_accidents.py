@@ -15,12 +15,13 @@ import pytest
 
 from resvar.cli import run_command
 from resvar.config import differences
+from resvar.errors import UserError
 from resvar.files import write_json
 from resvar.rundir import RESULT, read_settings, write_settings
 from resvar.sweeps import processes as processes_module
 from resvar.sweeps.grid import PlannedRun, plan_sweep
 from resvar.sweeps.local import LocalSweep
-from resvar.sweeps.processes import RunProcess, RunStatus, ending_of, import_path
+from resvar.sweeps.processes import RunProcess, RunStatus, ending_of, import_path, start
 from resvar.sweeps.slots import Slot
 from tests.reports.runs import make_result
 from tests.support.commands import ROOT, TINY, contents, sets, wait_for
@@ -157,6 +158,19 @@ def test_a_run_that_somebody_stops_alone_is_a_failure(tmp_path, monkeypatch):
     assert ended(run, 130).ending(stopping=False)[0] is RunStatus.FAILED
 
 
+@pytest.mark.parametrize("link", [True, False])
+def test_a_link_that_leads_nowhere_and_a_pipe_for_the_log_are_failed_starts(tmp_path, link):
+    run = planned(tmp_path)
+    run.folder.mkdir(parents=True)
+    if link:
+        (run.folder / "log.txt").symlink_to(tmp_path / "victim")
+    else:
+        os.mkfifo(run.folder / "log.txt")
+    with pytest.raises(UserError, match=r"log\.txt"):
+        start(run, ONE, tmp_path, tmp_path)
+    assert not (tmp_path / "victim").exists()
+
+
 def test_a_killed_run_is_named_with_its_signal_in_list_and_status(resvar, tmp_path):
     fault = {"RESVAR_TEST_KILL": "iteration:5", "RESVAR_TEST_ONLY": "seed-0"}
     sweep = (*SWEEP, "--seeds", "2", "--jobs", "2")
@@ -239,7 +253,7 @@ def test_a_checkout_is_named_to_the_processes_only_where_it_is_not_installed(mon
     assert import_path() == {}
 
 
-# --- Ctrl-Z ---------------------------------------------------------------------------------------
+# --- signals --------------------------------------------------------------------------------------
 
 
 def state(pid: int) -> str:
@@ -253,10 +267,11 @@ def state(pid: int) -> str:
 @pytest.mark.process
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_ctrl_z_stops_the_runs_too_and_fg_continues_them(resvar, tmp_path):
+    """Killed while it is stopped, the sweep leaves no stopped run behind."""
     environment = resvar.environment(
         RESVAR_TEST_WAIT="iteration:3", RESVAR_TEST_ONLY="train", RESVAR_TEST_UNMEASURED="1"
     )
-    log = tmp_path / CELL / "seed-0" / "log.txt"
+    log, run = tmp_path / CELL / "seed-0" / "log.txt", 0
     # A process group of its own, as a shell gives it: the system lets no other be stopped.
     sweep = subprocess.Popen(
         [sys.executable, "-m", "resvar", *SWEEP], cwd=tmp_path, env=environment,
@@ -271,8 +286,28 @@ def test_ctrl_z_stops_the_runs_too_and_fg_continues_them(resvar, tmp_path):
             assert wait_for(lambda: (state(sweep.pid), state(run)) == ("T", "T"))
             sweep.send_signal(signal.SIGCONT)
             assert wait_for(lambda: "T" not in (state(sweep.pid), state(run)))
+        sweep.send_signal(signal.SIGTSTP)
+        assert wait_for(lambda: (state(sweep.pid), state(run)) == ("T", "T"))
     finally:
         sweep.kill()
         sweep.wait()
-    assert wait_for(lambda: state(run) == "Z")
+        if not wait_for(lambda: state(run) == "Z", 60):
+            os.killpg(run, signal.SIGKILL)
+            pytest.fail("the run is stopped for ever")
+    assert (tmp_path / CELL / "seed-0" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_closed_terminal_and_a_batch_system_stop_a_sweep_as_sigterm_does(
+    resvar, tmp_path, number
+):
+    held = {"RESVAR_TEST_WAIT": "iteration:3", "RESVAR_TEST_ONLY": "train"}
+    log = tmp_path / CELL / "seed-0" / "log.txt"
+    with resvar.started(*SWEEP, cwd=tmp_path, RESVAR_TEST_UNMEASURED="1", **held) as sweep:
+        assert wait_for(lambda: log.exists() and "WAITING" in log.read_text())
+        sweep.send(number)
+        stopped = sweep.end()
+    assert stopped.code == 130, stopped
+    assert "FAILED" not in stopped.out
+    assert "the same command resumes it" in stopped.err
     assert (tmp_path / CELL / "seed-0" / "checkpoint.pt").exists()
