@@ -11,11 +11,16 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from resvar.cli import run_command
+from resvar.config import resolve
 from resvar.errors import UserError
 from resvar.files import write_json
+from resvar.kernels.build import BuildError
 from resvar.rundir import DIVERGED, PROGRESS, RESULT, write_note, write_settings
-from resvar.sweeps.estimate import estimate, given_throughput, makespan
+from resvar.sweeps.estimate import _measure, estimate, given_throughput, makespan
 from resvar.sweeps.grid import PlannedRun, Sweep, plan_sweep
+from resvar.sweeps.slots import Slot
+from resvar.training import execution, throughput
+from resvar.training.execution import Execution
 from tests.reports.runs import make_result
 from tests.support.commands import contents
 
@@ -205,3 +210,19 @@ def test_what_does_not_go_together_is_refused(work, capsys, more, part):
     assert part in err
     assert len(err.splitlines()) == 1
     assert not list(work.iterdir())
+
+
+def test_a_run_that_has_begun_is_measured_without_what_it_cannot_have(monkeypatch):
+    """A new one that asks for it is refused before the sweep starts."""
+
+    def refuse(_say=None):
+        raise BuildError("no C++ compiler is found")
+
+    monkeypatch.setattr(execution, "load_operators", refuse)
+    monkeypatch.setattr(Execution, "prepare_process", lambda _plan: None)
+    monkeypatch.setattr(throughput, "measure_throughput", lambda plan: plan.kernels)
+    settings = resolve(options={"variant": "original", "depth": 8}, overrides=["kernels=fused"])
+    slot = Slot("", 1, "cpu")
+    assert _measure([(settings, True)], slot)[0] == ["plain"]
+    with pytest.raises(UserError, match="no C\\+\\+ compiler"):
+        _measure([(settings, False)], slot)
