@@ -328,7 +328,7 @@ def test_every_locale_can_show_a_network(resvar, tmp_path):
 
 @pytest.mark.process
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no such signals")
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"])
 def test_a_signal_stops_a_command_unless_it_was_ignored_at_the_start(resvar, tmp_path, name):
     """In the middle of `status --watch`, which has no loop of its own for signals."""
     begun = tmp_path / "runs" / "begun"

@@ -1,7 +1,7 @@
 """How a command ends: exit codes, errors in one sentence, Ctrl-C and signals.
 
-0 done; 2 the input is wrong; 1 any other failure; 130 stopped by Ctrl-C, SIGTERM, SIGHUP or
-SIGUSR1. With `RESVAR_DEBUG=1` the traceback of an error, causes included, precedes its sentence.
+0 done; 2 the input is wrong; 1 any other failure; 130 stopped by Ctrl-C or another of `SIGNALS`.
+With `RESVAR_DEBUG=1` the traceback of an error, causes included, precedes its sentence.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from resvar.errors import OutputError, PeerFailure, RunError, Stopped, UserError, is_out_of_memory
 from resvar.streams import log
+from resvar.training.stop import SIGNALS
 
 STOPPED = "stopped; rerun the command to resume from what is saved, if anything is."
 
@@ -91,11 +92,9 @@ def _stopping() -> list[signal.Signals]:
     What was ignored when the process was started (`nohup`, `trap '' INT`) stays so; but not
     SIGTERM, with which a sweep stops its runs.
     """
-    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # Windows lacks some
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     return [
         number
-        for number in numbers
+        for number in SIGNALS
         if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN
     ]
 
