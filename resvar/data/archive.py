@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import errno
 import gzip
 import io
 import lzma
@@ -65,6 +66,9 @@ def unpack(dataset: Dataset, folder: Path, archive: Path, show: bool) -> None:
         temporary = Path(name)
         _collect(dataset, archive, temporary, show)
         target.mkdir(exist_ok=True)
+        for file in dataset.files:  # before the first one moves
+            if (target / file).is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), target / file)
         for file in dataset.files:
             (temporary / file).replace(target / file)
         flush_folder(target)

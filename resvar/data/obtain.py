@@ -18,6 +18,11 @@ from resvar.data.lock import exclusive
 from resvar.errors import RunError, UserError
 from resvar.files import open_regular
 
+OBSTACLES = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
+)  # fmt: skip
+"""Errors of a folder in which this user cannot put the files: trying again will not help."""
+
 
 def obtain(
     dataset: Dataset,
@@ -47,7 +52,7 @@ def obtain(
     if archive is not None:
         _check_archive_opens(archive)
     else:
-        check_url(url or dataset.url)
+        check_url(dataset.url if url is None else url)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -64,11 +69,11 @@ def obtain(
             else:
                 _obtain_from_network(dataset, folder, url, progress)
     except OSError as error:
-        where = f"{error.filename or folder}: {error.strerror or error}; no data in {folder} was "
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(f"{where}changed; choose a folder of yours with --dir.") from error
+        failure = f"{error.filename or folder}: {error.strerror or error}; no data in {folder} was "
+        if error.errno in OBSTACLES:
+            raise UserError(f"{failure}changed; choose another folder with --dir.") from error
         raise RunError(
-            f"{where}changed; run the same command again once there is room and permission."
+            f"{failure}changed; run the same command again once there is room and permission."
         ) from error
     return True
 

@@ -16,9 +16,11 @@ import pytest
 
 from resvar.data import archive as archives
 from resvar.data.archive import remove_stale
+from resvar.data.cifar import load_cifar
 from resvar.data.obtain import obtain
 from resvar.errors import UserError
 from tests.data.test_obtain import add, contents, names, pack
+from tests.support.permissions import obeyed_permissions
 from tests.support.tiny import make_cifar
 
 
@@ -153,6 +155,7 @@ MEASURE = """
 import resource, sys
 from pathlib import Path
 from resvar.data.cifar import DATASETS
+from resvar.data.cifar import load_cifar
 from resvar.data.obtain import obtain
 from resvar.errors import UserError
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -275,3 +278,34 @@ def test_a_second_call_waits_for_the_first_and_finds_its_data(source, tmp_path, 
     assert "waiting for its end" in printed.getvalue()
     assert contents(folder) == contents(source[0])
     assert names(folder) == [dataset.folder]
+
+
+def test_a_file_in_place_of_a_folder_or_the_reverse_is_wrong_input(source, tmp_path):
+    archive, dataset = pack(source, tmp_path / "archive"), source[1]
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / dataset.folder).write_bytes(b"mine")
+    (tmp_path / "two" / dataset.folder / "test_batch").mkdir(parents=True)
+    for folder, reason in ((tmp_path / "one", "exists"), (tmp_path / "two", "directory")):
+        before = contents(folder)
+        with pytest.raises(
+            UserError, match=rf"{reason}; no data in .* was changed; choose another"
+        ):
+            obtain(dataset, folder, archive=archive)
+        assert contents(folder) == before
+
+
+def test_a_folder_of_somebody_else_serves_if_complete_and_is_refused_if_not(source, tmp_path):
+    archive, dataset = pack(source, tmp_path / "archive"), source[1]
+    shutil.copytree(source[0], tmp_path / "data")
+    (tmp_path / "data").chmod(0o555)
+    try:
+        with obeyed_permissions():
+            assert obtain(dataset, tmp_path / "data", archive=archive) is False
+            assert len(load_cifar(dataset, tmp_path / "data").train_labels) == 50
+            (tmp_path / "data" / dataset.folder / "test_batch").write_bytes(b"other")
+            with pytest.raises(
+                UserError, match=r"denied; no data in .* was changed; choose another"
+            ):
+                obtain(dataset, tmp_path / "data", archive=archive)
+    finally:
+        (tmp_path / "data").chmod(0o755)
