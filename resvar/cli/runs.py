@@ -21,7 +21,10 @@ def data_command(
     ] = None,
     archive: Annotated[
         Path | None,
-        opt.value("FILE", "Use a local archive: tar.gz, tar.xz, …"),
+        opt.value(
+            "FILE",
+            "Use a local tar archive: plain, gz, bz2, xz, or zst, lz4 by their programs.",
+        ),
     ] = None,
     url: Annotated[
         str | None, typer.Option("--url", metavar="URL", help="Download from this mirror.")
@@ -33,7 +36,9 @@ def data_command(
     """Download CIFAR, or unpack a local archive, and verify it.
 
     The published MD5 of every file is checked before the file is used. An interrupted download
-    resumes.
+    resumes at the next call. Where another process fetches data into the folder, this one waits for
+    it. A proxy is taken from https_proxy and http_proxy in the environment; a password in an
+    address is not shown.
     """
     from resvar.data.cifar import DATASETS
     from resvar.data.obtain import obtain
