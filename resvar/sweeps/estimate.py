@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import heapq
 import math
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 
 from rich.table import Table
 
 from resvar.config import CIFAR_TEST_IMAGES, Settings
 from resvar.console import console_for_output, duration, pluralize
-from resvar.errors import RunError, UserError
+from resvar.errors import UserError
 from resvar.rundir import read_progress
 from resvar.sweeps.grid import PlannedRun
+from resvar.sweeps.measure import measured_speeds
 from resvar.sweeps.slots import Slot
 
 Workload = tuple[object, ...]
 """What decides the speed of a run: its architecture and batch, but not its ordering."""
-
-SAFE_PATH = "PYTHONSAFEPATH"
-"""Set to anything, it has Python's effect of -P."""
 
 DEVICES = (1, 8, 64)
 """Numbers of devices for which an estimate gives the time; one device for each run is added."""
@@ -167,78 +158,15 @@ def measured_throughput(todo: Sequence[PlannedRun], slot: Slot) -> Throughput:
     The updates run in a process of their own, so that the sweep's process stays small.
 
     Raises:
-        RunError: that process was killed.
+        UserError: the device cannot train one of the networks.
+        RunError: that process ended without an answer.
     """
     kinds = {workload(run.settings): run.settings for run in todo}
     begun = {workload(run.settings) for run in todo if read_progress(run.folder) is not None}
     measured = [(settings, kind in begun) for kind, settings in kinds.items()]
-    spawn = multiprocessing.get_context("spawn")
-    with (
-        safe_imports(),
-        ProcessPoolExecutor(1, spawn, initializer=_belong_to_parent) as pool,
-    ):
-        try:
-            speeds, device = pool.submit(_measure, measured, slot).result()
-        except BrokenProcessPool as error:
-            raise RunError(
-                "the process that measures the speed was killed, often for lack of memory."
-            ) from error
+    speeds, device = measured_speeds(measured, slot)
     source = f"Measured here on {device}, with nothing beside it."
     return Throughput(dict(zip(kinds, speeds, strict=True)), source)
-
-
-@contextmanager
-def safe_imports() -> Iterator[None]:
-    """A Python process that is started inside imports nothing from the current folder."""
-    before = os.environ.get(SAFE_PATH)
-    os.environ[SAFE_PATH] = "1"  # multiprocessing hands on no option of the interpreter's command
-    try:
-        yield
-    finally:
-        os.environ.pop(SAFE_PATH)
-        if before is not None:
-            os.environ[SAFE_PATH] = before
-
-
-def _belong_to_parent() -> None:
-    """In the measuring process: ignore Ctrl-C, and end with the sweep's process.
-
-    Otherwise the pool's process would wait forever for work from a parent that was killed.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ.pop(SAFE_PATH, None)  # a compiler, or a wrapper of one, may be a Python script
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def _measure(kinds: Sequence[tuple[Settings, bool]], slot: Slot) -> tuple[list[float], str]:
-    """Images per second of each, and the device in words.
-
-    Args:
-        kinds: settings, and whether a run with them has begun: it is not refused here.
-    """
-    os.environ.update(slot.environment)  # before CUDA looks which GPU it may use
-    import torch
-
-    from resvar.training.execution import Execution
-    from resvar.training.machine import choose_device, device_name
-    from resvar.training.throughput import measure_throughput
-
-    device = choose_device(slot.device)
-    torch.set_num_threads(slot.threads)
-    speeds = []
-    for settings, begun in kinds:
-        known = settings.model_copy(update={"num_classes": settings.num_classes or 1000})
-        plan = Execution.resolve(known, device, begun=known if begun else None)
-        plan.prepare_process()
-        speeds.append(measure_throughput(plan))
-    return speeds, device_name(device)
 
 
 # --- the table ------------------------------------------------------------------------------------

@@ -15,10 +15,12 @@ import pytest
 
 from resvar.cli import run_command
 from resvar.config import differences
-from resvar.errors import UserError
+from resvar.errors import RunError, UserError
 from resvar.files import write_json
 from resvar.rundir import RESULT, read_settings, write_settings
+from resvar.sweeps import measure as measure_module
 from resvar.sweeps import processes as processes_module
+from resvar.sweeps.estimate import measured_throughput
 from resvar.sweeps.grid import PlannedRun, plan_sweep
 from resvar.sweeps.local import LocalSweep
 from resvar.sweeps.processes import RunProcess, RunStatus, ending_of, import_path, start
@@ -216,6 +218,7 @@ def test_nothing_is_imported_from_the_current_folder(as_a_command):
     for name in ("queue.py", "zipfile.py", "resvar/__init__.py", "resvar/__main__.py"):
         (as_a_command / name).write_text("open('executed', 'w')\nraise SystemExit(0)\n")
     sweep = plan_sweep(None, NAMES | {"seeds": "1"}, SETS, Path("runs"))
+    assert measured_throughput(sweep.runs, ONE).source.startswith("Measured here on")
     local = LocalSweep(sweep, [ONE], Path(os.environ["RESVAR_DATA"]))
     local.run()
     assert (local.finished, local.failed) == (1, [])
@@ -241,6 +244,13 @@ def test_files_that_change_after_the_command_change_nothing(as_a_command):
     found = read_settings(run.folder)
     assert not differences(run.settings, found)
     assert (found.momentum, found.trail) == (0.9, ["bn"])
+
+
+def test_a_killed_measurement_is_a_sentence(monkeypatch):
+    killed = (sys.executable, "-c", "import os; os.kill(os.getpid(), 9)")
+    monkeypatch.setattr(measure_module, "SAFE_PYTHON", killed)
+    with pytest.raises(RunError, match="killed by SIGKILL, often for lack of memory"):
+        measure_module.measured_speeds([], ONE)
 
 
 def test_a_checkout_is_named_to_the_processes_only_where_it_is_not_installed(monkeypatch):
