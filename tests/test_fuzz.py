@@ -13,10 +13,11 @@ def fuzz(tmp_path_factory) -> Fuzz:
 
 
 TARGETS = (
-    "config.yaml", "variant YAML", "protocol YAML", "sweep YAML", "--set", "result.json",
-    "metrics.csv", "progress.json", "failure.json", "diverged.json", "progress.json at work",
-    "environment.json", "probe.json", "predictions.npy", "list of a sweep", ".safetensors",
-    "checkpoint.pt", "checkpoint's state", "archive",
+    "config.yaml", "config.yaml of a run", "variant YAML", "protocol YAML", "sweep YAML", "--set",
+    "result.json", "metrics.csv", "progress.json", "failure.json", "diverged.json",
+    "progress.json at work", "environment.json", "probe.json", "predictions.npy",
+    "list of a sweep", "odd files", "texts of a run", ".safetensors", "checkpoint.pt",
+    "checkpoint's state", "archive",
 )  # fmt: skip
 
 

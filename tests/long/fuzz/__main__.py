@@ -3,9 +3,10 @@
     python -m tests.long.fuzz --cases 1000
 
 Hypothesis makes so many cases of each kind (settings, orderings, protocols, sweeps, --set,
-result.json, metrics.csv and other records, checkpoints, archives) from valid ones. A case fails if
-it leaves a traceback, takes over 5 s of processor time or a gigabyte of memory, or changes anything
-outside its folder; the program then ends with an error that shows the smallest such case. Prints
+result.json, metrics.csv and other records, odd files, checkpoints, archives) from valid ones. A
+case fails if it leaves a traceback, takes over 5 s of processor time or a gigabyte of memory, or
+changes anything outside its folder; the program then ends with an error that shows the smallest
+such case. Prints
 the outcomes of the cases, the slowest, and the most memory of one. Needs a checkout and a POSIX
 system; memory is measured on Linux.
 """

@@ -68,7 +68,8 @@ class Sandbox:
         if isinstance(path, int) or os.fspath(path) in (os.devnull, os.fsencode(os.devnull)):
             return
         place = Path(os.fsdecode(path))
-        if not (self.folder / place).resolve().is_relative_to(self.folder):
+        real = Path(os.path.realpath(self.folder / place))  # resolve() refuses a link to itself
+        if not real.is_relative_to(self.folder):
             self.violations.append(f"{event} {path!r}")
 
 

@@ -24,6 +24,7 @@ from resvar.cli import run_command
 from resvar.config import resolve
 from resvar.data.obtain import obtain
 from resvar.errors import RunError, UserError
+from resvar.evaluation.trained import open_trained
 from resvar.export.safetensors_file import load_model, to_safetensors
 from resvar.files import shipped
 from resvar.models.network import build_model
@@ -37,6 +38,7 @@ from resvar.training.checkpoint import DamagedError, digest, load, load_newest, 
 from resvar.training.execution import Execution
 from resvar.training.trainer import Trainer
 from tests.long.fuzz.damage import CSV_WORDS, NPY_WORDS, altered, damaged, json_of, yaml_of
+from tests.long.fuzz.oddities import TEXTS, make_odd, odd_files, remove, write_texts
 from tests.long.fuzz.originals import (
     NOTES,
     hostile_tars,
@@ -51,6 +53,7 @@ from tests.long.fuzz.originals import (
 from tests.long.fuzz.sandbox import Sandbox, peak_memory, reset_peak_memory
 from tests.probes.made import make_probe
 from tests.reports.runs import write_run
+from tests.support.permissions import obeyed_permissions
 from tests.support.tiny import make_cifar
 
 MOST_MEMORY = 10**9
@@ -148,6 +151,8 @@ class Fuzz:
         yield Target("sweep YAML", yaml_of(*sweeps), self._sweep)
         yield Target("--set", overrides(), self._set)
         result = json.loads((self.run / "result.json").read_text())
+        damaged_config = yaml_of(config) | changed
+        yield Target("config.yaml of a run", damaged_config, self._in_run("config.yaml"))
         yield Target("result.json", json_of(result), self._in_run("result.json"))
         metrics = damaged(metrics_csv().encode(), CSV_WORDS)
         yield Target("metrics.csv", metrics, self._in_run("metrics.csv"))
@@ -160,6 +165,9 @@ class Fuzz:
         predictions = damaged((self.run / "predictions.npy").read_bytes(), NPY_WORDS)
         yield Target("predictions.npy", predictions, self._predictions)
         yield Target("list of a sweep", json_of({"format": 1, "runs": ["a", "b/c"]}), self._listed)
+        yield Target("odd files", odd_files(), self._odd)
+        texts = st.dictionaries(st.sampled_from(("device", "commit", "precision")) | TEXTS, TEXTS)
+        yield Target("texts of a run", texts, self._texts)
         yield from self._weights_targets()
         yield from self._checkpoint_targets()
         yield from self._archive_targets(folder)
@@ -171,7 +179,7 @@ class Fuzz:
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = run_command(list(arguments))
-        said = err.getvalue()
+        self.printed, said = out.getvalue(), err.getvalue()
         assert code in (0, 1, 2), (code, said)
         assert "Traceback" not in said, said
         if code:
@@ -218,6 +226,7 @@ class Fuzz:
         """Everything that reads a run directory: status, a report, a second start, `load_run`."""
         self._command("status", str(run.parent))
         self._report(run)
+        assert len(read_records([run.parent])) == 2, "a run has vanished"
         word = str(read_records([run])[0].state)
         before = {path.name: path.read_bytes() for path in run.iterdir()}
         config = str(run / "config.yaml")
@@ -233,6 +242,7 @@ class Fuzz:
         whole = b"".join(path.read_bytes() for path in sorted(run.iterdir()))
         format = RENDERERS[zlib.crc32(whole) % len(RENDERERS)]
         self._command("report", str(run.parent), "--format", format)
+        assert {c for c in self.printed if not c.isprintable()} <= {"\n"}, self.printed
 
     def _in_run(self, name: str) -> Callable[[bytes], str]:
         whole = (self.run / name).read_bytes()
@@ -268,6 +278,36 @@ class Fuzz:
                 return f"{record.state}, {'known' if record.progress else 'unknown'}"
         finally:
             path.unlink()
+
+    def _odd(self, odd: dict[str, str]) -> str:
+        """In a copy; without the rights of root, which reads everything."""
+        copied = self.run.parent / "seed-2"
+        shutil.copytree(self.run, copied)
+        try:
+            make_odd(copied, odd)
+            with obeyed_permissions():
+                self._command("status", str(copied.parent))
+                format = RENDERERS[zlib.crc32(repr(odd).encode()) % len(RENDERERS)]
+                self._command("report", str(copied.parent), "--format", format)
+                found = {record.folder: record for record in read_records([copied.parent])}
+                assert {self.run, self.begun} <= found.keys()
+                with contextlib.suppress(UserError):
+                    load_run(copied)
+                with contextlib.suppress(UserError, RunError):
+                    open_trained(copied)
+        finally:
+            remove(copied)
+        return str(found[copied].state) if copied in found else "no run"
+
+    def _texts(self, texts: dict[str, str]) -> str:
+        copied = self.run.parent / "seed-2"
+        shutil.copytree(self.run, copied)
+        try:
+            write_texts(copied, texts)
+            self._report(copied)
+            return str(read_records([copied])[0].state)
+        finally:
+            remove(copied)
 
     def _probe(self, content: bytes) -> str:
         """Its pictures on the report's page take a second: one case in sixteen draws them."""
