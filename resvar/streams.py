@@ -41,6 +41,8 @@ def open_standard_streams() -> None:
             os.fstat(number)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number
+        if number and hasattr(os, "set_blocking"):  # Windows has it from Python 3.12 on
+            os.set_blocking(number, True)  # wait for a slow reader; a parent may not
     if sys.stdin is None:
         sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
     for name, number in (("stdout", 1), ("stderr", 2)):

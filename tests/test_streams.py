@@ -317,6 +317,24 @@ def test_closed_descriptors_are_never_those_of_files(resvar, tmp_path, closed):
 
 
 @pytest.mark.process
+def test_a_slow_reader_is_waited_for():
+    """Also where a parent made the pipe non-blocking: a full one failed."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    program = (
+        "from resvar.streams import open_standard_streams\n"
+        "from resvar.console import deliver\n"
+        "open_standard_streams()\n"
+        "deliver('x' * 1_000_000, None)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=writer) as process:
+        os.close(writer)
+        with os.fdopen(reader, "rb") as file:
+            assert len(file.read()) == 1_000_000
+        assert process.wait(60) == 0
+
+
+@pytest.mark.process
 def test_every_locale_can_show_a_network(resvar, tmp_path):
     english = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     for arguments in (["show"], ["--help"], ["train", "--help"], ["show", "--format", "markdown"]):
