@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resvar.config import Settings, differences, settings_in
-from resvar.errors import OtherRunError, RunError, UnreadableError, UserError
+from resvar.errors import OtherRunError, RunError, UnreadableError, UserError, first_line
 from resvar.files import (
     open_regular,
     open_to_append,
@@ -383,7 +383,9 @@ def read_metrics(folder: Path) -> pandas.DataFrame:
         try:
             rows.append(_metrics_row(names, line.split(","), rows[-1]["iteration"] if rows else 0))
         except (ValueError, OverflowError) as error:
-            raise UserError(f"{path}, line {number}: this is damaged ({error}).") from error
+            raise UserError(
+                f"{path}, line {number}: this is damaged ({first_line(error)})."
+            ) from error
     return pandas.DataFrame(rows, columns=names)
 
 

@@ -68,6 +68,11 @@ def parse_yaml(text: str, source: str) -> Any:
     return copy.deepcopy(_parsed(text, source))
 
 
+def whole_number(text: str) -> int | None:
+    """The number that is written in digits 0 to 9, eighteen at most; None for any other text."""
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
+
+
 def spelling_advice(value: object, kind: type | None) -> str:
     """`; write 400` for text such as `0400` that elsewhere is a number or boolean, else nothing.
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from resvar.config import Settings, parse_overrides, resolve
-from resvar.errors import UserError
+from resvar.errors import UserError, shortened
+from resvar.strict_yaml import whole_number
 
 THREADS = "threads"
 """The one key of `--compare` that is no setting: it belongs to a process."""
@@ -85,10 +86,13 @@ class BenchOptions:
             key, _, value = change.partition("=")
             if key != THREADS:
                 rest.append(change)
-            elif value.isdecimal() and 1 <= int(value) <= 4096:
+            elif 1 <= (whole_number(value) or 0) <= 4096:
                 threads = int(value)
             else:
-                raise UserError(f"--compare {name}: threads must be a number from 1, not {value}.")
+                raise UserError(
+                    f"--compare {shortened(name)}: threads must be a number from 1 to 4096, not "
+                    f"{shortened(value)}."
+                )
         return Contender(name, self._settings(depth, rest), threads)
 
 

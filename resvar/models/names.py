@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from resvar.errors import UserError, nearest
+from resvar.errors import UserError, nearest, quoted
 from resvar.models.architecture import CLASSES, IMAGENET, Architecture, Family
 
 WELL_KNOWN = (
@@ -20,8 +20,8 @@ WELL_KNOWN = (
 )  # fmt: skip
 """Suggestions for error messages; any other depth works as well."""
 
-_RESNET = re.compile(r"resnet(v2_)?([0-9]+)")
-_RESNEXT = re.compile(r"resnext([0-9]+)_([0-9]+)x([0-9]+)d")
+_RESNET = re.compile(r"resnet(v2_)?([0-9]{1,9})")
+_RESNEXT = re.compile(r"resnext([0-9]{1,9})_([0-9]{1,9})x([0-9]{1,9})d")
 
 
 def named(name: str) -> dict[str, Any]:
@@ -41,12 +41,12 @@ def named(name: str) -> dict[str, Any]:
     elif found := _RESNEXT.fullmatch(lower):
         depth, cardinality, base_width = (int(number) for number in found.groups())
     elif lower.startswith("resnext"):
-        raise UserError(f"'{name}' does not say its groups; write it as resnext50_32x4d.")
+        raise UserError(f"{quoted(name)} does not say its groups; write it as resnext50_32x4d.")
     else:
         hint = nearest(lower, WELL_KNOWN) or (
             "; names look like resnet50, resnet110, resnetv2_50 or resnext50_32x4d."
         )
-        raise UserError(f"there is no network named '{name}'{hint}")
+        raise UserError(f"there is no network named {quoted(name)}{hint}")
     family: Family = "imagenet" if depth in IMAGENET else "cifar"
     return {
         "variant": variant,

@@ -13,7 +13,7 @@ from torch import Tensor
 from resvar.config import Settings, resolve
 from resvar.console import console_for_output, deliver, duration, log
 from resvar.data.splits import Splits, open_images
-from resvar.errors import UserError
+from resvar.errors import UserError, shortened
 from resvar.evaluation.trained import open_trained
 from resvar.export.safetensors_file import load_model
 from resvar.models.network import ResidualNetwork
@@ -27,6 +27,7 @@ from resvar.probes.series import moment_name
 from resvar.probes.signals import measure_signals
 from resvar.reports.records import Record, read_records
 from resvar.rundir import CHECKPOINT, PREVIOUS_CHECKPOINT, snapshots
+from resvar.strict_yaml import whole_number
 from resvar.training.execution import Execution
 from resvar.training.machine import choose_device, device_name
 from resvar.training.step import build_network
@@ -50,8 +51,10 @@ class ProbeOptions:
     def parse(cls, images: int, at: Sequence[str], data: Path, device: str) -> ProbeOptions:
         """Raises UserError for a moment other than `init`, `end`, a number, or a wrong device."""
         for moment in at:
-            if moment not in (INITIAL, END) and not moment.isdecimal():
-                raise UserError(f"--at {moment}: write init, end, or a number of iterations.")
+            if moment not in (INITIAL, END) and whole_number(moment) is None:
+                raise UserError(
+                    f"--at {shortened(moment)}: write init, end, or a number of iterations."
+                )
         return cls(images, tuple(at), data, choose_device(device))
 
 

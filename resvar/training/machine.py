@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from resvar.console import pluralize
-from resvar.errors import UserError
+from resvar.errors import UserError, shortened
 from resvar.rundir import NOTE_FORMAT
+from resvar.strict_yaml import whole_number
 from resvar.training.dispatch import onednn_level, variables_set
 from resvar.training.source import SourceVersion
 from resvar.version import __version__
@@ -28,8 +29,8 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise UserError(f"--device {name}: write auto, cpu, cuda or cuda:N.")
+    if kind not in ("cpu", "cuda") or (number and whole_number(number) is None):
+        raise UserError(f"--device {shortened(name)}: write auto, cpu, cuda or cuda:N.")
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(number or 0) >= count:

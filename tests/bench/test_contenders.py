@@ -50,6 +50,8 @@ def test_without_a_baseline_there_is_none():
         (["fp32"], "KEY=VALUE"),
         (["threads=0"], "threads must be a number from 1"),
         (["threads=two"], "not two"),
+        (["threads=²"], "not ²"),
+        (["threads=" + "9" * 5000], "threads must be a number from 1 to 4096"),
         (["precison=fp32"], "did you mean 'precision'"),
         (["batch_size=100,bn_batch_size=64"], "no multiple"),
         (["precision=fp32", "precision=fp32"], "the same as"),

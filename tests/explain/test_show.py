@@ -447,6 +447,7 @@ def test_a_comparison_in_markdown_marks_what_differs(capsys):
         (["--variant", "none.yaml"], "none.yaml: cannot be read"),
         (["--compare", "resnet50"], "--compare"),
         (["--compare", "resnet50", "resnt50"], "did you mean 'resnet50'"),
+        (["--compare", "resnet50", "resnet" + "9" * 5000], "there is no network named 'resnet999"),
         (["--compare", "resnet50", "resnet51"], "depth 51 fits no residual unit"),
         (["--compare", "resnet50", "resnet18", "--depth", "20"], "leave out --depth"),
         (["--compare", "resnet50", "resnet18", "--base-width", "4"], "leave out --base-width"),

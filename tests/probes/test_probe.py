@@ -106,6 +106,8 @@ WRONG = (
     (("run", "--variant", "original"), "--variant"),
     (("run", "--seed", "1"), "--seed"),
     (("run", "--at", "soon"), "--at soon"),
+    (("run", "--at", "9" * 5000), "write init, end, or a number of iterations"),
+    (("run", "--device", "cuda:²"), "write auto, cpu, cuda or cuda:N"),
     (("run", "--at", "7"), "kept are: 0, 5"),
     (("--depth", "8", "--at", "end"), "--at"),
     (("--depth", "8", "--variant", "orignal"), "original"),

@@ -74,11 +74,36 @@ YAML_WORDS = (
     b"{", b"[" * 300, b"'", b"\t", b"---\n", b"%YAML 9.9\n", b"<<: ", b"1e-4", b"0x", b".inf",
     b"2016-03-16", b"\xef\xbb\xbf", b"\xff\xfe", b"9" * 5000, b"../../etc/passwd", b"1:2:3",
 )  # fmt: skip
+YAML_SCALARS = (
+    "0400", "-010", "08", "1_000", "0b11", "0o17", "0x1F", "1:30", "1:1:1.5", "12:00:00", "yes",
+    "Off", "n", "~", "TRUE", ".inf", "-.INF", ".NaN", "1e999", "1e-400", ".5e3", "+1", "-0", "=",
+    "2016-03-16", "2024-13-45", "<<", "\u0663", "\uff11", "\ufeff1", "1\x852", "1\u20282", "\ud800",
+    "'\\ud800'", "\x7f", "\t1", "a\tb", "&a 1", "!!int 1", "[1, [2, {a: b}]]", "{1: 2}", "9" * 101,
+    "9" * 5000, "0." + "9" * 5000, "0x" + "f" * 5000, "0" * 5000, "1" + ":1" * 20_000,
+    "1" + ":1" * 2000 + ".0", "[" * 300, "x" * 20_000,
+)  # fmt: skip
+"""Values in the notations of YAML 1.1, 1.2 and neither, of a line of any YAML file."""
 
 
 def yaml_of(*files: bytes) -> st.SearchStrategy[bytes]:
     text = st.text(max_size=200).map(lambda value: value.encode("utf-8", "surrogatepass"))
-    return st.one_of(text, *(damaged(file, YAML_WORDS) for file in files))
+    return st.one_of(
+        text,
+        *(damaged(file, YAML_WORDS) for file in files),
+        *(respelled(file.decode()) for file in files),
+    )
+
+
+@st.composite
+def respelled(draw: st.DrawFn, whole: str) -> bytes:
+    """YAML in which one or two lines have other values, or a key takes the place of its value."""
+    lines = whole.splitlines()
+    at = st.sampled_from([number for number, line in enumerate(lines) if ":" in line])
+    for number in draw(st.lists(at, min_size=1, max_size=2)):
+        key, scalar = lines[number].partition(":")[0], draw(st.sampled_from(YAML_SCALARS))
+        as_key = draw(st.integers(0, 9)) == 0
+        lines[number] = f"? {scalar}\n: 1" if as_key else f"{key}: {scalar}"
+    return "\n".join([*lines, ""]).encode("utf-8", "surrogatepass")
 
 
 NPY_WORDS = (

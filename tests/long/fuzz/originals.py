@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from resvar.config import Settings, resolve
 from resvar.data.cifar import Dataset, Images
 from resvar.data.splits import Splits
-from tests.long.fuzz.damage import VALUES, YAML_WORDS
+from tests.long.fuzz.damage import VALUES, YAML_SCALARS, YAML_WORDS
 
 NOTES = {
     "format": 1, "iteration": 3, "iterations": 400, "seconds": 1.5, "images_per_second": 70.0,
@@ -40,6 +40,7 @@ def overrides() -> st.SearchStrategy[list[str]]:
         st.text(max_size=40),
         VALUES.map(json.dumps),
         st.sampled_from([word.decode("latin1") for word in YAML_WORDS]),
+        st.sampled_from([scalar for scalar in YAML_SCALARS if "\ud800" not in scalar]),
     )
     one = st.builds("{}={}".format, names, values) | st.text(max_size=30)
     # No NUL, which a command line cannot contain.

@@ -36,6 +36,7 @@ from resvar.rundir import locked
 from resvar.sweeps.grid import MANIFEST
 from resvar.training.checkpoint import DamagedError, digest, load, load_newest, save
 from resvar.training.execution import Execution
+from resvar.training.source import source_version
 from resvar.training.trainer import Trainer
 from tests.long.fuzz.damage import CSV_WORDS, NPY_WORDS, altered, damaged, json_of, yaml_of
 from tests.long.fuzz.oddities import TEXTS, make_odd, odd_files, remove, write_texts
@@ -102,6 +103,7 @@ class Fuzz:
         self.begun = write_run(self.folder / "runs", depth=20, seed=1, test_error=None)
         self.dataset = make_cifar(folder / "tiny", train=20, test=10)
         self._command("report", str(self.run), "--format", "html")  # imports everything that draws
+        source_version()  # asks git, once in a process
         self.targets = {target.name: target for target in self._make_targets(folder)}
 
     def attack(self, name: str, examples: int, seed: int | None = None) -> Findings:
