@@ -34,7 +34,7 @@ LARGEST_ARCHIVE = 2_000_000_000
 MOST_MEMBERS = 100_000
 """Of an archive."""
 
-LARGEST_HEADER = 1 << 16
+LARGEST_HEADER = 1 << 15
 """Bytes that describe one member: its name, extended headers, map of holes."""
 
 USUAL_HEADER = 1 << 12
@@ -228,13 +228,13 @@ class _Tape:
 _PROGRAMS = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"\x04\x22\x4d\x18": "lz4",
-    b"LZIP": "lzip",
-    b"\x89LZO": "lzop",
     b"\x1f\x9d": "gzip",  # by compress; Python does not know it
 }
 """The first bytes of a compressed file → the program that unpacks it with `-dc`."""
 
-_OTHER_ARCHIVES = {b"PK\x03\x04": "zip", b"Rar!": "rar", b"7z\xbc\xaf": "7z"}
+_OTHER_ARCHIVES = {
+    b"PK\x03\x04": "zip", b"Rar!": "rar", b"7z\xbc\xaf": "7z", b"LZIP": "lzip", b"\x89LZO": "lzop",
+}  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -273,23 +273,29 @@ def _find_start(head: bytes, known: Mapping[bytes, str]) -> str | None:
 
 @contextlib.contextmanager
 def _piped(program: str, packed: io.FileIO, name: str) -> Iterator[Any]:
-    try:
-        process = subprocess.Popen(
-            [program, "-dc"],
-            stdin=packed, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-    except FileNotFoundError:
-        raise BadArchiveError(
-            f"it is compressed by {program}, and that program is not installed here; install it, "
-            f"or unpack the file elsewhere with `{program} -d {name}`"
-        ) from None
-    assert process.stdout is not None
-    try:
-        with process.stdout as plain:
-            yield plain
-    finally:
-        process.kill()
-        process.wait()
+    with tempfile.TemporaryFile() as said:
+        try:
+            process = subprocess.Popen(
+                [program, "-dc"], stdin=packed, stdout=subprocess.PIPE, stderr=said
+            )
+        except FileNotFoundError:
+            raise BadArchiveError(
+                f"it is compressed by {program}, and that program is not installed here; install "
+                f"it, or unpack the file elsewhere with `{program} -d {name}`"
+            ) from None
+        assert process.stdout is not None
+        try:
+            with process.stdout as plain:
+                yield plain
+        except tarfile.TarError as error:
+            if process.wait() <= 0:  # it succeeded, or ended because nobody reads on
+                raise
+            said.seek(0)
+            reason = " ".join(said.read(300).decode(errors="replace").split())
+            raise BadArchiveError(f"{program} cannot unpack it ({reason})") from error
+        finally:
+            process.kill()
+            process.wait()
 
 
 class _Xz(io.RawIOBase):

@@ -34,7 +34,7 @@ def source(tmp_path_factory):
 # --- compression ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("program", ["zstd", "lz4", "lzip", "lzop"])
+@pytest.mark.parametrize("program", ["zstd", "lz4"])
 def test_an_archive_by_an_installed_program_is_taken(source, tmp_path, program):
     if shutil.which(program) is None:
         pytest.skip(f"{program} is not installed")
@@ -58,6 +58,17 @@ def test_a_program_that_is_not_installed_is_named(source, tmp_path, monkeypatch,
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=f"not installed here; .* `{program} -d c.tar.z`"):
         obtain(source[1], tmp_path / "data", archive=tmp_path / "c.tar.z")
+
+
+def test_what_a_program_says_of_an_archive_is_passed_on(source, tmp_path):
+    """Such as of a window that would take more memory than the program allows."""
+    if shutil.which("zstd") is None:
+        pytest.skip("zstd is not installed")
+    (tmp_path / "archive").write_bytes(b"\x28\xb5\x2f\xfd\x00\xff" + bytes(100))
+    with pytest.raises(
+        UserError, match=r"zstd cannot unpack it \(.*(memory|window|Decoding).*\); n"
+    ):
+        obtain(source[1], tmp_path / "data", archive=tmp_path / "archive")
 
 
 def test_xz_in_several_streams_with_padding(source, tmp_path):
@@ -111,9 +122,9 @@ def endless(start: bytes) -> bytes:
 
 
 def many_globals() -> bytes:
-    """Global headers of 60 kB, each with names of its own, before 20,000 empty members."""
+    """Global headers of 30 kB, each with names of its own, before 20,000 empty members."""
     parts = [
-        pax(b"g", record(b"k%d" % number, b"v" * 60_000)) + header(b"0", 0)
+        pax(b"g", record(b"k%d" % number, b"v" * 30_000)) + header(b"0", 0)
         for number in range(20_000)
     ]
     return b"".join(gzip.compress(b"".join(parts[n : n + 500]), 1) for n in range(0, 20_000, 500))
@@ -147,7 +158,7 @@ HOSTILE = {
     "globals": many_globals,
     "sparse": sparse,
     "map": endless_map,
-    "digits": lambda: gzip.compress(pax(b"x", b"1" * 60_000) * 1000),
+    "digits": lambda: gzip.compress(pax(b"x", b"1" * 30_000) * 1000),
     "window": lambda: b"\x5d\x00\x00\x00\xc0" + b"\xff" * 8 + bytes(1000),
 }
 
