@@ -18,7 +18,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from resvar.files import write_output
+from resvar.files import names_stdout, write_output
 from resvar.streams import Output, log, plain, plain_lines, print_line
 
 __all__ = [
@@ -89,7 +89,7 @@ def deliver(text: str, out: Path | None, quiet: bool = False) -> None:
         OutputError: stdout cannot be written.
     """
     content = text.encode(errors="backslashreplace")  # a name may contain lone surrogates
-    if out is not None:
+    if out is not None and not names_stdout(out):
         write_output(out, content)
         if not quiet:
             print_line(f"Wrote {out}")

@@ -216,6 +216,11 @@ def write_output(path: Path, content: bytes) -> None:
         raise UserError(f"--out {str(path)!r}: this is no file name ({error}).") from error
 
 
+def names_stdout(path: Path) -> bool:
+    """Whether a path is the name that Unix gives to standard output."""
+    return str(path) in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+
+
 # --- helpers --------------------------------------------------------------------------------------
 
 NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)  # Windows has neither
