@@ -221,6 +221,25 @@ def test_wrong_protocol_files(refuse, tmp_path, text, parts):
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        "train --out=", "train --data=", "train --config=", "sweep --out=", "sweep --data=",
+        "report --out=", "report --figures=", "evaluate x --out=", "export x --out=",
+        "probe --out=", "show --out=", "data --dir=", "data --archive=",
+    ],
+)  # fmt: skip
+def test_an_empty_path_is_not_the_current_folder(refuse, command):
+    """It is a variable without a value: --out "$FOLDER"."""
+    option = command.rpartition(" ")[2].removesuffix("=")
+    assert says(refuse(*command.split()), option, "a path is needed")
+
+
+@pytest.mark.parametrize("command", ["report", "status", "evaluate", "sweep", "probe"])
+def test_an_empty_argument_is_not_the_current_folder(refuse, command):
+    assert says(refuse(command, ""), "a path is needed")
+
+
+@pytest.mark.parametrize(
     ("arguments", "parts"),
     [
         (["nonsense"], ["nonsense"]),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.commands import train
 
 ROOT = Path(__file__).parent.parent
 OPENERS = {"open", "fdopen", "NamedTemporaryFile", "TemporaryFile", "SpooledTemporaryFile"}
@@ -86,3 +89,23 @@ def test_text_is_read_and_written_in_an_encoding_by_name(folder):
 )
 def test_the_rule_finds_what_it_should(code, nameless):
     assert bool(list(find_nameless(code))) == nameless
+
+
+def test_a_locale_without_utf_8_makes_the_same_run_and_page(resvar, tmp_path):
+    ascii_only = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    for name, environment in (("utf-8", {"LC_ALL": "C.UTF-8"}), ("ascii", ascii_only)):
+        (here := tmp_path / name).mkdir()
+        for arguments in (
+            train("--out", "run", "--set", "iterations=2", "--set", "kernels=plain"),
+            ["report", "run", "--format", "html", "--out", "page.html"],
+        ):
+            done = resvar.run(*arguments, cwd=here, **environment)
+            assert done.code == 0, done
+    pages = [
+        re.sub(r"[\d.,:]+", "0", (tmp_path / name / "page.html").read_text(encoding="utf-8"))
+        for name in ("utf-8", "ascii")
+    ]
+    assert not pages[0].isascii()
+    assert pages[0] == pages[1]
+    predictions = [(tmp_path / name / "run" / "predictions.npy") for name in ("utf-8", "ascii")]
+    assert predictions[0].read_bytes() == predictions[1].read_bytes()

@@ -16,7 +16,7 @@ from resvar.rundir import (
     write_settings,
 )
 from tests.frozen.make import unpack
-from tests.support.commands import ROOT
+from tests.support.commands import ROOT, train
 from tests.test_rundir import make_row, make_settings
 
 RUN_FILES = [
@@ -151,3 +151,17 @@ def test_a_run_is_removed_with_every_file_of_its_own_and_nothing_else(tmp_path):
     assert left == {*others, "config.yaml"}
     assert read_settings(tmp_path) == make_settings()
     start_over(tmp_path, make_settings())  # nothing is left to remove
+
+
+# --- as a user ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.csv", "result.json", "checkpoint.pt"])
+def test_train_refuses_a_folder_with_a_file_of_somebody_else(warm, tmp_path, name):
+    (tmp_path / name).write_bytes(b"lr: 0.1\n")
+    for more in ((), ("--fresh",)):
+        refused = warm.run(*train("--out", str(tmp_path), *more), cwd=tmp_path)
+        assert (refused.code, len(refused.err.splitlines())) == (2, 1), refused
+        assert name in refused.err
+        assert [path.name for path in tmp_path.iterdir()] == [name], "nothing is written"
+    assert (tmp_path / name).read_bytes() == b"lr: 0.1\n"

@@ -46,7 +46,9 @@ class ProbeHelp(typer.core.TyperCommand):
 def probe_command(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[RUN]…", help="Run directories, or folders with runs."),
+        typer.Argument(
+            metavar="[RUN]…", help="Run directories, or folders with runs.", parser=opt.parse_path
+        ),
     ] = None,
     variant: Annotated[
         str | None,

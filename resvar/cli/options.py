@@ -29,9 +29,16 @@ def setting(name: str, default: str | None = None, **more: Any) -> Any:
     return typer.Option(help=text, show_default=False, **more)
 
 
-def value(metavar: str, help: str) -> Any:
+def value(metavar: str, help: str, **more: Any) -> Any:
     """An option with a value."""
-    return typer.Option(metavar=metavar, help=help)
+    return typer.Option(metavar=metavar, help=help, **more)
+
+
+def parse_path(text: str | Path) -> Path:
+    """The `parser` of paths. An empty one is a variable without a value, and not this folder."""
+    if not str(text):
+        raise typer.BadParameter("a path is needed, and this is empty.")
+    return Path(text)
 
 
 def flag(name: str, help: str) -> Any:
@@ -41,7 +48,7 @@ def flag(name: str, help: str) -> Any:
 
 def out_file(metavar: str = "FILE", help: str = "Write to FILE instead of the screen.") -> Any:
     """The option `--out`."""
-    return typer.Option("--out", metavar=metavar, help=help)
+    return typer.Option("--out", metavar=metavar, help=help, parser=parse_path)
 
 
 # --- settings -------------------------------------------------------------------------------------
@@ -70,7 +77,10 @@ SetOption = Annotated[
 DataOption = Annotated[
     Path | None,
     typer.Option(
-        "--data", metavar="DIR", help="Dataset folder. Default: $RESVAR_DATA, else data/."
+        "--data",
+        metavar="DIR",
+        help="Dataset folder. Default: $RESVAR_DATA, else data/.",
+        parser=parse_path,
     ),
 ]
 DeviceOption = Annotated[str, value("NAME", "auto (a GPU if there is one), cpu, cuda or cuda:N.")]
@@ -79,6 +89,7 @@ SourceArgument = Annotated[
     typer.Argument(
         metavar="RUN|CHECKPOINT|FILE",
         help="A run directory, a checkpoint in one, or an exported .safetensors file.",
+        parser=parse_path,
     ),
 ]
 OutOption = Annotated[Path | None, out_file()]
@@ -86,7 +97,8 @@ IntervalOption = Annotated[
     float | None, value("SECONDS", "With --watch: seconds between refreshes.")
 ]
 FiguresOption = Annotated[
-    Path | None, value("DIR", "Draw figures there: SVG, PNG; a report's as PDF too.")
+    Path | None,
+    value("DIR", "Draw figures there: SVG, PNG; a report's as PDF too.", parser=parse_path),
 ]
 FORMAT_OPTION = typer.Option("--format", help="Output format.")
 
@@ -98,7 +110,9 @@ LauncherOption = Annotated[
 ]
 LauncherConfigOption = Annotated[
     Path | None,
-    value("FILE", "Slurm: resources of a task; see configs/launchers/slurm.yaml."),
+    value(
+        "FILE", "Slurm: resources of a task; see configs/launchers/slurm.yaml.", parser=parse_path
+    ),
 ]
 PartitionOption = Annotated[str | None, value("NAME", "Slurm. Default: the cluster's.")]
 AccountOption = Annotated[str | None, value("NAME", "Slurm: account to charge.")]

@@ -17,13 +17,19 @@ def data_command(
     dir: Annotated[
         Path | None,
         # Named, since Typer 0.27 takes a metavar for the name where the two differ in case alone.
-        typer.Option("--dir", metavar="DIR", help="Folder. Default: $RESVAR_DATA, else data/."),
+        typer.Option(
+            "--dir",
+            metavar="DIR",
+            help="Folder. Default: $RESVAR_DATA, else data/.",
+            parser=opt.parse_path,
+        ),
     ] = None,
     archive: Annotated[
         Path | None,
         opt.value(
             "FILE",
             "Use a local tar archive: plain, gz, bz2, xz, or zst, lz4 by their programs.",
+            parser=opt.parse_path,
         ),
     ] = None,
     url: Annotated[
@@ -61,7 +67,9 @@ def train_command(
     seed: opt.SeedOption = None,
     config: Annotated[
         Path | None,
-        opt.value("FILE", "YAML file of settings, such as a run's config.yaml."),
+        opt.value(
+            "FILE", "YAML file of settings, such as a run's config.yaml.", parser=opt.parse_path
+        ),
     ] = None,
     sets: opt.SetOption = None,
     data: opt.DataOption = None,
@@ -102,7 +110,9 @@ def sweep_command(
     file: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[FILE.yaml]", help="A sweep file, or the name of a shipped one: table2."
+            metavar="[FILE.yaml]",
+            help="A sweep file, or the name of a shipped one: table2.",
+            parser=opt.parse_path,
         ),
     ] = None,
     variants: Annotated[str | None, opt.value("A,B,…", "Orderings, separated by commas.")] = None,
@@ -195,9 +205,9 @@ def _refuse_slurm_options(**options: Any) -> None:
 
 
 def status_command(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder of all runs.")] = Path(
-        "runs"
-    ),
+    folder: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="Folder of all runs.", parser=opt.parse_path)
+    ] = Path("runs"),
     watch: Annotated[
         bool, opt.flag("--watch", "Refresh until every run is finished or failed.")
     ] = False,
@@ -223,7 +233,9 @@ def status_command(
 def report_command(
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[DIR]…", help="Folders with runs. Default: runs."),
+        typer.Argument(
+            metavar="[DIR]…", help="Folders with runs. Default: runs.", parser=opt.parse_path
+        ),
     ] = None,
     format: Annotated[ReportFormat, opt.FORMAT_OPTION] = "table",
     out: opt.OutOption = None,
