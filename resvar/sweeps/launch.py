@@ -21,6 +21,7 @@ from resvar.sweeps.local import LocalSweep
 from resvar.sweeps.processes import FailedRun, Standing, standing_of
 from resvar.sweeps.slots import Slot, lacks_mps, make_slots, require_positive
 from resvar.training.events import require_tensorboard
+from resvar.training.stop import sweep_process
 
 
 def run_here(
@@ -29,13 +30,14 @@ def run_here(
     """Plan, estimate, train, and report failures.
 
     Raises:
-        UserError: the data is missing, a run's directory holds other settings, or torchrun started
-            this process.
+        UserError: the data is missing, a run's directory holds other settings, torchrun started
+            this process, or its environment names an impossible sweep.
         RunError: some runs failed.
         Stopped: Ctrl-C or SIGTERM.
     """
     if "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("a sweep starts its processes itself: leave torchrun out.")
+    sweep_process()  # before anything is written
     slots = make_slots(jobs, per_gpu, device, len(sweep.runs))
     found = _standing(sweep)
     todo = found.open

@@ -277,3 +277,12 @@ def test_a_folder_with_a_run_of_other_settings_is_noticed_first(work, capsys):
     assert "lr: 0.9 → 0.05" in err
     assert "full-preact-8/seed-1" in err
     assert contents(work) == before
+
+
+def test_an_impossible_sweep_in_the_environment_is_a_sentence(work, monkeypatch, capsys):
+    monkeypatch.setenv("RESVAR_SWEEP_PID", "abc")
+    assert run_command([*SWEEP]) == 2
+    err = capsys.readouterr().err
+    assert "RESVAR_SWEEP_PID is 'abc'" in err
+    assert len(err.splitlines()) == 1
+    assert not list(work.iterdir())
