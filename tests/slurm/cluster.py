@@ -67,7 +67,7 @@ MaxArraySize=1001
 NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs={cores} State=UNKNOWN
 NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs={cores} State=UNKNOWN
 PartitionName=DEFAULT Nodes=node1,node2 MaxTime=60 DefaultTime=30 State=UP OverSubscribe=NO
-PartitionName=debug Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
+PartitionName=debug Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=120
 PartitionName=high PriorityTier=10 PreemptMode=OFF
 """
 
