@@ -65,7 +65,7 @@ class Sweep:
         file = str(self.file.absolute()) if self.file is not None else None
         with suppress(UserError):  # none, or a damaged one
             if read_json(path).get("file", file) != file:
-                path = self.root / f"{self.name}-{_digest([str(file)])}{MANIFEST}"
+                path = self.root / f"{self.name}-{_list_digest([str(file)])}{MANIFEST}"
         write_json(path, {"format": NOTE_FORMAT, "file": file, "runs": names})
 
 
@@ -96,7 +96,7 @@ def _read_manifest(path: Path) -> list[str]:
     return runs
 
 
-def _digest(names: Sequence[str]) -> str:
+def _list_digest(names: Sequence[str]) -> str:
     """Eight digits that identify a list."""
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:8]
 
@@ -153,7 +153,7 @@ def plan_sweep(
         raise UserError(f"{source}: two runs would share {min(twice)}; name each cell once.")
     name = f"{file.stem if file is not None else 'sweep'}-{Path(str(protocol)).stem}"
     if file is None or overrides or any(given.get(key) is not None for key in GRID):
-        name += f"-{_digest([run.name for run in runs])}"
+        name += f"-{_list_digest([run.name for run in runs])}"
     return Sweep(name, root, runs, None if str(file) in shipped("sweeps") else file)
 
 
