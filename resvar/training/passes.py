@@ -6,9 +6,11 @@ recompute wraps whatever forward it finds, compile traces the outcome.
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from resvar.kernels.build import compiler_command
+from resvar.kernels.cache import private_folder
 from resvar.kernels.fuse import fuse
 from resvar.models.network import ResidualNetwork
 from resvar.models.unit import ResidualUnit
@@ -24,6 +27,9 @@ from resvar.training.execution import Execution
 
 RECOMPILE_LIMIT = 64
 """Compilations of one piece of code, one per shape of unit; torch's default is 8."""
+
+INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+"""Where torch keeps compiled units; by default in /tmp, under a name that anybody can take."""
 
 
 def prepare_network(network: ResidualNetwork, plan: Execution) -> ResidualNetwork:
@@ -89,6 +95,9 @@ def compile_units(network: nn.Module) -> None:
 
     if compiler := compiler_command():
         cpp.cxx = (None, shlex.join(compiler))
+    if sys.platform == "linux" and INDUCTOR_CACHE not in os.environ:
+        with suppress(OSError, RuntimeError):  # no folder of our own can be had
+            os.environ[INDUCTOR_CACHE] = str(private_folder(lambda _: None) / "torchinductor")
     limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
     setattr(config, limit, RECOMPILE_LIMIT)  # the second name is that of torch before 2.6
     for module in network.modules():

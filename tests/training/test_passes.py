@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch
 from resvar.config import resolve
 from resvar.errors import UserError
 from resvar.training.execution import Execution
+from resvar.training.passes import INDUCTOR_CACHE, compile_units
 from resvar.training.step import Updater
 from tests.training.stepping import start
 
@@ -71,3 +74,27 @@ def test_without_a_compiler_it_is_refused(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     with pytest.raises(UserError, match="no C\\+\\+ compiler"):
         Execution.resolve(make("compile=unit"), CPU)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch keeps its own folder")
+def test_compiled_units_are_kept_where_nobody_else_can_write(monkeypatch, tmp_path):
+    monkeypatch.setenv(INDUCTOR_CACHE, "before")  # so that it is restored
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compile_units(torch.nn.Sequential())
+    assert os.environ[INDUCTOR_CACHE] == "before"
+    monkeypatch.delenv(INDUCTOR_CACHE)
+    compile_units(torch.nn.Sequential())
+    assert os.environ[INDUCTOR_CACHE] == str(tmp_path / "resvar" / "torchinductor")
+
+
+def test_torch_compiles_with_the_compiler_that_cxx_names(monkeypatch, tmp_path):
+    from torch._inductor.config import cpp
+
+    program = tmp_path / "my tools" / "c++"
+    program.parent.mkdir()
+    program.symlink_to(shutil.which("true"))
+    monkeypatch.setattr(cpp, "cxx", cpp.cxx)
+    monkeypatch.setenv(INDUCTOR_CACHE, "before")
+    monkeypatch.setenv("CXX", str(program))
+    compile_units(torch.nn.Sequential())
+    assert cpp.cxx == (None, f"'{program}'")
