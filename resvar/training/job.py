@@ -93,12 +93,11 @@ def run_training(
             if run.result is not None:
                 return run.result
             trainer, origin = run.begin(images, source)
-            with (
-                stop_request(MESSAGE if ranks.first else "", together=ranks.size > 1) as stop,
-                run.observers(trainer, console) as callbacks,
-            ):
-                test = trainer.fit(callbacks, stop)
-            return run.finish(trainer, test, origin)
+            message = MESSAGE if ranks.first else ""
+            with stop_request(message, together=ranks.size > 1) as stop:
+                with run.observers(trainer, console) as callbacks:
+                    test = trainer.fit(callbacks, stop)
+                return run.finish(trainer, test, origin)  # a signal now changes nothing
 
 
 def _check(settings: Settings, device: str, ranks: Ranks) -> torch.device:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from resvar.console import log
 from resvar.errors import PeerFailure, RunError, Stopped
 from resvar.training.distributed import VARIABLES, Ranks
+from resvar.training.stop import second_signal_ends
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
@@ -53,9 +54,16 @@ def process_group() -> Iterator[Ranks]:
         _note_incomplete_variables()
         yield ranks
         return
+    with second_signal_ends(), _joined(ranks):
+        yield ranks
+
+
+@contextmanager
+def _joined(ranks: Ranks) -> Iterator[None]:
+    """Join the other ranks, and leave them at the end of the block."""
     store = _join(ranks)
     try:
-        yield ranks
+        yield
     except (PeerFailure, Stopped, RunError) as error:
         if ranks.first:
             raise

@@ -10,6 +10,7 @@ import ctypes
 import math
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -92,11 +93,10 @@ def stop_request(message: str = MESSAGE, together: bool = False) -> Iterator[Sto
         together: this is one of several processes of a launcher, and stops when that is gone.
     """
     request = StopRequest(message, together)
-    listening = threading.current_thread() is threading.main_thread()
     before = {
         number: signal.signal(number, request.ask)
         for number in SIGNALS
-        if listening and signal.getsignal(number) is not signal.SIG_IGN
+        if _in_main_thread() and signal.getsignal(number) is not signal.SIG_IGN
     }
     try:
         yield request
@@ -112,6 +112,43 @@ def continue_without_sweep() -> None:
     """
     if PARENT in os.environ and sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
+
+
+@contextmanager
+def second_signal_ends() -> Iterator[None]:
+    """End this process at a second signal, also while it waits for other processes inside of torch.
+
+    Python's handlers run only after that wait, which may last ten minutes.
+    """
+    if not _in_main_thread():
+        yield
+        return
+    reader, writer = socket.socketpair()
+
+    def watch() -> None:
+        first: float | None = None
+        while numbers := reader.recv(64):
+            if not set(SIGNALS).intersection(numbers):
+                continue
+            first = time.monotonic() if first is None else first
+            if time.monotonic() - first >= FORWARDING:
+                os._exit(130)
+
+    with reader, writer:
+        writer.setblocking(False)
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            writer.shutdown(socket.SHUT_WR)
+            thread.join()
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 _PR_SET_PDEATHSIG = 1

@@ -376,6 +376,22 @@ def test_a_signal_to_one_stops_both_after_the_same_iteration(
     assert not differing(out, undisturbed)
 
 
+def test_a_second_signal_ends_one_that_waits_for_a_frozen_one(warm, tmp_path):
+    out = tmp_path / "run"
+    with started(warm, out, *sets("iterations=100000"), RESVAR_TEST_SLOW="0.05") as pair:
+        assert wait_for((out / "progress.json").exists)
+        pair[1].send(signal.SIGSTOP)
+
+        def ask() -> bool:
+            if not pair[0].ended:
+                pair[0].send(signal.SIGTERM)
+            return pair[0].ended
+
+        assert wait_for(ask, 60, every=1.0)
+        assert pair[0].code() == 130
+        assert (out / "checkpoint.pt").exists()
+
+
 def test_a_full_disk_ends_both(warm, undisturbed, tmp_path):
     out = tmp_path / "run"
     ends = run(warm, out, at=0, RESVAR_TEST_FAIL="before-checkpoint.pt:2")

@@ -93,6 +93,22 @@ def test_in_another_thread_nothing_is_handled():
     assert found == [False]
 
 
+def test_a_second_signal_ends_a_process_whose_handlers_cannot_run(exits, monkeypatch):
+    """As while torch waits for another process."""
+    monkeypatch.setattr(stop, "FORWARDING", 0.2)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with stop.second_signal_ends():
+            signal.raise_signal(signal.SIGTERM)
+            assert exits == []
+            assert wait_for(lambda: signal.raise_signal(signal.SIGTERM) or 130 in exits, 60)
+        exits.clear()
+        signal.raise_signal(signal.SIGTERM)
+        assert exits == []
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 # --- a run ----------------------------------------------------------------------------------------
 
 

@@ -599,7 +599,9 @@ def test_a_lack_of_memory_is_not_a_foreign_checkpoint(monkeypatch, lack):
         resumed.restore(state)
 
 
-@pytest.mark.parametrize(("lack", "where"), zip(LACKS, ["GPU", "machine", "machine"], strict=True))
+@pytest.mark.parametrize(
+    ("lack", "where"), [*zip(LACKS, ["GPU", "machine", "machine"], strict=True)]
+)
 def test_a_lack_of_memory_ends_a_run_in_a_sentence_that_keeps_the_checkpoint(
     tmp_path, monkeypatch, lack, where
 ):
