@@ -61,9 +61,9 @@ def load_operators(say: Say | None = None) -> None:
     if hasattr(torch.ops.resvar, "bn"):
         return
     try:
-        _load(say or (lambda _: None))
+        _load_or_build(say or (lambda _: None))
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
-        raise BuildError(f"they cannot be built or loaded here ({_reason(error)})") from error
+        raise BuildError(f"they cannot be built or loaded here ({_why(error)})") from error
 
 
 def loaded_operators() -> str | None:
@@ -110,11 +110,11 @@ def compiler_version(compiler: Sequence[str]) -> str:
     try:
         done = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=60)
     except (OSError, subprocess.SubprocessError) as error:
-        raise BuildError(f"the C++ compiler does not run ({_reason(error)})") from error
+        raise BuildError(f"the C++ compiler does not run ({_why(error)})") from error
     return done.stdout.decode(errors="replace")
 
 
-def _load(say: Say) -> None:
+def _load_or_build(say: Say) -> None:
     """Load the library into this process; built first where it is missing or does not load."""
     compiler = find_compiler() or []
     key, folder = _key(compiler), private_folder(say)
@@ -126,7 +126,7 @@ def _load(say: Say) -> None:
             torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
             return
         except (OSError, RuntimeError) as error:
-            say(f"The fused operators are built again, since they do not load: {_reason(error)}.")
+            say(f"The fused operators are built again, since they do not load: {_why(error)}.")
     with building(folder, say) as work:
         library = find_library(folder, key, say)
         if library is None or library.stat().st_mtime_ns == unfit:
@@ -196,7 +196,7 @@ def _run(name: str, command: Sequence[str], work: Path) -> None:
         raise RuntimeError((errors or lines or [f"{name} ended with {ended}"])[0])
 
 
-def _reason(error: Exception) -> str:
+def _why(error: Exception) -> str:
     """The first line of an error's text, or of its cause's: of dlopen's, torch reports none."""
     text = str(error.__cause__ or error).strip() or type(error).__name__
     return text.splitlines()[0][:300]

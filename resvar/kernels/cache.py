@@ -21,7 +21,7 @@ from resvar.files import flush_folder
 
 Say = Callable[[str], None]
 
-PATIENCE = 2.0
+SILENT_WAIT = 2.0
 """Seconds after which a process that waits for another one's build says so."""
 
 
@@ -79,7 +79,7 @@ def building(folder: Path, say: Say) -> Iterator[Path]:
 
     work = folder / "build"
     with (folder / "build.lock").open("a") as file:
-        if not _try_for(PATIENCE, lambda: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)):
+        if not _try_for(SILENT_WAIT, lambda: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)):
             say(f"Waiting for another process that builds fused operators in {folder} …")
             fcntl.flock(file, fcntl.LOCK_EX)
         shutil.rmtree(work, ignore_errors=True)

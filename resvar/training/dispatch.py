@@ -6,7 +6,7 @@ import os
 
 import torch
 
-VARIABLES = (
+KERNEL_VARIABLES = (
     "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_CPU_ISA_HINTS", "DNNL_CPU_ISA_HINTS",
     "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE", "ATEN_CPU_CAPABILITY", "MKL_CBWR",
     "MKL_ENABLE_INSTRUCTIONS", "NVIDIA_TF32_OVERRIDE",
@@ -32,8 +32,8 @@ and the feature of the processor that it needs."""
 
 
 def variables_set() -> str:
-    """The `VARIABLES` that are set, as `NAME=value NAME=value`; `none` without one."""
-    return " ".join(f"{n}={os.environ[n]}" for n in VARIABLES if os.environ.get(n)) or "none"
+    """The `KERNEL_VARIABLES` that are set, as `NAME=value NAME=value`; `none` without one."""
+    return " ".join(f"{n}={os.environ[n]}" for n in KERNEL_VARIABLES if os.environ.get(n)) or "none"
 
 
 def onednn_level() -> str | None:

@@ -170,7 +170,7 @@ def test_what_a_killed_build_has_left_is_removed(folder):
 def test_the_second_waits_and_says_so(folder, monkeypatch):
     import fcntl
 
-    monkeypatch.setattr(cache, "PATIENCE", 0.1)
+    monkeypatch.setattr(cache, "SILENT_WAIT", 0.1)
     with (folder / "build.lock").open("a") as first:
         fcntl.flock(first, fcntl.LOCK_EX)
         said: list[str] = []

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from resvar.training.dispatch import VARIABLES, onednn_level, variables_set
+from resvar.training.dispatch import KERNEL_VARIABLES, onednn_level, variables_set
 from tests.support.commands import PATIENCE
 
 REPORT = """
@@ -35,7 +35,7 @@ WORDS = {
 
 @pytest.fixture(autouse=True)
 def unset(monkeypatch):
-    for name in VARIABLES:
+    for name in KERNEL_VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
 
