@@ -172,7 +172,7 @@ def load_cifar(dataset: Dataset, folder: Path) -> Images:
         RunError: the same, and another process fetches data into the folder now.
     """
     try:
-        return _load(dataset, folder)
+        return _load_verified(dataset, folder)
     except UserError as error:
         if (owner := find_fetching(folder)) is None:
             raise
@@ -184,7 +184,7 @@ def load_cifar(dataset: Dataset, folder: Path) -> Images:
 # --- loading --------------------------------------------------------------------------------------
 
 
-def _load(dataset: Dataset, folder: Path) -> Images:
+def _load_verified(dataset: Dataset, folder: Path) -> Images:
     train_images, train_labels = _load_part(dataset, folder, dataset.train)
     test_images, test_labels = _load_part(dataset, folder, dataset.test)
     class_names = _load_class_names(dataset, folder)

@@ -23,12 +23,12 @@ from resvar.data.transfer import megabytes, show_progress
 from resvar.errors import RunError, UserError, first_line
 from resvar.files import open_to_append
 
-T = TypeVar("T")
+Value = TypeVar("Value")
 
 TIMEOUT = 30.0
 """Seconds without a byte after which the server counts as dead."""
 
-PATIENCE = 60.0
+LONGEST_WAIT = 60.0
 """Seconds for an answer, redirects included; and between two looks at the rate."""
 
 SLOWEST = 1000.0
@@ -103,18 +103,18 @@ def _copy(
     looked, before = time.monotonic(), done
     while not _is_too_large(done) and (total is None or done < total):
         try:
-            chunk = _within(PATIENCE, lambda: response.read1(CHUNK))
+            chunk = _await_value(LONGEST_WAIT, lambda: response.read1(CHUNK))
         except TimeoutError as error:
             raise _cut(url, done, total, f"the server sent nothing for {TIMEOUT:.0f} s") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise _cut(url, done, total, f"the connection broke: {_reason(error)}") from error
+            raise _cut(url, done, total, f"the connection broke: {_explain(error)}") from error
         if not chunk:
             break
         file.write(chunk)
         file.flush()
         done += len(chunk)
         tell(done)
-        if (seconds := time.monotonic() - looked) > PATIENCE:
+        if (seconds := time.monotonic() - looked) > LONGEST_WAIT:
             if done - before < SLOWEST * seconds:
                 rate = (done - before) / seconds
                 raise _cut(url, done, total, f"the server sends {rate:,.0f} bytes per second")
@@ -134,7 +134,7 @@ def _cut(url: str, done: int, total: int | None, why: str) -> RunError:
     )
 
 
-def _within(seconds: float, call: Callable[[], T]) -> T:
+def _await_value(seconds: float, call: Callable[[], Value]) -> Value:
     """The value of a call that may block; Ctrl-C and the limit end the wait for it.
 
     A socket's own limit begins anew with each byte, and looking up a name has none.
@@ -142,7 +142,7 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
     Raises:
         TimeoutError: there is no value after `seconds`; or what the call raises.
     """
-    outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
+    outcome: concurrent.futures.Future[Value] = concurrent.futures.Future()
 
     def work() -> None:
         try:
@@ -168,8 +168,8 @@ def _ask(url: str, start: int) -> tuple[http.client.HTTPResponse | None, int, in
     if start:
         request.add_header("Range", f"bytes={start}-")
     try:
-        response: http.client.HTTPResponse = _within(
-            PATIENCE, lambda: _opener().open(request, timeout=TIMEOUT)
+        response: http.client.HTTPResponse = _await_value(
+            LONGEST_WAIT, lambda: _opener().open(request, timeout=TIMEOUT)
         )
     except urllib.error.HTTPError as error:
         error.close()
@@ -177,13 +177,13 @@ def _ask(url: str, start: int) -> tuple[http.client.HTTPResponse | None, int, in
             whole = error.headers.get("Content-Range", "").strip() == f"bytes */{start}"
             return (None, start, start) if whole else _ask(url, 0)
         raise RunError(
-            f"{without_password(url)}: the server answered {error.code} ({_reason(error)})"
+            f"{without_password(url)}: the server answered {error.code} ({_explain(error)})"
             f"{_through_proxy(url)}; {OTHER_SOURCE}"
         ) from error
     except (OSError, http.client.HTTPException, ValueError) as error:  # a host that cannot be one
         raise RunError(
             f"{without_password(url)}: the server cannot be reached{_through_proxy(url)} "
-            f"({_reason(error)}); {OTHER_SOURCE}"
+            f"({_explain(error)}); {OTHER_SOURCE}"
         ) from error
     if response.status != 206 or not start:
         return response, 0, response.length
@@ -211,7 +211,7 @@ def _request(url: str) -> urllib.request.Request:
     return request
 
 
-def _reason(error: Exception) -> str:
+def _explain(error: Exception) -> str:
     """Why a request failed, in one line without passwords."""
     reason = getattr(error, "reason", None) or error
     if isinstance(reason, TimeoutError):

@@ -16,11 +16,11 @@ from typing import IO
 from resvar.files import open_regular, open_to_append
 from resvar.rundir import try_lock
 
-LOCK = ".resvar.lock"
+FETCH_LOCK = ".resvar.lock"
 """In the folder while a process fetches data into it. A killed process may leave the file behind,
 but not the lock."""
 
-POLL = 0.2
+RETRY_EVERY = 0.2
 """Seconds between two attempts to take the lock."""
 
 
@@ -33,14 +33,14 @@ def exclusive(folder: Path, log: Callable[[str], None]) -> Iterator[None]:
     Raises:
         OSError: the folder cannot be written.
     """
-    path, told = folder / LOCK, False
+    path, told = folder / FETCH_LOCK, False
     while True:
         with open_to_append(path) as file:
             if not _try_alone(file):
                 if not told:
                     log(f"{folder}: {_owner(file)} fetches data into it now; waiting for its end.")
                 told = True
-                time.sleep(POLL)
+                time.sleep(RETRY_EVERY)
             elif _is_still(file, path):
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
@@ -55,7 +55,7 @@ def exclusive(folder: Path, log: Callable[[str], None]) -> Iterator[None]:
 
 def find_fetching(folder: Path) -> str | None:
     """The process that fetches data into the folder now: `process 12 on host`."""
-    with contextlib.suppress(Exception), open_regular(folder / LOCK) as file:
+    with contextlib.suppress(Exception), open_regular(folder / FETCH_LOCK) as file:
         if not try_lock(file.fileno(), shared=True):
             return _owner(file)
     return None

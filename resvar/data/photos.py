@@ -17,7 +17,7 @@ from resvar.files import open_regular
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Of image files, in either case; as in torchvision."""
 
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000")
@@ -70,7 +70,7 @@ def list_images(folder: Path) -> ImageFiles:
             if not found:
                 raise UserError(
                     f"{folder}: no images by class (none in that of '{name}', by the endings "
-                    f"{', '.join(SUFFIXES)}); fill the folder or remove it."
+                    f"{', '.join(IMAGE_SUFFIXES)}); fill the folder or remove it."
                 )
             samples += [(path, number) for path, _ in found]
             sizes += [size for _, size in found]
@@ -159,7 +159,7 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[tupl
                 continue
             if entry.is_dir():
                 yield from _walk(entry.path, (*above, here))
-            elif entry.name.lower().endswith(SUFFIXES):
+            elif entry.name.lower().endswith(IMAGE_SUFFIXES):
                 yield entry.path, _size_of(entry)
 
 

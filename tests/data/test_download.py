@@ -17,7 +17,7 @@ import pytest
 from resvar.data import download as downloads
 from resvar.data.cifar import DATASETS, load_cifar
 from resvar.data.download import check_url, download, without_password
-from resvar.data.lock import LOCK, exclusive
+from resvar.data.lock import FETCH_LOCK, exclusive
 from resvar.errors import RunError, UserError
 from tests.data.test_obtain import contents, names, pack
 from tests.support.commands import wait_for
@@ -73,7 +73,7 @@ def no_proxy(monkeypatch):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(downloads, "PATIENCE", 0.5)
+    monkeypatch.setattr(downloads, "LONGEST_WAIT", 0.5)
     monkeypatch.setattr(downloads, "TIMEOUT", 0.2)
 
 
@@ -278,7 +278,7 @@ def test_training_while_data_is_fetched_is_told_so(tmp_path):
     dataset = make_cifar(tmp_path, train=50, test=20)
     (tmp_path / dataset.folder / "test_batch").unlink()
     with exclusive(tmp_path, log=print):
-        assert names(tmp_path) == [LOCK, dataset.folder]
+        assert names(tmp_path) == [FETCH_LOCK, dataset.folder]
         with pytest.raises(
             RunError, match=rf"process {os.getpid()} on .* fetches data into it now"
         ):
@@ -289,7 +289,7 @@ def test_training_while_data_is_fetched_is_told_so(tmp_path):
 
 
 def test_a_lock_that_was_left_behind_is_taken(tmp_path):
-    (tmp_path / LOCK).write_bytes(b"process 1 on elsewhere")
+    (tmp_path / FETCH_LOCK).write_bytes(b"process 1 on elsewhere")
     with exclusive(tmp_path, log=pytest.fail):
         pass
     assert names(tmp_path) == []

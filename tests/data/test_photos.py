@@ -24,7 +24,7 @@ from resvar.data import folder as folders
 from resvar.data import photos as images_module
 from resvar.data.folder import FolderEvalLoader, FolderTrainLoader, open_folder
 from resvar.data.photos import (
-    SUFFIXES,
+    IMAGE_SUFFIXES,
     UnreadableImageError,
     check_images,
     list_images,
@@ -68,7 +68,7 @@ def test_the_list_is_that_of_torchvision(photos):
     assert found.samples == expected.samples
     assert found.classes == expected.classes
     assert found.targets == expected.targets
-    assert set(SUFFIXES) == set(IMG_EXTENSIONS)
+    assert set(IMAGE_SUFFIXES) == set(IMG_EXTENSIONS)
 
 
 def test_the_checksum_is_that_of_older_runs(photos):
