@@ -11,6 +11,7 @@ import torch
 
 from resvar.config import resolve
 from resvar.errors import UserError
+from resvar.kernels import build
 from resvar.training.execution import Execution
 from resvar.training.passes import INDUCTOR_CACHE, compile_units
 from resvar.training.step import Updater
@@ -18,7 +19,7 @@ from tests.training.stepping import start
 
 CPU = torch.device("cpu")
 
-needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+needs_compiler = pytest.mark.skipif(build.find_compiler() is None, reason="no C++ compiler")
 
 
 def make(*overrides):
