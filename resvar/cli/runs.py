@@ -215,8 +215,8 @@ def status_command(
 ) -> None:
     """Show the state of every run, and when the last should end.
 
-    A run is done, running, stopped, waiting, failed or damaged; in Slurm also queued or requeued,
-    or lost with its task.
+    A run is done, running, stopped, waiting, failed, damaged or unreadable (by its permissions, or
+    of a later version); in Slurm also queued or requeued, or lost with its task.
 
     --watch refreshes every 2 seconds (every 10 if Slurm is asked), or as --interval says. It ends
     with the last run; Ctrl-C ends it earlier with exit code 130, and the runs continue.
@@ -246,6 +246,9 @@ def report_command(
     interval: opt.IntervalOption = None,
 ) -> None:
     """Tabulate the test errors of runs beside the published ones.
+
+    Every run below the folders is listed. One that cannot be read is not counted; its cell, a note
+    and a table of their own say so, with the reason.
 
     html is one page with tables, curves, environment and the commands that repeat the runs; it
     needs no network. With --watch it is rewritten every 5 seconds, and an open browser follows;

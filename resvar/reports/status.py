@@ -6,6 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
 
@@ -42,9 +43,16 @@ def print_status(folder: Path) -> None:
     """Print the state of every run below a folder, and of those that a sweep has yet to start.
 
     Raises:
-        UserError: the folder does not exist, or contains neither a run nor a sweep.
+        UserError: the folder does not exist, or contains neither a run nor a sweep; or the list of
+            a sweep is damaged, after the runs that are there were printed.
     """
-    _print(*overview(folder), folder, console_for_output())
+    try:
+        found = overview(folder)
+    except UserError:
+        with suppress(UserError):
+            _print(glance([folder]), "", folder, console_for_output())
+        raise
+    _print(*found, folder, console_for_output())
 
 
 def watch_status(folder: Path, interval: float | None) -> None:

@@ -17,12 +17,22 @@ from resvar.reports import records
 from resvar.reports.findings import build
 from resvar.reports.records import RunState, read_records
 from resvar.reports.render import RENDERERS, render_report
-from resvar.reports.status import standing
-from resvar.rundir import CHECKPOINT, CONFIG, FAILURE, LOCK, METRICS, RESULT, locked
+from resvar.reports.status import seconds_left, standing
+from resvar.rundir import (
+    CHECKPOINT,
+    CONFIG,
+    FAILURE,
+    LOCK,
+    METRICS,
+    RESULT,
+    locked,
+    read_progress,
+)
 from resvar.sweeps.grid import MANIFEST
 from tests.reports.pages import write_curved
-from tests.reports.runs import make_settings
+from tests.reports.runs import how_far, make_settings
 from tests.support.permissions import obeyed_permissions
+from tests.support.tiny import install, make_cifar
 
 RUN = "quick/full-preact-20/seed-1"
 
@@ -255,6 +265,11 @@ def test_a_run_that_starts_is_running_and_in_every_report(root, capsys):
     assert len(read_records([root])) == 6, "nothing but a lock that nobody has"
 
 
+def hide_list(path):
+    path.write_text('{"format": 1, "runs": []}')
+    path.chmod(0)
+
+
 def plan(root, name, *runs):
     (root / f"{name}{MANIFEST}").write_text(json.dumps({"format": 1, "runs": list(runs)}))
 
@@ -280,6 +295,47 @@ def test_planned_runs_wait_start_fail_or_cannot_be_read(root, capsys):
     assert set(states.values()) == {RunState.DONE}
     assert found["quick/original-32/seed-1"].message == "its process was killed"
     assert "its process was killed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.write_text("[]"), hide_list])
+def test_a_list_that_cannot_be_read_hides_no_runs(root, make, capsys):
+    """Which runs wait is not known, so the command fails; it shows the others first."""
+    make(root / f"foreign{MANIFEST}")
+    with obeyed_permissions():
+        assert run_command(["status", str(root)]) == 2
+        assert run_command(["report", str(root), "--format", "csv"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("6 runs: 6 done.\n")
+    assert printed.err.startswith(f"resvar: error: {root / 'foreign'}{MANIFEST}: ")
+    assert len(printed.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("images", [5_000, 50_000])
+def test_the_time_left_counts_the_runs_own_test_images(root, images):
+    """An evaluated image takes a third of a trained one (docs/performance.md)."""
+    progress = how_far(200) | {"images_per_second": 100.0}
+    settings = make_settings(depth=32)
+    evaluations = -(-settings.iterations // settings.eval_every)
+    for test_images in (images, None):
+        note = progress | ({"test_images": images} if test_images else {})
+        run = write_curved(root, "original", 32, test_error=None, progress=note)
+        with locked(run):
+            (record,) = read_records([run])
+            left = seconds_left([record])
+        work = settings.iterations * settings.batch_size
+        work += evaluations * (test_images or 10_000) / 3
+        assert left == pytest.approx(work / 100.0 / 2)
+
+
+def test_a_run_records_how_many_test_images_it_has(tmp_path, monkeypatch):
+    install(make_cifar(tmp_path / "data", train=20, test=30), monkeypatch)
+    out = tmp_path / "run"
+    resvar.train(
+        "original", 8, data=tmp_path / "data", out=out, quiet=True, iterations=4, batch_size=8,
+        bn_batch_size=8, eval_every=2, checkpoint_every=2, device="cpu", milestones=[],
+        warmup_iterations=0,
+    )  # fmt: skip
+    assert read_progress(out).test_images == 30
 
 
 def test_a_planned_run_that_a_link_reaches_first_does_not_wait(root):
