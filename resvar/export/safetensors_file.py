@@ -25,7 +25,7 @@ from resvar.export.description import (
     Description,
     Provenance,
 )
-from resvar.files import refuse_newer
+from resvar.files import open_regular, refuse_newer
 from resvar.models.network import ResidualNetwork
 
 
@@ -86,8 +86,9 @@ def load_model(path: str | Path) -> LoadedModel:
     """
     path = Path(path)
     try:
-        if not path.is_file():
+        if not path.exists() or path.is_dir():
             raise UserError(f"{path}: there is no such file.")
+        open_regular(path).close()  # a pipe is refused: the library would wait for it
         with safe_open(path, framework="pt") as file:
             network = _empty_network(path, _read_description(path, file.metadata()))
             _check_tensors(path, network, file)

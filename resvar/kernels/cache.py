@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from resvar.files import flush_folder
+from resvar.files import flush_folder, open_to_append
 
 Say = Callable[[str], None]
 
@@ -78,7 +78,7 @@ def building(folder: Path, say: Say) -> Iterator[Path]:
     import fcntl
 
     work = folder / "build"
-    with (folder / "build.lock").open("a") as file:
+    with open_to_append(folder / "build.lock") as file:
         if not _try_for(SILENT_WAIT, lambda: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)):
             say(f"Waiting for another process that builds fused operators in {folder} …")
             fcntl.flock(file, fcntl.LOCK_EX)

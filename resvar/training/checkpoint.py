@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import torch
 
-from resvar.errors import RunError
+from resvar.errors import RunError, UserError
 from resvar.files import create_new, flush_folder, open_regular, temporary_beside
 from resvar.rundir import CHECKPOINT, PREVIOUS_CHECKPOINT
 
@@ -101,6 +101,8 @@ def load(path: Path) -> State:
             raise DamagedError("its content does not match its digest")
     except (DamagedError, NewerError, FileNotFoundError, PermissionError):
         raise
+    except UserError as error:
+        raise DamagedError(str(error).removeprefix(f"{path}: ").rstrip(".")) from error
     except pickle.UnpicklingError as error:
         raise DamagedError("it holds more than numbers and text") from error
     except Exception as error:  # flipped bits can make torch's reader raise nearly anything

@@ -254,6 +254,9 @@ def test_a_cut_or_changed_file_is_refused(tmp_path):
         load_model(tmp_path / "nothing.safetensors")
     with pytest.raises(UserError, match="no such file"):
         load_model(tmp_path)
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(UserError, match="named pipe"):
+        load_model(tmp_path / "pipe.safetensors")
 
 
 class Bomb:
