@@ -16,9 +16,9 @@ from resvar.errors import UserError
 from resvar.files import write_json
 from resvar.kernels.build import BuildError
 from resvar.rundir import DIVERGED, PROGRESS, RESULT, write_note, write_settings
-from resvar.sweeps.estimate import _measure, estimate, given_throughput, makespan
+from resvar.sweeps.estimate import estimate, given_throughput, makespan
 from resvar.sweeps.grid import PlannedRun, Sweep, plan_sweep
-from resvar.sweeps.slots import Slot
+from resvar.sweeps.measure import _measure
 from resvar.training import execution, throughput
 from resvar.training.execution import Execution
 from tests.reports.runs import make_result
@@ -222,7 +222,11 @@ def test_a_run_that_has_begun_is_measured_without_what_it_cannot_have(monkeypatc
     monkeypatch.setattr(Execution, "prepare_process", lambda _plan: None)
     monkeypatch.setattr(throughput, "measure_throughput", lambda plan: plan.kernels)
     settings = resolve(options={"variant": "original", "depth": 8}, overrides=["kernels=fused"])
-    slot = Slot("", 1, "cpu")
-    assert _measure([(settings, True)], slot)[0] == ["plain"]
+
+    def speeds(begun):
+        kinds = [(settings.model_dump(), begun)]
+        return _measure({"kinds": kinds, "threads": 1, "device": "cpu"})["speeds"]
+
+    assert speeds(begun=True) == ["plain"]
     with pytest.raises(UserError, match="no C\\+\\+ compiler"):
-        _measure([(settings, False)], slot)
+        speeds(begun=False)
