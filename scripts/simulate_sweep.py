@@ -239,7 +239,8 @@ def print_table(
         table.add_column(column, justify="right")
     for row in rows:
         table.add_row(*row)
-    console.print(f"\n{title}:", soft_wrap=True)  # rich would wrap a title at the table's width
+    console.print()
+    console.print(f"{title}:", soft_wrap=True)  # rich would wrap a title at the table's width
     console.print(table)
 
 
