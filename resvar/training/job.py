@@ -6,9 +6,8 @@ reads and writes the run directory, and prints.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from resvar.console import duration
 from resvar.data.cifar import Images
 from resvar.data.folder import FolderImages
 from resvar.data.splits import Splits, open_images
-from resvar.errors import RunError, Stopped, UserError, first_line, is_out_of_memory
+from resvar.errors import RunError, UserError
 from resvar.files import replacing, write_json
 from resvar.ownership import refuse_foreign, start_over
 from resvar.training.checkpoint import load_newest
@@ -32,6 +31,7 @@ from resvar.training.distributed import Ranks
 from resvar.training.evaluate import Evaluation
 from resvar.training.events import require_tensorboard
 from resvar.training.execution import Execution, Log
+from resvar.training.failures import record_failures
 from resvar.training.joining import process_group
 from resvar.training.machine import environment
 from resvar.training.memory import require_memory
@@ -39,7 +39,7 @@ from resvar.training.progress import Progress
 from resvar.training.source import SourceVersion, source_version
 from resvar.training.step import count_parameters
 from resvar.training.stop import MESSAGE, continue_without_sweep, stop_request, sweep_process
-from resvar.training.trainer import Callback, DivergedError, Trainer
+from resvar.training.trainer import Callback, Trainer
 from resvar.training.writer import Writer
 
 COMPUTING = ("kernels", "compile", "operators", "compiler", "onednn", "variables")
@@ -196,7 +196,7 @@ def _claim(folder: Path, plan: Execution, fresh: bool, log: Log) -> Iterator[Cla
             return _finished(folder, plan.settings, log)  # again: another process may have been
 
         run = ClaimedRun(folder, plan, log, plan.ranks.on_rank0(enter))
-        with _record_failures(folder) if plan.ranks.first else nullcontext():
+        with record_failures(folder) if plan.ranks.first else nullcontext():
             yield run
 
 
@@ -396,52 +396,3 @@ def _write_result(folder: Path, result: dict[str, Any], test: Evaluation) -> Non
         np.save(file, test.predictions.numpy().astype(np.int64))
     write_json(folder / rundir.RESULT, result)
     (folder / rundir.PREVIOUS_CHECKPOINT).unlink(missing_ok=True)
-
-
-# --- failures -------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _record_failures(folder: Path) -> Iterator[None]:
-    """Record in the run directory why the work failed; not when it is stopped or refused."""
-    try:
-        yield
-    except DivergedError as error:
-        loss = error.loss if math.isfinite(error.loss) else str(error.loss)  # JSON has no NaN
-        note = {"iteration": error.iteration, "loss": loss, "message": str(error)}
-        rundir.write_note(folder / rundir.DIVERGED, note)
-        raise
-    except OSError as error:
-        reason = f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
-        raise _failure(
-            folder, f"{folder}: {reason}; what was saved is kept, and the same command resumes."
-        ) from error
-    except Exception as error:
-        if (sentence := _advice(error)) is not None:
-            raise _failure(folder, f"{folder}: {sentence}") from error
-        if not isinstance(error, UserError | Stopped):
-            _failure(folder, str(error) or type(error).__name__)
-        raise
-
-
-def _advice(error: Exception) -> str | None:
-    """What to do about an error that is no fault of the program; None for any other."""
-    if is_out_of_memory(error):
-        where = "the GPU" if "cuda" in str(error).lower() else "this machine"
-        return (
-            f"{where} has not enough free memory ({first_line(error)}); the last checkpoint is "
-            "kept. Free some and repeat the command; --set recompute=unit needs less."
-        )
-    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
-        return (
-            f"a process that reads images died ({first_line(error)}); what was saved is kept, and "
-            "the same command resumes."
-        )
-    return None
-
-
-def _failure(folder: Path, message: str) -> RunError:
-    """Write `failure.json`; returns the error with the same message."""
-    with suppress(OSError):  # the disk that failed may be this one
-        rundir.write_failure(folder, message)
-    return RunError(message)

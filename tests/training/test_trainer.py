@@ -617,7 +617,7 @@ def test_a_lack_of_memory_ends_a_run_in_a_sentence_that_keeps_the_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(Updater, "__call__", full_at_3)
         with pytest.raises(
-            RunError, match=rf"{where} has not enough free memory.*checkpoint is kept"
+            RunError, match=rf"{where} has not enough free memory.*the last checkpoint is kept"
         ) as caught:
             train(settings, tmp_path / "data", Console(file=io.StringIO()), out, "cpu")
     assert "--fresh" not in str(caught.value)
