@@ -36,7 +36,7 @@ class RunError(Exception):
 
 
 class Stopped(Exception):  # noqa: N818 - not an error
-    """Ctrl-C or SIGTERM arrived and the state was saved. Exit code 130."""
+    """A signal arrived, and the state was saved if there was any. Exit code 130."""
 
     exit_code = 130
 
