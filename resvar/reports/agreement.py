@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resvar.errors import UserError
+from resvar.errors import UnreadableError, UserError
 from resvar.rundir import read_predictions
 
 if TYPE_CHECKING:
@@ -176,6 +176,8 @@ def scored_predictions(
     try:
         if (found := read_predictions(folder)) is None:
             return "missing"
+    except UnreadableError:
+        return "not readable here"
     except UserError:
         return "damaged"
     right = _right(found, dataset)

@@ -24,6 +24,7 @@ from resvar.rundir import (
     FAILURE,
     LOCK,
     METRICS,
+    PREDICTIONS,
     RESULT,
     locked,
     read_progress,
@@ -166,6 +167,16 @@ def test_whatever_reading_one_run_raises_the_others_are_reported(root, error, mo
     unreadable = isinstance(error, MemoryError)
     assert bad.state is (RunState.UNREADABLE if unreadable else RunState.DAMAGED)
     assert bad.message.startswith(f"{root / RUN}: ")
+
+
+def test_predictions_that_may_not_be_read_are_not_called_damaged(root):
+    (root / RUN / PREDICTIONS).touch()
+    (root / RUN / PREDICTIONS).chmod(0)
+    with obeyed_permissions():
+        (group,) = build(read_records([root])).groups
+    notes = [note for note in group.notes if "predictions.npy" in note]
+    assert any(str(root / RUN) in note and note.endswith("is not readable here.") for note in notes)
+    assert not any("damaged" in note for note in notes)
 
 
 def test_a_cell_of_which_nothing_can_be_read_is_found_by_its_path(root):
