@@ -112,6 +112,8 @@ def require_usable(folder: Path, writing: bool = False) -> None:
         if folder.is_symlink():
             raise UserError(f"{folder}: this link leads nowhere; remove it.") from None
         here = next(parent for parent in folder.absolute().parents if parent.exists())
+    except ValueError as error:  # a lone surrogate, which no name can have
+        raise UserError(f"{str(folder)!r}: this is no folder name ({error}).") from error
     except OSError as error:
         denied = isinstance(error, PermissionError)
         kind = UnreadableError if denied else UserError

@@ -361,16 +361,19 @@ def _search(root: Path, seen: set[tuple[int, int]], full: bool) -> Iterator[Reco
 
 def _record_in(folder: Path, names: Set[str], full: bool) -> Record | None:
     """The record of a folder with files of these names; None if it is no run directory."""
-    if not names & {CONFIG, RESULT, LOCK}:
+    if not names & {CONFIG, RESULT, LOCK, FAILURE}:
         return None
-    return _begun_record(folder, full) or starting_record(folder)
+    return _begun_record(folder, full) or record_without_settings(folder)
 
 
-def starting_record(folder: Path) -> Record | None:
-    """The record of a run that has its lock but no settings yet; None if nothing is at work."""
-    if not is_locked(folder):
-        return None
-    return Record(folder, None, RunState.RUNNING, message="it has not written its settings yet")
+def record_without_settings(folder: Path) -> Record | None:
+    """The record of a run that starts, or that failed before it had settings; None if neither."""
+    if is_locked(folder):
+        message = "it has not written its settings yet"
+        return Record(folder, None, RunState.RUNNING, message=message)
+    if (failure := read_failure(folder)) is not None:
+        return Record(folder, None, RunState.FAILED, message=failure[0])
+    return None
 
 
 def _may_hold_runs(entry: os.DirEntry[str]) -> bool:

@@ -24,9 +24,8 @@ from resvar.reports.records import (
     Record,
     RunState,
     glance,
-    read_failure,
     read_record,
-    starting_record,
+    record_without_settings,
 )
 from resvar.sweeps.grid import manifests
 from resvar.sweeps.submission import SUBMISSIONS
@@ -177,10 +176,8 @@ def _planned_record(run: Path) -> Record:
     """The record of a planned run that the search has not met."""
     if any(run_stamp(run)):
         return read_record(run, full=False)
-    if (starting := starting_record(run)) is not None:
-        return starting
-    if (failure := read_failure(run)) is not None:
-        return Record(run, None, RunState.FAILED, message=failure[0])
+    if (record := record_without_settings(run)) is not None:
+        return record
     try:
         require_usable(run)
     except UserError as error:  # its sweep fails it for this reason

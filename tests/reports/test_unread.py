@@ -96,7 +96,7 @@ KINDS = {
     "a later format": (later, RunState.UNREADABLE, "its format is 99"),
     "a sum of sixties": (setting("lr", f"{'1:' * 600}1.0"), RunState.DAMAGED, CONFIG),
     "5000 digits": (setting("seed", "9" * 5000), RunState.DAMAGED, CONFIG),
-    "a result that is a folder": (result_becomes_folder, RunState.DAMAGED, "folder"),
+    "a result that is a folder": (result_becomes_folder, RunState.DAMAGED, "directory"),
     "a link to itself": (
         replaced_by(lambda run: run.symlink_to(run)), RunState.UNREADABLE, "symbolic links",
     ),
@@ -296,13 +296,15 @@ def test_planned_runs_wait_start_fail_or_cannot_be_read(root, capsys):
     with locked(starting), obeyed_permissions():
         found = {str(record.folder.relative_to(root)): record for record in standing(root)}
         assert run_command(["status", str(root)]) == 0
+        report = build(read_records([root]))
+    assert {RunState.RUNNING, RunState.FAILED} <= {record.state for record in report.unread}
     states = {name: record.state for name, record in found.items() if name not in ("hidden",)}
     assert states.pop("quick/original-32/seed-0") is RunState.RUNNING
     assert states.pop("quick/original-32/seed-1") is RunState.FAILED
     assert states.pop("quick/original-32/seed-2") is RunState.WAITING
     assert states.pop("quick/original-44/seed-0") is RunState.WAITING, "of the other sweep"
     assert states.pop("hidden/original-44/seed-0") is RunState.UNREADABLE
-    assert states.pop("a\ud800") is RunState.WAITING
+    assert states.pop("a\ud800") is RunState.FAILED, "no folder can have this name"
     assert set(states.values()) == {RunState.DONE}
     assert found["quick/original-32/seed-1"].message == "its process was killed"
     assert "its process was killed" in capsys.readouterr().out
