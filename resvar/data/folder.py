@@ -63,8 +63,12 @@ def open_folder(folder: Path) -> FolderImages:
     Raises:
         UserError: a part is missing or empty, or the two parts have different classes.
     """
-    names = [name for name in EVALUATION if (folder / name).is_dir()]
-    if not (folder / "train").is_dir() or not names:
+    try:
+        names = [name for name in EVALUATION if (folder / name).is_dir()]
+        complete = (folder / "train").is_dir() and bool(names)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror}).") from error
+    if not complete:
         raise UserError(
             f"{folder}: a folder of images needs train/<class>/ and val/<class>/ below it; name it "
             "with --data DIR."

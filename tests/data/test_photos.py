@@ -33,6 +33,7 @@ from resvar.data.photos import (
 from resvar.data.splits import open_images
 from resvar.errors import RunError, UserError
 from resvar.training.job import _require_same_images
+from tests.support.permissions import obeyed_permissions
 
 CPU = torch.device("cpu")
 
@@ -109,6 +110,10 @@ def to_nowhere(folder: Path) -> None:
     (folder / "x.png").symlink_to("nowhere")
 
 
+def to_itself(folder: Path) -> None:
+    (folder / "x.png").symlink_to("x.png")
+
+
 def circle(folder: Path) -> None:
     (folder / "up").symlink_to("..")
 
@@ -163,6 +168,7 @@ def png_head(width: int, height: int) -> bytes:
     [
         (pipe, "ant/x.png: this is no file but a pipe"),
         (to_nowhere, "ant/x.png: this link leads nowhere"),
+        (to_itself, "ant/x.png: cannot be read .Too many levels"),
         (circle, "up/ant: this link leads back|ant/up: this link leads back"),
         (two_circles, "ant/(one|two): this link leads back"),
         (empty_class, "train: no images by class .none in that of 'dog'"),
@@ -196,6 +202,19 @@ def train(photos: Path, *more: str) -> list[str]:
         *(word for setting in few for word in ("--set", setting)),
         *more,
     ]
+
+
+def test_a_folder_that_may_not_be_read_is_one_sentence(photos):
+    with obeyed_permissions():
+        for place in (photos, photos / "train" / "ant"):
+            place.chmod(0)
+            try:
+                with pytest.raises(UserError, match=rf"{place}: cannot be read .Permission denied"):
+                    open_folder(photos)
+            finally:
+                place.chmod(0o755)
+    with pytest.raises(UserError, match=r"cannot be read .File name too long"):
+        open_folder(photos / ("x" * 300))
 
 
 def test_a_large_set_is_not_read_beforehand(photos, monkeypatch):
