@@ -5,16 +5,16 @@ import sys
 from contextlib import suppress
 
 
-def main() -> None:
+def start() -> None:
     """Run the command line; Ctrl-C already stops it while it is imported."""
     try:
-        from resvar.cli import main as run_and_exit
+        from resvar.cli import main
     except KeyboardInterrupt:
         with suppress(OSError):
             os.write(2, b"resvar: stopped.\n")
         sys.exit(130)
-    run_and_exit()
+    main()
 
 
 if __name__ == "__main__":
-    main()
+    start()

@@ -49,7 +49,7 @@ def bench_contenders(options: BenchOptions) -> None:
         _print_json(benchmarks=records, fits=fits)
         return
     for one in fits:
-        _print_text(
+        _print_sentence(
             f"{one['name']}, {one['unit']} units: {one['ms_at_zero']:+.1f} ms "
             f"+ {one['ms_per_layer']:.2f} ms a layer, R² = {one['r_squared']:.4f}."
         )
@@ -278,12 +278,12 @@ def _measure_splits(
 def _print_splits(record: dict[str, Any]) -> None:
     for one in record["splits"]:
         label = _split_label((one["jobs"], one["threads"]))
-        _print_text(
+        _print_sentence(
             f"{record['variant']}-{record['depth']}  {label}: "
             f"{one['images_per_second']:,.0f} images/s in all "
             f"({min(one['turns']):,.0f} to {max(one['turns']):,.0f})"
         )
-    _print_text(f"Best: resvar sweep … --jobs {record['jobs']}")
+    _print_sentence(f"Best: resvar sweep … --jobs {record['jobs']}")
 
 
 def _split_label(split: Split) -> str:
@@ -302,7 +302,7 @@ def _check_device(device: str) -> None:
         choose_device(device)
 
 
-def _print_text(line: str) -> None:
+def _print_sentence(line: str) -> None:
     console_for_output().print(line, highlight=False, soft_wrap=True)
 
 
