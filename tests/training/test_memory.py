@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from rich.console import Console
 from torch.nn import functional as F
 
 from resvar.config import resolve
 from resvar.errors import UserError
 from resvar.training import memory
 from resvar.training.execution import Execution
+from resvar.training.job import run_training
 from resvar.training.memory import least_memory, require_memory
 from resvar.training.passes import prepare_network
 from resvar.training.step import build_network
+from tests.support.tiny import install, make_cifar
 
 CPU = torch.device("cpu")
 
@@ -75,3 +78,12 @@ def test_a_network_that_no_memory_takes_is_refused(monkeypatch, overrides, optio
     with pytest.raises(UserError, match=r"takes at least .* GB of memory, and cpu has 16\.0 GB"):
         require_memory(plan(*overrides, **options))
     require_memory(plan())
+
+
+def test_it_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    install(make_cifar(tmp_path / "data", train=20, test=20), monkeypatch)
+    monkeypatch.setattr(memory, "available_memory", lambda: 10**6)
+    settings = plan("batch_size=4", "bn_batch_size=4", depth=8).settings
+    with pytest.raises(UserError, match=r"cpu has 0\.0 GB"):
+        run_training(settings, tmp_path / "data", Console(quiet=True), tmp_path / "run", "cpu")
+    assert not (tmp_path / "run").exists()
