@@ -70,7 +70,7 @@ def test_load_runs_is_a_tidy_table_of_all_runs(tmp_path, data):
         out = tmp_path / "runs" / f"{variant}-{seed}"
         resvar.train(variant, 8, data=data, out=out, quiet=True, seed=seed, lr=lr, **TINY)
     (tmp_path / "runs" / "broken").mkdir()
-    (tmp_path / "runs" / "broken" / "config.yaml").write_text("depth: [")
+    (tmp_path / "runs" / "broken" / "config.yaml").write_text("depth: [", encoding="utf-8")
     table = resvar.load_runs(tmp_path / "runs")
     assert table.columns.tolist()[:7] == [
         "variant", "depth", "protocol", "dataset", "seed", "lr", "state",
@@ -80,7 +80,7 @@ def test_load_runs_is_a_tidy_table_of_all_runs(tmp_path, data):
     for _, row in table[table["state"] == "done"].iterrows():
         folder = tmp_path / "runs" / f"{row['variant']}-{int(row['seed'])}"
         assert row["folder"] == str(folder)
-        result = json.loads((folder / "result.json").read_text())
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         for name in ("test_error", "parameters", "seconds", "config_hash"):
             assert row[name] == result[name]
         assert row["lr"] == (0.05 if row["variant"] == "full-preact" else 0.1)
@@ -96,7 +96,9 @@ def test_report_writes_what_the_command_writes(tmp_path, data):
     resvar.report(tmp_path / "runs", format="json", out=tmp_path / "one.json")
     options = ["report", str(tmp_path / "runs"), "--format", "json"]
     assert run_command([*options, "--out", str(tmp_path / "other.json")]) == 0
-    assert (tmp_path / "one.json").read_text() == (tmp_path / "other.json").read_text()
+    assert (tmp_path / "one.json").read_text(encoding="utf-8") == (
+        tmp_path / "other.json"
+    ).read_text(encoding="utf-8")
 
 
 def test_sweep_plans_what_it_is_given(tmp_path, monkeypatch):

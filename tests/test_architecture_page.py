@@ -27,14 +27,14 @@ def found(path):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_files_and_functions_that_a_page_names_are_there(page):
-    text = (ROOT / page).read_text()
+    text = (ROOT / page).read_text(encoding="utf-8")
     for path, name in NAMED.findall(text):
         if path in NOT_IN_THE_REPOSITORY:
             continue
         if not name:
             assert found(path) is not None, path
             continue
-        tree = ast.parse(found(path).read_text())
+        tree = ast.parse(found(path).read_text(encoding="utf-8"))
         for part in name.split("."):
             defined = {getattr(node, "name", None): node for node in ast.walk(tree)}
             assert part in defined, f"{path}:{name}"
@@ -46,7 +46,7 @@ def test_the_files_and_functions_that_a_page_names_are_there(page):
 
 
 def test_the_table_and_the_order_name_every_room():
-    text = (ROOT / "docs" / "architecture.md").read_text()
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
     shown = {
         name.strip("/").removesuffix(".py") for row in rows for name in re.findall("`(.+?)`", row)
@@ -56,9 +56,9 @@ def test_the_table_and_the_order_name_every_room():
     }
     assert shown == rooms - {"py"} | {"configs"}
 
-    (contract, *_) = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"][
-        "contracts"
-    ]
+    (contract, *_) = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "importlinter"
+    ]["contracts"]
     order = re.search(r"\n    (cli → .*?)\n\n", text, re.S)[1]
     assert [re.sub(r"\s+", " ", layer).strip() for layer in order.split("→")] == contract["layers"][
         1:

@@ -199,7 +199,7 @@ def test_wrong_config_files(refuse, tmp_path, text, parts):
 )
 def test_wrong_variant_files(refuse, tmp_path, text, parts):
     file = tmp_path / "mine.yaml"
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     assert says(refuse("train", "--variant", file, "--depth", "20"), "mine.yaml", *parts)
 
 
@@ -215,7 +215,7 @@ def test_wrong_variant_files(refuse, tmp_path, text, parts):
 )  # fmt: skip
 def test_wrong_protocol_files(refuse, tmp_path, text, parts):
     file = tmp_path / "mine.yaml"
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     run = ["train", "--variant", "original", "--depth", "20", "--protocol", file]
     assert says(refuse(*run), *parts)
 
@@ -305,7 +305,7 @@ def test_a_folder_with_a_run_of_other_settings_is_left_alone(refuse, tmp_path):
     out = tmp_path / "there"
     out.mkdir()
     there = resolve(None, {"variant": "original", "depth": 8}, list(TINY))
-    (out / "config.yaml").write_text(there.to_yaml())
+    (out / "config.yaml").write_text(there.to_yaml(), encoding="utf-8")
     run = ["train", "--variant", "original", "--depth", "8", "--out", out, "--device", "cpu"]
     said = refuse(*run, *sets(*TINY), "--set", "lr=0.5", "--seed", "3")
     assert says(said, "there", "lr: 0.05 → 0.5", "seed: 0 → 3", "--out", "--fresh")
@@ -315,7 +315,7 @@ def test_a_folder_with_a_run_of_other_settings_is_left_alone(refuse, tmp_path):
 def test_a_damaged_config_in_the_run_directory(refuse, tmp_path):
     out = tmp_path / "there"
     out.mkdir()
-    (out / "config.yaml").write_text("depth: [")
+    (out / "config.yaml").write_text("depth: [", encoding="utf-8")
     run = ["train", "--variant", "original", "--depth", "8", "--out", out, "--device", "cpu"]
     assert says(refuse(*run), "config.yaml", "YAML")
 
@@ -324,7 +324,9 @@ def test_a_config_is_over_the_protocol_and_under_the_options(tmp_path):
     from resvar.config import resolve
 
     file = tmp_path / "mine.yaml"
-    file.write_text("variant: original\ndepth: 20\nlr: 0.2\nseed: 4\nmomentum: 0.8\n")
+    file.write_text(
+        "variant: original\ndepth: 20\nlr: 0.2\nseed: 4\nmomentum: 0.8\n", encoding="utf-8"
+    )
     found = resolve(file, {"seed": 5, "protocol": "quick"}, ["momentum=0.7"])
     assert (found.lr, found.seed, found.momentum, found.iterations) == (0.2, 5, 0.7, 400)
 
@@ -404,7 +406,7 @@ def test_importing_stays_light(module):
     environment = {k: v for k, v in os.environ.items() if str(DRIVER) not in v}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True,
-        text=True, check=True, timeout=60,
+        encoding="utf-8", check=True, timeout=60,
     )  # fmt: skip
     loaded = set(done.stdout.split())
     assert module in loaded

@@ -23,14 +23,14 @@ def run(tmp_path):
 
 def test_a_complete_result_of_these_settings_is_finished(run):
     found = read_result(run)
-    assert found == json.loads((run / "result.json").read_text())
+    assert found == json.loads((run / "result.json").read_text(encoding="utf-8"))
     (run / "result.json").unlink()
     assert read_result(run) is None
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "{", '{"test_error": 6.0}', "null"])
 def test_a_result_that_is_empty_or_cut_is_damaged(run, text):
-    (run / "result.json").write_text(text)
+    (run / "result.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"result\.json"):
         read_result(run)
 
@@ -94,7 +94,7 @@ def as_nobody(check: Callable[[], None]) -> str:
             os._exit(0)
     os.close(writer)
     os.waitpid(child, 0)
-    with os.fdopen(reader) as answer:
+    with os.fdopen(reader, encoding="utf-8") as answer:
         return answer.read()
 
 

@@ -138,16 +138,16 @@ def test_settings_are_frozen():
 def test_the_later_layer_wins(tmp_path):
     """Defaults < protocol < --config < options < --set, one step at a time."""
     protocol, config = tmp_path / "mine.yaml", tmp_path / "config.yaml"
-    shipped = (configs() / "protocols/paper.yaml").read_text()
-    protocol.write_text(shipped.replace("momentum: 0.9\n", "momentum: 0.5\n"))
-    config.write_text("variant: original\ndepth: 20\n")
+    shipped = (configs() / "protocols/paper.yaml").read_text(encoding="utf-8")
+    protocol.write_text(shipped.replace("momentum: 0.9\n", "momentum: 0.5\n"), encoding="utf-8")
+    config.write_text("variant: original\ndepth: 20\n", encoding="utf-8")
     assert Settings.model_fields["momentum"].default == 0.9
 
     def momentum(options=None, overrides=()):
         return resolve(config, {"protocol": str(protocol)} | (options or {}), overrides).momentum
 
     assert momentum() == 0.5
-    config.write_text("variant: original\ndepth: 20\nmomentum: 0.6\n")
+    config.write_text("variant: original\ndepth: 20\nmomentum: 0.6\n", encoding="utf-8")
     assert momentum() == 0.6
     assert momentum({"momentum": 0.7}) == 0.7
     assert momentum({"momentum": 0.7}, ["momentum=0.8"]) == 0.8
@@ -156,7 +156,7 @@ def test_the_later_layer_wins(tmp_path):
 
 def test_a_protocol_named_in_a_file_or_by_set_is_taken(tmp_path):
     config = tmp_path / "config.yaml"
-    config.write_text("variant: original\ndepth: 20\nprotocol: short\n")
+    config.write_text("variant: original\ndepth: 20\nprotocol: short\n", encoding="utf-8")
     assert resolve(config).iterations == 3910
     assert resolve(config, {"protocol": "quick"}).iterations == 400
     assert resolve(config, {"protocol": "quick"}, ["protocol=paper"]).iterations == 64_000
@@ -165,7 +165,7 @@ def test_a_protocol_named_in_a_file_or_by_set_is_taken(tmp_path):
 
 def test_a_new_variant_over_a_config_brings_its_own_ordering(tmp_path):
     config = tmp_path / "config.yaml"
-    config.write_text(settings().to_yaml())
+    config.write_text(settings().to_yaml(), encoding="utf-8")
     changed = resolve(config, {"variant": "full-preact"})
     assert (changed.lead, changed.after_add) == (["bn", "relu"], [])
     assert changed == settings(variant="full-preact")
@@ -174,7 +174,8 @@ def test_a_new_variant_over_a_config_brings_its_own_ordering(tmp_path):
 def test_a_protocol_of_ones_own_is_named_after_its_file(tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(
-        "iterations: 10\nbatch_size: 8\nbn_batch_size: 4\nschedule: one-cycle\nlr: 0.1\n"
+        "iterations: 10\nbatch_size: 8\nbn_batch_size: 4\nschedule: one-cycle\nlr: 0.1\n",
+        encoding="utf-8",
     )
     tiny = settings(protocol=str(path))
     assert (tiny.protocol, tiny.iterations, tiny.bn_batch_size) == ("tiny", 10, 4)
@@ -330,7 +331,7 @@ def test_an_option_is_named_as_it_is_written():
 )
 def test_a_wrong_config_is_refused_with_its_file_and_name(tmp_path, text, message):
     path = tmp_path / "config.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message) as caught:
         resolve(path)
     assert str(path) in str(caught.value)
@@ -338,14 +339,19 @@ def test_a_wrong_config_is_refused_with_its_file_and_name(tmp_path, text, messag
 
 def test_a_wrong_protocol_file_is_named(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text("iterations: 0\nbatch_size: 8\nbn_batch_size: 8\nschedule: step\nlr: 0.1\n")
+    path.write_text(
+        "iterations: 0\nbatch_size: 8\nbn_batch_size: 8\nschedule: step\nlr: 0.1\n",
+        encoding="utf-8",
+    )
     assert f"{path}: 'iterations' is 0" in refused(protocol=str(path))
-    path.write_text("iterations: 5\nbatch_size: 8\nbn_batch_size: 8\nschedule: step\n")
+    path.write_text(
+        "iterations: 5\nbatch_size: 8\nbn_batch_size: 8\nschedule: step\n", encoding="utf-8"
+    )
     assert "the protocol 'mine' does not say 'lr'" in refused(protocol=str(path))
-    path.write_text("iteration: 5\n")
+    path.write_text("iteration: 5\n", encoding="utf-8")
     assert f"{path}: unknown setting 'iteration'; did you mean" in refused(protocol=str(path))
     for key in ("depth", "variant", "seed", "dataset"):  # no training settings
-        path.write_text(f"{key}: 5\n")
+        path.write_text(f"{key}: 5\n", encoding="utf-8")
         assert f"{path}: unknown setting '{key}'" in refused(protocol=str(path))
 
 
@@ -411,7 +417,7 @@ OWN = "depth: 20\nlead: [bn, relu]\nbetween: [bn, relu]\ntrail: []\nafter_add: [
 
 def test_unusual_in_a_config_must_be_true_or_false(tmp_path):
     path = tmp_path / "config.yaml"
-    path.write_text(f"variant: own\nunusual: 'no'\n{OWN}")
+    path.write_text(f"variant: own\nunusual: 'no'\n{OWN}", encoding="utf-8")
     with pytest.raises(UserError, match="'unusual' must be true or false"):
         resolve(path)
 
@@ -419,7 +425,7 @@ def test_unusual_in_a_config_must_be_true_or_false(tmp_path):
 @pytest.mark.parametrize("name", ["../../../elsewhere", "a b", "''"])
 def test_a_config_cannot_name_a_variant_as_no_variant_file_may(tmp_path, name):
     path = tmp_path / "config.yaml"
-    path.write_text(f"variant: {name}\n{OWN}")
+    path.write_text(f"variant: {name}\n{OWN}", encoding="utf-8")
     with pytest.raises(UserError):
         resolve(path)
 
@@ -469,11 +475,11 @@ def test_no_override_fails_otherwise_than_in_words_or_runs_code(override):
 def test_the_config_reads_back_to_the_same_settings(tmp_path, options, overrides):
     chosen = settings(*overrides, **options)
     path = tmp_path / "config.yaml"
-    path.write_text(chosen.to_yaml())
+    path.write_text(chosen.to_yaml(), encoding="utf-8")
     again = resolve(path)
     assert again == chosen
     assert (again.hash, again.to_yaml()) == (chosen.hash, chosen.to_yaml())
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     assert [line.partition(":")[0] for line in lines] == list(Settings.model_fields)
 
 
@@ -487,19 +493,21 @@ def test_the_config_reads_back_to_the_same_settings(tmp_path, options, overrides
 def test_every_number_reads_back_to_the_same_bits(tmp_path_factory, **values):
     chosen = settings().model_copy(update=values)
     path = tmp_path_factory.getbasetemp() / "config.yaml"
-    path.write_text(chosen.to_yaml())
+    path.write_text(chosen.to_yaml(), encoding="utf-8")
     assert resolve(path) == chosen
 
 
 def test_a_users_own_variant_and_protocol_read_back_after_their_files_are_gone(tmp_path):
     variant, protocol = tmp_path / "mine.yaml", tmp_path / "brief.yaml"
-    variant.write_text("lead: [relu]\ntrail: []\nafter_add: [bn]\n")
-    protocol.write_text((configs() / "protocols/quick.yaml").read_text())
+    variant.write_text("lead: [relu]\ntrail: []\nafter_add: [bn]\n", encoding="utf-8")
+    protocol.write_text(
+        (configs() / "protocols/quick.yaml").read_text(encoding="utf-8"), encoding="utf-8"
+    )
     chosen = settings("iterations=9", variant=str(variant), protocol=str(protocol))
     assert (chosen.variant, chosen.protocol) == ("mine", "brief")
     assert (chosen.lead, chosen.trail, chosen.after_add) == (["relu"], [], ["bn"])
     config = tmp_path / "config.yaml"
-    config.write_text(chosen.to_yaml())
+    config.write_text(chosen.to_yaml(), encoding="utf-8")
     variant.unlink()
     protocol.unlink()
     assert resolve(config) == chosen
@@ -508,8 +516,10 @@ def test_a_users_own_variant_and_protocol_read_back_after_their_files_are_gone(t
 
 def test_an_unusual_variant_reads_back(tmp_path):
     variant, config = tmp_path / "bare.yaml", tmp_path / "config.yaml"
-    variant.write_text("lead: []\nbetween: [relu]\ntrail: []\nafter_add: []\nunusual: true\n")
-    config.write_text(settings(variant=str(variant)).to_yaml())
+    variant.write_text(
+        "lead: []\nbetween: [relu]\ntrail: []\nafter_add: []\nunusual: true\n", encoding="utf-8"
+    )
+    config.write_text(settings(variant=str(variant)).to_yaml(), encoding="utf-8")
     variant.unlink()
     assert resolve(config).ordering.unusual
 
@@ -572,7 +582,9 @@ def test_a_network_that_cannot_train_is_refused_but_its_record_can_be_read(tmp_p
 def test_a_record_may_hold_a_setting_that_is_gone(tmp_path):
     base = settings()
     path = tmp_path / "config.yaml"
-    path.write_text(base.to_yaml() + "".join(f"{name}: auto\n" for name in REMOVED))
+    path.write_text(
+        base.to_yaml() + "".join(f"{name}: auto\n" for name in REMOVED), encoding="utf-8"
+    )
     assert resolve(path) == base
     with pytest.raises(UserError, match="unknown setting 'micro_batches'"):
         resolve(overrides=["micro_batches=auto"])
@@ -666,7 +678,10 @@ def test_deviations_are_what_leaves_the_named_protocol():
 
 def test_for_a_protocol_of_ones_own_every_training_setting_beyond_the_defaults_is_listed(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text("iterations: 5\nbatch_size: 8\nbn_batch_size: 8\nschedule: step\nlr: 0.1\n")
+    path.write_text(
+        "iterations: 5\nbatch_size: 8\nbn_batch_size: 8\nschedule: step\nlr: 0.1\n",
+        encoding="utf-8",
+    )
     assert {"iterations", "batch_size", "bn_batch_size", "schedule", "lr"} <= set(
         deviations(settings(protocol=str(path)))
     )

@@ -95,11 +95,11 @@ def test_a_full_disk_leaves_the_old_content_and_nothing_else(tmp_path, monkeypat
 def test_json_is_standard_json(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, {"a": [1, 0.1], "b": None})
-    assert json.loads(path.read_text()) == {"a": [1, 0.1], "b": None}
+    assert json.loads(path.read_text(encoding="utf-8")) == {"a": [1, 0.1], "b": None}
     for number in (math.nan, math.inf, -math.inf):
         with pytest.raises(ValueError, match="not JSON compliant"):
             write_json(path, {"a": number})
-    assert json.loads(path.read_text()) == {"a": [1, 0.1], "b": None}
+    assert json.loads(path.read_text(encoding="utf-8")) == {"a": [1, 0.1], "b": None}
 
 
 def test_the_new_file_of_a_write_has_a_name_of_its_own(tmp_path):

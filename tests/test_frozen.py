@@ -45,7 +45,7 @@ def test_they_are_read_as_what_they_are(old):
     }  # fmt: skip
     assert states["diverged"].diverged
     assert states["begun"].progress.iteration == 6
-    result = json.loads((old / "finished" / "result.json").read_text())
+    result = json.loads((old / "finished" / "result.json").read_text(encoding="utf-8"))
     assert states["finished"].result == result
 
 
@@ -90,7 +90,7 @@ def test_a_begun_one_goes_on_and_ends_with_the_known_weights(warm, old):
     done = warm.run(*train("--out", str(old / "begun")), cwd=old)
     assert done.code == 0, done
     assert "resuming from iteration 6" in done.out
-    known = json.loads((old / END).read_text())
+    known = json.loads((old / END).read_text(encoding="utf-8"))
     found = weights(old / "begun")
     assert found.keys() == known.keys()
     assert found == pytest.approx(known, rel=CLOSE, abs=1e-5)
@@ -101,10 +101,10 @@ def test_a_begun_one_goes_on_and_ends_with_the_known_weights(warm, old):
 
 def bump(name: str) -> Callable[[Path], None]:
     def spoil(run: Path) -> None:
-        text = (run / name).read_text()
+        text = (run / name).read_text(encoding="utf-8")
         raised = text.replace("format 1\n", "format 2\n").replace('"format": 1', '"format": 2')
         assert raised != text
-        (run / name).write_text(raised)
+        (run / name).write_text(raised, encoding="utf-8")
 
     return spoil
 

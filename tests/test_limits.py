@@ -25,16 +25,16 @@ def eight_cores(monkeypatch):
 def tree(root, cgroup, mounts, files):
     """A root with /proc/self/cgroup, /proc/self/mountinfo and the files of cgroups."""
     (root / "proc/self").mkdir(parents=True)
-    (root / "proc/self/cgroup").write_text("\n".join(cgroup) + "\n")
+    (root / "proc/self/cgroup").write_text("\n".join(cgroup) + "\n", encoding="utf-8")
     lines = [
         f"{number} 1 0:{number} {top} {at} rw,nosuid shared:9 - {kind} {kind} {options}"
         for number, (top, at, kind, options) in enumerate(mounts)
     ]
-    (root / "proc/self/mountinfo").write_text("\n".join(lines) + "\n")
+    (root / "proc/self/mountinfo").write_text("\n".join(lines) + "\n", encoding="utf-8")
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
+        path.write_text(text + "\n", encoding="utf-8")
     return root
 
 
@@ -154,7 +154,7 @@ def confined():
             folder = Path("/sys/fs/cgroup", controller, f"resvar-{os.getpid()}")
             folder.mkdir()
             made.append(folder)
-            (folder / limit).write_text(value)
+            (folder / limit).write_text(value, encoding="utf-8")
         yield made
     except OSError as error:
         pytest.skip(f"no cgroup can be made here: {error}")
@@ -170,7 +170,7 @@ def test_a_process_in_real_cgroups(confined):
     environment = {k: v for k, v in os.environ.items() if not k.endswith("NUM_THREADS")}
     found = subprocess.run(
         ["sh", "-c", f'{join} && exec "$@"', "sh", sys.executable, "-c", THREADS],
-        env=environment, capture_output=True, text=True, check=True, timeout=120,
+        env=environment, capture_output=True, encoding="utf-8", check=True, timeout=120,
     )  # fmt: skip
     memory = min(6 * 2**30, available_memory())
     assert found.stdout.split() == ["1", str(memory), "1"]

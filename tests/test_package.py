@@ -27,7 +27,7 @@ def wheel(tmp_path_factory):
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index"]
     built = subprocess.run(
         [*command, "--no-build-isolation", "--wheel-dir", folder, ROOT],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, encoding="utf-8", timeout=120, check=False,
     )  # fmt: skip
     if "No module named pip" in built.stderr:
         pytest.skip("pip is not installed")
@@ -70,7 +70,8 @@ def test_the_wheel_works_alone(wheel, tmp_path):
         "print(*f.shipped('variants'), *f.shipped('protocols'), *f.shipped('sweeps'))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True,
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, encoding="utf-8",
+        check=True,
         env={"PYTHONPATH": str(tmp_path / "unpacked")}, timeout=60,
     )  # fmt: skip
     assert str(tmp_path / "unpacked" / "resvar" / "configs") in done.stdout
@@ -111,7 +112,11 @@ def test_threads_spin_briefly_unless_the_user_says_otherwise(given, wanted):
     code = "import os, sys, resvar\nprint(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
     clean = {key: value for key, value in os.environ.items() if "OMP" not in key}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=clean | given, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=clean | given,
+        capture_output=True,
+        encoding="utf-8",
     )
     assert done.stdout == f"{wanted} False\n", done.stderr
 
@@ -121,5 +126,7 @@ def test_the_lowest_versions_are_the_bounds_of_the_dependencies():
     assert constraints(["a>=1", "torch>=2.4"], without=["torch"]) == ["a==1"]
     with pytest.raises(ValueError, match="name>=version"):
         constraints(["a~=1.0"])
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "dependencies"
+    ]
     assert len(constraints(declared)) == len(declared)

@@ -139,6 +139,6 @@ def test_it_runs_on_the_real_data():
     command = [sys.executable, ROOT / "examples" / "plain.py", "--depth", "8", "--iterations", "2"]
     done = subprocess.run(
         [*command, "--data", default_folder().resolve()],
-        capture_output=True, text=True, check=True, timeout=600,
+        capture_output=True, encoding="utf-8", check=True, timeout=600,
     )  # fmt: skip
     assert "test error" in done.stdout

@@ -251,7 +251,9 @@ def test_a_full_disk(warm, undisturbed, tmp_path, place):
     assert failed.err.startswith("resvar: error: ")
     assert "No space left on device" in failed.err
     assert "Traceback" not in failed.err
-    assert "No space left" in json.loads((out / "failure.json").read_text())["message"]
+    assert (
+        "No space left" in json.loads((out / "failure.json").read_text(encoding="utf-8"))["message"]
+    )
     assert not list(out.glob("*.tmp"))
     finish(warm, out)
     assert not (out / "failure.json").exists()
@@ -264,7 +266,7 @@ def test_a_diverging_run_says_so_and_keeps_its_last_good_checkpoint(warm, tmp_pa
     assert failed.code == 1
     assert "diverged" in failed.err
     assert len(failed.err.splitlines()) == 1
-    assert json.loads((out / "diverged.json").read_text())["loss"] in ("nan", "inf")
+    assert json.loads((out / "diverged.json").read_text(encoding="utf-8"))["loss"] in ("nan", "inf")
     assert not (out / "result.json").exists()
     if (out / "checkpoint.pt").exists():
         model = torch.load(out / "checkpoint.pt", weights_only=True)["state"]["model"]
@@ -287,8 +289,8 @@ def test_no_clock_makes_negative_times(warm, undisturbed, tmp_path):
         assert job.end().code == 130
     assert run(warm, out, RESVAR_TEST_CLOCK="4000").code == 0
     assert not differing(out, undisturbed())
-    result = json.loads((out / "result.json").read_text())
-    with (out / "metrics.csv").open(newline="") as file:
+    result = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    with (out / "metrics.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     seconds = [float(row["seconds"]) for row in rows]
     assert seconds == sorted(seconds)
@@ -344,12 +346,12 @@ def test_a_run_is_repeated_from_its_config_alone(warm, undisturbed, tmp_path):
 def test_fresh_starts_over_and_touches_nothing_else(warm, undisturbed, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(undisturbed(), out)
-    (out / "notes.txt").write_text("mine")
+    (out / "notes.txt").write_text("mine", encoding="utf-8")
     before = contents(out)
     done = run(warm, out, "fp32", "--fresh")
     assert done.code == 0
     assert "going on" not in done.out
-    assert (out / "notes.txt").read_text() == "mine"
+    assert (out / "notes.txt").read_text(encoding="utf-8") == "mine"
     assert contents(out)["result.json"] != before["result.json"]
     assert not differing(out, undisturbed())
 
@@ -360,10 +362,10 @@ def test_what_a_finished_run_leaves(undisturbed):
         "checkpoint.pt", "config.yaml", "environment.json", "metrics.csv", "predictions.npy",
         "progress.json", "result.json", "run.lock",
     ]  # fmt: skip
-    with (out / "metrics.csv").open(newline="") as file:
+    with (out / "metrics.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["iteration"] for row in rows] == ["4", "8", "12", "14"]
-    result = json.loads((out / "result.json").read_text())
+    result = json.loads((out / "result.json").read_text(encoding="utf-8"))
     assert result["test_error"] == float(rows[-1]["test_error"])
     assert result["best_test_error"] == min(float(row["test_error"]) for row in rows)
     assert result["parameters"] == 75_290

@@ -81,7 +81,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone_however_it_ended(tm
     folder = tmp_path / "run"
     assert not is_locked(folder)
     with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, encoding="utf-8"
     ) as other:
         try:
             assert other.stdout.readline() == "held\n"
@@ -96,7 +96,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone_however_it_ended(tm
     assert not is_locked(folder)
     with locked(folder):
         assert is_locked(folder)
-        holder = (folder / "run.lock").read_text()
+        holder = (folder / "run.lock").read_text(encoding="utf-8")
         assert holder == f"process {os.getpid()} on {socket.gethostname()}"
     assert not is_locked(folder)
 
@@ -143,13 +143,13 @@ def test_the_guard_lets_a_new_folder_and_the_same_settings_pass(tmp_path):
     wanted = make_settings()
     guard(tmp_path, wanted)
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / "config.yaml").write_text(wanted.to_yaml())
+    (tmp_path / "config.yaml").write_text(wanted.to_yaml(), encoding="utf-8")
     guard(tmp_path, wanted)
     assert read_settings(tmp_path) == wanted
 
 
 def test_the_guard_names_what_differs(tmp_path):
-    (tmp_path / "config.yaml").write_text(make_settings().to_yaml())
+    (tmp_path / "config.yaml").write_text(make_settings().to_yaml(), encoding="utf-8")
     with pytest.raises(UserError) as caught:
         guard(tmp_path, make_settings("lr=0.2", seed=3))
     sentence = str(caught.value)
@@ -161,7 +161,9 @@ def test_the_guard_names_what_differs(tmp_path):
 
 
 def test_the_guard_keeps_the_precision_of_a_run_where_it_is_left_open(tmp_path):
-    (tmp_path / "config.yaml").write_text(make_settings("precision=bf16").to_yaml())
+    (tmp_path / "config.yaml").write_text(
+        make_settings("precision=bf16").to_yaml(), encoding="utf-8"
+    )
     guard(tmp_path, make_settings("precision=auto"))
     assert read_settings(tmp_path).precision == "bf16"
     with pytest.raises(UserError, match="precision: bf16 → fp32"):
@@ -179,9 +181,9 @@ def test_a_seed_is_read_as_yaml_reads_it(tmp_path, line):
     """Runs of a cell share what is read; whatever line the seed stands on, it means the same."""
     file = tmp_path / "config.yaml"
     text = make_settings(seed=1).to_yaml()
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     assert read_settings(tmp_path).seed == 1
-    file.write_text(text.replace("seed: 1", line))
+    file.write_text(text.replace("seed: 1", line), encoding="utf-8")
     found = []
     for read in (lambda: read_settings(tmp_path), lambda: resolve(config=file)):
         try:
@@ -194,13 +196,13 @@ def test_a_seed_is_read_as_yaml_reads_it(tmp_path, line):
 def test_what_looks_like_a_seed_in_another_value_is_none(tmp_path):
     text = make_settings().to_yaml().replace("seed: 0\n", "")
     quoted = text.replace("protocol: quick", 'protocol: "a\n\nseed: 3\n\nb"')
-    (tmp_path / "config.yaml").write_text(quoted)
+    (tmp_path / "config.yaml").write_text(quoted, encoding="utf-8")
     with pytest.raises(UserError, match="seed: 3"):
         read_settings(tmp_path)
 
 
 def test_a_damaged_config_is_named(tmp_path):
-    (tmp_path / "config.yaml").write_text("variant: [")
+    (tmp_path / "config.yaml").write_text("variant: [", encoding="utf-8")
     with pytest.raises(UserError, match=r"config\.yaml"):
         guard(tmp_path, make_settings())
 
@@ -254,7 +256,7 @@ def test_no_line_of_a_config_costs_more_than_a_sentence(tmp_path, what):
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_metrics_have_the_columns_of_the_design(tmp_path, count):
     write_metrics(tmp_path / "metrics.csv", [make_row()] * count)
-    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    lines = (tmp_path / "metrics.csv").read_text(encoding="utf-8").splitlines()
     assert lines[0] == COLUMNS
     assert len(lines) == 1 + count
 
@@ -262,7 +264,7 @@ def test_metrics_have_the_columns_of_the_design(tmp_path, count):
 def test_held_out_images_add_two_columns_behind(tmp_path):
     row = make_row(holdout_loss=0.25, holdout_error=12.5)
     write_metrics(tmp_path / "metrics.csv", [row])
-    header, line = (tmp_path / "metrics.csv").read_text().splitlines()
+    header, line = (tmp_path / "metrics.csv").read_text(encoding="utf-8").splitlines()
     assert header == COLUMNS + ",holdout_loss,holdout_error"
     assert line.endswith(",0.25,12.5")
     assert line.startswith("1,")
@@ -276,7 +278,7 @@ numbers = st.floats(allow_nan=False, allow_infinity=False)
 def test_the_text_of_the_metrics_holds_every_bit(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "metrics.csv"
     write_metrics(path, [make_row(iteration=i, test_loss=loss, seconds=s) for i, loss, s in rows])
-    header, *lines = path.read_text().splitlines()
+    header, *lines = path.read_text(encoding="utf-8").splitlines()
     at = {name: place for place, name in enumerate(header.split(","))}
     for line, (iteration, loss, seconds) in zip(lines, rows, strict=True):
         cells = line.split(",")
@@ -286,7 +288,7 @@ def test_the_text_of_the_metrics_holds_every_bit(tmp_path_factory, rows):
 
 
 def test_load_run_reads_every_bit_of_the_metrics(tmp_path):
-    (tmp_path / "config.yaml").write_text(make_settings().to_yaml())
+    (tmp_path / "config.yaml").write_text(make_settings().to_yaml(), encoding="utf-8")
     random = np.random.default_rng(0)
     losses = [*random.uniform(0, 3, 500).tolist(), 1 / 3, 0.1 + 0.2, 1e-300]
     rows = [make_row(iteration=i, test_loss=loss) for i, loss in enumerate(losses, start=1)]
@@ -311,7 +313,7 @@ def test_a_finished_run_has_the_files_of_the_design(finished):
         "best_test_error", "train_loss", "train_error", "seconds", "images_per_second", "device",
         "precision", "config_hash", "commit",
     } <= set(result)  # fmt: skip
-    assert json.loads((folder / "result.json").read_text()) == result
+    assert json.loads((folder / "result.json").read_text(encoding="utf-8")) == result
 
 
 def test_load_run_gives_config_metrics_and_result(finished):
@@ -346,7 +348,7 @@ def test_the_model_of_a_run_predicts_what_predictions_npy_holds(finished):
 
 
 def test_an_unfinished_run_can_be_read(tmp_path):
-    (tmp_path / "config.yaml").write_text(make_settings().to_yaml())
+    (tmp_path / "config.yaml").write_text(make_settings().to_yaml(), encoding="utf-8")
     run = load_run(tmp_path)
     assert run.result is None
     assert run.metrics.columns.tolist() == COLUMNS.split(",")
@@ -363,8 +365,8 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "nonsense", '{"a": ' * 100_000])
 def test_a_damaged_result_is_refused_in_words(tmp_path, content):
-    (tmp_path / "config.yaml").write_text(make_settings().to_yaml())
-    (tmp_path / "result.json").write_text(content)
+    (tmp_path / "config.yaml").write_text(make_settings().to_yaml(), encoding="utf-8")
+    (tmp_path / "result.json").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"result\.json: this is damaged"):
         load_run(tmp_path)
 
@@ -373,14 +375,14 @@ def test_a_damaged_result_is_refused_in_words(tmp_path, content):
     "content", [b"", b"\xff\xfe\x00", b"a,b\n1,2,3\n4\n5,6,7,8\n", b'iteration\n"1\n']
 )
 def test_damaged_metrics_are_refused_in_words(tmp_path, content):
-    (tmp_path / "config.yaml").write_text(make_settings().to_yaml())
+    (tmp_path / "config.yaml").write_text(make_settings().to_yaml(), encoding="utf-8")
     (tmp_path / "metrics.csv").write_bytes(content)
     with pytest.raises(UserError, match=r"metrics\.csv"):
         load_run(tmp_path)
 
 
 def test_a_model_whose_checkpoints_are_damaged_is_refused_in_words(tmp_path):
-    (tmp_path / "config.yaml").write_text(make_settings().to_yaml())
+    (tmp_path / "config.yaml").write_text(make_settings().to_yaml(), encoding="utf-8")
     (tmp_path / "checkpoint.pt").write_bytes(b"x" * 100)
     with pytest.raises((UserError, RunError), match=r"checkpoint\.pt is damaged"):
         _ = load_run(tmp_path).model
@@ -388,7 +390,7 @@ def test_a_model_whose_checkpoints_are_damaged_is_refused_in_words(tmp_path):
 
 def test_a_model_of_another_network_is_refused_in_words(tmp_path):
     settings = make_settings()
-    (tmp_path / "config.yaml").write_text(settings.to_yaml())
+    (tmp_path / "config.yaml").write_text(settings.to_yaml(), encoding="utf-8")
     state = {"config_hash": settings.hash, "iteration": 1}
     save(tmp_path, {**state, "model": {"classifier.weight": torch.ones(10, 2)}})
     with pytest.raises(UserError, match="does not hold the network"):
@@ -409,12 +411,15 @@ def test_a_damaged_note_of_where_a_run_was_made_is_one_sentence(tmp_path, monkey
 
     result = go_on()
     (out / "result.json").unlink()
-    (out / "environment.json").write_text(content)
+    (out / "environment.json").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"environment\.json: this is damaged.* remove the file"):
         go_on()
     (out / "environment.json").unlink()
     assert go_on()["test_error"] == result["test_error"]
-    assert json.loads((out / "environment.json").read_text())["torch"] == torch.__version__
+    assert (
+        json.loads((out / "environment.json").read_text(encoding="utf-8"))["torch"]
+        == torch.__version__
+    )
 
 
 # --- failures ------------------------------------------------------------------------------------
@@ -422,5 +427,5 @@ def test_a_damaged_note_of_where_a_run_was_made_is_one_sentence(tmp_path, monkey
 
 def test_a_failure_is_read_as_json_with_its_format(tmp_path):
     write_failure(tmp_path / "new", "the disk is full")
-    found = json.loads((tmp_path / "new" / "failure.json").read_text())
+    found = json.loads((tmp_path / "new" / "failure.json").read_text(encoding="utf-8"))
     assert found == {"format": 1, "message": "the disk is full"}

@@ -45,7 +45,7 @@ def test_the_simulation_is_the_one_that_is_printed(tmp_path):
 
 def called(arguments, folder):
     return subprocess.run(
-        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=True
+        [sys.executable, *arguments], cwd=folder, capture_output=True, encoding="utf-8", check=True
     ).stdout
 
 

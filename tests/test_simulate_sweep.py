@@ -164,7 +164,7 @@ def call(*arguments):
     return subprocess.run(
         [sys.executable, str(SCRIPT), *map(str, arguments)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
 
@@ -178,7 +178,7 @@ def test_the_same_seed_gives_the_same_tables_and_figure(tmp_path):
     assert (tmp_path / "a" / "sweep.svg").read_bytes() == (
         tmp_path / "b" / "sweep.svg"
     ).read_bytes()
-    assert "mathdefault" not in (tmp_path / "a" / "sweep.svg").read_text()
+    assert "mathdefault" not in (tmp_path / "a" / "sweep.svg").read_text(encoding="utf-8")
     for words in ("40 runs", "On 100 devices", "Interrupted every 2.0 h", "1,000"):
         assert words in done.stdout
 

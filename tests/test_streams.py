@@ -198,13 +198,13 @@ def test_the_product_of_a_command_is_utf_8_off_the_terminal(encoding, tmp_path):
 def broken(kind: str) -> io.TextIOBase:
     """A stream whose writes fail."""
     if kind == "full":
-        return Path("/dev/full").open("w")
+        return Path("/dev/full").open("w", encoding="utf-8")
     if kind == "closed":
-        with Path(os.devnull).open("w") as stream:
+        with Path(os.devnull).open("w", encoding="utf-8") as stream:
             return stream
     reader, writer = os.pipe()
     os.close(reader)
-    return os.fdopen(writer, "w")
+    return os.fdopen(writer, "w", encoding="utf-8")
 
 
 @LINUX
@@ -310,7 +310,7 @@ def test_closed_descriptors_are_never_those_of_files(resvar, tmp_path, closed):
 
     assert run(*train("--out", "run")) == 0
     assert (tmp_path / "run" / "result.json").exists()
-    assert "full-preact" not in (tmp_path / "run" / "run.lock").read_text()
+    assert "full-preact" not in (tmp_path / "run" / "run.lock").read_text(encoding="utf-8")
     assert run(*train("--out", "run")) == 0
     assert run("show") == 0
     assert run("nonsense") == 2
@@ -365,7 +365,7 @@ def test_a_signal_stops_a_command_unless_it_was_ignored_at_the_start(resvar, tmp
         command = f"trap '' {name[3:]}; exec {sys.executable} -m resvar status --watch --interval 1"
         ignoring = subprocess.Popen(
             ["sh", "-c", command], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
-            text=True,
+            encoding="utf-8",
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         assert ignoring.stdout is not None
@@ -396,7 +396,8 @@ def test_a_signal_stops_a_command_unless_it_was_ignored_at_the_start(resvar, tmp
 )  # fmt: skip
 def test_ctrl_c_at_the_ends_of_a_process_leaves_no_traceback(program, code, said):
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys\n{program}"], cwd=ROOT, capture_output=True, text=True,
+        [sys.executable, "-c", f"import sys\n{program}"], cwd=ROOT, capture_output=True,
+        encoding="utf-8",
         timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (code, said)

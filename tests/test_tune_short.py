@@ -41,7 +41,9 @@ def test_the_records_are_those_of_the_commands(name):
 
 def test_short_is_the_best_on_images_held_out():
     errors = {
-        name: json.loads((RECORDS / name / "result.json").read_text())["holdout_error"]
+        name: json.loads((RECORDS / name / "result.json").read_text(encoding="utf-8"))[
+            "holdout_error"
+        ]
         for name in SEARCH
     }
     best = read_settings(RECORDS / min(errors, key=errors.__getitem__))
@@ -54,5 +56,5 @@ def test_short_is_the_best_on_images_held_out():
 def test_the_predictions_that_came_back_from_the_gpu_give_what_its_log_says():
     folder = ROOT / "docs" / "runs" / "short-gpu"
     wrong = np.load(folder / "predictions.npy") != cifar10_labels()
-    log = (folder / "full-preact-110-seed-0.log").read_text()
+    log = (folder / "full-preact-110-seed-0.log").read_text(encoding="utf-8")
     assert f"test error {100 * wrong.mean():.2f} %" in log.splitlines()[-1]

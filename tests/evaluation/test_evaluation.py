@@ -139,7 +139,7 @@ def copy(finished, tmp_path):
 
 def test_the_findings_are_the_runs_own(finished):
     found = examine(open_trained(finished.run), finished.data, CPU)
-    rows = (finished.run / "metrics.csv").read_text().splitlines()
+    rows = (finished.run / "metrics.csv").read_text(encoding="utf-8").splitlines()
     last = dict(zip(rows[0].split(","), rows[-1].split(","), strict=True))
     assert found["test_error"] == finished.result["test_error"]
     assert found["test_loss"] == float(last["test_loss"])
@@ -232,9 +232,9 @@ def test_the_table_and_the_file(finished, capsys, tmp_path):
     evaluate_source(finished.run, finished.data, "cpu", "table", tmp_path / "x.txt")
     assert f"Test error {error} %" in (tmp_path / "x.txt").read_text(encoding="utf-8")
     evaluate_source(finished.run, finished.data, "cpu", "json", tmp_path / "x.json")
-    assert json.loads((tmp_path / "x.json").read_text())["test_error"] == pytest.approx(
-        finished.result["test_error"]
-    )
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))[
+        "test_error"
+    ] == pytest.approx(finished.result["test_error"])
 
 
 def test_many_classes_are_shown_by_the_worst(finished):

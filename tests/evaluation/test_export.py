@@ -38,7 +38,7 @@ after_add: []
 def made(tmp_path_factory):
     """Finished runs on tiny data: ResNet-8 in an ordering of one's own, and V1's ResNet-18."""
     folder = tmp_path_factory.mktemp("export")
-    (folder / "mine.yaml").write_text(OWN)
+    (folder / "mine.yaml").write_text(OWN, encoding="utf-8")
     dataset = make_cifar(folder / "data", train=60, test=30)
     results = {}
     with pytest.MonkeyPatch.context() as patch:
@@ -153,10 +153,10 @@ def test_onnx_runs_on_the_runs_images(runs, capsys):
 
 
 def test_a_file_that_is_there_is_replaced_only_with_force(runs, capsys):
-    Path("x.safetensors").write_text("precious")
+    Path("x.safetensors").write_text("precious", encoding="utf-8")
     small = runs.folder / "small"
     refused(capsys, "--force", "export", small, "--out", "x.safetensors")
-    assert Path("x.safetensors").read_text() == "precious"
+    assert Path("x.safetensors").read_text(encoding="utf-8") == "precious"
     assert command(capsys, "export", small, "--out", "x.safetensors", "--force").code == 0
     assert resvar.load_model("x.safetensors").ordering.name == "mine"
     assert [path.name for path in Path().iterdir()] == ["x.safetensors"]
@@ -164,10 +164,10 @@ def test_a_file_that_is_there_is_replaced_only_with_force(runs, capsys):
 
 def test_an_unfinished_run_is_said_to_be_one(runs, capsys, tmp_path):
     shutil.copytree(runs.folder / "small", tmp_path / "run")
-    config = (tmp_path / "run" / "config.yaml").read_text()
+    config = (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")
     settings = resolve(tmp_path / "run" / "config.yaml", overrides=["iterations=9"])
     (tmp_path / "run" / "config.yaml").write_text(
-        config.replace("iterations: 4\n", "iterations: 9\n", 1)
+        config.replace("iterations: 4\n", "iterations: 9\n", 1), encoding="utf-8"
     )
     from resvar.training import checkpoint
 

@@ -125,7 +125,7 @@ def test_out_writes_the_unit_that_is_shown(tmp_path, capsys):
         capsys, "--variant", "original,full-preact", "--depth", "164", "--out", str(out)
     )
     assert printed.endswith(f"Wrote {out}\n")
-    assert read_svg(out.read_text()) == [
+    assert read_svg(out.read_text(encoding="utf-8")) == [
         (*boxes(name, "bottleneck"), name) for name in ("original", "full-preact")
     ]
 
@@ -221,7 +221,9 @@ def test_with_options_it_only_answers(capsys):
 
 def test_the_lessons_commands_work(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.yaml").write_text("lead: [bn, relu]\ntrail: []\nafter_add: []\n")
+    (tmp_path / "mine.yaml").write_text(
+        "lead: [bn, relu]\ntrail: []\nafter_add: []\n", encoding="utf-8"
+    )
     for command, _ in module.LESSON_NEXT:
         assert shown(capsys, *command.split()[2:])
 
@@ -265,7 +267,7 @@ def test_several_orderings_stand_in_one_table(capsys):
 def test_an_ordering_of_ones_own(capsys, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("name: relu-twice\nlead: [relu]\ntrail: [bn, relu]\nafter_add: []\n"
-                    "unusual: true\n")  # fmt: skip
+                    "unusual: true\n", encoding="utf-8")  # fmt: skip
     described = json.loads(shown(capsys, "--variant", str(path), "--format", "json"))
     assert described["variant"] == "relu-twice"
     assert described["ordering"]["trail"] == ["bn", "relu"]
@@ -469,9 +471,9 @@ def test_wrong_input_is_one_sentence_and_exit_2(
 
 def test_an_existing_figure_survives_a_wrong_network(capsys, tmp_path):
     out = tmp_path / "unit.svg"
-    out.write_text("mine")
+    out.write_text("mine", encoding="utf-8")
     refused(capsys, "--depth", "21", "--out", str(out))
-    assert out.read_text() == "mine"
+    assert out.read_text(encoding="utf-8") == "mine"
 
 
 def test_it_does_not_wait_for_torch():

@@ -30,7 +30,7 @@ def test_the_suffix_says_the_format(tmp_path):
     ],
 )
 def test_a_wrong_out_is_refused(name, to, message, tmp_path):
-    (tmp_path / "here.onnx").write_text("precious")
+    (tmp_path / "here.onnx").write_text("precious", encoding="utf-8")
     (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(UserError, match=message):
         choose_format(tmp_path / name, to)

@@ -37,7 +37,7 @@ unusual: true
 @pytest.mark.parametrize("variant", [*known_variants(), "own"])
 def test_every_ordering_comes_back_from_safetensors(variant, tmp_path):
     if variant == "own":
-        (tmp_path / "twice.yaml").write_text(SIXTH)
+        (tmp_path / "twice.yaml").write_text(SIXTH, encoding="utf-8")
         variant = str(tmp_path / "twice.yaml")
     network = trained(variant, num_classes=7)
     network(torch.randn(2, 3, 32, 32)).sum().backward()  # gradients do not matter

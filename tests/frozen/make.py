@@ -56,7 +56,7 @@ def main(target: Path) -> None:
         pack(here / "begun" / CHECKPOINT, target / "begun")
         assert run(here / "begun") == 0
         end = json.dumps(weights(here / "begun"), indent=2) + "\n"
-        (target / END).write_text(end)
+        (target / END).write_text(end, encoding="utf-8")
 
 
 def add_the_rest(commands: Commands, begun: Path, target: Path) -> None:

@@ -57,7 +57,8 @@ case "$1" in --version) echo "a compiler 1.0"; exit 0;; esac
 sleep 1
 while [ "$1" != "-o" ]; do shift; done
 cp {library} "$2"
-"""
+""",
+        encoding="utf-8",
     )
     script.chmod(0o755)
     return script
@@ -66,7 +67,7 @@ cp {library} "$2"
 def start(compiler, tmp_path, cache="cache", **more):
     env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / cache), "CXX": str(compiler), **more}
     return subprocess.Popen(
-        [sys.executable, "-c", LOAD], env=env, text=True,
+        [sys.executable, "-c", LOAD], env=env, encoding="utf-8",
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -79,7 +80,7 @@ def test_two_that_come_at_once_build_once_and_a_third_not_at_all(compiler, tmp_p
     assert sorted("Building" in out for out, _ in said) == [False, True]
     third = start(compiler, tmp_path)
     assert "Building" not in third.communicate(timeout=PATIENCE)[0]
-    calls = (tmp_path / "calls.txt").read_text().splitlines()
+    calls = (tmp_path / "calls.txt").read_text(encoding="utf-8").splitlines()
     built = [line for line in calls if line != "--version"]
     assert [(" -c " in line, "-shared" in line) for line in built] == [(True, False), (False, True)]
     kept = sorted(path.suffix for path in (tmp_path / "cache" / "resvar").iterdir())
@@ -89,7 +90,8 @@ def test_two_that_come_at_once_build_once_and_a_third_not_at_all(compiler, tmp_p
 def test_a_compiler_that_fails_leaves_nothing_and_says_why(tmp_path):
     script = tmp_path / "compiler"
     script.write_text(
-        "#!/bin/sh\n[ $1 = --version ] || { echo 'x.cpp:1: error: no way' >&2; exit 1; }\n"
+        "#!/bin/sh\n[ $1 = --version ] || { echo 'x.cpp:1: error: no way' >&2; exit 1; }\n",
+        encoding="utf-8",
     )
     script.chmod(0o755)
     process = start(script, tmp_path)
@@ -108,7 +110,8 @@ def test_what_a_compiler_makes_is_tried_before_it_is_kept(library, tmp_path, mad
     script = tmp_path / "compiler"
     script.write_text(
         '#!/bin/sh\n[ $1 = --version ] && exit\nwhile [ "$1" != "-o" ]; do shift; done\n'
-        + made.format(library=library) + ' "$2"\n'
+        + made.format(library=library) + ' "$2"\n',
+        encoding="utf-8",
     )  # fmt: skip
     script.chmod(0o755)
     process = start(script, tmp_path)
@@ -139,12 +142,13 @@ def test_a_compiler_ends_with_the_process_that_started_it(tmp_path):
     script.write_text(
         "#!/bin/sh\n[ $1 = --version ] && exit\n"
         f"sleep 600 & echo $! > {tmp_path}/child.new; mv {tmp_path}/child.new {tmp_path}/child\n"
-        "wait\n"
+        "wait\n",
+        encoding="utf-8",
     )
     script.chmod(0o755)
     process = start(script, tmp_path, RESVAR_TEST_MARK=str(tmp_path))
     assert wait_for((tmp_path / "child").exists)
-    child = int((tmp_path / "child").read_text())
+    child = int((tmp_path / "child").read_text(encoding="utf-8"))
     assert child in everyone(str(tmp_path))
     process.kill()
     process.communicate(timeout=PATIENCE)
@@ -162,7 +166,8 @@ def test_it_needs_no_locale_and_no_ascii(compiler, tmp_path):
 def test_a_message_in_another_encoding_is_a_reason_too(tmp_path):
     script = tmp_path / "compiler"
     script.write_text(
-        "#!/bin/sh\n[ $1 = --version ] || { printf 'error: caf\\351\\n' >&2; exit 1; }\n"
+        "#!/bin/sh\n[ $1 = --version ] || { printf 'error: caf\\351\\n' >&2; exit 1; }\n",
+        encoding="utf-8",
     )
     script.chmod(0o755)
     _, said = start(script, tmp_path, PYTHONIOENCODING="utf-8").communicate(timeout=PATIENCE)
@@ -206,7 +211,7 @@ def test_without_a_compiler_it_says_so(tmp_path):
 
 
 def test_a_cache_that_cannot_be_written_is_a_reason_too(compiler, tmp_path):
-    (tmp_path / "cache").write_text("a file where the folder should be")
+    (tmp_path / "cache").write_text("a file where the folder should be", encoding="utf-8")
     _, said = start(compiler, tmp_path).communicate(timeout=PATIENCE)
     assert said.startswith("refused: they cannot be built or loaded here (")
 
@@ -220,7 +225,7 @@ def test_the_key_changes_with_source_torch_and_flags(monkeypatch, tmp_path):
     monkeypatch.setattr(build.torch, "__version__", "0.0")
     keys.append(build._key(compiler))
     other = tmp_path / "fused.cpp"
-    other.write_text("// another")
+    other.write_text("// another", encoding="utf-8")
     monkeypatch.setattr(build, "SOURCE", other)
     keys.append(build._key(compiler))
     assert len(set(keys)) == 4
@@ -231,7 +236,7 @@ def test_it_brings_no_second_openmp_runtime():
     """The only one mapped into a process that has used it is the one that torch brings."""
     script = LOAD + "print(*{l.split()[-1] for l in open('/proc/self/maps') if 'omp' in l})"
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE
+        [sys.executable, "-c", script], capture_output=True, encoding="utf-8", timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     runtimes = [name for name in done.stdout.split() if "libgomp" in name or "libomp" in name]
@@ -268,7 +273,10 @@ for kernel in (1, 3):
 def test_built_for_a_simpler_processor_it_computes_the_same(without):
     """The code paths of a processor without an instruction that this one may have."""
     done = subprocess.run(
-        [sys.executable, "-c", SIMPLER, without], capture_output=True, text=True, timeout=PATIENCE
+        [sys.executable, "-c", SIMPLER, without],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     differences = [float(line) for line in done.stdout.split()]

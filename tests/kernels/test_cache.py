@@ -171,7 +171,7 @@ def test_the_second_waits_and_says_so(folder, monkeypatch):
     import fcntl
 
     monkeypatch.setattr(cache, "SILENT_WAIT", 0.1)
-    with (folder / "build.lock").open("a") as first:
+    with (folder / "build.lock").open("a", encoding="utf-8") as first:
         fcntl.flock(first, fcntl.LOCK_EX)
         said: list[str] = []
 

@@ -44,7 +44,7 @@ def at_any_size(test):
 
 
 def has_amx():
-    return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+    return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
 
 
 def weights_gradients(shape, ops, dtype):

@@ -124,7 +124,7 @@ def soak(
         run = folder / "paper" / "original-8" / f"seed-{seed}"
         if not (run / "result.json").exists():
             problems.append(f"{run} is not finished")
-        elif (run / "log.txt").read_text().count("Finished") != 1:
+        elif (run / "log.txt").read_text(encoding="utf-8").count("Finished") != 1:
             problems.append(f"{run} was not done exactly once")
     soaked = Soaked(tuple(samples), tuple(problems), time.monotonic() - begun)
     return Soaked(soaked.samples, (*problems, *grown(soaked)), soaked.seconds)
@@ -134,12 +134,12 @@ def look(pid: int, done: int) -> Sample:
     """Raises OSError if the process is gone, or has ended and holds no memory any more."""
     status = dict(
         line.split(":\t", 1)
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
         if ":\t" in line
     )
     if "VmRSS" not in status:
         raise ProcessLookupError(f"process {pid} has ended")
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
     return Sample(
         done=done,
         memory=1024 * int(status["VmRSS"].split()[0]),

@@ -43,7 +43,9 @@ PLACES = ("lead", "trail", "after_add")
 
 def write(path, **values):
     values = {"lead": "[]", "trail": "[bn]", "after_add": "[relu]"} | values
-    path.write_text("".join(f"{key}: {value}\n" for key, value in values.items() if value))
+    path.write_text(
+        "".join(f"{key}: {value}\n" for key, value in values.items() if value), encoding="utf-8"
+    )
     return path
 
 
@@ -78,7 +80,9 @@ def test_a_projection_has_bn_where_the_trail_begins_with_it(variant):
 @pytest.mark.parametrize("variant", FIGURE_4)
 def test_each_shipped_file_says_which_figure_it_is(variant):
     letter = "abcde"[list(FIGURE_4).index(variant)]
-    assert f"figure: 4({letter})" in (configs() / "variants" / f"{variant}.yaml").read_text()
+    assert f"figure: 4({letter})" in (configs() / "variants" / f"{variant}.yaml").read_text(
+        encoding="utf-8"
+    )
 
 
 # --- the rule -------------------------------------------------------------------------------------
@@ -196,7 +200,9 @@ def test_a_file_may_name_itself_and_say_between(tmp_path):
 
 def test_a_copy_of_a_shipped_file_keeps_its_name(tmp_path):
     copy = tmp_path / "original.yaml"
-    copy.write_text((configs() / "variants/original.yaml").read_text())
+    copy.write_text(
+        (configs() / "variants/original.yaml").read_text(encoding="utf-8"), encoding="utf-8"
+    )
     assert read_ordering(copy) == find_ordering("original")
 
 

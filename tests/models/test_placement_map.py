@@ -65,7 +65,9 @@ def test_a_cell_holds_bn_and_relu_where_its_name_says(at):
 
 @pytest.mark.parametrize("name", UNPUBLISHED)
 def test_an_unpublished_file_says_so(name):
-    comment = (configs() / "variants" / f"{name}.yaml").read_text().split("name:")[0]
+    comment = (
+        (configs() / "variants" / f"{name}.yaml").read_text(encoding="utf-8").split("name:")[0]
+    )
     assert "nobody published" in comment
     assert "figure" not in read_yaml(configs() / "variants" / f"{name}.yaml")
 
@@ -132,10 +134,10 @@ def test_a_misspelled_place_is_met_with_the_nearest(name, nearest):
 
 def test_a_file_may_not_take_the_name_of_a_place_for_another_ordering(tmp_path):
     path = tmp_path / "bn-trail-relu-after-add.yaml"
-    path.write_text("lead: [bn, relu]\ntrail: []\nafter_add: []\n")
+    path.write_text("lead: [bn, relu]\ntrail: []\nafter_add: []\n", encoding="utf-8")
     with pytest.raises(UserError, match="'bn-trail-relu-after-add' belongs to a shipped ordering"):
         find_ordering(str(path))
-    path.write_text("lead: []\ntrail: [bn]\nafter_add: [relu]\n")
+    path.write_text("lead: []\ntrail: [bn]\nafter_add: [relu]\n", encoding="utf-8")
     assert read_ordering(path) == find_ordering("original")
 
 
@@ -143,10 +145,14 @@ def test_settings_may_not_call_another_ordering_by_a_place(tmp_path):
     config = tmp_path / "config.yaml"
     settings = resolve(options={"variant": "full-preact", "depth": 8, "protocol": "quick"})
     text = settings.to_yaml()
-    config.write_text(text.replace("variant: full-preact", "variant: bn-trail-relu-trail"))
+    config.write_text(
+        text.replace("variant: full-preact", "variant: bn-trail-relu-trail"), encoding="utf-8"
+    )
     with pytest.raises(UserError, match="is not the ordering 'bn-trail-relu-trail'"):
         resolve(config)
-    config.write_text(text.replace("variant: full-preact", "variant: bn-lead-relu-lead"))
+    config.write_text(
+        text.replace("variant: full-preact", "variant: bn-lead-relu-lead"), encoding="utf-8"
+    )
     assert resolve(config) == settings
 
 
@@ -216,7 +222,7 @@ def test_all_nine_train(tmp_path, monkeypatch):
             out=folder,
             device="cpu",
         )
-        lines = (folder / "metrics.csv").read_text().splitlines()
+        lines = (folder / "metrics.csv").read_text(encoding="utf-8").splitlines()
         column = lines[0].split(",").index("train_loss")
         losses[name] = [float(line.split(",")[column]) for line in lines[1:]]
         assert result["variant"] == name

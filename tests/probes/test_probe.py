@@ -44,7 +44,7 @@ def test_a_run_is_probed_at_every_moment_and_nothing_else_in_it_changes(warm, ru
     for words in ("at initialisation", "after 5 of 14 iterations", "after 14 iterations",
                   "test error without the unit", "identity-backward", "holds"):  # fmt: skip
         assert words in done.out
-    saved = json.loads((run / "probe.json").read_text())
+    saved = json.loads((run / "probe.json").read_text(encoding="utf-8"))
     assert [moment["iteration"] for moment in saved["moments"]] == [0, 5, 14]
     assert [moment["deletion"] is None for moment in saved["moments"]] == [True, True, False]
     drawn = {path.name for path in (run.parent / "figures").iterdir()}
@@ -57,7 +57,9 @@ def test_the_network_itself_is_what_was_trained(warm, run):
         out = run.parent / f"{moment}.json"
         done = probe(warm, run.parent, "run", "--at", moment, "--format", "json", "--out", out)
         assert done.code == 0, done.err
-    one, other = (json.loads((run.parent / f"{m}.json").read_text()) for m in ("init", "0"))
+    one, other = (
+        json.loads((run.parent / f"{m}.json").read_text(encoding="utf-8")) for m in ("init", "0")
+    )
     assert one["probes"][0]["moments"] == other["probes"][0]["moments"]
 
 
@@ -87,7 +89,7 @@ def test_orderings_at_initialisation_are_compared_without_a_run(warm, tmp_path):
     done = probe(warm, tmp_path, "--depth", 8, "--variant", "original,bn-lead-relu-trail",
                  "--format", "markdown", "--out", "page.md")  # fmt: skip
     assert done.code == 0, done.err
-    assert "bn-lead-relu-trail-8" in (tmp_path / "page.md").read_text()
+    assert "bn-lead-relu-trail-8" in (tmp_path / "page.md").read_text(encoding="utf-8")
 
 
 def test_a_run_without_a_checkpoint_is_probed_at_its_beginning(warm, run):
@@ -97,7 +99,7 @@ def test_a_run_without_a_checkpoint_is_probed_at_its_beginning(warm, run):
     done = probe(warm, run.parent, "run")
     assert done.code == 0, done.err
     assert "only the earlier moments" in done.err
-    assert len(json.loads((run / "probe.json").read_text())["moments"]) == 1
+    assert len(json.loads((run / "probe.json").read_text(encoding="utf-8"))["moments"]) == 1
 
 
 WRONG = (

@@ -109,7 +109,7 @@ def test_the_figures_are_whole_and_the_same_every_time(tmp_path):
             assert "ResNet-20" in words
         else:
             assert data.startswith(b"\x89PNG")
-    signal = (tmp_path / "one" / "signal-20-iteration-0.svg").read_text()
+    signal = (tmp_path / "one" / "signal-20-iteration-0.svg").read_text(encoding="utf-8")
     for variant in PAPER_ORDER:
         assert variant in signal
     assert "matplotlib.pyplot" not in sys.modules  # no figures of the process at large
@@ -174,7 +174,7 @@ def test_the_section_has_verdicts_and_figures_with_ids_of_their_own(tmp_path):
 def test_the_page_holds_the_section(tmp_path):
     runs(tmp_path)
     write_report([tmp_path], "html", tmp_path / "page.html", sections=saved_probe_sections)
-    page = (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert SECTION_TITLE in page
     (section,) = saved_probe_sections(read_records([tmp_path]))
     assert len(section.pictures) == 5
@@ -188,7 +188,7 @@ def test_without_probes_there_is_no_section(tmp_path):
 
 def test_a_damaged_or_foreign_probe_is_named_and_spoils_nothing(tmp_path):
     first, second = runs(tmp_path)
-    (first / "probe.json").write_text("{")
+    (first / "probe.json").write_text("{", encoding="utf-8")
     foreign = make_probe("full-preact", seed=1)
     write_probe(second, foreign)
     (section,) = saved_probe_sections(read_records([tmp_path]))
@@ -225,9 +225,9 @@ def test_a_probe_reads_back(tmp_path):
 def test_a_damaged_probe_is_refused_with_its_name_and_the_mend(tmp_path, old, new):
     write_probe(tmp_path, make_probe())
     path = tmp_path / "probe.json"
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert old in text
-    path.write_text(text.replace(old, new, 1))
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(UserError, match=r"probe\.json: this is damaged .*resvar probe"):
         read_probe(tmp_path)
 
@@ -235,7 +235,9 @@ def test_a_damaged_probe_is_refused_with_its_name_and_the_mend(tmp_path, old, ne
 def test_a_probe_of_a_later_version_is_not_called_damaged(tmp_path):
     write_probe(tmp_path, make_probe())
     path = tmp_path / "probe.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2', 1))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace('"format": 1', '"format": 2', 1), encoding="utf-8"
+    )
     with pytest.raises(UserError, match=r"its format is 2 .*update resvar") as caught:
         read_probe(tmp_path)
     assert "damaged" not in str(caught.value)

@@ -11,7 +11,7 @@ HEADER = "iteration,train_loss,train_error,test_error\n"
 
 def write_metrics(folder, *rows):
     lines = (",".join(map(str, row)) + "\n" for row in rows)
-    (folder / "metrics.csv").write_text(HEADER + "".join(lines))
+    (folder / "metrics.csv").write_text(HEADER + "".join(lines), encoding="utf-8")
 
 
 def test_runs_are_grouped_and_their_evaluations_read(tmp_path):
@@ -46,5 +46,5 @@ def test_of_two_runs_with_the_same_seed_one_counts(tmp_path):
 
 def test_a_damaged_run_does_not_count(tmp_path):
     folder = write_run(tmp_path, "original", 20)
-    (folder / "metrics.csv").write_text("iteration\n1\n2,3,4\n")
+    (folder / "metrics.csv").write_text("iteration\n1\n2,3,4\n", encoding="utf-8")
     assert read_run_groups(read_records([tmp_path])) == []

@@ -46,7 +46,7 @@ def write_curved(
     test_error = more.pop("test_error")
     folder = write_run(root, variant, depth, seed, test_error, protocol, overrides, **more)
     write_metrics(folder / METRICS, rows(errors))
-    (folder / ENVIRONMENT).write_text(json.dumps(environment or ENVIRONMENT_A))
+    (folder / ENVIRONMENT).write_text(json.dumps(environment or ENVIRONMENT_A), encoding="utf-8")
     return folder
 
 

@@ -46,17 +46,17 @@ def write_run(
     settings = make_settings(variant, depth, seed, protocol, overrides)
     folder = folder or root / settings.directory
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(settings.to_yaml())
+    (folder / CONFIG).write_text(settings.to_yaml(), encoding="utf-8")
     if test_error is not None:
         result = make_result(settings, test_error) | dict(changes or {})
         kept = {key: value for key, value in result.items() if value is not ...}
-        (folder / RESULT).write_text(json.dumps(kept, indent=2))
+        (folder / RESULT).write_text(json.dumps(kept, indent=2), encoding="utf-8")
     if progress is not None:
-        (folder / PROGRESS).write_text(json.dumps(progress))
+        (folder / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
     if failure is not None:
-        (folder / FAILURE).write_text(json.dumps(failure))
+        (folder / FAILURE).write_text(json.dumps(failure), encoding="utf-8")
     if diverged is not None:
-        (folder / DIVERGED).write_text(json.dumps(diverged))
+        (folder / DIVERGED).write_text(json.dumps(diverged), encoding="utf-8")
     return folder
 
 

@@ -83,7 +83,7 @@ def look(chromium):
 def write_page(root, name="report.html", **page):
     out = root / name
     page = {"out": out, "folders": (root,)} | page
-    out.write_text(render_html(build(read_records([root])), Page(**page)))
+    out.write_text(render_html(build(read_records([root])), Page(**page)), encoding="utf-8")
     return out
 
 
@@ -94,7 +94,7 @@ def rich(tmp_path_factory):
     write_rich(root / "runs")
     write_curved(root / "runs", "original")
     write_curved(root / "runs", "full-preact", seed=1, test_error=None, progress=how_far(12))
-    (write_run(root / "runs", "bn-after-add") / RESULT).write_text("{")
+    (write_run(root / "runs", "bn-after-add") / RESULT).write_text("{", encoding="utf-8")
     svg = (
         '<svg xmlns="http://www.w3.org/2000/svg" width="900" height="90"><style>*{fill:red}</style>'
     )

@@ -63,7 +63,7 @@ GOOD = "iteration,train_loss,test_error\n1,0.5,50.0\n"
 )
 def test_what_makes_no_sense_is_said_with_its_line(tmp_path, text, reason):
     path = tmp_path / METRICS
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as caught:
         read_metrics(tmp_path)
     assert str(path) in str(caught.value)
@@ -151,7 +151,9 @@ def test_a_page_has_so_many_points_however_many_cells(tmp_path):
 
 def test_many_variants_differ_in_colour_or_shape(tmp_path):
     for name in (f"mine-{number:02d}" for number in range(20)):
-        (tmp_path / f"{name}.yaml").write_text("lead: [relu, bn]\ntrail: []\nafter_add: []\n")
+        (tmp_path / f"{name}.yaml").write_text(
+            "lead: [relu, bn]\ntrail: []\nafter_add: []\n", encoding="utf-8"
+        )
         write_curved(tmp_path / "runs", str(tmp_path / f"{name}.yaml"))
     (group,) = build(read_records([tmp_path / "runs"])).groups
     (chart,) = charts(group, "group-1", 100)

@@ -60,8 +60,8 @@ def grow(path):
 
 def change(**values):
     def apply(path):
-        held = json.loads(path.read_text()) | values
-        path.write_text(json.dumps(held))
+        held = json.loads(path.read_text(encoding="utf-8")) | values
+        path.write_text(json.dumps(held), encoding="utf-8")
 
     return apply
 
@@ -154,7 +154,9 @@ def test_status_tells_no_strange_times_of_a_run_at_work(tmp_path, values, capsys
 def test_status_prints_what_a_file_says_as_text(tmp_path, text, capsys):
     """Nothing in it is markup, moves the cursor, or cannot be printed."""
     folder = write_curved(tmp_path, test_error=None, failure={"message": text})
-    (folder.parent / f"x{MANIFEST}").write_text(json.dumps({"format": 1, "runs": [f"a{text}"]}))
+    (folder.parent / f"x{MANIFEST}").write_text(
+        json.dumps({"format": 1, "runs": [f"a{text}"]}), encoding="utf-8"
+    )
     assert run_command(["status", str(folder.parent)]) == 0
     out = capsys.readouterr().out
     shown = text if text.isprintable() else text.encode("unicode_escape").decode()
@@ -186,7 +188,7 @@ def test_a_run_may_be_called_anything(tmp_path, name, warm):
 def test_a_damaged_list_of_a_sweep_is_one_sentence(tmp_path, runs, capsys):
     write_curved(tmp_path)
     path = tmp_path / f"x{MANIFEST}"
-    path.write_text(json.dumps({"format": 1, "runs": runs}))
+    path.write_text(json.dumps({"format": 1, "runs": runs}), encoding="utf-8")
     assert run_command(["status", str(tmp_path)]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"resvar: error: {path}: this is damaged: 'runs' is no list")

@@ -45,7 +45,7 @@ def test_files_hold_the_same_bytes_every_time(tmp_path, capsys):
         data = (tmp_path / "one" / f"{name}.{suffix}").read_bytes()
         assert saved(picture, suffix) == data
     for name in names:
-        svg = (tmp_path / "one" / f"paper-{name}.svg").read_text()
+        svg = (tmp_path / "one" / f"paper-{name}.svg").read_text(encoding="utf-8")
         assert "protocol paper" in " ".join(ElementTree.fromstring(svg).itertext())
     said = capsys.readouterr().err
     assert said.count("Wrote ") == len(names)
@@ -127,7 +127,7 @@ def test_diverged_damaged_and_missing_runs_are_said(tmp_path):
     note = {"iteration": 12, "message": "the loss is NaN"}
     write_run(tmp_path, "original", 110, 7, None, "paper", progress=how_far(12), diverged=note)
     broken = write_run(tmp_path, "full-preact", 110, 8, 6.0, "paper")
-    (broken / "result.json").write_text("{")
+    (broken / "result.json").write_text("{", encoding="utf-8")
     report = build(read_records([tmp_path]))
     found = {picture.name: picture for _, picture in figures(report)}
     assert "original (V1), ResNet-110 (diverged" in found["paper-errors-110-164"].caption
@@ -156,10 +156,12 @@ def test_the_page_shows_what_it_has_no_form_of_its_own_for(tmp_path):
     write_rich(tmp_path / "runs", seeds=2)
     for name in ("one", "two"):
         write_report([tmp_path / "runs"], "html", tmp_path / f"{name}.html")
-    page = (tmp_path / "one.html").read_text()
+    page = (tmp_path / "one.html").read_text(encoding="utf-8")
     assert page.count('<figure class="picture">') == 4  # errors, slopes, two maps; no curves
     assert "Figures, protocol paper" in page
-    assert page == (tmp_path / "two.html").read_text().replace("two.html", "one.html")
+    assert page == (tmp_path / "two.html").read_text(encoding="utf-8").replace(
+        "two.html", "one.html"
+    )
 
 
 def test_a_table_loads_no_matplotlib(tmp_path):

@@ -142,7 +142,7 @@ def test_unfinished_failed_and_damaged_runs_are_listed_with_reasons(tmp_path):
     write_curved(tmp_path, "full-preact", seed=1, test_error=None, progress=how_far(12))
     failure = {"message": "the loss is <nan>", "diverged": True}
     write_run(tmp_path, "bn-after-add", test_error=None, failure=failure)
-    (write_run(tmp_path, "relu-before-add") / RESULT).write_text("{")
+    (write_run(tmp_path, "relu-before-add") / RESULT).write_text("{", encoding="utf-8")
     seen = Seen(page_on(tmp_path, waiting=4))
     missing = seen.text[seen.text.rindex("What is missing") :]
     for words in ("no run of relu-only-preact at ResNet-110", "12 of 400", "the loss is <nan>",
@@ -153,7 +153,7 @@ def test_unfinished_failed_and_damaged_runs_are_listed_with_reasons(tmp_path):
 
 
 def test_only_damaged_runs_still_make_a_page(tmp_path):
-    (write_run(tmp_path) / CONFIG).write_text("{")
+    (write_run(tmp_path) / CONFIG).write_text("{", encoding="utf-8")
     seen = Seen(page_on(tmp_path))
     assert "No run can be read." in seen.text
     assert "config.yaml" in seen.text
@@ -216,7 +216,7 @@ def test_no_name_and_no_value_becomes_markup(tmp_path):
         failure = {"message": words, "diverged": False}
         write_run(tmp_path, seed=100 + index, test_error=None, failure=failure)
         damaged = write_run(tmp_path, seed=200 + index, folder=tmp_path / f"bad {name}")
-        (damaged / RESULT).write_text(json.dumps({"format": words}))
+        (damaged / RESULT).write_text(json.dumps({"format": words}), encoding="utf-8")
     text = page_on(tmp_path)
     seen = Seen(text)
     assert len(seen.all("script")) == 2  # the data of one chart, and the page's own
@@ -281,7 +281,7 @@ def test_the_page_is_written_whole_and_says_how_to_make_it_again(tmp_path, capsy
     out = tmp_path / "report.html"
     write_report([tmp_path / "my runs"], "html", out)
     assert capsys.readouterr().out == f"Wrote {out}\n"
-    text = out.read_text()
+    text = out.read_text(encoding="utf-8")
     assert text.startswith("<!doctype html>")
     assert f"resvar report '{tmp_path}/my runs' --format html --out {out}" in Seen(text).text
     assert not re.search('<meta[^>]*"refresh"', text)

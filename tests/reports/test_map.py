@@ -45,7 +45,7 @@ def write_map(root, protocol="quick", depth=110, **changes):
 
 def own_ordering(root, name="mine", places="lead: [relu, bn]\ntrail: []\nafter_add: []\n"):
     file = root / f"{name}.yaml"
-    file.write_text(places)
+    file.write_text(places, encoding="utf-8")
     return str(file)
 
 
@@ -110,7 +110,7 @@ def test_missing_diverged_and_unfinished_cells_say_so(tmp_path):
     write_run(tmp_path, "original", 110, 0, None, failure=note, progress=how_far(37))
     write_run(tmp_path, "bn-after-add", 110, 0, None, progress=how_far(12))
     write_run(tmp_path, "bn-after-add-relu-lead", 110, 1, None, failure=note)
-    (write_run(tmp_path, "full-preact") / RESULT).write_text("{")
+    (write_run(tmp_path, "full-preact") / RESULT).write_text("{", encoding="utf-8")
     cells = cells_of(render_report(report_on(tmp_path), "markdown"))
     assert cells["lead", "trail"] == ["not published", "missing"]
     assert cells["trail", "after_add"][:2] == ["original (V1)", "diverged at iteration 37"]

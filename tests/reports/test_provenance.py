@@ -67,7 +67,9 @@ def test_what_is_no_grid_takes_more_commands_and_no_run_too_many(tmp_path):
 
 
 def test_ones_own_ordering_is_repeated_from_its_config(tmp_path):
-    (tmp_path / "mine.yaml").write_text("lead: [relu, bn]\ntrail: []\nafter_add: []\n")
+    (tmp_path / "mine.yaml").write_text(
+        "lead: [relu, bn]\ntrail: []\nafter_add: []\n", encoding="utf-8"
+    )
     folder = write_run(tmp_path / "my runs", str(tmp_path / "mine.yaml"))
     (line,) = commands(read_records([tmp_path / "my runs"]))
     assert shlex.split(line) == [

@@ -46,7 +46,7 @@ def begin(root: Path, run: Path = RUN) -> Path:
     folder.mkdir(parents=True)
     variant = run.parts[1].removesuffix("-8")
     settings = resolve(None, {"variant": variant, "depth": 8, "seed": 0}, TINY)
-    (folder / "config.yaml").write_text(settings.to_yaml())
+    (folder / "config.yaml").write_text(settings.to_yaml(), encoding="utf-8")
     return folder
 
 
@@ -63,9 +63,11 @@ def state(root: Path, run: Path = RUN) -> tuple[RunState, str]:
 
 def left_a_note(submission: Submission, word: str, log: bool = True) -> None:
     note = {"format": 1, "state": word, "node": "node1", "restarts": 0}
-    submission.note_path(0).write_text(json.dumps(note))
+    submission.note_path(0).write_text(json.dumps(note), encoding="utf-8")
     if log:
-        (submission.folder / "7_0_0_log.out").write_text("it ends in the middle of")
+        (submission.folder / "7_0_0_log.out").write_text(
+            "it ends in the middle of", encoding="utf-8"
+        )
 
 
 def test_the_name_is_one_that_slurm_can_be_asked_for(root, submission):
@@ -130,7 +132,9 @@ def test_a_task_that_died_hard_is_failed(root, submission, known):
 
 def test_a_task_that_died_before_it_could_say_anything_is_failed(root, submission):
     """Such as where Python is missing on the node: there is what it printed, and no note."""
-    (submission.folder / "7_0_0_log.out").write_text("bash: python: No such file or directory")
+    (submission.folder / "7_0_0_log.out").write_text(
+        "bash: python: No such file or directory", encoding="utf-8"
+    )
     found, message = state(root)
     assert (found, "died" in message) == (RunState.FAILED, True)
 
@@ -151,7 +155,7 @@ def test_what_was_cancelled_in_the_queue_or_never_got_there_waits(root, submissi
 
 def test_a_run_that_failed_in_its_task_stays_failed_when_the_task_is_requeued(root, submission):
     folder = begin(root)
-    (folder / "failure.json").write_text('{"format": 1, "message": "no space"}')
+    (folder / "failure.json").write_text('{"format": 1, "message": "no space"}', encoding="utf-8")
     slurm_says(root, line(submission.name, 0, "PENDING", RestartCnt="1"))
     assert state(root)[0] is RunState.REQUEUED, "it failed before this submission: tried again"
     left_a_note(submission, "requeued")
@@ -182,6 +186,8 @@ def test_without_slurm_the_run_directories_speak_alone(root, capsys, monkeypatch
 
 
 def test_a_damaged_record_is_named(root, submission, capsys):
-    (submission.folder / "submission.json").write_text('{"format": 1, "tasks": [1]}')
+    (submission.folder / "submission.json").write_text(
+        '{"format": 1, "tasks": [1]}', encoding="utf-8"
+    )
     assert run_command(["status", str(root)]) == 2
     assert f"{submission.folder / 'submission.json'}: this is damaged" in capsys.readouterr().err

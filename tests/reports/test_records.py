@@ -94,7 +94,7 @@ def test_stopped_and_running(tmp_path):
     assert record.state is RunState.STOPPED
     assert record.progress == RunProgress(100, 400, 61.0, 70.0)
     assert record.progress.share == 0.25
-    with (folder / LOCK).open("w") as file:
+    with (folder / LOCK).open("w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert read_record(folder).state is RunState.RUNNING
     assert read_record(folder).state is RunState.STOPPED
@@ -120,7 +120,7 @@ def test_a_diverged_run_has_the_iteration_of_its_own_note(tmp_path):
     assert record.progress.iteration == 37
     early = write_run(tmp_path, seed=1, test_error=None, diverged=DIVERGED_AT_37)
     assert read_record(early).progress.iteration == 37
-    (early / "diverged.json").write_text('{"iteration": "soon"}')
+    (early / "diverged.json").write_text('{"iteration": "soon"}', encoding="utf-8")
     assert read_record(early).state is RunState.DAMAGED
 
 
@@ -144,7 +144,7 @@ def test_a_useless_progress_file_does_no_harm(tmp_path):
     folder = write_run(tmp_path, test_error=None)
     good = json.dumps(how_far(1))
     for text in "", "{", "[]", "{}", good.replace("61.0", "NaN"), good.replace("400", "0"):
-        (folder / PROGRESS).write_text(text)
+        (folder / PROGRESS).write_text(text, encoding="utf-8")
         record = read_record(folder)
         assert (record.state, record.progress) == (RunState.STOPPED, None)
 
@@ -209,9 +209,9 @@ def test_a_result_without_settings_is_damage(tmp_path):
 def test_a_run_of_an_older_version_stays_whole(tmp_path):
     """Its config lacks a setting added since; at its default that does not change the hash."""
     folder = write_run(tmp_path)
-    text = (folder / CONFIG).read_text()
+    text = (folder / CONFIG).read_text(encoding="utf-8")
     assert "optimizer: sgd\n" in text
-    (folder / CONFIG).write_text(text.replace("optimizer: sgd\n", ""))
+    (folder / CONFIG).write_text(text.replace("optimizer: sgd\n", ""), encoding="utf-8")
     assert read_record(folder).state is RunState.DONE
 
 
@@ -254,8 +254,12 @@ def test_a_protocol_that_is_not_shipped_has_a_hash(tmp_path):
 
 def test_a_users_own_paper_is_not_the_paper(tmp_path):
     mine = tmp_path / "paper.yaml"
-    text = shipped("protocols")["paper"].read_text().replace("batch_size: 128", "batch_size: 64")
-    mine.write_text(text)
+    text = (
+        shipped("protocols")["paper"]
+        .read_text(encoding="utf-8")
+        .replace("batch_size: 128", "batch_size: 64")
+    )
+    mine.write_text(text, encoding="utf-8")
     settings = make_settings(protocol=str(mine))
     assert label_of(settings) == "paper (batch_size=64)"
     assert not follows_paper(settings)

@@ -37,7 +37,7 @@ def test_a_thousand_runs(speed, thousand, tmp_path, format):
     assert cost.processor < 20
     assert cost.peak < 2**30
     assert cost.size < 3_000_000
-    assert out.read_text().count("seed-99") >= 10
+    assert out.read_text(encoding="utf-8").count("seed-99") >= 10
 
 
 # --- status ---------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ def test_the_status_of_two_thousand_directories(speed, sweep, tmp_path):
     out = tmp_path / "status"
     cost = speed["measure_status"](sweep, out)
     assert cost.processor < 1.8
-    lines = out.read_text().splitlines()
+    lines = out.read_text(encoding="utf-8").splitlines()
     assert len(lines) < 500, "nobody reads thousands of lines"
     assert "… and 195 more" in lines[-2]
     assert lines[-1].startswith(

@@ -107,7 +107,7 @@ def test_a_cell_shows_median_mean_deviation_n_and_the_paper(tmp_path):
 
 def test_all_five_variants_in_the_papers_order_then_others(tmp_path):
     own = tmp_path / "my_variant.yaml"
-    own.write_text("lead: [relu]\ntrail: []\nafter_add: [bn]\n")
+    own.write_text("lead: [relu]\ntrail: []\nafter_add: [bn]\n", encoding="utf-8")
     write_run(tmp_path / "runs", str(own))
     (group,) = report_on(tmp_path / "runs").groups
     assert group.variants == ("my_variant",)
@@ -197,7 +197,7 @@ def test_unfinished_cells_say_how_they_stand(tmp_path):
 def test_a_running_cell_shows_its_share(tmp_path):
     fcntl = pytest.importorskip("fcntl")
     folder = write_run(tmp_path, test_error=None, progress=how_far(172))
-    with (folder / "run.lock").open("w") as file:
+    with (folder / "run.lock").open("w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         text = render_report(report_on(tmp_path), "markdown")
     assert row_of(text, "original (V1)")[4] == "running 43 %"
@@ -272,7 +272,7 @@ def test_one_name_for_two_orderings_is_refused(tmp_path):
     own = tmp_path / "mine.yaml"
     for seed, place in enumerate(("after_add", "trail")):
         other = {"after_add": "trail", "trail": "after_add"}[place]
-        own.write_text(f"lead: [relu]\n{place}: [bn]\n{other}: []\n")
+        own.write_text(f"lead: [relu]\n{place}: [bn]\n{other}: []\n", encoding="utf-8")
         write_run(tmp_path / "runs", str(own), seed=seed)
     with pytest.raises(UserError, match="different orderings 'mine'"):
         report_on(tmp_path / "runs")
@@ -371,12 +371,15 @@ def test_latex_is_balanced(tmp_path):
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex")
 def test_latex_fits_the_column_of_an_article(tmp_path):
     write_table(tmp_path / "runs")
-    (tmp_path / "report.tex").write_text(render_report(report_on(tmp_path / "runs"), "latex"))
+    (tmp_path / "report.tex").write_text(
+        render_report(report_on(tmp_path / "runs"), "latex"), encoding="utf-8"
+    )
     (tmp_path / "page.tex").write_text(
-        r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{report}\end{document}"
+        r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{report}\end{document}",
+        encoding="utf-8",
     )
     command = ["pdflatex", "-interaction=nonstopmode", "page"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=60)
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Overfull" not in done.stdout
 

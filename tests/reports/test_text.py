@@ -33,7 +33,9 @@ def hostile(request, tmp_path, monkeypatch):
     write_curved(tmp_path, seed=1, environment={"device": text, text: text})
     write_run(tmp_path, seed=2, test_error=None, failure={"message": text})
     write_run(tmp_path, seed=3).rename(name)
-    (write_run(tmp_path, seed=4) / "result.json").write_text(json.dumps({"variant": text}))
+    (write_run(tmp_path, seed=4) / "result.json").write_text(
+        json.dumps({"variant": text}), encoding="utf-8"
+    )
     write_run(tmp_path, seed=5, folder=tmp_path / "x" / name, changes={"device": [text]})
     records = read_records([tmp_path / "quick", Path(name), tmp_path / "x"])
     return text, build(records)
@@ -111,7 +113,7 @@ def test_a_protocols_name_is_text_too(tmp_path, protocol, format):
     """It is free in the record of a run; the group, its headings and figures carry it."""
     run = write_curved(tmp_path)
     settings = make_settings().model_copy(update={"protocol": protocol})
-    (run / "config.yaml").write_text(settings.to_yaml())
+    (run / "config.yaml").write_text(settings.to_yaml(), encoding="utf-8")
     (run / "result.json").unlink()
     text = render_report(build(read_records([tmp_path])), format)
     assert {c for c in text if not c.isprintable()} <= {"\n"}

@@ -61,9 +61,9 @@ def hide_file(name):
 
 def setting(name, value):
     def apply(run):
-        lines = (run / CONFIG).read_text().splitlines()
+        lines = (run / CONFIG).read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if not line.startswith(f"{name}:")]
-        (run / CONFIG).write_text("\n".join([*kept, f"{name}: {value}\n"]))
+        (run / CONFIG).write_text("\n".join([*kept, f"{name}: {value}\n"]), encoding="utf-8")
 
     return apply
 
@@ -82,8 +82,10 @@ def result_becomes_folder(run):
 
 
 def later(run):
-    text = (run / CONFIG).read_text()
-    (run / CONFIG).write_text("# The settings of a run of resvar; format 99\n" + text)
+    text = (run / CONFIG).read_text(encoding="utf-8")
+    (run / CONFIG).write_text(
+        "# The settings of a run of resvar; format 99\n" + text, encoding="utf-8"
+    )
 
 
 KINDS = {
@@ -104,7 +106,7 @@ KINDS = {
         replaced_by(lambda run: run.symlink_to("/nowhere/seed-1")), RunState.UNREADABLE, "No such",
     ),
     "a file": (
-        replaced_by(lambda run: run.write_text("x")), RunState.UNREADABLE, "Not a directory",
+        replaced_by(lambda run: run.write_bytes(b"x")), RunState.UNREADABLE, "Not a directory",
     ),
     "a pipe": (replaced_by(os.mkfifo), RunState.UNREADABLE, "Not a directory"),
 }  # fmt: skip
@@ -204,7 +206,7 @@ def test_a_folder_that_cannot_be_entered_is_listed(root):
 
 
 def test_a_strangers_config_is_no_damage_and_hides_no_runs(root):
-    (root / CONFIG).write_text("site_name: my documentation\n")
+    (root / CONFIG).write_text("site_name: my documentation\n", encoding="utf-8")
     found = read_records([root])
     assert [record.state for record in found] == [RunState.DONE] * 6 + [RunState.UNREADABLE]
     assert "unknown setting 'site_name'" in found[-1].message
@@ -218,7 +220,7 @@ def test_a_strangers_config_is_no_damage_and_hides_no_runs(root):
     ("make", "said"),
     [
         (lambda _: None, "there is no such folder"),
-        (lambda path: path.write_text("x"), "this is no folder"),
+        (lambda path: path.write_text("x", encoding="utf-8"), "this is no folder"),
         (os.mkfifo, "this is no folder"),
         (lambda path: path.symlink_to(path), "this folder cannot be read"),
         (lambda path: path.mkdir(0), "this folder cannot be read (Permission denied)"),
@@ -246,7 +248,7 @@ def test_loading_one_run_tells_permissions_from_damage(root):
     with obeyed_permissions(), pytest.raises(UnreadableError, match="Permission denied"):
         resvar.load_run(root / RUN)
     (root / RUN).chmod(0o700)
-    (root / RUN / RESULT).write_text("{}")
+    (root / RUN / RESULT).write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match=r"result\.json: 'variant' is missing") as caught:
         resvar.load_run(root / RUN)
     assert not isinstance(caught.value, UnreadableError)
@@ -277,12 +279,14 @@ def test_a_run_that_starts_is_running_and_in_every_report(root, capsys):
 
 
 def hide_list(path):
-    path.write_text('{"format": 1, "runs": []}')
+    path.write_text('{"format": 1, "runs": []}', encoding="utf-8")
     path.chmod(0)
 
 
 def plan(root, name, *runs):
-    (root / f"{name}{MANIFEST}").write_text(json.dumps({"format": 1, "runs": list(runs)}))
+    (root / f"{name}{MANIFEST}").write_text(
+        json.dumps({"format": 1, "runs": list(runs)}), encoding="utf-8"
+    )
 
 
 def test_planned_runs_wait_start_fail_or_cannot_be_read(root, capsys):
@@ -291,7 +295,9 @@ def test_planned_runs_wait_start_fail_or_cannot_be_read(root, capsys):
     starting, failed, _ = (root / f"quick/original-32/seed-{seed}" for seed in range(3))
     for run in (starting, failed):
         run.mkdir(parents=True)
-    (failed / FAILURE).write_text('{"format": 1, "message": "its process was killed"}')
+    (failed / FAILURE).write_text(
+        '{"format": 1, "message": "its process was killed"}', encoding="utf-8"
+    )
     (root / "hidden").mkdir(0)
     with locked(starting), obeyed_permissions():
         found = {str(record.folder.relative_to(root)): record for record in standing(root)}
@@ -310,7 +316,9 @@ def test_planned_runs_wait_start_fail_or_cannot_be_read(root, capsys):
     assert "its process was killed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.write_text("[]"), hide_list])
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, lambda path: path.write_text("[]", encoding="utf-8"), hide_list]
+)
 def test_a_list_that_cannot_be_read_hides_no_runs(root, make, capsys):
     """Which runs wait is not known, so the command fails; it shows the others first."""
     make(root / f"foreign{MANIFEST}")
@@ -360,6 +368,6 @@ def test_a_planned_run_that_a_link_reaches_first_does_not_wait(root):
 def test_a_lock_that_is_a_pipe_keeps_nobody_waiting(root):
     run = root / "quick/original-32/seed-0"
     run.mkdir(parents=True)
-    (run / CONFIG).write_text(make_settings(depth=32).to_yaml())
+    (run / CONFIG).write_text(make_settings(depth=32).to_yaml(), encoding="utf-8")
     os.mkfifo(run / LOCK)
     assert {record.state for record in read_records([run])} == {RunState.STOPPED}

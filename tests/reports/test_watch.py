@@ -40,11 +40,11 @@ def unfinished(root):
 def test_stopped_running_and_waiting_runs_may_change_and_others_not(tmp_path):
     write_run(tmp_path, "original")
     write_run(tmp_path, "bn-after-add", test_error=None, failure={"message": "x"})
-    (write_run(tmp_path, "relu-before-add") / RESULT).write_text("{")
+    (write_run(tmp_path, "relu-before-add") / RESULT).write_text("{", encoding="utf-8")
     assert not unsettled(status.standing(tmp_path))
     folder = unfinished(tmp_path)
     assert unsettled(read_records([tmp_path]))
-    with (folder / LOCK).open("w") as file:
+    with (folder / LOCK).open("w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert unsettled(read_records([tmp_path]))
     finish(folder)
@@ -62,7 +62,9 @@ def test_status_is_renewed_until_all_is_done(warm, tmp_path):
     folder = unfinished(tmp_path / "runs")
     with warm.started("status", "--watch", "--interval", "0.05", cwd=tmp_path) as job:
         job.read_until("2 runs: 1 done, 1 stopped")
-        (folder / PROGRESS).write_text(json.dumps(how_far(300)))  # no new state, no new lines
+        (folder / PROGRESS).write_text(
+            json.dumps(how_far(300)), encoding="utf-8"
+        )  # no new state, no new lines
         finish(folder)
         ended = job.end()
     assert (ended.code, ended.err) == (0, "")
@@ -140,19 +142,24 @@ def test_the_page_is_renewed_whole_until_all_is_done(warm, tmp_path):
     command = ["report", "--format", "html", "--out", page, "--watch", "--interval", "0.05"]
     with warm.started(*command, cwd=tmp_path) as job:
         job.read_until("Ctrl-C")
-        first = page.read_text()
+        first = page.read_text(encoding="utf-8")
         for iteration in range(101, 140):
             write_metrics(folder / METRICS, rows({100: 80.0, iteration: 70.0}))
-            text = page.read_text()  # at any moment a whole page
+            text = page.read_text(encoding="utf-8")  # at any moment a whole page
             assert text.startswith("<!doctype html>")
             assert text.endswith("</html>\n")
-        assert wait_for(lambda: "139]" in page.read_text() or ",139," in page.read_text())
+        assert wait_for(
+            lambda: (
+                "139]" in page.read_text(encoding="utf-8")
+                or ",139," in page.read_text(encoding="utf-8")
+            )
+        )
         assert REFRESH.search(first)
-        assert REFRESH.search(page.read_text())
+        assert REFRESH.search(page.read_text(encoding="utf-8"))
         finish(folder)
         ended = job.end()
     assert (ended.code, ended.err) == (0, "")
-    last = page.read_text()
+    last = page.read_text(encoding="utf-8")
     assert not re.search('<meta[^>]*"refresh"', last)
     assert "49.00" in last
     assert not list(tmp_path.glob("*.tmp"))
@@ -163,11 +170,11 @@ def test_ctrl_c_leaves_a_page_that_stays_still(warm, tmp_path):
     page = tmp_path / "page.html"
     with warm.started("report", "--format", "html", "--out", page, "--watch", cwd=tmp_path) as job:
         job.read_until("Ctrl-C")
-        assert "renewed every 5 s" in page.read_text()
+        assert "renewed every 5 s" in page.read_text(encoding="utf-8")
         job.send(signal.SIGINT)
         ended = job.end()
     assert ended.code == 130
-    assert "renewed every" not in page.read_text()
+    assert "renewed every" not in page.read_text(encoding="utf-8")
 
 
 def test_runs_that_vanish_while_watching_are_said(tmp_path, monkeypatch):

@@ -98,7 +98,7 @@ class Cluster:
     def ask(self, *command: str, check: bool = True) -> str:
         """What a client of Slurm prints; it is given ten seconds."""
         done = subprocess.run(
-            command, env={**os.environ, **self.environment}, capture_output=True, text=True,
+            command, env={**os.environ, **self.environment}, capture_output=True, encoding="utf-8",
             timeout=10, check=False,
         )  # fmt: skip
         assert done.returncode == 0 or not check, f"{command}: {done.stderr}"
@@ -130,7 +130,7 @@ def running_cluster(*parameters: str, remembers: int = 300) -> Iterator[Cluster]
             host=_host(), folder=folder, ports=_free_ports(3), cores=CORES,
             more="\n".join(parameters), remembers=remembers,
         )  # fmt: skip
-        (folder / "slurm.conf").write_text(text)
+        (folder / "slurm.conf").write_text(text, encoding="utf-8")
         parts = {"munge": 0o711, "state": 0o700} | {f"spool-{name}": 0o755 for name in NODES}
         for part, mode in parts.items():
             (folder / part).mkdir(mode=mode)
@@ -161,7 +161,9 @@ def _start(cluster: Cluster) -> None:
         states = cluster.ask("sinfo", "-h", "-N", "-p", "debug", "-o", "%t", check=False)
         return states.split() == ["idle"] * len(NODES)
 
-    assert wait_for(ready, 30, every=0.1), (folder / "slurmctld.log").read_text()[-2000:]
+    assert wait_for(ready, 30, every=0.1), (folder / "slurmctld.log").read_text(encoding="utf-8")[
+        -2000:
+    ]
 
 
 def _stop(cluster: Cluster) -> None:
@@ -170,7 +172,7 @@ def _stop(cluster: Cluster) -> None:
     cluster.ask("scancel", "--signal=KILL", "--user=root", check=False)
     wait_for(lambda: not cluster.ask("squeue", "-h", check=False), 20, every=0.2)
     for path in sorted(cluster.folder.glob("*.pid"), key=lambda path: path.name == "munged.pid"):
-        pid = int(path.read_text())
+        pid = int(path.read_text(encoding="utf-8"))
         for number in (signal.SIGTERM, signal.SIGKILL):
             try:
                 os.kill(pid, number)
@@ -195,7 +197,7 @@ def _found(program: str) -> str | None:
 
 def _lives(pid: int) -> bool:
     try:
-        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
         return False
 

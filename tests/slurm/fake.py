@@ -10,12 +10,13 @@ from resvar.sweeps.submission import QUEUE_COLUMNS
 def fake(folder: Path, program: str, says: str = "", code: int = 0, complains: str = "") -> None:
     """Put a program into `folder`; it notes how it was called in `<program>.calls`."""
     folder.mkdir(exist_ok=True)
-    (folder / f"{program}.says").write_text(says)
-    (folder / f"{program}.complains").write_text(complains)
+    (folder / f"{program}.says").write_text(says, encoding="utf-8")
+    (folder / f"{program}.complains").write_text(complains, encoding="utf-8")
     path = folder / program
     path.write_text(
         f'#!/bin/sh\necho "$@" >> "{path}.calls"\ncat "{path}.says"\n'
-        f'cat "{path}.complains" >&2\nexit {code}\n'
+        f'cat "{path}.complains" >&2\nexit {code}\n',
+        encoding="utf-8",
     )
     path.chmod(0o755)
 
@@ -23,7 +24,7 @@ def fake(folder: Path, program: str, says: str = "", code: int = 0, complains: s
 def calls(folder: Path, program: str) -> list[str]:
     """How a fake program was called."""
     path = folder / f"{program}.calls"
-    return path.read_text().splitlines() if path.exists() else []
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def line(name: str, index: int, state: str, **more: str) -> str:

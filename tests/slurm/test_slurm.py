@@ -82,15 +82,17 @@ class Sweeper:
         assert wait_for(lambda: all(file.exists() for file in files)), self.logs()
 
     def log(self, run: Path) -> str:
-        return (self.folder / run / "log.txt").read_text()
+        return (self.folder / run / "log.txt").read_text(encoding="utf-8")
 
     def logs(self) -> str:
         """What the tasks printed."""
-        return "".join(path.read_text() for path in self.folder.glob("runs/.slurm/*/*.out"))
+        return "".join(
+            path.read_text(encoding="utf-8") for path in self.folder.glob("runs/.slurm/*/*.out")
+        )
 
     def notes(self) -> list[dict[str, object]]:
         found = sorted(self.folder.glob("runs/.slurm/*/task-*.json"))
-        return [json.loads(path.read_text()) for path in found]
+        return [json.loads(path.read_text(encoding="utf-8")) for path in found]
 
     def check(self, local: Path, runs=FOLDERS[:2]) -> None:
         """Wait for the end: every run is finished exactly once, with the bits of a local one."""
@@ -120,7 +122,7 @@ def test_the_submitter_killed_right_after_submitting(sweeper, local):
     """sbatch has answered; the job's id was not written down."""
     sweeper(*FOUR, code=KILLED, RESVAR_TEST_KILL="before-submission.json:2")
     (record,) = sweeper.folder.glob("runs/.slurm/*/submission.json")
-    assert json.loads(record.read_text())["job"] is None
+    assert json.loads(record.read_text(encoding="utf-8"))["job"] is None
     assert re.search(r"4 runs: .*(queued|running)", sweeper.status())
     again = sweeper(*FOUR)
     assert "4 with Slurm" in again

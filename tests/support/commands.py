@@ -67,11 +67,11 @@ class Job:
 
     @property
     def out(self) -> str:
-        return (self.printed / "out").read_text()
+        return (self.printed / "out").read_text(encoding="utf-8")
 
     @property
     def err(self) -> str:
-        return (self.printed / "err").read_text()
+        return (self.printed / "err").read_text(encoding="utf-8")
 
     def send(self, number: int) -> None:
         os.kill(self.pid, number)

@@ -25,9 +25,9 @@ def outcome(folder: Path) -> dict[str, object]:
         number: held["momentum_buffer"] for number, held in state["optimizer"]["state"].items()
     }
     assert momentum
-    with (folder / "metrics.csv").open(newline="") as file:
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    result = json.loads((folder / "result.json").read_text())
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     return {
         "predictions": (folder / "predictions.npy").read_bytes(),
         "weights": {name: bits(held) for name, held in state["model"].items()},
@@ -35,7 +35,7 @@ def outcome(folder: Path) -> dict[str, object]:
         "iteration": state["iteration"],
         "metrics": [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows],
         "result": {k: v for k, v in result.items() if k not in {*TIMINGS, "commit", "commits"}},
-        "config": (folder / "config.yaml").read_text(),
+        "config": (folder / "config.yaml").read_text(encoding="utf-8"),
     }
 
 

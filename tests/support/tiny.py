@@ -56,7 +56,9 @@ def make_cifar(
 def make_marked_cifar(folder: Path, train: int = 260, test: int = 60) -> None:
     """A tiny CIFAR-10 with `md5.json`, by which test processes recognise its files."""
     dataset = make_cifar(folder, train, test)
-    (folder / "md5.json").write_text(json.dumps({dataset.name: dict(dataset.md5)}))
+    (folder / "md5.json").write_text(
+        json.dumps({dataset.name: dict(dataset.md5)}), encoding="utf-8"
+    )
 
 
 def install(dataset: Dataset, monkeypatch: pytest.MonkeyPatch | None = None) -> None:

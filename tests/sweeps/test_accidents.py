@@ -56,7 +56,7 @@ def spoilt(tmp_path, monkeypatch) -> Path:
     (CELL / "seed-1" / "log.txt").mkdir(parents=True)
     (CELL / "seed-2").touch()
     finish(planned(Path("runs"), 3))
-    (CELL / "seed-3" / "result.json").write_text("{}")
+    (CELL / "seed-3" / "result.json").write_text("{}", encoding="utf-8")
     return tmp_path
 
 
@@ -90,7 +90,9 @@ def test_unusable_folders_are_failed_runs_and_the_others_are_trained(resvar, spo
         assert f"{CELL}/seed-{seed} failed: " in done.out
         assert reason in done.out
     assert (spoilt / CELL / "seed-4" / "result.json").exists()
-    assert (spoilt / CELL / "seed-3" / "result.json").read_text() == "{}", "it is kept"
+    assert (spoilt / CELL / "seed-3" / "result.json").read_text(encoding="utf-8") == "{}", (
+        "it is kept"
+    )
 
 
 # --- runs that end without a result ---------------------------------------------------------------
@@ -120,7 +122,7 @@ def ended(run: PlannedRun, code: int) -> RunProcess:
 def test_exit_0_without_a_result_is_a_failure(tmp_path):
     run = planned(tmp_path)
     run.folder.mkdir(parents=True)
-    (run.folder / "log.txt").write_text("hello from another program\n")
+    (run.folder / "log.txt").write_text("hello from another program\n", encoding="utf-8")
     status, failure = ended(run, 0).ending(stopping=False)
     assert status is RunStatus.FAILED
     assert str(failure) == "failed (exit 0, but it left no result)"
@@ -131,7 +133,7 @@ def test_exit_0_without_a_result_is_a_failure(tmp_path):
 def test_exit_0_with_a_damaged_result_is_a_failure(tmp_path, text):
     run = planned(tmp_path)
     finish(run)
-    (run.folder / RESULT).write_text(text)
+    (run.folder / RESULT).write_text(text, encoding="utf-8")
     status, failure = ended(run, 0).ending(stopping=False)
     assert status is RunStatus.FAILED
     assert "result.json" in failure.reason
@@ -180,7 +182,12 @@ def test_a_killed_run_is_named_with_its_signal_in_list_and_status(resvar, tmp_pa
     assert done.code == 1, done
     words = "killed by SIGKILL, often for lack of memory"
     assert f"{CELL}/seed-0 failed ({words})" in done.out
-    assert words in json.loads((tmp_path / CELL / "seed-0" / "failure.json").read_text())["message"]
+    assert (
+        words
+        in json.loads((tmp_path / CELL / "seed-0" / "failure.json").read_text(encoding="utf-8"))[
+            "message"
+        ]
+    )
     assert (tmp_path / CELL / "seed-1" / "result.json").exists()
     status = resvar.run("status", cwd=tmp_path, COLUMNS="200")
     assert "2 runs: 1 done, 1 failed." in status.out
@@ -216,7 +223,9 @@ def as_a_command(resvar, tmp_path, monkeypatch) -> Path:
 def test_nothing_is_imported_from_the_current_folder(as_a_command):
     (as_a_command / "resvar").mkdir()
     for name in ("queue.py", "zipfile.py", "resvar/__init__.py", "resvar/__main__.py"):
-        (as_a_command / name).write_text("open('executed', 'w')\nraise SystemExit(0)\n")
+        (as_a_command / name).write_text(
+            "open('executed', 'w')\nraise SystemExit(0)\n", encoding="utf-8"
+        )
     sweep = plan_sweep(None, NAMES | {"seeds": "1"}, SETS, Path("runs"))
     assert measured_throughput(sweep.runs, ONE).source.startswith("Measured here on")
     local = LocalSweep(sweep, [ONE], Path(os.environ["RESVAR_DATA"]))
@@ -230,12 +239,16 @@ def test_nothing_is_imported_from_the_current_folder(as_a_command):
 def test_files_that_change_after_the_command_change_nothing(as_a_command):
     protocol, variant, file = (as_a_command / name for name in ("p.yaml", "v.yaml", "s.yaml"))
     paper = (ROOT / "configs" / "protocols" / "paper.yaml").read_text(encoding="utf-8")
-    protocol.write_text(paper)
-    variant.write_text((ROOT / "configs/variants/original.yaml").read_text(encoding="utf-8"))
-    file.write_text("variants: [v.yaml]\ndepths: [8]\nprotocol: p.yaml\nseeds: 1\n")
+    protocol.write_text(paper, encoding="utf-8")
+    variant.write_text(
+        (ROOT / "configs/variants/original.yaml").read_text(encoding="utf-8"), encoding="utf-8"
+    )
+    file.write_text(
+        "variants: [v.yaml]\ndepths: [8]\nprotocol: p.yaml\nseeds: 1\n", encoding="utf-8"
+    )
     sweep = plan_sweep(file, {}, SETS, Path("runs"))
-    protocol.write_text(paper.replace("momentum: 0.9", "momentum: 0.1"))
-    variant.write_text("lead: []\ntrail: [relu, bn]\nafter_add: []\n")
+    protocol.write_text(paper.replace("momentum: 0.9", "momentum: 0.1"), encoding="utf-8")
+    variant.write_text("lead: []\ntrail: [relu, bn]\nafter_add: []\n", encoding="utf-8")
     file.unlink()
     (run,) = sweep.runs
     local = LocalSweep(sweep, [ONE], Path(os.environ["RESVAR_DATA"]))
@@ -269,7 +282,7 @@ def test_a_checkout_is_named_to_the_processes_only_where_it_is_not_installed(mon
 def state(pid: int) -> str:
     """Linux's letter for the state of a process: T is stopped, Z ended."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
     except OSError:
         return "Z"
 
@@ -288,9 +301,13 @@ def test_ctrl_z_stops_the_runs_too_and_fg_continues_them(resvar, tmp_path):
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0,
     )  # fmt: skip
     try:
-        assert wait_for(lambda: log.exists() and "WAITING" in log.read_text())
+        assert wait_for(lambda: log.exists() and "WAITING" in log.read_text(encoding="utf-8"))
         children = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children")
-        run = next(pid for pid in map(int, children.read_text().split()) if os.getpgid(pid) == pid)
+        run = next(
+            pid
+            for pid in map(int, children.read_text(encoding="utf-8").split())
+            if os.getpgid(pid) == pid
+        )
         for _ in range(2):
             sweep.send_signal(signal.SIGTSTP)
             assert wait_for(lambda: (state(sweep.pid), state(run)) == ("T", "T"))
@@ -314,7 +331,7 @@ def test_a_closed_terminal_and_a_batch_system_stop_a_sweep_as_sigterm_does(
     held = {"RESVAR_TEST_WAIT": "iteration:3", "RESVAR_TEST_ONLY": "train"}
     log = tmp_path / CELL / "seed-0" / "log.txt"
     with resvar.started(*SWEEP, cwd=tmp_path, RESVAR_TEST_UNMEASURED="1", **held) as sweep:
-        assert wait_for(lambda: log.exists() and "WAITING" in log.read_text())
+        assert wait_for(lambda: log.exists() and "WAITING" in log.read_text(encoding="utf-8"))
         sweep.send(number)
         stopped = sweep.end()
     assert stopped.code == 130, stopped

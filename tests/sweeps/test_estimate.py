@@ -39,7 +39,7 @@ def plan(root: Path, depths: str = "8,14", seeds: str = "2") -> Sweep:
 def note(folder: Path, **changes: object) -> None:
     folder.mkdir(parents=True)
     held = {"iteration": 25, "iterations": 100, "seconds": 9.0, "images_per_second": 3.0} | changes
-    (folder / PROGRESS).write_text(json.dumps(held))
+    (folder / PROGRESS).write_text(json.dumps(held), encoding="utf-8")
 
 
 def finish(run: PlannedRun) -> None:

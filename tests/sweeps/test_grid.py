@@ -23,7 +23,7 @@ def plan(file=None, overrides=(), **given):
 
 def write(folder: Path, text: str) -> Path:
     file = folder / "mine.yaml"
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     return file
 
 
@@ -146,10 +146,10 @@ def test_two_files_of_one_name_have_two_lists(tmp_path):
 def test_a_damaged_or_foreign_list_is_a_sentence(tmp_path):
     path = tmp_path / "x.sweep.json"
     for content in ("", "[]", '{"runs": "a"}', '{"runs": [1]}', '{"runs": ["../a"]}', "\0"):
-        path.write_text(content)
+        path.write_text(content, encoding="utf-8")
         with pytest.raises(UserError, match="damaged"):
             manifests(tmp_path)
-    path.write_text(" " * 30_000_000)
+    path.write_text(" " * 30_000_000, encoding="utf-8")
     with pytest.raises(UserError, match="over 20,000,000 bytes"):
         manifests(tmp_path)
     path.unlink()

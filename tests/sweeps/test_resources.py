@@ -20,7 +20,8 @@ def test_the_command_line_wins_over_a_file_and_that_over_the_shipped_one(tmp_pat
     file = tmp_path / "mine.yaml"
     file.write_text(
         "partition: gpu\naccount: 1234\ntime: 1-12\nmem: 8G\ngpus_per_task: a100:2\n"
-        "setup: [module load cuda]\nsbatch: {constraint: v100, exclusive: true, nice: null}\n"
+        "setup: [module load cuda]\nsbatch: {constraint: v100, exclusive: true, nice: null}\n",
+        encoding="utf-8",
     )
     given = {"partition": "long", "account": None, "time": None}
     read = read_resources(file, given, ["constraint=a100", "--mail_type=END", "oversubscribe"])
@@ -74,7 +75,7 @@ def test_times_are_those_of_sbatch(time, value):
 )
 def test_what_is_wrong_is_named_with_its_file(tmp_path, text, said):
     file = tmp_path / "mine.yaml"
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as error:
         read_resources(file, {})
     assert said in str(error.value)
@@ -84,7 +85,9 @@ def test_what_is_wrong_is_named_with_its_file(tmp_path, text, said):
 @pytest.mark.parametrize("time", ['"2:30:00"', "2:30:00", "12:00:00", "90:30", "1-12:00"])
 def test_times_need_no_quotes(tmp_path, time):
     file = tmp_path / "mine.yaml"
-    file.write_text(f"time: {time}  # no number in base 60\nsbatch: {{begin: 16:00}}\n")
+    file.write_text(
+        f"time: {time}  # no number in base 60\nsbatch: {{begin: 16:00}}\n", encoding="utf-8"
+    )
     read = read_resources(file, {})
     assert read.time == time.strip('"')
     assert read.sbatch == {"begin": "16:00"}
@@ -92,7 +95,7 @@ def test_times_need_no_quotes(tmp_path, time):
 
 def test_names_keep_their_zeros(tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text("account: 007\npartition: 0x\nqos: 1_0\n")
+    file.write_text("account: 007\npartition: 0x\nqos: 1_0\n", encoding="utf-8")
     read = read_resources(file, {})
     assert (read.account, read.partition, read.qos) == ("007", "0x", "1_0")
 
@@ -101,7 +104,8 @@ def test_names_and_values_of_sbatch_reach_it_as_they_are_written(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(
         "account: 0123\nqos: 1_000\n"
-        "sbatch: {begin: 16:00, deadline: 2026-01-20T16:00, comment: on, nice: 010}\n"
+        "sbatch: {begin: 16:00, deadline: 2026-01-20T16:00, comment: on, nice: 010}\n",
+        encoding="utf-8",
     )
     found = read_resources(file, {})
     assert (found.account, found.qos) == ("0123", "1_000")

@@ -106,7 +106,7 @@ def test_a_dry_run_needs_no_slurm(work, capsys, monkeypatch):
 
 
 def test_runs_are_packed_and_options_find_their_way(work, capsys):
-    (work / "mine.yaml").write_text("setup: [module load cuda]\nqos: low\n")
+    (work / "mine.yaml").write_text("setup: [module load cuda]\nqos: low\n", encoding="utf-8")
     options = script(
         capsys, "--per-gpu", "3", "--jobs", "4", "--partition", "gpu", "--account", "lab",
         "--time", "12:00:00", "--sbatch", "constraint=a100", "--sbatch", "exclusive",
@@ -143,10 +143,10 @@ def test_the_record_says_which_runs_each_task_has(work, programs, capsys):
     assert (plan.threads, plan.device) == (1, "cuda"), "a task that has a GPU does not do without"
     assert plan.root == work / "runs"
     config = work / "config.yaml"
-    config.write_text(plan.settings["paper/original-8/seed-0"])
+    config.write_text(plan.settings["paper/original-8/seed-0"], encoding="utf-8")
     wanted = resolve(None, {"variant": "original", "depth": 8, "seed": 0}, TINY)
     assert resolve(config) == wanted
-    assert json.loads((record(work) / "submission.json").read_text())["format"] == 1
+    assert json.loads((record(work) / "submission.json").read_text(encoding="utf-8"))["format"] == 1
     assert len(list(work.glob("runs/sweep-paper-*.sweep.json"))) == 1
 
 
@@ -170,7 +170,9 @@ def test_more_runs_than_an_array_takes_become_several(work, programs, capsys):
     fake(programs, "scontrol", "MaxArraySize            = 3\n")
     assert run_command([*SWEEP, "--jobs", "4"]) == 0
     assert capsys.readouterr().out.count("Submitted") == 2
-    scripts = [path.read_text() for path in work.glob("runs/.slurm/*/7_submission.sh")]
+    scripts = [
+        path.read_text(encoding="utf-8") for path in work.glob("runs/.slurm/*/7_submission.sh")
+    ]
     arrays = sorted(re.findall(r"--array=(\S+)", "".join(scripts)))
     assert arrays == ["0-0%1", "0-2%2"], "they share the number of tasks at work"
 

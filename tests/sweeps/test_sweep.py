@@ -46,7 +46,7 @@ def processes(mark: str) -> list[int]:
 
 def has_loaded_torch(pid: int) -> bool:
     with contextlib.suppress(OSError):
-        return "libtorch_cpu" in Path(f"/proc/{pid}/maps").read_text()
+        return "libtorch_cpu" in Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
     return False
 
 
@@ -68,7 +68,7 @@ def test_a_sweep_finishes_all_of_its_runs(undisturbed):
     folder, out = undisturbed
     for run in FOLDERS:
         assert (folder / run / "result.json").exists()
-        assert "Finished" in (folder / run / "log.txt").read_text()
+        assert "Finished" in (folder / run / "log.txt").read_text(encoding="utf-8")
     assert "4 to do, 2 at a time (1 thread each)" in out
     assert out.count("finished: test error") == 4
     assert "All 4 runs are finished. Next: resvar report runs" in out
@@ -133,7 +133,10 @@ def test_stopped_then_killed_then_finished_with_the_same_bits(resvar, undisturbe
 
     def waiting(times: int) -> bool:
         logs = [tmp_path / run / "log.txt" for run in first]
-        return all(log.exists() and log.read_text().count("WAITING") == times for log in logs)
+        return all(
+            log.exists() and log.read_text(encoding="utf-8").count("WAITING") == times
+            for log in logs
+        )
 
     with resvar.started(*ONE_SEED, cwd=tmp_path, **held) as sweep:
         assert wait_for(lambda: waiting(1))
@@ -147,7 +150,7 @@ def test_stopped_then_killed_then_finished_with_the_same_bits(resvar, undisturbe
     assert not processes(mark)
     for run in first:
         assert (tmp_path / run / "checkpoint.pt").exists()
-        assert "a checkpoint is saved" in (tmp_path / run / "log.txt").read_text()
+        assert "a checkpoint is saved" in (tmp_path / run / "log.txt").read_text(encoding="utf-8")
 
     with resvar.started(*ONE_SEED, cwd=tmp_path, **held) as sweep:
         assert wait_for(lambda: waiting(2))
@@ -206,7 +209,7 @@ def test_one_that_diverges_is_a_result_and_is_not_tried_again(resvar, tmp_path):
     assert "seed-0 diverged at iteration" in done.out
     assert "All 1 runs are finished; 1 of them diverged" in done.out
     assert not (run / "result.json").exists()
-    iteration = json.loads((run / "diverged.json").read_text())["iteration"]
+    iteration = json.loads((run / "diverged.json").read_text(encoding="utf-8"))["iteration"]
     before = contents(run)
     again = resvar.run(*sweep, cwd=tmp_path, **UNMEASURED)
     assert again.code == 0
@@ -228,7 +231,7 @@ def test_two_sweeps_share_the_work_and_do_no_run_twice(resvar, undisturbed, tmp_
         assert "All 2 runs are finished" in end.out
         assert "FAILED" not in end.out
     for run in FOLDERS[:2]:
-        log = (tmp_path / run / "log.txt").read_text()
+        log = (tmp_path / run / "log.txt").read_text(encoding="utf-8")
         assert log.count("Finished") == 1, log
         assert "going on" not in log
     compare(tmp_path, undisturbed, FOLDERS[:2])
@@ -270,7 +273,7 @@ def test_a_folder_with_a_run_of_other_settings_is_noticed_first(work, capsys):
     folder = work / FOLDERS[3]
     folder.mkdir(parents=True)
     other = resolve(None, {"variant": "full-preact", "depth": 8, "seed": 1}, [*TINY, "lr=0.9"])
-    (folder / "config.yaml").write_text(other.to_yaml())
+    (folder / "config.yaml").write_text(other.to_yaml(), encoding="utf-8")
     before = contents(work)
     assert run_command([*SWEEP, "--data", "nowhere"]) == 2
     err = capsys.readouterr().err

@@ -44,7 +44,7 @@ def disk(tmp_path) -> Iterator[Disk]:
     place.mkdir()
     try:
         command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place]
-        mounted = subprocess.run(command, capture_output=True, text=True)
+        mounted = subprocess.run(command, capture_output=True, encoding="utf-8")
     except OSError as error:
         pytest.skip(f"mount cannot be called: {error}")
     if mounted.returncode:
@@ -142,7 +142,10 @@ def test_under_a_limit_on_the_size_of_files(tmp_path, monkeypatch):
             go_on(out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "File too large" in json.loads((out / "failure.json").read_text())["message"]
+    assert (
+        "File too large"
+        in json.loads((out / "failure.json").read_text(encoding="utf-8"))["message"]
+    )
     assert load_newest(out) is None
     go_on(out)
     assert not differing(out, tmp_path / "undisturbed")

@@ -46,7 +46,7 @@ def unset(monkeypatch):
 def test_the_level_is_the_one_that_onednn_reports(limit):
     done = subprocess.run(
         [sys.executable, "-c", REPORT], env={**os.environ, "ONEDNN_VERBOSE": "1", **limit},
-        capture_output=True, text=True, check=True, timeout=PATIENCE,
+        capture_output=True, encoding="utf-8", check=True, timeout=PATIENCE,
     )  # fmt: skip
     lines = done.stdout.splitlines()
     found = [line.partition("isa:")[2] for line in lines if ",info,cpu,isa:" in line]

@@ -288,13 +288,24 @@ def test_a_run_of_two_leaves_what_a_run_of_one_leaves(warm, undisturbed, tmp_pat
     alone = tmp_path / "run"
     assert warm.run(*train("--out", alone), cwd=tmp_path).code == 0
     assert {path.name for path in undisturbed.iterdir()} == {path.name for path in alone.iterdir()}
-    one, two = (json.loads((out / "result.json").read_text()) for out in (alone, undisturbed))
+    one, two = (
+        json.loads((out / "result.json").read_text(encoding="utf-8"))
+        for out in (alone, undisturbed)
+    )
     assert two["device"] == f"2 × {one['device']}"
     assert two["config_hash"] == one["config_hash"], "the number of devices is no setting"
-    assert (undisturbed / "config.yaml").read_text() == (alone / "config.yaml").read_text()
-    environments = [json.loads((o / "environment.json").read_text()) for o in (alone, undisturbed)]
+    assert (undisturbed / "config.yaml").read_text(encoding="utf-8") == (
+        alone / "config.yaml"
+    ).read_text(encoding="utf-8")
+    environments = [
+        json.loads((o / "environment.json").read_text(encoding="utf-8"))
+        for o in (alone, undisturbed)
+    ]
     assert [found["world_size"] for found in environments] == [1, 2]
-    rows = [list(csv.DictReader((o / "metrics.csv").open())) for o in (alone, undisturbed)]
+    rows = [
+        list(csv.DictReader((o / "metrics.csv").open(encoding="utf-8")))
+        for o in (alone, undisturbed)
+    ]
     for ours, theirs in zip(*rows, strict=True):
         for name in ("iteration", "epoch", "lr", "train_loss", "train_error", "test_loss"):
             assert float(theirs[name]) == pytest.approx(float(ours[name]), rel=1e-4)
@@ -317,7 +328,9 @@ def test_another_number_of_processes_goes_on_with_a_warning(warm, tmp_path):
     assert done.code == 0, done
     assert "resuming from iteration 6" in done.out
     assert "Warning: device, world_size changed" in done.out
-    changed = json.loads((out / "environment.json").read_text())["resumed"][0]["changed"]
+    changed = json.loads((out / "environment.json").read_text(encoding="utf-8"))["resumed"][0][
+        "changed"
+    ]
     assert changed["world_size"] == 1
 
 
@@ -616,7 +629,10 @@ def torchrun(warm, cwd: Path, arguments: list[Any], **more: str) -> Iterator[Job
 def children(pid: int) -> list[int]:
     """The living child processes of a process, in the order in which they were started (Linux)."""
     try:
-        return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [
+            int(n)
+            for n in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
+        ]
     except OSError:
         return []
 

@@ -33,7 +33,7 @@ def points(folder: Path) -> Iterator[tuple[str, int, float]]:
 
 def rows(folder: Path) -> list[tuple[str, int, float]]:
     """The same from metrics.csv."""
-    with (folder / "metrics.csv").open(newline="") as file:
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
         return [
             (tag, int(row["iteration"]), pytest.approx(float(row[column]), rel=1e-6))
             for row in csv.DictReader(file)
@@ -68,7 +68,7 @@ def test_none_are_written_unless_asked_for_and_fresh_removes_them(warm, tmp_path
     assert warm.run(*train("--out", "run"), cwd=tmp_path).code == 0
     folder = tmp_path / "run"
     assert not list(folder.glob(EVENTS))
-    (folder / "events.out.tfevents.1.host").write_text("somebody else's")
+    (folder / "events.out.tfevents.1.host").write_text("somebody else's", encoding="utf-8")
     assert warm.run(*train(*ON, "--fresh", "--out", "run"), cwd=tmp_path).code == 0
     assert len(list(folder.glob(EVENTS))) == 1
     assert warm.run(*train("--fresh", "--out", "run"), cwd=tmp_path).code == 0

@@ -169,10 +169,14 @@ def test_the_hash_of_plain_is_that_of_runs_from_before_the_setting():
 def test_a_record_that_does_not_say_was_made_with_plain_ones(tmp_path):
     lines = make("precision=bf16").to_yaml().splitlines(keepends=True)
     old, mine = tmp_path / "config.yaml", tmp_path / "mine.yaml"
-    old.write_text("".join(line for line in lines if not line.startswith("kernels")))
+    old.write_text(
+        "".join(line for line in lines if not line.startswith("kernels")), encoding="utf-8"
+    )
     assert resolve(old).kernels == "plain"
     assert resolve(old, overrides=["kernels=auto"]).kernels == "auto"
-    mine.write_text("variant: full-preact\ndepth: 8\n")  # no record: somebody's wish
+    mine.write_text(
+        "variant: full-preact\ndepth: 8\n", encoding="utf-8"
+    )  # no record: somebody's wish
     assert resolve(mine).kernels == "auto"
 
 
@@ -193,7 +197,7 @@ def test_a_run_notes_its_kernels_and_goes_on_with_them(warm, tmp_path):
     assert "fused kernels; everything goes to" in begun.out
     assert read_yaml(folder / "config.yaml")["kernels"] == "fused"
     assert read_settings(folder).kernels == "fused"
-    assert json.loads((folder / "result.json").read_text())["kernels"] == "fused"
+    assert json.loads((folder / "result.json").read_text(encoding="utf-8"))["kernels"] == "fused"
     other = begin(warm, folder, "kernels=plain")
     assert other.code == 2
     assert "kernels: fused → plain" in other.err
@@ -216,8 +220,10 @@ def test_a_run_that_was_begun_plain_goes_on_so(warm, tmp_path):
     killed = begin(warm, folder, "kernels=plain", RESVAR_TEST_KILL="iteration:8")
     assert killed.code == -signal.SIGKILL
     config = folder / "config.yaml"
-    lines = config.read_text().splitlines(keepends=True)
-    config.write_text("".join(line for line in lines if not line.startswith("kernels")))
+    lines = config.read_text(encoding="utf-8").splitlines(keepends=True)
+    config.write_text(
+        "".join(line for line in lines if not line.startswith("kernels")), encoding="utf-8"
+    )
     assert begin(warm, folder).code == 0
     assert read_settings(folder).kernels == "plain"
     assert differing(folder, whole) == []
@@ -240,16 +246,16 @@ def test_without_a_compiler_a_run_is_plain_and_fused_is_refused(warm, tmp_path):
 def test_a_fused_run_without_its_compiler_is_finished_plain_and_records_it(warm, tmp_path):
     folder = tmp_path / "run"
     assert begin(warm, folder, RESVAR_TEST_KILL="iteration:8").code == -signal.SIGKILL
-    config = (folder / "config.yaml").read_text()
+    config = (folder / "config.yaml").read_text(encoding="utf-8")
     resumed = begin(warm, folder, CXX="/no/such", RESVAR_TEST_KILL="iteration:4")
     assert "begun with fused operators and continues without them: no C++" in resumed.out
     assert "Warning: kernels changed since this run was started" in resumed.out
     resumed = begin(warm, folder, "kernels=fused", CXX="/no/such")
     assert resumed.code == 0, resumed.err
     assert "kernels changed" not in resumed.out  # since it was started here
-    assert (folder / "config.yaml").read_text() == config
-    assert json.loads((folder / "result.json").read_text())["kernels"] == "plain"
-    (note,) = json.loads((folder / "environment.json").read_text())["resumed"]
+    assert (folder / "config.yaml").read_text(encoding="utf-8") == config
+    assert json.loads((folder / "result.json").read_text(encoding="utf-8"))["kernels"] == "plain"
+    (note,) = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["resumed"]
     assert note["changed"]["kernels"] == "plain"
 
 
@@ -258,14 +264,16 @@ def test_other_operators_and_a_limit_of_onednn_are_told_on_resumption(warm, tmp_
     folder = tmp_path / "run"
     assert begin(warm, folder, RESVAR_TEST_KILL="iteration:8").code == -signal.SIGKILL
     path = folder / "environment.json"
-    recorded = json.loads(path.read_text())
-    path.write_text(json.dumps({**recorded, "operators": "0" * 16}))
+    recorded = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**recorded, "operators": "0" * 16}), encoding="utf-8")
     limited = begin(warm, folder, MKL_CBWR="AVX2", RESVAR_TEST_KILL="iteration:4")
     assert "Warning: operators, variables changed since this run was started" in limited.out
-    (note,) = json.loads(path.read_text())["resumed"]
+    (note,) = json.loads(path.read_text(encoding="utf-8"))["resumed"]
     assert note["changed"] == {"operators": recorded["operators"], "variables": "MKL_CBWR=AVX2"}
     later = ("kernels", "compile", "operators", "onednn", "variables")
-    path.write_text(json.dumps({k: v for k, v in recorded.items() if k not in later}))
+    path.write_text(
+        json.dumps({k: v for k, v in recorded.items() if k not in later}), encoding="utf-8"
+    )
     whole = begin(warm, folder)  # as an older version has left it
     assert whole.code == 0
     assert "changed since" not in whole.out

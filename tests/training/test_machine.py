@@ -37,7 +37,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_what_was_freed_is_taken_again_without_the_system():
     def faults(how):
         done = subprocess.run(
-            [sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True
+            [sys.executable, "-c", FAULTS, how], capture_output=True, encoding="utf-8", check=True
         )
         return int(done.stdout)
 

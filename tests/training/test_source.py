@@ -27,7 +27,7 @@ def git(folder: Path, *command: str) -> str:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     done = subprocess.run(
         ["git", "-C", folder, "-c", "user.name=a", "-c", "user.email=a@b", *command],
-        env=environment, capture_output=True, text=True, check=True,
+        env=environment, capture_output=True, encoding="utf-8", check=True,
     )  # fmt: skip
     return done.stdout.strip()
 
@@ -36,8 +36,8 @@ def package(root: Path) -> Path:
     """A package of two files."""
     folder = root / "resvar"
     folder.mkdir(parents=True)
-    (folder / "__init__.py").write_text("")
-    (folder / "unit.py").write_text("x = 1\n")
+    (folder / "__init__.py").write_text("", encoding="utf-8")
+    (folder / "unit.py").write_text("x = 1\n", encoding="utf-8")
     return folder
 
 
@@ -57,10 +57,10 @@ def test_a_clean_checkout(checkout):
 
 
 def test_a_changed_file_and_an_untracked_one(checkout):
-    (checkout / "notes.txt").write_text("not tracked")
+    (checkout / "notes.txt").write_text("not tracked", encoding="utf-8")
     assert source_version(checkout).dirty is False
     source_version.cache_clear()
-    (checkout / "unit.py").write_text("x = 2\n")
+    (checkout / "unit.py").write_text("x = 2\n", encoding="utf-8")
     assert source_version(checkout).dirty is True
 
 
@@ -114,7 +114,9 @@ def test_a_checkout_of_somebody_else(checkout, monkeypatch, tmp_path):
 )
 def test_a_git_that_does_not_work(tmp_path, monkeypatch, script, reason):
     if script is not None:
-        (tmp_path / "git").write_text(f"#!/bin/sh\nPATH={os.environ['PATH']}\n{script}\n")
+        (tmp_path / "git").write_text(
+            f"#!/bin/sh\nPATH={os.environ['PATH']}\n{script}\n", encoding="utf-8"
+        )
         (tmp_path / "git").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(source, "GIT_SECONDS", 1.0)
@@ -160,8 +162,8 @@ def test_a_run_names_the_commits_that_trained_it(tmp_path, monkeypatch):
     result = train()
     assert result["commit"] == "b" * 40
     assert result["commits"] == ["a" * 40, "b" * 40]
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["commits"]
-    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))["commits"]
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text(encoding="utf-8"))
     assert environment["commit"] == "a" * 40
     assert environment["resumed"] == [{"iteration": 1, "changed": {"commit": "b" * 40}}]
 
@@ -173,5 +175,5 @@ def test_a_run_names_the_commits_that_trained_it(tmp_path, monkeypatch):
     again = job.run_training(settings, tmp_path / "data", out, tmp_path / "run", "cpu", fresh=True)
     assert again["commit"] is None
     assert "commits" not in again
-    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text(encoding="utf-8"))
     assert environment["commit_reason"] == "git is not installed"

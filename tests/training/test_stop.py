@@ -184,4 +184,4 @@ def test_a_signal_to_all_processes_lets_workers_live_until_the_run_has_saved(
     assert len(ended.err.strip().splitlines()) == 2
     assert load_newest(tmp_path / "run")["iteration"] > 0
     assert "failure.json" not in {path.name for path in (tmp_path / "run").iterdir()}
-    assert json.loads(progress.read_text())["iteration"] > 0
+    assert json.loads(progress.read_text(encoding="utf-8"))["iteration"] > 0

@@ -249,7 +249,7 @@ def test_auto_precision_is_bf16_where_the_processor_has_it():
     info = Path("/proc/cpuinfo")
     if not info.exists():
         pytest.skip("no /proc/cpuinfo here")
-    flags = info.read_text()
+    flags = info.read_text(encoding="utf-8")
     has = "avx512_bf16" in flags or "amx_bf16" in flags
     for asked, wanted in (("auto", "bf16" if has else "fp32"), ("fp32", "fp32"), ("bf16", "bf16")):
         plan = plan_of(make_settings(f"precision={asked}"))
@@ -478,7 +478,7 @@ def test_a_diverged_run_says_so_and_keeps_the_last_good_checkpoint(tmp_path, mon
     out = tmp_path / "run"
     with pytest.raises(DivergedError, match=r"diverged.*checkpoint is kept"):
         train(settings, tmp_path / "data", Console(file=io.StringIO()), out, "cpu")
-    note = json.loads((out / "diverged.json").read_text())
+    note = json.loads((out / "diverged.json").read_text(encoding="utf-8"))
     assert note["format"] == 1
     assert note["loss"] in ("nan", "inf")
     assert "diverged" in note["message"]
@@ -494,7 +494,7 @@ def test_a_diverged_run_says_so_and_keeps_the_last_good_checkpoint(tmp_path, mon
     assert contents(out) == before, "nothing is tried again"
     with pytest.raises(DivergedError):
         train(settings, tmp_path / "data", Console(file=io.StringIO()), out, "cpu", fresh=True)
-    assert json.loads((out / "diverged.json").read_text()) == note
+    assert json.loads((out / "diverged.json").read_text(encoding="utf-8")) == note
 
 
 @pytest.mark.parametrize("looks", ["each", "none"])
@@ -621,7 +621,9 @@ def test_a_lack_of_memory_ends_a_run_in_a_sentence_that_keeps_the_checkpoint(
         ) as caught:
             train(settings, tmp_path / "data", Console(file=io.StringIO()), out, "cpu")
     assert "--fresh" not in str(caught.value)
-    assert json.loads((out / "failure.json").read_text())["message"] == str(caught.value)
+    assert json.loads((out / "failure.json").read_text(encoding="utf-8"))["message"] == str(
+        caught.value
+    )
     assert load_newest(out)["iteration"] == 2
     train(settings, tmp_path / "data", Console(file=io.StringIO()), out, "cpu")
     assert (out / "result.json").exists()

@@ -62,11 +62,11 @@ def make_odd(run: Path, odd: Mapping[str, str]) -> None:
 
 def write_texts(run: Path, texts: Mapping[str, str]) -> None:
     """Put texts into the values of a run's JSON files."""
-    result = json.loads((run / "result.json").read_text())
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     for key in ("device", "precision", "commit"):
         result[key] = texts.get(key, result[key])
-    (run / "result.json").write_text(json.dumps(result))
-    (run / "environment.json").write_text(json.dumps(dict(texts)))
+    (run / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    (run / "environment.json").write_text(json.dumps(dict(texts)), encoding="utf-8")
 
 
 def remove(run: Path) -> None:

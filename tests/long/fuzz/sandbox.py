@@ -91,7 +91,7 @@ _FORBIDDEN = {
 def peak_memory() -> int:
     """Peak resident bytes of this process since `reset_peak_memory`; 0 if unknown."""
     with contextlib.suppress(OSError, IndexError):
-        status = Path("/proc/self/status").read_text()
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
         return 1024 * int(status.split("VmHWM:")[1].split()[0])
     return 0
 
@@ -99,7 +99,7 @@ def peak_memory() -> int:
 def reset_peak_memory() -> int:
     """Make the current resident bytes the peak; returns them."""
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     return peak_memory()
 
 

@@ -55,7 +55,9 @@ def main() -> int:
         if asked.reads is not None:
             return read(asked, folder)
         if asked.data is not None:
-            (folder / "data" / "md5.json").write_text("{}")  # the official files count
+            (folder / "data" / "md5.json").write_text(
+                "{}", encoding="utf-8"
+            )  # the official files count
         data, md5 = asked.data or folder / "data", folder / "data"
         what = "real CIFAR-10" if asked.data else "made-up images in the official format"
         print(f"{asked.kills} kills, seed {asked.seed}, on {what}", flush=True)

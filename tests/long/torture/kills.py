@@ -104,7 +104,7 @@ class Phases:
 
     def __call__(self, pid: int) -> str:
         with contextlib.suppress(OSError):
-            return (self.folder / str(pid)).read_text().strip() or LOADING
+            return (self.folder / str(pid)).read_text(encoding="utf-8").strip() or LOADING
         return LOADING
 
 

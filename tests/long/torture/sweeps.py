@@ -123,6 +123,6 @@ def _compare(out: Path, runs: Sequence[Path], reference: Path) -> list[str]:
     problems = [f"{run} is missing or unexpected" for run in made ^ set(runs)]
     for run in made & set(runs):
         problems += [f"{run}: {what}" for what in differing(out / run, reference / run)]
-        if (out / run / "log.txt").read_text().count("Finished") > 1:
+        if (out / run / "log.txt").read_text(encoding="utf-8").count("Finished") > 1:
             problems.append(f"{run} ran twice")
     return problems

@@ -248,7 +248,7 @@ class AfterImport:
 def use_tiny_data(folder):
     from resvar.data.cifar import DATASETS
 
-    for name, md5 in json.loads((Path(folder) / "md5.json").read_text()).items():
+    for name, md5 in json.loads((Path(folder) / "md5.json").read_text(encoding="utf-8")).items():
         DATASETS[name] = dataclasses.replace(DATASETS[name], md5=md5)
 
 
