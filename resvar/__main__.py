@@ -5,7 +5,7 @@ import sys
 from contextlib import suppress
 
 
-def start() -> None:
+def enter() -> None:
     """Run the command line; Ctrl-C already stops it while it is imported."""
     try:
         from resvar.cli import main
@@ -17,4 +17,4 @@ def start() -> None:
 
 
 if __name__ == "__main__":
-    start()
+    enter()

@@ -25,7 +25,7 @@ from resvar.rundir import (
     read_settings,
 )
 
-T = TypeVar("T")
+Read = TypeVar("Read")
 
 MOST_ATTEMPTS = 20
 """Reads of a run that is started over again and again; one start disturbs two at most."""
@@ -125,7 +125,7 @@ def require_usable(folder: Path, writing: bool = False) -> None:
 # --- a folder that others write -------------------------------------------------------------------
 
 
-def read_undisturbed(folder: Path, read: Callable[[], T]) -> T:
+def read_undisturbed(folder: Path, read: Callable[[], Read]) -> Read:
     """What `read` finds in a run directory; read again if its run began or ended meanwhile.
 
     Raises:
@@ -146,7 +146,7 @@ def read_undisturbed(folder: Path, read: Callable[[], T]) -> T:
     return _read_or_user_error(folder, read)
 
 
-def _read_or_user_error(folder: Path, read: Callable[[], T]) -> T:
+def _read_or_user_error(folder: Path, read: Callable[[], Read]) -> Read:
     try:
         return read()
     except (UserError, RunError):

@@ -59,7 +59,7 @@ def test_all_of_the_package_is_inside_and_nothing_else(wheel):
 
 def test_the_command_is_declared(wheel):
     (points,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
-    assert "resvar = resvar.__main__:start" in wheel.read(points).decode()
+    assert "resvar = resvar.__main__:enter" in wheel.read(points).decode()
 
 
 def test_the_wheel_works_alone(wheel, tmp_path):

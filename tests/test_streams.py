@@ -390,7 +390,7 @@ def test_a_signal_stops_a_command_unless_it_was_ignored_at_the_start(resvar, tmp
          "    def find_spec(self, name, *_):\n"
          "        if name == 'typer': raise KeyboardInterrupt\n"
          "sys.meta_path.insert(0, Interrupted())\n"
-         "from resvar.__main__ import start\nstart()", 130, "resvar: stopped.\n"),
+         "from resvar.__main__ import enter\nenter()", 130, "resvar: stopped.\n"),
     ],
     ids=["end", "begin"],
 )  # fmt: skip

@@ -44,12 +44,12 @@ def shares(events: Iterable[Any], own_time: Callable[[Any], float]) -> dict[str,
     """
     sums = dict.fromkeys(HEADINGS, 0.0)
     for event in events:
-        sums[heading(_upwards(event))] += own_time(event)
+        sums[heading_of(_upwards(event))] += own_time(event)
     total = sum(sums.values())
     return {name: time / total for name, time in sums.items() if time} if total else {}
 
 
-def heading(names: list[str]) -> str:
+def heading_of(names: list[str]) -> str:
     """The heading of an event, from its name and those of the events around it, innermost first."""
     for name in names:
         for part, found in AROUND.items():

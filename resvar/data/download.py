@@ -23,7 +23,7 @@ from resvar.data.transfer import megabytes, show_progress
 from resvar.errors import RunError, UserError, first_line
 from resvar.files import open_to_append
 
-Value = TypeVar("Value")
+Answer = TypeVar("Answer")
 
 TIMEOUT = 30.0
 """Seconds without a byte after which the server counts as dead."""
@@ -103,7 +103,7 @@ def _copy(
     looked, before = time.monotonic(), done
     while not _is_too_large(done) and (total is None or done < total):
         try:
-            chunk = _await_value(LONGEST_WAIT, lambda: response.read1(CHUNK))
+            chunk = _await_answer(LONGEST_WAIT, lambda: response.read1(CHUNK))
         except TimeoutError as error:
             raise _cut(url, done, total, f"the server sent nothing for {TIMEOUT:.0f} s") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -134,7 +134,7 @@ def _cut(url: str, done: int, total: int | None, why: str) -> RunError:
     )
 
 
-def _await_value(seconds: float, call: Callable[[], Value]) -> Value:
+def _await_answer(seconds: float, call: Callable[[], Answer]) -> Answer:
     """The value of a call that may block; Ctrl-C and the limit end the wait for it.
 
     A socket's own limit begins anew with each byte, and looking up a name has none.
@@ -142,7 +142,7 @@ def _await_value(seconds: float, call: Callable[[], Value]) -> Value:
     Raises:
         TimeoutError: there is no value after `seconds`; or what the call raises.
     """
-    outcome: concurrent.futures.Future[Value] = concurrent.futures.Future()
+    outcome: concurrent.futures.Future[Answer] = concurrent.futures.Future()
 
     def work() -> None:
         try:
@@ -168,7 +168,7 @@ def _ask(url: str, start: int) -> tuple[http.client.HTTPResponse | None, int, in
     if start:
         request.add_header("Range", f"bytes={start}-")
     try:
-        response: http.client.HTTPResponse = _await_value(
+        response: http.client.HTTPResponse = _await_answer(
             LONGEST_WAIT, lambda: _opener().open(request, timeout=TIMEOUT)
         )
     except urllib.error.HTTPError as error:

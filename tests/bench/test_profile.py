@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from resvar.bench.profile import heading, shares
+from resvar.bench.profile import heading_of, shares
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from resvar.bench.profile import heading, shares
     ],
 )
 def test_the_innermost_operator_with_a_heading_decides(names, found):
-    assert heading(names) == found
+    assert heading_of(names) == found
 
 
 def test_shares_are_of_own_time_by_hand():
