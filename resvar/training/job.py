@@ -23,7 +23,7 @@ from resvar.console import duration
 from resvar.data.cifar import Images
 from resvar.data.folder import FolderImages
 from resvar.data.splits import Splits, open_images
-from resvar.errors import RunError, UserError
+from resvar.errors import RunError, Stopped, UserError
 from resvar.files import replacing, write_json
 from resvar.ownership import refuse_foreign, start_over
 from resvar.training.checkpoint import load_newest
@@ -38,7 +38,13 @@ from resvar.training.memory import require_memory
 from resvar.training.progress import Progress
 from resvar.training.source import SourceVersion, source_version
 from resvar.training.step import count_parameters
-from resvar.training.stop import MESSAGE, continue_without_sweep, stop_request, sweep_process
+from resvar.training.stop import (
+    MESSAGE,
+    StopRequest,
+    continue_without_sweep,
+    stop_request,
+    sweep_process,
+)
 from resvar.training.trainer import Callback, Trainer
 from resvar.training.writer import Writer
 
@@ -93,11 +99,15 @@ def run_training(
             if run.result is not None:
                 return run.result
             trainer, origin = run.begin(images, source)
+            together = ranks.size > 1
             message = MESSAGE if ranks.first else ""
-            with stop_request(message, together=ranks.size > 1) as stop:
-                with run.observers(trainer, console) as callbacks:
-                    test = trainer.fit(callbacks, stop)
-                return run.finish(trainer, test, origin)  # a signal now changes nothing
+            with (
+                stop_request(message, together) as stop,
+                run.observers(trainer, console) as callbacks,
+            ):
+                test = trainer.fit(callbacks, stop)
+            with stop_request("", together) as stop:
+                return run.finish(trainer, test, origin, stop)
 
 
 def _check(settings: Settings, device: str, ranks: Ranks) -> torch.device:
@@ -252,15 +262,20 @@ class ClaimedRun:
         with Writer(self.folder, trainer) as writer, Progress(trainer, console) as progress:
             yield [writer, progress]
 
-    def finish(self, trainer: Trainer, test: Evaluation, origin: dict[str, Any]) -> dict[str, Any]:
+    def finish(
+        self, trainer: Trainer, test: Evaluation, origin: dict[str, Any], stop: StopRequest
+    ) -> dict[str, Any]:
         """Write the predictions, then the result: its presence marks the run as finished.
 
         Args:
             origin: from `begin`.
+
+        Raises:
+            Stopped: a signal came before the result was written.
         """
         result = self._result(trainer, test, origin)
         if self.plan.ranks.first:
-            _write_result(self.folder, result, test)
+            _write_result(self.folder, result, test, stop)
             self.log(
                 f"Finished {result['variant']}-{result['depth']}, seed {result['seed']}: test "
                 f"error {test.error:.2f} % after {duration(result['seconds'])}."
@@ -391,8 +406,12 @@ def _read_environment(path: Path) -> tuple[dict[str, Any], list[Any]]:
         ) from None
 
 
-def _write_result(folder: Path, result: dict[str, Any], test: Evaluation) -> None:
+def _write_result(
+    folder: Path, result: dict[str, Any], test: Evaluation, stop: StopRequest
+) -> None:
     with replacing(folder / rundir.PREDICTIONS) as file:
         np.save(file, test.predictions.numpy().astype(np.int64))
+    if stop:  # after this the run is finished, and exit code 130 would be untrue
+        raise Stopped("stopped before the result was written; the last checkpoint has everything.")
     write_json(folder / rundir.RESULT, result)
     (folder / rundir.PREVIOUS_CHECKPOINT).unlink(missing_ok=True)
