@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -14,6 +15,10 @@ import pytest
 from tests.support.commands import Commands, WarmCommands
 from tests.support.names import stable_name
 from tests.support.tiny import make_marked_cifar
+
+for _name, _handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    if hasattr(signal, _name):  # `nohup` and `&` of a shell ignore them, and children inherit that
+        signal.signal(getattr(signal, _name), _handler)
 
 hypothesis.settings.register_profile("resvar", deadline=None)  # a busy machine is not a bug
 hypothesis.settings.load_profile("resvar")
