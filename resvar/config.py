@@ -155,13 +155,13 @@ class Layers:
         for key in values:
             if key not in Settings.model_fields:
                 otherwise = "; `resvar train --help` lists them."
-                said = f"{source}: {unknown('setting', key, Settings.model_fields, otherwise)}"
+                sentence = f"{source}: {unknown('setting', key, Settings.model_fields, otherwise)}"
                 if set(values) >= RECORDED:
                     raise UnreadableError(
-                        f"{said} This is the record of a run, probably of a later version of "
+                        f"{sentence} This is the record of a run, probably of a later version of "
                         "resvar: update resvar."
                     )
-                raise UserError(said)
+                raise UserError(sentence)
         if "variant" in values:  # it brings its own ordering
             for key in ORDERING_KEYS:
                 self.values.pop(key, None)
@@ -288,9 +288,9 @@ def _require_trainable(settings: Settings) -> None:
 def _one_sentence(error: pydantic.ValidationError, layers: Layers) -> str:
     first = error.errors()[0]
     if not first["loc"]:  # a condition between settings
-        said = first["msg"].removeprefix("Value error, ") + "."
-        sources = {layers.sources.get(name, "") for name in re.findall("'([a-z_]+)'", said)}
-        return f"{sources.pop()}: {said}" if len(sources) == 1 else said
+        sentence = first["msg"].removeprefix("Value error, ") + "."
+        sources = {layers.sources.get(name, "") for name in re.findall("'([a-z_]+)'", sentence)}
+        return f"{sources.pop()}: {sentence}" if len(sources) == 1 else sentence
     key = str(first["loc"][0])
     if first["type"] == "missing":
         return f"the protocol '{layers.values.get('protocol')}' does not say '{key}'; add it."

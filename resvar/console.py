@@ -41,9 +41,6 @@ WIDTH = 200
 LONGEST_DURATION = 1e11
 """Seconds, three thousand years. A longer one was not measured."""
 
-WIDTH = 200
-"""Columns where the output is no terminal: a log keeps its lines whole."""
-
 
 def duration(seconds: float | None) -> str:
     """`48 s`, `6:05 min`, `3:20 h`, `2 d 4 h`; `?` for None, infinity and absurd lengths."""

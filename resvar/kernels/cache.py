@@ -18,11 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from resvar.files import flush_folder, open_to_append
+from resvar.rundir import try_lock
 
 Say = Callable[[str], None]
 
 SILENT_WAIT = 2.0
-"""Seconds after which a process that waits for another one's build says so."""
+"""Seconds after which a process that waits for another one's build logs that."""
 
 
 def cache() -> Path:
@@ -75,13 +76,14 @@ def building(folder: Path, say: Say) -> Iterator[Path]:
 
     Waits for a process that builds; the lock dies with its process.
     """
-    import fcntl
-
     work = folder / "build"
     with open_to_append(folder / "build.lock") as file:
-        if not _try_for(SILENT_WAIT, lambda: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)):
-            say(f"Waiting for another process that builds fused operators in {folder} …")
-            fcntl.flock(file, fcntl.LOCK_EX)
+        told, silent_until = False, time.monotonic() + SILENT_WAIT
+        while not try_lock(file.fileno(), shared=False):
+            if not told and time.monotonic() > silent_until:
+                say(f"Waiting for another process that builds fused operators in {folder} …")
+                told = True
+            time.sleep(0.05)
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(mode=0o700)
         try:
@@ -102,17 +104,6 @@ def keep(built: Path, folder: Path, key: str) -> Path:
     built.replace(library)
     flush_folder(folder)
     return library
-
-
-def _try_for(seconds: float, lock: Callable[[], None]) -> bool:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        try:
-            lock()
-            return True
-        except BlockingIOError:
-            time.sleep(0.05)
-    return False
 
 
 # --- what can be trusted --------------------------------------------------------------------------

@@ -90,7 +90,7 @@ def left_out(report: Report) -> Iterator[str]:
                 yield f"{group.label}: {make}"
     if report.unread:
         runs = pluralize(len(report.unread), "run")
-        yield f"{runs} that could not be read or are damaged; `resvar report` says why."
+        yield f"{runs} that could not be read or are damaged; `resvar report` gives the reasons."
 
 
 def _planned(group: Group) -> Iterator[tuple[str, partial[Picture] | str]]:

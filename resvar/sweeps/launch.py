@@ -30,7 +30,7 @@ def run_here(
     """Plan, estimate, train, and report failures.
 
     Raises:
-        UserError: the data is missing, a run's directory holds other settings, torchrun started
+        UserError: the data is missing, a directory contains another run, torchrun started
             this process, or its environment names an impossible sweep.
         RunError: some runs failed.
         Stopped: Ctrl-C or SIGTERM.
@@ -90,7 +90,7 @@ def estimate_here(
         speeds: the value of `--images-per-second`; None: measure.
 
     Raises:
-        UserError: a run's directory holds other settings, or `speeds` is wrong.
+        UserError: a directory contains another run, or `speeds` is wrong.
     """
     require_positive(jobs, per_gpu)
     if not (todo := _standing(sweep).open):

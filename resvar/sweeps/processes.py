@@ -85,7 +85,7 @@ def run_status(run: PlannedRun) -> RunStatus:
     """OPEN, FINISHED or DIVERGED, from the run's directory.
 
     Raises:
-        UserError: the directory cannot be used, is damaged, or holds another run.
+        UserError: the directory cannot be used, is damaged, or contains another run.
     """
 
     def read() -> RunStatus:

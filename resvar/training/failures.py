@@ -1,4 +1,4 @@
-"""Why a run failed: recorded in its directory, and said in a sentence with a remedy."""
+"""Why a run failed: recorded in its directory, and reported in a sentence with a remedy."""
 
 from __future__ import annotations
 
