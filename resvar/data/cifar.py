@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resvar.data.lock import find_fetching
-from resvar.errors import RunError, UserError, nearest
-from resvar.files import open_regular
+from resvar.errors import RunError, UserError
+from resvar.files import configs, open_regular
+from resvar.strict_yaml import read_yaml
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,13 +34,29 @@ LARGEST_FILE = 200_000_000
 
 
 @dataclass(frozen=True)
+class Archive:
+    """An archive on the network.
+
+    Attributes:
+        size: bytes; None: unknown.
+        md5: of the archive; None: unknown, so nothing proves that two sources have the same one.
+        sources: addresses of the same bytes, in the order in which they are tried.
+    """
+
+    name: str
+    size: int | None
+    md5: str | None
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Dataset:
     """The official files of a dataset, their checksums and their keys."""
 
     name: str
     title: str
     folder: str
-    url: str
+    archive: Archive
     train: tuple[str, ...]
     test: tuple[str, ...]
     meta: str
@@ -54,53 +71,31 @@ class Dataset:
         return (*self.train, *self.test, self.meta)
 
     @property
+    def home(self) -> str:
+        """The authors' own address of the archive."""
+        return self.archive.sources[-1]
+
+    @property
     def checksum(self) -> str:
         """SHA-256 of all lines `md5  filename`, as md5sum prints them."""
         lines = "".join(f"{self.md5[name]}  {name}\n" for name in self.files)
         return hashlib.sha256(lines.encode()).hexdigest()
 
 
-# MD5s from torchvision.datasets; the authors' page gives the archive's only.
-DATASETS: dict[str, Dataset] = {
-    "cifar10": Dataset(
-        name="cifar10",
-        title="CIFAR-10",
-        folder="cifar-10-batches-py",
-        url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-        train=tuple(f"data_batch_{number}" for number in range(1, 6)),
-        test=("test_batch",),
-        meta="batches.meta",
-        md5={
-            "data_batch_1": "c99cafc152244af753f735de768cd75f",
-            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-            "data_batch_4": "634d18415352ddfa80567beed471001a",
-            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-            "test_batch": "40351d587109b95175f43aff81a1287e",
-            "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
-        },
-        label_key=b"labels",
-        names_key=b"label_names",
-        classes=10,
-    ),
-    "cifar100": Dataset(
-        name="cifar100",
-        title="CIFAR-100",
-        folder="cifar-100-python",
-        url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-        train=("train",),
-        test=("test",),
-        meta="meta",
-        md5={
-            "train": "16019d7e3df5f24257cddd939b257f8d",
-            "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
-            "meta": "7973b15100ade9c7d40fb424638fde48",
-        },
-        label_key=b"fine_labels",
-        names_key=b"fine_label_names",
-        classes=100,
-    ),
-}
+def _read_datasets(path: Path) -> dict[str, Dataset]:
+    datasets = {}
+    for name, values in read_yaml(path).items():
+        archive = values.pop("archive")
+        values["archive"] = Archive(**{**archive, "sources": tuple(archive["sources"])})
+        for key in ("train", "test"):
+            values[key] = tuple(values[key])
+        for key in ("label_key", "names_key"):  # as the pickles of Python 2 have them
+            values[key] = values[key].encode()
+        datasets[name] = Dataset(name=name, **values)
+    return datasets
+
+
+DATASETS = _read_datasets(configs() / "datasets.yaml")
 
 
 @dataclass(frozen=True)
@@ -118,18 +113,6 @@ class Images:
     test_labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     checksum: str
-
-
-def find_dataset(name: str) -> Dataset:
-    """The dataset called `name`.
-
-    Raises:
-        UserError: it does not exist; the nearest name is suggested.
-    """
-    if name in DATASETS:
-        return DATASETS[name]
-    hint = nearest(name, DATASETS) or f"; known are {', '.join(DATASETS)}."
-    raise UserError(f"there is no dataset '{name}'{hint}")
 
 
 def default_folder() -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from resvar.console import log
 from resvar.data.archive import BadArchiveError, remove_stale, unpack
@@ -52,7 +52,7 @@ def obtain(
     if archive is not None:
         _check_archive_opens(archive)
     else:
-        check_url(dataset.url if url is None else url)
+        check_url(dataset.home if url is None else url)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -93,15 +93,15 @@ def _obtain_from_archive(dataset: Dataset, folder: Path, archive: Path, show: bo
     except BadArchiveError as bad:
         raise UserError(
             f"{archive}: {bad}; nothing was taken from it, the official archive of "
-            f"{dataset.title} is {dataset.url}."
+            f"{dataset.title} is {dataset.home}."
         ) from bad
 
 
 def _obtain_from_network(dataset: Dataset, folder: Path, url: str | None, show: bool) -> None:
-    address = url or dataset.url
+    address = url or dataset.home
     # A partial download belongs to its address: it is never completed with another server's bytes.
     mark = hashlib.sha256(address.encode(errors="replace")).hexdigest()[:8]
-    part = folder / f"{PurePosixPath(dataset.url).name}.{mark}.part"
+    part = folder / f"{dataset.archive.name}.{mark}.part"
     download(address, part, show)
     try:
         unpack(dataset, folder, part, show)

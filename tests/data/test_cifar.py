@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resvar.data.cifar import DATASETS, default_folder, find_dataset, find_problems, load_cifar
+from resvar.data.cifar import DATASETS, default_folder, find_problems, load_cifar
 from resvar.data.obtain import obtain
 from resvar.errors import UserError
 from tests.support.tiny import dump_like_python2, install, make_cifar
@@ -42,14 +42,20 @@ def test_the_tables_are_those_of_torchvision(name, theirs):
     assert ours.meta == official.meta["filename"]
     assert ours.md5[ours.meta] == official.meta["md5"]
     assert ours.names_key.decode() == official.meta["key"]
-    assert (ours.folder, ours.url) == (official.base_folder, official.url)
+    assert (ours.folder, ours.home) == (official.base_folder, official.url)
+    assert (ours.archive.name, ours.archive.md5) == (official.filename, official.tgz_md5)
     assert set(ours.md5) == set(ours.files)
 
 
-def test_find_dataset_suggests_the_nearest_name():
-    assert find_dataset("cifar100") is DATASETS["cifar100"]
-    with pytest.raises(UserError, match="did you mean 'cifar10'"):
-        find_dataset("cifar-10")
+@pytest.mark.parametrize(
+    ("name", "checksum"),
+    [
+        ("cifar10", "a1f432355b424fdc51eb647b23901302451915b392944262f2e414e5262e0312"),
+        ("cifar100", "c2f70ee4eff4762cfc85b7414eb21dadfd502909a43015934997f3090d06d450"),
+    ],
+)
+def test_the_checksum_in_records_never_changes(name, checksum):
+    assert DATASETS[name].checksum == checksum
 
 
 def test_the_default_folder_is_resvar_data_else_data(monkeypatch):
@@ -127,8 +133,8 @@ def test_the_tiny_dataset_is_deterministic_and_can_be_learned(tmp_path, monkeypa
     assert make_cifar(tmp_path / "c", seed=4).md5 != dataset.md5
     with monkeypatch.context() as patch:
         install(dataset, patch)
-        assert find_dataset("cifar10") is dataset
-    assert find_dataset("cifar10") is not dataset
+        assert DATASETS["cifar10"] is dataset
+    assert DATASETS["cifar10"] is not dataset
     images = load_cifar(dataset, tmp_path / "a")
     assert (len(images.train_images), len(images.test_images)) == (250, 100)
     mean_colours = images.train_images.mean((1, 2))

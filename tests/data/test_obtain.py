@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import http.server
 import io
 import os
@@ -16,7 +17,7 @@ import pytest
 from resvar.data import archive as archives
 from resvar.data import download as downloads
 from resvar.data import obtain as obtaining
-from resvar.data.cifar import find_problems
+from resvar.data.cifar import Dataset, find_problems
 from resvar.data.obtain import obtain
 from resvar.errors import RunError, UserError
 from tests.support.tiny import make_cifar
@@ -29,6 +30,13 @@ def source(tmp_path_factory):
     """A folder with a tiny CIFAR-10 that no test changes, and the dataset that describes it."""
     folder = tmp_path_factory.mktemp("source")
     return folder, make_cifar(folder, train=50, test=20)
+
+
+def served_by(dataset: Dataset, *sources: str, packed: bytes = b"") -> Dataset:
+    """The dataset with an official archive of these bytes, which these addresses serve."""
+    size, md5 = (len(packed), hashlib.md5(packed).hexdigest()) if packed else (None, None)
+    archive = dataclasses.replace(dataset.archive, size=size, md5=md5, sources=sources)
+    return dataclasses.replace(dataset, archive=archive)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -345,7 +353,7 @@ def test_a_whole_download(source, packed, tmp_path):
 
 def test_the_official_address_is_the_default(source, packed, tmp_path):
     with serving(packed) as server:
-        assert obtain(dataclasses.replace(source[1], url=server.url), tmp_path)
+        assert obtain(served_by(source[1], server.url), tmp_path)
     assert contents(tmp_path) == contents(source[0])
 
 
@@ -454,7 +462,7 @@ def test_a_wrong_file_behind_the_address_is_deleted(source, tmp_path):
     with serving(b"<html>sign in first</html>") as server:
         with pytest.raises(UserError, match=r"deleted again, because it is no tar.*--url MIRROR"):
             obtain(source[1], tmp_path, url=server.url)
-        official = dataclasses.replace(source[1], url=server.url)
+        official = served_by(source[1], server.url)
         with pytest.raises(RunError, match="deleted again"):
             obtain(official, tmp_path)
     assert names(tmp_path) == []
