@@ -222,7 +222,7 @@ def sweep(
 
 def report(
     *folders: str | Path,
-    format: ReportFormat = "table",
+    format: ReportFormat | None = None,
     out: str | Path | None = None,
     figures: str | Path | None = None,
 ) -> None:
@@ -230,6 +230,7 @@ def report(
 
     Args:
         folders: folders with runs; default `runs`.
+        format: default: by the suffix of `out`, such as `report.html`; else `table`.
         out: a file to write instead of the screen.
         figures: a folder for figures as SVG, PDF and PNG.
 

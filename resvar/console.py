@@ -10,7 +10,7 @@ import io
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any, TextIO, cast
 
@@ -18,7 +18,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from resvar.files import names_stdout, write_output
+from resvar.errors import UserError
+from resvar.files import names_stdout, require_place, write_output
 from resvar.streams import Output, log, plain, plain_lines, print_line
 
 __all__ = [
@@ -26,10 +27,12 @@ __all__ = [
     "console_for_output",
     "console_for_progress",
     "deliver",
+    "deliver_drawn",
     "drawn_text",
     "duration",
     "log",
     "moment",
+    "output_format",
     "plain",
     "pluralize",
     "print_line",
@@ -71,6 +74,49 @@ def moment(seconds: float) -> str:
 
 # --- printing -------------------------------------------------------------------------------------
 
+SUFFIXES = {
+    "table": (".txt",),
+    "markdown": (".md", ".markdown"),
+    "csv": (".csv",),
+    "latex": (".tex",),
+    "html": (".html", ".htm"),
+    "json": (".json",),
+    "svg": (".svg",),
+}
+"""Format → suffixes of its files."""
+
+
+def output_format(out: Path | None, format: str | None, known: Sequence[str]) -> str:
+    """The format of a command's product: `format`, else by the suffix of `out`, else the first.
+
+    Call it before the work: it refuses an `out` that cannot be written.
+
+    Args:
+        format: what `--format` says; None: nothing.
+        known: the formats of the command, keys of `SUFFIXES`.
+
+    Raises:
+        UserError: `format` contradicts the suffix; the suffix belongs to none of the formats; `out`
+            is a folder, or its folder is missing.
+    """
+    if out is None:
+        return format or known[0]
+    require_place(out)
+    suffix = out.suffix.lower()
+    meant = next((name for name, suffixes in SUFFIXES.items() if suffix in suffixes), None)
+    if meant is None and (format or not suffix):
+        return format or known[0]
+    if meant not in known:
+        endings = ", ".join(SUFFIXES[name][0] for name in known)
+        more = " or add --format" if meant is None else ""
+        raise UserError(f"--out {out}: this command does not write {suffix}; use {endings}{more}.")
+    if format not in (None, meant):
+        raise UserError(
+            f"--out {out}: {suffix} means {meant}, which contradicts --format {format}; leave "
+            "--format out, or change the suffix."
+        )
+    return meant
+
 
 def deliver(text: str, out: Path | None, quiet: bool = False) -> None:
     """Write the product of a command to the screen, or atomically to the file `out`.
@@ -107,6 +153,14 @@ def console_for_output(**options: Any) -> Console:
 def console_for_progress(stream: TextIO | None = None) -> Console:
     """A console that shows work on `stream` (default: stdout) and never fails."""
     return _console(_ConsoleFile(Output.of(stream or sys.stdout), fails=False))
+
+
+def deliver_drawn(draw: Callable[[Console], None], out: Path | None) -> None:
+    """`deliver` what `draw` prints; a terminal receives it in colour and fitted to its width."""
+    if out is None:
+        draw(console_for_output(highlight=False))
+    else:
+        deliver(drawn_text(draw, WIDTH), out)
 
 
 def drawn_text(draw: Callable[[Console], None], width: int) -> str:

@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -201,19 +202,34 @@ def write_output(path: Path, content: bytes) -> None:
     cannot be replaced is written in place: a device, a pipe, a mount point, another user's file.
 
     Raises:
-        UserError: it is a folder or cannot be written, and why.
+        UserError: it is a folder or a disk, it is a pipe without a reader, or it cannot be written.
     """
-    try:
-        if path.is_dir():
-            raise UserError(f"--out {path}: this is a folder; name a file in it.")
+    with _refusals(path):
+        require_place(path)
         if not _is_replaceable(path) or not _replaced(path.resolve(), content):
-            with path.open("ab" if _names_descriptor(path) else "wb") as file:
+            with _opened_in_place(path) as file:
                 file.write(content)
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
-        reason = getattr(error, "strerror", None) or "its links form a circle"
-        raise UserError(f"--out {path}: cannot be written ({reason}).") from error
-    except ValueError as error:  # a NUL in the name
-        raise UserError(f"--out {str(path)!r}: this is no file name ({error}).") from error
+
+
+def require_place(path: Path) -> None:
+    """Refuse an `--out` that no file can be, before the work.
+
+    Raises:
+        UserError: it is a folder, a disk or a socket; its folder is missing; it is no file name.
+    """
+    with _refusals(path):
+        if not path.exists():
+            if not path.resolve().parent.is_dir():  # a dangling link names the file to be made
+                raise UserError(
+                    f"--out {path}: cannot be written (there is no folder {path.resolve().parent})."
+                )
+            return
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise UserError(f"--out {path}: this is a folder; name a file in it.")
+        if stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
+            kind = "disk" if stat.S_ISBLK(mode) else "socket"
+            raise UserError(f"--out {path}: this is a {kind}; name a file.")
 
 
 def names_stdout(path: Path) -> bool:
@@ -263,6 +279,47 @@ def _is_replaceable(path: Path) -> bool:
 def _names_descriptor(path: Path) -> bool:
     """Such as /dev/stdout or /dev/fd/3, which may be a regular file that somebody has open."""
     return re.fullmatch(r"/dev/(std\w+|fd/\d+)|/proc/(self|\d+)/fd/\d+", str(path)) is not None
+
+
+@contextlib.contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """What the system says about `--out`, as one sentence."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+        reason = getattr(error, "strerror", None) or "its links form a circle"
+        raise UserError(f"--out {path}: cannot be written ({reason}).") from error
+    except ValueError as error:  # a NUL in the name
+        raise UserError(f"--out {str(path)!r}: this is not a file name ({error}).") from error
+
+
+READER_TIMEOUT = 10.0
+"""Seconds to wait for somebody to open a named pipe for reading."""
+
+
+def _opened_in_place(path: Path) -> IO[bytes]:
+    """Open what is there, to be written and not replaced.
+
+    Raises:
+        UserError: it is a named pipe, and nobody reads it.
+    """
+    if not stat.S_ISFIFO(path.stat().st_mode):
+        return path.open("ab" if _names_descriptor(path) else "wb")
+    until = time.monotonic() + READER_TIMEOUT
+    while True:
+        try:
+            descriptor = os.open(path, os.O_WRONLY | NO_WAIT)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            if time.monotonic() > until:
+                raise UserError(
+                    f"--out {path}: nobody reads this named pipe; start its reader first."
+                ) from error
+            time.sleep(0.05)
+        else:
+            os.set_blocking(descriptor, True)
+            return os.fdopen(descriptor, "wb")
 
 
 def _replaced(path: Path, content: bytes) -> bool:

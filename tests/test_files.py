@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -235,6 +236,28 @@ def test_output_is_written_into_a_pipe(tmp_path):
         write_output(path, b"x" * 100_000)
         assert read.result(60) == b"x" * 100_000
     assert path.is_fifo()
+
+
+def test_a_pipe_without_a_reader_is_not_waited_for_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "READER_TIMEOUT", 0.1)
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"^--out .*pipe: nobody reads this named pipe; start"):
+        write_output(path, b"x")
+    assert path.is_fifo()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a device")
+def test_root_replaces_no_device_and_writes_on_no_disk(tmp_path):
+    null, disk = tmp_path / "null", tmp_path / "disk"
+    os.mknod(null, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    os.mknod(disk, stat.S_IFBLK | 0o600, os.makedev(7, 99))
+    with contextlib.suppress(UserError):  # a file system may forbid the use of devices
+        write_output(null, b"x")
+    assert null.is_char_device()
+    with pytest.raises(UserError, match="this is a disk"):
+        write_output(disk, b"x")
+    assert disk.is_block_device()
 
 
 def test_output_is_written_into_a_device():

@@ -17,7 +17,7 @@ def evaluate_command(
     source: opt.SourceArgument,
     data: opt.DataOption = None,
     device: opt.DeviceOption = "auto",
-    format: Annotated[Literal["table", "json"], opt.FORMAT_OPTION] = "table",
+    format: Annotated[Literal["table", "json"] | None, opt.FORMAT_OPTION] = None,
     out: opt.OutOption = None,
 ) -> None:
     """Measure a trained network on its test set.
@@ -75,7 +75,7 @@ def probe_command(
     ] = 512,
     data: opt.DataOption = None,
     device: opt.DeviceOption = "auto",
-    format: Annotated[Literal["table", "json", "markdown"], opt.FORMAT_OPTION] = "table",
+    format: Annotated[Literal["table", "json", "markdown"] | None, opt.FORMAT_OPTION] = None,
     out: opt.OutOption = None,
     figures: opt.FiguresOption = None,
 ) -> None:
@@ -223,8 +223,11 @@ def show_command(
             "or that of --variant (one, or one for each).",
         ),
     ] = None,
-    format: Annotated[Literal["table", "json", "markdown"], opt.FORMAT_OPTION] = "table",
-    out: Annotated[Path | None, opt.out_file("FILE.svg", "Draw the unit there as well.")] = None,
+    format: Annotated[Literal["table", "json", "markdown"] | None, opt.FORMAT_OPTION] = None,
+    out: Annotated[
+        Path | None,
+        opt.out_file("FILE", "Write to FILE; FILE.svg receives the drawing of the unit."),
+    ] = None,
 ) -> None:
     """Explain a network: its unit, stages, parameters and cost.
 

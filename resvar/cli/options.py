@@ -100,7 +100,9 @@ FiguresOption = Annotated[
     Path | None,
     value("DIR", "Draw figures there: SVG, PNG; a report's as PDF too.", parser=parse_path),
 ]
-FORMAT_OPTION = typer.Option("--format", help="Output format.")
+FORMAT_OPTION = typer.Option(
+    "--format", help="Output format. Default: by the suffix of --out, else table."
+)
 
 # --- Slurm ----------------------------------------------------------------------------------------
 

@@ -237,11 +237,11 @@ def report_command(
             metavar="[DIR]…", help="Folders with runs. Default: runs.", parser=opt.parse_path
         ),
     ] = None,
-    format: Annotated[ReportFormat, opt.FORMAT_OPTION] = "table",
+    format: Annotated[ReportFormat | None, opt.FORMAT_OPTION] = None,
     out: opt.OutOption = None,
     figures: opt.FiguresOption = None,
     watch: Annotated[
-        bool, opt.flag("--watch", "html: rewrite FILE until no run can change.")
+        bool, opt.flag("--watch", "Rewrite FILE.html until no run can change.")
     ] = False,
     interval: opt.IntervalOption = None,
 ) -> None:
@@ -256,7 +256,7 @@ def report_command(
 
     --figures draws the curves, the test errors, V1 against V2 and the 3 × 3 map.
 
-    Example:  resvar report runs --format html --out report.html
+    Example:  resvar report runs --out report.html
     """
     from resvar.reports.report import watch_report, write_report
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from resvar.console import console_for_output, deliver, drawn_text, log, print_line
+from resvar.console import (
+    deliver,
+    deliver_drawn,
+    log,
+    output_format,
+    print_line,
+)
 from resvar.data.cifar import default_folder
 from resvar.errors import UserError
 from resvar.evaluation.examine import examine
@@ -16,26 +22,27 @@ from resvar.export.torchvision_state import torchvision_constructor
 from resvar.training.machine import choose_device
 
 
-def evaluate_source(source: Path, data: Path, device: str, format: str, out: Path | None) -> None:
+def evaluate_source(
+    source: Path, data: Path, device: str, format: str | None, out: Path | None
+) -> None:
     """Evaluate the network in `source`; print the findings or write them to `out`.
 
     Args:
         source: see `open_trained`.
         data: the folder with the dataset.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        format: `table` or `json`.
+        format: `table` or `json`; None: by the suffix of `out`.
 
     Raises:
         UserError: wrong input, or `out` cannot be written.
         RunError: all checkpoints of the run are damaged, or the network's outputs are not finite.
     """
+    format = output_format(out, format, ("table", "json"))
     findings = examine(open_trained(source), data, choose_device(device))
     if format == "json":
         deliver(json.dumps(findings, indent=2, allow_nan=False) + "\n", out)
-    elif out is None:
-        print_findings(findings, console_for_output())
     else:
-        deliver(drawn_text(lambda console: print_findings(findings, console), width=100), out)
+        deliver_drawn(lambda console: print_findings(findings, console), out)
 
 
 def export_source(source: Path, out: Path, to: str | None, data: Path | None, force: bool) -> None:

@@ -17,7 +17,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from resvar.console import console_for_output, deliver, log, print_line
+from resvar.console import deliver, deliver_drawn, log, output_format, print_line
 from resvar.errors import UserError
 from resvar.explain.complexity import Complexity, comparison_as_dict
 from resvar.explain.drawing import Drawing, Figure, figures_svg
@@ -58,50 +58,52 @@ def show_networks(
     options: Mapping[str, Any] | None = None,
     compare: tuple[str, str] | None = None,
     num_classes: int | None = None,
-    format: str = "table",
+    format: str | None = None,
     out: Path | None = None,
 ) -> None:
-    """Print a network, or the comparison of two; with `out`, draw the unit into a file as well.
+    """Print a network, or the comparison of two, or write it to `out`.
+
+    An `out` that ends in .svg receives the drawing of the unit, and the rest is printed.
 
     Args:
         variants: names or YAML files of orderings, separated by commas.
         options: arguments of `plan` by name; None stands for an option that was not given.
         compare: two names such as `resnet50`, see `resvar.models.names`.
-        format: `table`, `json` or `markdown`.
-        out: an SVG file.
+        format: `table`, `json` or `markdown`; None: by the suffix of `out`.
 
     Raises:
         UserError: there is no such ordering, network or name, or `out` cannot be written.
     """
-    if out is not None and out.suffix.lower() != ".svg":
-        raise UserError(
-            f"--out {out}: the unit is drawn as SVG, so the name must end in .svg; to keep the "
-            "text, send it to a file with '>'."
-        )
+    drawn = out is not None and out.suffix.lower() == ".svg"
+    text_file = None if drawn else out
+    format = output_format(text_file, format, ("table", "json", "markdown", "svg"))
     given = {name: value for name, value in (options or {}).items() if value is not None}
     if compare is not None:
         networks = _named_pair(compare, variants, given, num_classes)
     else:
         networks = _one_in_several_orderings(variants, given, num_classes)
     figures = _distinct_figures(networks)
-    if out is not None:
+    if out is not None and drawn:
         write_output(out, figures_svg(figures).encode())
     if format == "json":
         values = _as_json(networks, compare is not None)
-        deliver(json.dumps(values, indent=2, ensure_ascii=False) + "\n", None)
+        deliver(json.dumps(values, indent=2, ensure_ascii=False) + "\n", text_file)
     elif format == "markdown":
         lines = comparison_as_markdown(*networks) if compare else networks_as_markdown(networks)
-        deliver("\n".join(lines) + "\n", None)
+        deliver("\n".join(lines) + "\n", text_file)
     else:
-        console = console_for_output(highlight=False)
-        if compare is not None:
-            drawing = Drawing(figures) if len(figures) > 1 else None
-            print_comparison(networks[0], networks[1], drawing, console)
-        else:
-            print_networks(networks, Drawing(figures), console)
-            if not given and variants is None:
-                _teach(console)
-    if out is not None:
+
+        def draw(console: Console) -> None:
+            if compare is not None:
+                drawing = Drawing(figures) if len(figures) > 1 else None
+                print_comparison(networks[0], networks[1], drawing, console)
+            else:
+                print_networks(networks, Drawing(figures), console)
+                if not given and variants is None:
+                    _teach(console)
+
+        deliver_drawn(draw, text_file)
+    if drawn:
         (print_line if format == "table" else log)(f"Wrote {out}")
 
 

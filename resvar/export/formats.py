@@ -12,7 +12,7 @@ from resvar.export.description import NO_PROVENANCE, Provenance
 from resvar.export.onnx_file import to_onnx
 from resvar.export.safetensors_file import to_safetensors
 from resvar.export.torchvision_state import to_torchvision
-from resvar.files import write_output
+from resvar.files import require_place, write_output
 from resvar.models.network import ResidualNetwork
 
 SUFFIXES = {
@@ -37,12 +37,9 @@ def choose_format(out: Path, to: str | None = None, force: bool = False) -> str:
     if to is not None and to != found[0]:
         ending = " or ".join(SUFFIXES[to])
         raise UserError(f"--out {out}: with --to {to} the file's name must end in {ending}.")
-    if out.is_dir():
-        raise UserError(f"--out {out}: this is a folder.")
+    require_place(out)
     if out.exists() and not force:
         raise UserError(f"--out {out}: the file is there already; --force replaces it.")
-    if not out.parent.is_dir():
-        raise UserError(f"--out {out}: the folder {out.parent} does not exist.")
     return found[0]
 
 

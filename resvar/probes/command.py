@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from resvar.config import Settings, resolve
-from resvar.console import console_for_output, deliver, duration, log
+from resvar.console import deliver, deliver_drawn, duration, log, output_format
 from resvar.data.splits import Splits, open_images
 from resvar.errors import UserError, shortened
 from resvar.evaluation.trained import open_trained
@@ -64,16 +64,20 @@ def run_probe(
     depth: int | None,
     seed: int | None,
     options: ProbeOptions,
-    format: str,
+    format: str | None,
     out: Path | None,
     figures: Path | None,
 ) -> None:
     """Probe runs or initial networks; print the results or write them.
 
+    Args:
+        format: `table`, `markdown` or `json`; None: by the suffix of `out`.
+
     Raises:
         UserError: wrong input, or `out` or `figures` cannot be written.
         RunError: a signal is not finite.
     """
+    format = output_format(out, format, ("table", "markdown", "json"))
     if folders:
         given = {"variant": variants, "depth": depth, "seed": seed}
         if names := [name for name, value in given.items() if value is not None]:
@@ -90,8 +94,8 @@ def run_probe(
 
         written = write_pictures([*probe_pictures(results)], figures)
         log(f"Wrote {len(written)} figures to {figures}: {', '.join(p.name for p in written)}.")
-    if out is None and format == "table":
-        print_probe(results, console_for_output())
+    if format == "table":
+        deliver_drawn(lambda console: print_probe(results, console), out)
     else:
         deliver(render_probe(results, format), out)
 

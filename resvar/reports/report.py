@@ -8,11 +8,11 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resvar.console import console_for_output, deliver, log, plain, print_line
+from resvar.console import console_for_output, deliver, log, output_format, plain, print_line
 from resvar.errors import Stopped, UserError
 from resvar.reports.findings import Report, build
 from resvar.reports.records import Record, read_records
-from resvar.reports.render import print_report, render_report
+from resvar.reports.render import RENDERERS, print_report, render_report
 from resvar.reports.status import planned_runs, unsettled, watch
 
 if TYPE_CHECKING:  # Jinja and Matplotlib serve the page and the figures alone
@@ -28,7 +28,7 @@ RENEW_SECONDS = 5.0
 
 def write_report(
     folders: Sequence[Path],
-    format: str,
+    format: str | None,
     out: Path | None,
     figures: Path | None = None,
     sections: MakeSections | None = None,
@@ -36,7 +36,8 @@ def write_report(
     """Report on every run at or below `folders`.
 
     Args:
-        format: `table` (for the terminal), `markdown`, `csv`, `latex`, `json` or `html`.
+        format: `table` (for the terminal), `markdown`, `csv`, `latex`, `json` or `html`; None: by
+            the suffix of `out`.
         out: a file to write instead of the screen.
         figures: a folder for the report's figures.
         sections: makes further sections of the HTML page from the records.
@@ -45,6 +46,7 @@ def write_report(
         UserError: there is no run, two runs contradict each other, or `out` or `figures` cannot
             be written.
     """
+    format = output_format(out, format, tuple(RENDERERS))
     if figures is not None:
         _write_figures(build(read_records(folders)), figures)
     if format == "html":
@@ -71,7 +73,7 @@ def _write_figures(report: Report, folder: Path) -> None:
 
 def watch_report(
     folders: Sequence[Path],
-    format: str,
+    format: str | None,
     out: Path | None,
     interval: float | None,
     sections: MakeSections | None = None,
@@ -84,11 +86,11 @@ def watch_report(
         interval: seconds between two looks; None: 5.
 
     Raises:
-        UserError: the format is not `html`, there is no `out`, or a reason of `write_report`.
+        UserError: the page is not HTML, there is no `out`, or a reason of `write_report`.
         Stopped: Ctrl-C.
     """
-    if format != "html" or out is None:
-        raise UserError("--watch renews a page: it needs --format html and --out FILE.html.")
+    if out is None or output_format(out, format, tuple(RENDERERS)) != "html":
+        raise UserError("--watch rewrites a page: it needs --out FILE.html.")
     seconds = RENEW_SECONDS if interval is None else interval
     written = ""
 

@@ -194,7 +194,7 @@ def test_wrong_input_is_refused_in_a_sentence(runs, capsys):
         ("Missing option '--out'", ["export", small]),
         ("must end in one of", ["export", small, "--out", "x.bin"]),
         ("must end in .onnx", ["export", small, "--out", "x.pt", "--to", "onnx"]),
-        ("does not exist", ["export", small, "--out", "no/x.onnx"]),
+        ("there is no folder", ["export", small, "--out", "no/x.onnx"]),
         ("ImageNet family", ["export", small, "--out", "x.pt"]),
         ("keras", ["export", small, "--out", "x.pt", "--to", "keras"]),
         ("no such run", ["export", "nothing", "--out", "x.onnx"]),

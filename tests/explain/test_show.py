@@ -64,7 +64,7 @@ def refused(capsys, *arguments):
 
 def at_width(monkeypatch, width, **options):
     monkeypatch.setattr(
-        module, "console_for_output", lambda **more: Console(width=width, **options, **more)
+        "resvar.console.console_for_output", lambda **more: Console(width=width, **options, **more)
     )
 
 
@@ -455,7 +455,8 @@ def test_a_comparison_in_markdown_marks_what_differs(capsys):
         (["--compare", "resnet50", "resnet18", "--base-width", "4"], "leave out --base-width"),
         (["--compare", "resnet20", "resnet32", "--variant", "original,original,original"],
          "one variant or two"),
-        (["--out", "unit.png"], "--out unit.png: the unit is drawn as SVG"),
+        (["--out", "unit.png"], "--out unit.png: this command does not write .png"),
+        (["--out", "unit.md", "--format", "json"], ".md means markdown, which contradicts"),
         (["--out", "no/such/folder/unit.svg"], "--out no/such/folder/unit.svg: cannot be written"),
         (["--format", "csv"], "--format"),
         (["resnet50"], "resnet50"),
@@ -467,6 +468,15 @@ def test_wrong_input_is_one_sentence_and_exit_2(
     monkeypatch.chdir(tmp_path)
     assert message in refused(capsys, *arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_out_with_another_suffix_receives_the_text(capsys, tmp_path):
+    for name in ("x.json", "x.md", "x.txt", "x"):
+        assert run_command(["show", "--depth", "20", "--out", str(tmp_path / name)]) == 0
+        assert capsys.readouterr().out == f"Wrote {tmp_path / name}\n"
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["layers"] == 20
+    assert (tmp_path / "x.md").read_text(encoding="utf-8").startswith("### ResNet-20")
+    assert (tmp_path / "x.txt").read_bytes() == (tmp_path / "x").read_bytes()
 
 
 def test_an_existing_figure_survives_a_wrong_network(capsys, tmp_path):

@@ -26,7 +26,7 @@ def test_the_suffix_says_the_format(tmp_path):
         ("x.onnx", "torchvision", "must end in .pt or .pth"),
         ("here.onnx", None, "--force"),
         ("folder.onnx", None, "a folder"),
-        ("nowhere/x.onnx", None, "does not exist"),
+        ("nowhere/x.onnx", None, "there is no folder"),
     ],
 )
 def test_a_wrong_out_is_refused(name, to, message, tmp_path):
