@@ -230,6 +230,9 @@ class Settings(pydantic.BaseModel):
     tensorboard: Annotated[
         bool, Role("monitoring", "Write TensorBoard event files.", hashed=False)
     ] = False
+    wandb: Annotated[
+        bool, Role("monitoring", "Log to Weights & Biases, online or offline.", hashed=False)
+    ] = False
     probe_at: Annotated[
         list[Annotated[int, Field(ge=0, le=10**9)]],
         Role("monitoring", "Iterations whose weights are kept for `resvar probe`.", hashed=False),

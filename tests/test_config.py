@@ -99,7 +99,7 @@ def test_the_roles_are_the_lists_that_earlier_versions_kept_by_hand():
         eval_every checkpoint_every"""
     assert list(TRAINING_HALF) == training.split()
     assert list(PROTOCOL_KEYS) == training.split() + execution.split()
-    assert set(NOT_HASHED) == {"tensorboard", "probe_at", "recompute", "capture"}
+    assert set(NOT_HASHED) == {"tensorboard", "wandb", "probe_at", "recompute", "capture"}
     plan_arguments = list(inspect.signature(plan).parameters)
     assert set(ARCHITECTURE) == set(plan_arguments)
     before = {"optimizer": "sgd", "muon_lr": 0.02, "muon_decay": 0.0, "kernels": "plain"}
@@ -620,7 +620,7 @@ OTHER = {
     "weight_decay": 0.0, "weight_decay_on": "all", "precision": "fp32", "deterministic": True,
     "memory_format": "channels_last", "compile": "unit", "kernels": "fused", "recompute": "unit",
     "capture": "none",
-    "eval_every": 1, "checkpoint_every": 1, "tensorboard": True, "probe_at": [0],
+    "eval_every": 1, "checkpoint_every": 1, "tensorboard": True, "wandb": True, "probe_at": [0],
 }  # fmt: skip
 
 

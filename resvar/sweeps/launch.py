@@ -20,7 +20,7 @@ from resvar.sweeps.grid import PlannedRun, Sweep
 from resvar.sweeps.local import LocalSweep
 from resvar.sweeps.processes import FailedRun, Standing, standing_of
 from resvar.sweeps.slots import Slot, lacks_mps, make_slots, require_positive
-from resvar.training.events import require_tensorboard
+from resvar.training.events import require_trackers
 from resvar.training.stop import sweep_process
 
 
@@ -117,7 +117,7 @@ def require_inputs(todo: Sequence[PlannedRun], data: Path) -> None:
         UserError: the data is missing or damaged, or a package that a run asks for.
     """
     for run in todo:
-        require_tensorboard(run.settings)
+        require_trackers(run.settings)
     for name in sorted({run.settings.dataset for run in todo}):
         if name in DATASETS and (found := find_problems(DATASETS[name], data)):
             raise UserError(

@@ -31,17 +31,24 @@ TAGS = {
 """Column of `metrics.csv` → tag; the step is the iteration."""
 
 
-def require_tensorboard(settings: Settings) -> None:
+def require_trackers(settings: Settings) -> None:
     """Refuse before anything is written.
 
     Raises:
-        UserError: the run asks for event files, and the package that writes them is missing.
+        UserError: the run asks for TensorBoard or Weights & Biases, and the package is missing.
     """
-    if settings.tensorboard and find_spec("tensorboard") is None:
-        raise UserError(
-            "tensorboard=true needs the package tensorboard, which is not installed: "
-            "pip install 'resvar[tensorboard]', or leave that setting out."
-        )
+    for name in ("tensorboard", "wandb"):
+        if getattr(settings, name) and not _is_installed(name):
+            raise UserError(
+                f"{name}=true needs the package {name}, which is not installed: "
+                f"pip install 'resvar[{name}]', or leave that setting out."
+            )
+
+
+def _is_installed(package: str) -> bool:
+    """A mere folder of that name, such as the `wandb` that runs leave behind, does not count."""
+    found = find_spec(package)
+    return found is not None and found.origin is not None
 
 
 def _remove_events(folder: Path) -> None:

@@ -29,7 +29,7 @@ from resvar.ownership import refuse_foreign, start_over
 from resvar.training.checkpoint import load_newest
 from resvar.training.distributed import Ranks
 from resvar.training.evaluate import Evaluation
-from resvar.training.events import require_tensorboard
+from resvar.training.events import require_trackers
 from resvar.training.execution import Execution, Log
 from resvar.training.failures import record_failures
 from resvar.training.joining import process_group
@@ -118,7 +118,7 @@ def _check(settings: Settings, device: str, ranks: Ranks) -> torch.device:
             environment names an impossible sweep.
     """
     sweep_process()
-    require_tensorboard(settings)
+    require_trackers(settings)
     ranks.check_divides(settings)
     return ranks.device(device)
 

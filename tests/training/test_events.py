@@ -87,22 +87,22 @@ def test_it_is_the_same_run_with_and_without(warm, tmp_path):
     assert differences(without, with_it) == differences(with_it, without) == []
 
 
+@pytest.mark.parametrize("package", ["tensorboard", "wandb"])
 @pytest.mark.parametrize(
     "command",
     [["train", "--variant", "original", "--depth", "8"],
      ["sweep", "--variants", "original", "--depths", "8"]],
 )  # fmt: skip
 def test_without_the_package_it_is_refused_before_anything_is_written(
-    tmp_path, monkeypatch, capsys, command
+    tmp_path, monkeypatch, capsys, command, package
 ):
     find = importlib.util.find_spec
-    hidden = {"tensorboard"}
     monkeypatch.setattr(
-        "resvar.training.events.find_spec", lambda name: None if name in hidden else find(name)
+        "resvar.training.events.find_spec", lambda name: None if name == package else find(name)
     )
-    code = run_command([*command, "--protocol", "quick", *ON, "--out", str(tmp_path / "runs")])
-    assert code == 2
+    options = ["--protocol", "quick", "--set", f"{package}=true", "--out", str(tmp_path / "runs")]
+    assert run_command([*command, *options]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "tensorboard=true" in line
-    assert "pip install 'resvar[tensorboard]'" in line
+    assert f"{package}=true" in line
+    assert f"pip install 'resvar[{package}]'" in line
     assert contents(tmp_path) == {}
