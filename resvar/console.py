@@ -20,7 +20,7 @@ from rich.text import Text
 
 from resvar.errors import UserError
 from resvar.files import names_stdout, require_place, write_output
-from resvar.streams import Output, log, plain, plain_lines, print_line
+from resvar.streams import Output, folded, log, plain, plain_lines, print_line
 
 __all__ = [
     "PlainConsole",
@@ -30,9 +30,12 @@ __all__ = [
     "deliver_drawn",
     "drawn_text",
     "duration",
+    "file_size",
     "log",
     "moment",
     "output_format",
+    "per_second",
+    "percent",
     "plain",
     "pluralize",
     "print_line",
@@ -57,6 +60,23 @@ def duration(seconds: float | None) -> str:
     if whole < 48 * 3600:
         return f"{whole // 3600}:{whole // 60 % 60:02d} h"
     return f"{whole // 86400} d {whole // 3600 % 24} h"
+
+
+def percent(value: float, digits: int = 2) -> str:
+    """`8.75 %`, from a value in percent."""
+    return f"{value:.{digits}f} %"
+
+
+def per_second(count: float) -> str:
+    """A speed without its unit: `1,234`, and `3.4` below ten."""
+    return f"{count:,.0f}" if count >= 9.95 else f"{count:.1f}"
+
+
+def file_size(count: float) -> str:
+    """A number of bytes: `740 kB`, `170.5 MB`, `12.0 GB`."""
+    if count < 999.5e3:
+        return f"{count / 1e3:.0f} kB"
+    return f"{count / 1e6:.1f} MB" if count < 999.95e6 else f"{count / 1e9:,.1f} GB"
 
 
 def pluralize(count: int, noun: str) -> str:
@@ -106,7 +126,7 @@ def output_format(out: Path | None, format: str | None, known: Sequence[str]) ->
     meant = next((name for name, suffixes in SUFFIXES.items() if suffix in suffixes), None)
     if meant is None and (format or not suffix):
         return format or known[0]
-    if meant not in known:
+    if meant is None or meant not in known:
         endings = ", ".join(SUFFIXES[name][0] for name in known)
         more = " or add --format" if meant is None else ""
         raise UserError(f"--out {out}: this command does not write {suffix}; use {endings}{more}.")
@@ -158,26 +178,34 @@ def console_for_progress(stream: TextIO | None = None) -> Console:
 def deliver_drawn(draw: Callable[[Console], None], out: Path | None) -> None:
     """`deliver` what `draw` prints; a terminal receives it in colour and fitted to its width."""
     if out is None:
-        draw(console_for_output(highlight=False))
+        draw(console_for_output())
     else:
-        deliver(drawn_text(draw, WIDTH), out)
+        deliver(drawn_text(draw), out)
 
 
-def drawn_text(draw: Callable[[Console], None], width: int) -> str:
-    """What `draw` prints, as plain text of at most `width` columns."""
+def drawn_text(draw: Callable[[Console], None]) -> str:
+    """What `draw` prints, as plain text."""
     file = io.StringIO()
-    draw(PlainConsole(file=file, width=width, color_system=None, force_terminal=False))
+    draw(PlainConsole(file=file, width=WIDTH, color_system=None, force_terminal=False))
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()).rstrip() + "\n"
 
 
 class PlainConsole(Console):
     """A rich console that shows text as it is: no markup, no emoji codes, no control characters.
 
-    A string is one line: its line breaks are escaped. What is meant to have several is a `Text`.
+    A string is one line: its line breaks are escaped. What is meant to have several is a `Text`. A
+    terminal too narrow for a string breaks it between words.
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(markup=False, emoji=False, **options)
+        super().__init__(markup=False, emoji=False, **{"highlight": False, **options})
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        if all(isinstance(each, str) for each in objects):
+            options = {"soft_wrap": True, **options}
+            if self.is_terminal:
+                objects = tuple(Text("\n".join(folded(plain(e), self.width))) for e in objects)
+        super().print(*objects, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(plain(text), **options)

@@ -11,8 +11,10 @@ import codecs
 import errno
 import io
 import os
+import re
 import stat
 import sys
+import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO
@@ -22,12 +24,12 @@ from resvar.errors import OutputError
 
 def print_line(text: str) -> None:
     """Print one line on stdout at once. It never fails."""
-    Output.of(sys.stdout).write(f"{plain(text)}\n")
+    Output.of(sys.stdout).write_line(text)
 
 
 def log(text: str) -> None:
     """Print one line on stderr at once: stdout is for the result of a command. It never fails."""
-    Output.of(sys.stderr).write(f"{plain(text)}\n")
+    Output.of(sys.stderr).write_line(text)
 
 
 def open_standard_streams() -> None:
@@ -55,6 +57,58 @@ def open_standard_streams() -> None:
 def check_stdout() -> None:
     """Raise `OutputError` if something printed on stdout was lost."""
     Output.of(sys.stdout).check()
+
+
+# --- text in lines --------------------------------------------------------------------------------
+
+NARROW = 80
+"""Columns of a terminal that does not say how wide it is."""
+
+_JOINED = re.compile(
+    r"(?<=\d) (?=(?:%|s|min|h|d|images/s|[kMG]i?B)(?!\w))"  # a number and its unit
+    r"|(?<= [-−±/×]) | (?=[-−±/×] )"  # what a sign joins
+)
+_KEPT = "\x00"  # a space that does not break a line
+
+
+def folded(text: str, width: int) -> list[str]:
+    """`text` in lines of at most `width` columns, broken between words.
+
+    Parts that are two spaces apart are kept whole, where they can be. A word that is too long for a
+    line is broken after a `/`; otherwise it stays whole, and the terminal breaks it. Further lines
+    begin where the first does, and those of a text in parts two columns further.
+    """
+    if columns_of(text) <= width:
+        return [text]
+    indent = text[: len(text) - len(text.lstrip())]
+    margin = indent + "  " * ("  " in text.strip())
+    lines = [indent]
+
+    def put(piece: str, gap: str) -> None:
+        if not lines[-1].strip():
+            lines[-1] += piece
+        elif columns_of(lines[-1] + gap + piece) <= width:
+            lines[-1] += gap + piece
+        else:
+            lines.append(margin + piece)
+
+    for gap, part in re.findall(r"(\s*)(\S+(?:\s\S+)*)", text):
+        if columns_of(margin + part) <= width:
+            put(part, gap)
+            continue
+        for word in _JOINED.sub(_KEPT, part).split(" "):
+            pieces = re.findall(r"[^/]*/+|[^/]+", word) if columns_of(word) > width else [word]
+            for number, piece in enumerate(pieces):
+                put(piece.replace(_KEPT, " "), "" if number else gap[:1] or " ")
+    return lines
+
+
+def columns_of(text: str) -> int:
+    """The columns that a text takes in a terminal."""
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + wide - sum(map(bool, map(unicodedata.combining, text)))
 
 
 # --- text without control characters --------------------------------------------------------------
@@ -133,12 +187,28 @@ class Output(io.TextIOBase):
         except ValueError:  # it is closed
             return False
 
+    @property
+    def columns(self) -> int | None:
+        """The width of the terminal; None for a file or a pipe."""
+        if not self.isatty():
+            return None
+        with suppress(OSError, ValueError):
+            given = int(os.environ.get("COLUMNS") or 0)
+            return given or os.get_terminal_size(self.fileno()).columns or NARROW
+        return NARROW
+
     def writable(self) -> bool:
         return True
 
     def write(self, text: str) -> int:
         self.put(plain_lines(text))
         return len(text)
+
+    def write_line(self, text: str) -> None:
+        """Write a line, which is broken between words where a terminal is too narrow for it."""
+        text, width = plain(text), self.columns
+        lines = [text] if width is None else folded(text, width)
+        self.put("\n".join(lines) + "\n")
 
     def put(self, text: str) -> None:
         """Write a text that may contain control sequences, those of rich."""

@@ -133,7 +133,8 @@ def test_no_control_character_of_others_reaches_a_terminal(kind):
 
 
 @pytest.mark.parametrize("kind", ["line", "log", "text", "error", "usage", "file"])
-def test_what_is_one_line_stays_one_line(kind):
+def test_what_is_one_line_stays_one_line(monkeypatch, kind):
+    monkeypatch.setenv("COLUMNS", "500")  # a narrower terminal breaks long lines between words
     screen = Screen("utf-8")
     output = Output(screen)
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):  # type: ignore[type-var]

@@ -6,21 +6,21 @@ Only the worker processes import torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import correlation, linear_regression, median
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from resvar.bench.contenders import BenchOptions, Contender
 from resvar.bench.floor import PASSES, Floor, floor, flop
 from resvar.bench.profile import HEADINGS
 from resvar.bench.turns import Ceilings, Measurement, run_together, started_workers, take_turns
 from resvar.config import Settings
-from resvar.console import console_for_output, deliver, log, pluralize
+from resvar.console import deliver, deliver_drawn, file_size, log, per_second, percent, pluralize
 from resvar.errors import UserError
 from resvar.limits import available_cores
+from resvar.table import Filled, Prose, Table, TerminalTable, filled, left, right
 
 JSON_FORMAT = 1
 
@@ -42,17 +42,14 @@ def bench_contenders(options: BenchOptions) -> None:
             group, options.device, options.threads, options.rounds, options.seconds, log
         )
         records.append(measurement_record(found, ceilings))
-        if not options.as_json:
-            _print_measurements(records[-1], console_for_output())
     fits = fit_depths(records)
-    if options.as_json:
-        _print_json(benchmarks=records, fits=fits)
-        return
-    for one in fits:
-        _print_sentence(
-            f"{one['name']}, {one['unit']} units: {one['ms_at_zero']:+.1f} ms "
-            f"+ {one['ms_per_layer']:.2f} ms a layer, R² = {one['r_squared']:.4f}."
-        )
+    parts = [part for record in records for part in _measurement_parts(record)]
+    parts += [
+        f"{one['name']}, {one['unit']} units: {one['ms_at_zero']:+.1f} ms "
+        f"+ {one['ms_per_layer']:.2f} ms a layer, R² = {one['r_squared']:.4f}."
+        for one in fits
+    ]
+    _deliver_parts(parts, {"benchmarks": records, "fits": fits}, options)
 
 
 def measurement_record(found: Sequence[Measurement], ceilings: Ceilings) -> dict[str, Any]:
@@ -98,39 +95,51 @@ def _contender_record(
     }
 
 
-def _print_measurements(found: dict[str, Any], console: Console) -> None:
+def _measurement_parts(found: dict[str, Any]) -> Sequence[str | Table]:
     """One depth: speed, memory, and the shares of the time."""
-    table = Table(
-        "contender", "images/s", "min to max", "ratio", "of ceiling", "memory", "ms/iteration",
-        title=f"{found['variant']}-{found['depth']}", title_justify="left", box=None,
-        pad_edge=False,
-    )  # fmt: skip
-    for one in found["contenders"]:
-        table.add_row(
-            f"{one['name']} ({one['precision']}, {one['batch_size']}/{one['bn_batch_size']}, "
-            f"{pluralize(one['threads'], 'thread')})",
-            f"{one['images_per_second']:,.0f}",
-            f"{one['slowest']:,.0f} to {one['fastest']:,.0f}",
-            "–" if one["ratio"] is None else f"{one['ratio']:.2f}",
-            f"{one['share_of_ceiling']:.0%}",
-            "–" if one["own_bytes"] is None else f"{one['own_bytes'] / 2**20:,.0f} MiB",
-            f"{1e3 * one['seconds_per_iteration']:,.1f}",
-        )
-    console.print(table)
-    shown = [name for name in HEADINGS if any(name in one["time"] for one in found["contenders"])]
-    shares = Table("time in", *shown, box=None, pad_edge=False)
-    for one in found["contenders"]:
-        shares.add_row(one["name"], *(f"{one['time'].get(name, 0):.0%}" for name in shown))
-    console.print(shares)
+    contenders = found["contenders"]
+    speeds = filled(
+        f"{found['variant']}-{found['depth']}",
+        (
+            left("contender", _contender_label, wrap=20),
+            right("images/s", lambda c: per_second(c["images_per_second"])),
+            right("lowest to\nhighest", lambda c: _range(c["slowest"], c["fastest"]), drop=1),
+            right("ratio", lambda c: c["ratio"], ".2f"),
+            right("of\nceiling", lambda c: percent(100 * c["share_of_ceiling"], 0), drop=3),
+            right("memory", lambda c: c["own_bytes"] and file_size(c["own_bytes"]), drop=2),
+            right("ms/iteration", lambda c: 1e3 * c["seconds_per_iteration"], ",.1f", drop=4),
+        ),
+        contenders,
+    )
+    shown = [name for name in HEADINGS if any(name in c["time"] for c in contenders)]
+
+    def share(name: str) -> Filled:
+        return right(name, lambda c: percent(100 * c["time"].get(name, 0), 0))
+
+    columns = (left("time in", lambda c: c["name"], wrap=12), *map(share, shown))
+    times = filled("", columns, contenders)
     top = found["ceiling"]
-    console.print(
+    return (
+        speeds,
+        "",
+        times,
         f"Ceiling: matrix product {top['bf16_flops'] / 1e9:,.0f} GFLOP/s in bf16, "
         f"{top['fp32_flops'] / 1e9:,.0f} in fp32; copy {top['copy_bytes_per_second'] / 1e9:.1f} "
         f"GB/s. Of ceiling: {found['flop_per_image'] / 1e9:.2f} GFLOP an image, against "
         f"{top['fastest']}.",
-        end="\n\n",
-        highlight=False,
+        "",
     )
+
+
+def _contender_label(one: dict[str, Any]) -> str:
+    return (
+        f"{one['name']} ({one['precision']}, {one['batch_size']}/{one['bn_batch_size']}, "
+        f"{pluralize(one['threads'], 'thread')})"
+    )
+
+
+def _range(lowest: float, highest: float) -> str:
+    return f"{per_second(lowest)} to {per_second(highest)}"
 
 
 def fit_depths(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -173,30 +182,43 @@ def bench_floor(options: BenchOptions) -> None:
     copy = ceilings.median("copy")
     floors = [(s, floor(s.ordering, s.architecture, s.batch_size)) for s in planned]
     records = [_floor_record(s, each, flops, copy) for s, each in floors]
-    if options.as_json:
-        _print_json(flops=flops, copy=copy, floors=records)
-        return
-    table = Table(
-        "network", "batch", "GFLOP", "computing", *(f"{way}: GB" for way in PASSES),
-        *(f"{way}: ms" for way in PASSES), *(f"{way}: images/s" for way in PASSES),
-        box=None, pad_edge=False,
-    )  # fmt: skip
-    for one in records:
-        moved, seconds = one["moved_bytes"].values(), one["seconds"].values()
-        table.add_row(
-            f"{one['variant']}-{one['depth']}", str(one["batch_size"]), f"{one['flop'] / 1e9:,.0f}",
-            f"{1e3 * one['flop'] / flops:,.0f} ms",
-            *(f"{each / 1e9:.2f}" for each in moved),
-            *(f"{1e3 * each:,.0f}" for each in seconds),
-            *(f"{one['batch_size'] / each:,.0f}" for each in seconds),
-        )  # fmt: skip
-    console = console_for_output()
-    console.print(table)
-    console.print(
+    least = filled("The least time of an iteration", _floor_columns(flops), records)
+    sentence = (
         f"At {flops / 1e9:,.0f} GFLOP/s ({name}) and {copy / 1e9:.1f} GB/s copied; "
-        "activations of 2 bytes. GB: what BN, ReLU and additions move.",
-        highlight=False,
+        "activations of 2 bytes. GB: what BN, ReLU and additions move."
     )
+    values = {"flops": flops, "copy": copy, "floors": records}
+    _deliver_parts((least, sentence), values, options)
+
+
+def _floor_columns(flops: float) -> list[Filled]:
+    """Time and speed for every key of `PASSES`; where they come from first gives way."""
+
+    def of(key: str, way: str, value: Callable[[dict[str, Any], float], str]) -> Any:
+        return lambda record: value(record, record[key][way])
+
+    return [
+        left("network", lambda r: f"{r['variant']}-{r['depth']}", wrap=12),
+        right("batch", lambda r: r["batch_size"], drop=4),
+        right("GFLOP", lambda r: r["flop"] / 1e9, ",.0f", drop=4),
+        right("computing:\nms", lambda r: 1e3 * r["flop"] / flops, ",.0f", drop=1),
+        *(
+            right(f"{way}:\nGB", of("moved_bytes", way, lambda _, n: f"{n / 1e9:.2f}"), drop=3)
+            for way in PASSES
+        ),
+        *(
+            right(f"{way}:\nms", of("seconds", way, lambda _, s: f"{1e3 * s:,.0f}"))
+            for way in PASSES
+        ),
+        *(
+            right(
+                f"{way}:\nimages/s",
+                of("seconds", way, lambda r, s: per_second(r["batch_size"] / s)),
+                drop=2,
+            )
+            for way in PASSES
+        ),
+    ]
 
 
 def _floor_record(s: Settings, found: Floor, flops: float, copy: float) -> dict[str, Any]:
@@ -235,10 +257,8 @@ def bench_sweep(options: BenchOptions) -> None:
             {"variant": settings.variant, "depth": settings.depth, "cores": cores, "jobs": jobs,
              "threads": threads, "splits": splits}
         )  # fmt: skip
-        if not options.as_json:
-            _print_splits(records[-1])
-    if options.as_json:
-        _print_json(sweeps=records)
+    parts = [line for record in records for line in _split_lines(record)]
+    _deliver_parts(parts, {"sweeps": records}, options)
 
 
 def core_splits(cores: int) -> list[Split]:
@@ -275,15 +295,15 @@ def _measure_splits(
     return speeds
 
 
-def _print_splits(record: dict[str, Any]) -> None:
+def _split_lines(record: dict[str, Any]) -> Iterator[str]:
     for one in record["splits"]:
         label = _split_label((one["jobs"], one["threads"]))
-        _print_sentence(
+        yield (
             f"{record['variant']}-{record['depth']}  {label}: "
-            f"{one['images_per_second']:,.0f} images/s in all "
-            f"({min(one['turns']):,.0f} to {max(one['turns']):,.0f})"
+            f"{per_second(one['images_per_second'])} images/s in all "
+            f"({_range(min(one['turns']), max(one['turns']))})"
         )
-    _print_sentence(f"Best: resvar sweep … --jobs {record['jobs']}")
+    yield f"Best: resvar sweep … --jobs {record['jobs']}"
 
 
 def _split_label(split: Split) -> str:
@@ -302,9 +322,18 @@ def _check_device(device: str) -> None:
         choose_device(device)
 
 
-def _print_sentence(line: str) -> None:
-    console_for_output().print(line, highlight=False, soft_wrap=True)
+def _deliver_parts(
+    parts: Sequence[str | Table], values: Mapping[str, Any], options: BenchOptions
+) -> None:
+    """Print or write the result: `values` as JSON, or `parts` as text."""
+    if options.format == "json":
+        text = json.dumps({"format": JSON_FORMAT, **values}, indent=2) + "\n"
+        deliver(text, options.out)
+        return
 
+    def draw(console: Console) -> None:
+        for part in parts:
+            drawn = TerminalTable(part) if isinstance(part, Table) else Prose(part)
+            console.print(drawn, crop=False)
 
-def _print_json(**values: Any) -> None:
-    deliver(json.dumps({"format": JSON_FORMAT, **values}, indent=2) + "\n", None)
+    deliver_drawn(draw, options.out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from resvar.config import Settings, parse_overrides, resolve
 from resvar.errors import UserError, shortened
@@ -42,7 +43,8 @@ class BenchOptions:
     device: str = "auto"
     rounds: int = 7
     seconds: float = 2.0
-    as_json: bool = False
+    format: str = "table"
+    out: Path | None = None
 
     def contenders(self, depth: int) -> list[Contender]:
         """The plain command line, then one contender per `--compare`, then the baseline.

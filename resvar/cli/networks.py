@@ -130,7 +130,11 @@ def bench_command(
         float, typer.Option(min=0.0, help="Length of a turn; at least one iteration.")
     ] = 2.0,
     device: opt.DeviceOption = "auto",
-    as_json: Annotated[bool, opt.flag("--json", "Write the figures as JSON.")] = False,
+    as_json: Annotated[bool, opt.flag("--json", "Print the figures as JSON.")] = False,
+    out: Annotated[
+        Path | None,
+        opt.out_file(help="Write to FILE instead of the screen; FILE.json receives the figures."),
+    ] = None,
 ) -> None:
     """Measure the speed of training here, its memory and its parts.
 
@@ -147,6 +151,7 @@ def bench_command(
     """
     from resvar.bench import bench as benches
     from resvar.bench.contenders import BenchOptions
+    from resvar.console import output_format
 
     if floor and sweep:
         raise UserError("--floor and --sweep are two questions; ask one at a time.")
@@ -161,7 +166,8 @@ def bench_command(
         device=device,
         rounds=rounds,
         seconds=seconds,
-        as_json=as_json,
+        format=output_format(out, "json" if as_json else None, ("table", "json")),
+        out=out,
     )
     if floor:
         benches.bench_floor(options)

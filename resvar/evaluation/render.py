@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-from rich import box
-from rich.console import Console, RenderableType
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console
 
+from resvar.console import percent
 from resvar.data.cifar import DATASETS
+from resvar.table import Filled, Prose, Table, TableCell, TerminalTable, filled, left, right
 
 MOST_CLASSES_SHOWN = 20
 """Up to this many classes the whole confusion matrix is printed; beyond, the worst entries."""
@@ -19,8 +18,10 @@ WORST = 10
 
 
 def print_findings(findings: dict[str, Any], console: Console) -> None:
+    """Print them, fitted to a terminal."""
     for part in _parts(findings):
-        console.print(part, highlight=False, soft_wrap=isinstance(part, str))
+        drawn = TerminalTable(part) if isinstance(part, Table) else Prose(part)
+        console.print(drawn, crop=False)
 
 
 def after_iteration(iteration: int | None, iterations: int) -> str:
@@ -31,34 +32,27 @@ def after_iteration(iteration: int | None, iterations: int) -> str:
     return f", after iteration {iteration:,}{unfinished}"
 
 
-def _parts(found: dict[str, Any]) -> Iterator[RenderableType]:
+def _parts(found: dict[str, Any]) -> Iterator[str | Table]:
     dataset = DATASETS.get(found["dataset"])
     images = f"of {dataset.title}" if dataset is not None else "in a folder"
-    calibration = found["calibration"]
     yield (
         f"{found['source']}: {found['variant']}-{found['depth']}, protocol {found['protocol']}, "
         f"seed {found['seed']}{after_iteration(found['iteration'], found['iterations'])}."
     )
     yield f"{found['images']:,} test images {images}, on {found['device']} in {found['precision']}."
     yield ""
-    yield f"Test error {found['test_error']:.2f} %, loss {found['test_loss']:.4f}."
+    yield f"Test error {percent(found['test_error'])}, loss {found['test_loss']:.4f}."
     if found["run"] is not None:
         yield _agreement(found["run"], found["images"])
     yield ""
     if len(found["classes"]) <= MOST_CLASSES_SHOWN:
-        yield "Confusion: rows are true classes, columns predicted ones"
         yield _confusion_table(found)
     else:
-        yield f"The {WORST} classes with the largest error (--format json has all)"
         yield _worst_classes(found)
-        yield f"The {WORST} most frequent confusions"
+        yield ""
         yield _worst_pairs(found)
-    yield (
-        "Calibration: expected calibration error "
-        f"{calibration['expected_calibration_error']:.2f} %, mean confidence "
-        f"{calibration['mean_confidence']:.2f} %"
-    )
-    yield _calibration_table(calibration["bins"])
+    yield ""
+    yield _calibration_table(found["calibration"])
 
 
 def _agreement(run: dict[str, Any], images: int) -> str:
@@ -66,36 +60,44 @@ def _agreement(run: dict[str, Any], images: int) -> str:
         return f"All {images:,} predictions are the same as the run's own."
     return (
         f"{run['differing_predictions']:,} of {images:,} predictions differ from the run's own "
-        f"(its test error: {run['test_error']} %); another device, thread count or version of "
+        f"(test error {percent(run['test_error'])}): another device, thread count or version of "
         "torch rounds differently."
     )
 
 
 def _confusion_table(found: dict[str, Any]) -> Table:
-    """A row per true class, a column per predicted class; numbers where short names collide."""
+    """The confusion matrix: a row per true class, a column per predicted one."""
     names = [held["name"] for held in found["classes"]]
     short = [name[:5] for name in names]
     if len(set(short)) < len(short):
         short = [str(number) for number in range(len(names))]
-        names = [f"{number} {name}" for number, name in enumerate(names)]
-    rows = []
-    for index, counts in enumerate(found["confusion"]):
-        cells = [Text(str(count) if count else "·") for count in counts]
-        cells[index].stylize("bold green")
-        rows.append((names[index], _percent(found["classes"][index]["error"]), *cells))
-    table = _findings_table(["", "error %", *short], rows, left=[""])
-    for column in table.columns[2:]:
-        column.no_wrap = True
-    return table
+
+    def column(predicted: int) -> Filled:
+        def cell(true: int) -> TableCell:
+            count = found["confusion"][true][predicted]
+            return TableCell(str(count or "·"), strong=true == predicted)
+
+        return right(short[predicted], cell, short=str(predicted))
+
+    columns = (
+        left("", lambda true: f"{true} {names[true]}"),
+        right("error %", lambda true: found["classes"][true]["error"], ".2f", drop=1),
+        *map(column, range(len(names))),
+    )
+    title = "Confusion: rows are true classes, columns predicted ones"
+    return filled(title, columns, range(len(names)))
 
 
 def _worst_classes(found: dict[str, Any]) -> Table:
     worst = sorted(found["classes"], key=lambda held: -(held["error"] or 0.0))[:WORST]
-    rows = [
-        (held["name"], str(held["images"]), str(held["wrong"]), _percent(held["error"]))
-        for held in worst
-    ]
-    return _findings_table(["class", "images", "wrong", "error %"], rows, left=["class"])
+    columns = (
+        left("class", lambda c: c["name"], wrap=12),
+        right("images", lambda c: c["images"], ",d"),
+        right("wrong", lambda c: c["wrong"], ",d"),
+        right("error %", lambda c: c["error"], ".2f"),
+    )
+    title = f"The {WORST} classes with the largest error (--format json has all)"
+    return filled(title, columns, worst)
 
 
 def _worst_pairs(found: dict[str, Any]) -> Table:
@@ -106,36 +108,25 @@ def _worst_pairs(found: dict[str, Any]) -> Table:
         for predicted, count in enumerate(row)
         if true != predicted and count
     ]
+    columns = (
+        right("images", lambda pair: pair[0], ",d"),
+        left("of", lambda pair: pair[1], wrap=12),
+        left("taken for", lambda pair: pair[2], wrap=12),
+    )
     worst = sorted(pairs, key=lambda pair: -pair[0])[:WORST]
-    rows = [(str(count), true, predicted) for count, true, predicted in worst]
-    return _findings_table(["images", "of", "taken for"], rows, left=["of", "taken for"])
+    return filled(f"The {WORST} most frequent confusions", columns, worst)
 
 
-def _calibration_table(bins: Iterable[dict[str, Any]]) -> Table:
-    rows = [
-        (
-            f"{held['above']:.1f}–{held['up_to']:.1f} %",
-            f"{held['images']:,}",
-            _percent(held["confidence"]),
-            _percent(held["accuracy"]),
-            f"{held['accuracy'] - held['confidence']:+.2f}",
-        )
-        for held in bins
-        if held["images"]
-    ]
-    return _findings_table(["confidence in", "images", "confidence %", "accuracy %", "gap"], rows)
-
-
-def _findings_table(
-    titles: Sequence[str], rows: Iterable[Sequence[str | Text]], left: Sequence[str] = ()
-) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    for title in titles:
-        table.add_column(title, justify="left" if title in left else "right")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+def _calibration_table(found: dict[str, Any]) -> Table:
+    columns = (
+        right("confidence in", lambda b: f"{b['above']:.1f}–{b['up_to']:.1f} %"),
+        right("images", lambda b: b["images"], ",d"),
+        right("confidence %", lambda b: b["confidence"], ".2f"),
+        right("accuracy %", lambda b: b["accuracy"], ".2f"),
+        right("gap", lambda b: b["accuracy"] - b["confidence"], "+.2f"),
+    )
+    title = (
+        f"Calibration: expected calibration error {percent(found['expected_calibration_error'])}, "
+        f"mean confidence {percent(found['mean_confidence'])}"
+    )
+    return filled(title, columns, [held for held in found["bins"] if held["images"]])

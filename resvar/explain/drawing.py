@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from html import escape
 from typing import NamedTuple
 
-from rich.console import Console, ConsoleOptions
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from resvar.models.architecture import Architecture
 from resvar.models.layout import Layer, unit_layers
 from resvar.models.ordering import Ordering
+from resvar.table import Prose
 
 
 class Box(NamedTuple):
@@ -89,7 +90,7 @@ class Drawing:
 
     figures: Sequence[Figure]
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         labels = [box.label for figure in self.figures for box in figure.branch]
         box_width = max(8, *map(len, labels)) + 2
         words = [word for figure in self.figures for word in (figure.name, figure.caption)]
@@ -101,7 +102,7 @@ class Drawing:
         for first in range(0, len(self.figures), per_line):
             yield from _side_by_side(self.figures[first : first + per_line], box_width, width)
             yield Text()
-        yield Text(LEGEND, style="dim")
+        yield Prose(LEGEND, "dim")
 
 
 def _side_by_side(figures: Sequence[Figure], box_width: int, width: int) -> Iterator[Text]:

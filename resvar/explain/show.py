@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
 
 from resvar.console import deliver, deliver_drawn, log, output_format, print_line
 from resvar.errors import UserError
@@ -32,6 +29,7 @@ from resvar.models.architecture import plan
 from resvar.models.names import named, title
 from resvar.models.ordering import Ordering, find_ordering
 from resvar.strict_yaml import read_yaml
+from resvar.table import Prose
 
 DEFAULT_VARIANT = "full-preact"
 DEFAULT_DEPTH = {"cifar": 164, "imagenet": 50}
@@ -195,10 +193,9 @@ def _as_json(networks: Sequence[Complexity], compared: bool) -> Any:
 
 def _teach(console: Console) -> None:
     console.print()
-    console.print(Text(LESSON), end="\n\n")
-    console.print(Text("Go on with", style="bold"))
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True)
+    console.print(Prose(" ".join(LESSON.split())), crop=False)
+    console.print()
+    console.print(Prose("Next", "bold"), crop=False)
+    width = max(len(command) for command, _ in LESSON_NEXT)
     for command, meaning in LESSON_NEXT:
-        grid.add_row(command, Text(meaning, style="dim"))
-    console.print(Padding(grid, (0, 0, 0, 2), expand=False))
+        console.print(Prose(f"  {command:<{width}}  {meaning}"), crop=False)

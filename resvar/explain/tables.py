@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Grid
 from rich.text import Text
 
 from resvar.explain.complexity import (
@@ -20,6 +19,7 @@ from resvar.explain.complexity import (
 from resvar.explain.drawing import Drawing
 from resvar.models.names import title
 from resvar.models.ordering import PLACES
+from resvar.table import Filled, Prose, Table, TableCell, filled, left, print_table, right
 
 ALMOST = 0.05
 """Sums with a smaller relative difference are called almost equal."""
@@ -32,65 +32,60 @@ def print_networks(networks: Sequence[Complexity], drawing: Drawing, console: Co
     """One network in one or several orderings: units, stages, counts."""
     network, several = networks[0], len(networks) > 1
     name = f"{title(network.architecture)} in several orderings"
-    console.print(Text(name if several else _network_heading(network), style="bold"))
-    console.print(Text(_choices_label(network), style="dim"), end="\n\n")
+    console.print(Prose(name if several else _network_heading(network), "bold"), crop=False)
+    console.print(Prose(_choices_label(network), "dim"), crop=False)
+    console.print()
     console.print(drawing)
     console.print()
-    console.print(_stage_table(network, with_parameters=not several))
+    print_table(_stage_table(network, with_parameters=not several), console)
+    console.print()
     if several:
-        console.print(_orderings_table(networks))
+        print_table(_orderings_table(networks), console)
+        console.print()
     console.print(_sums(network, with_parameters=not several))
 
 
 def _stage_table(network: Complexity, with_parameters: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("stage")
-    table.add_column("output")
-    table.add_column("unit", min_width=_widest_unit(network))
-    if with_parameters:
-        table.add_column("parameters", justify="right")
-    table.add_column("multiply-adds", justify="right")
-    for row in network.stages:
-        counts = [f"{row.parameters:,}"] if with_parameters else []
-        size = f"{row.size}×{row.size}"
-        table.add_row(row.name, size, _stacked(row), *counts, _short_number(row.multiply_adds))
-    return table
+    columns = (
+        left("stage", lambda row: row.name),
+        left("output", lambda row: f"{row.size}×{row.size}", drop=1),
+        left("unit", lambda row: TableCell(_in_brackets(row)), wrap=16),
+        *([right("parameters", lambda row: row.parameters, ",d")] if with_parameters else []),
+        right("multiply-adds", lambda row: _short_number(row.multiply_adds)),
+    )
+    return filled("", columns, network.stages)
 
 
-def _stacked(row: StageRow) -> Text:
+def _in_brackets(row: StageRow) -> str:
     """A unit as in table 1 of the ResNet paper: a convolution per line, in tall brackets."""
     if not row.units:
-        return Text(row.unit)
+        return row.unit
     labels = [conv_label(conv) for conv in row.convolutions]
     width = max(map(len, labels))
     last = len(labels) - 1
     lines = [row.about] if row.about else []
     for index, label in enumerate(labels):
-        left, right = "⎡⎤" if index == 0 else "⎣⎦" if index == last else "⎢⎥"
+        ends = "⎡⎤" if index == 0 else "⎣⎦" if index == last else "⎢⎥"
         times = f" × {row.units}" if index == len(labels) // 2 else ""
-        lines.append(f"{left}{label:<{width}}{right}{times}")
-    return Text("\n".join(lines))
-
-
-def _widest_unit(network: Complexity) -> int:
-    """Characters of the longest line in brackets: such a line must not be broken."""
-    stacks = (_stacked(row).plain.splitlines() for row in network.stages if row.units)
-    return max(len(line) for lines in stacks for line in lines if line[0] in "⎡⎢⎣")
+        lines.append(f"{ends[0]}{label:<{width}}{ends[1]}{times}")
+    return "\n".join(lines)
 
 
 def _orderings_table(networks: Sequence[Complexity]) -> Table:
-    places = ("lead", "trail", "after_add", "stem")
-    table = Table("variant", *places, box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("parameters", justify="right")
-    for network in networks:
-        ops = [ops_label(getattr(network.ordering, place)) for place in places]
-        table.add_row(network.ordering.name, *ops, f"{network.parameters:,}")
-    return table
+    def place(name: str) -> Filled:
+        return left(name, lambda n: ops_label(getattr(n.ordering, name)))
+
+    columns = (
+        left("variant", lambda n: n.ordering.name),
+        *map(place, ("lead", "trail", "after_add", "stem")),
+        right("parameters", lambda n: n.parameters, ",d"),
+    )
+    return filled("", columns, networks)
 
 
-def _sums(network: Complexity, with_parameters: bool) -> Table:
+def _sums(network: Complexity, with_parameters: bool) -> Grid:
     size = network.input[1]
-    grid = Table.grid(padding=(0, 2))
+    grid = Grid.grid(padding=(0, 2))
     grid.add_column(style="bold")
     grid.add_row("layers", network.layer_sum)
     grid.add_row("", Text("convolutions of the main path, and the linear layer", style="dim"))
@@ -170,29 +165,22 @@ def print_comparison(
 ) -> None:
     """Two networks side by side; ≠ marks a row in which they differ, with the difference."""
     headings = f"{_network_heading(a)}  ↔  {_network_heading(b)}"
-    console.print(Text(headings, style="bold"), end="\n\n")
+    console.print(Prose(headings, "bold"), crop=False)
+    console.print()
     if drawing is not None:
         console.print(drawing)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("stage", no_wrap=True)
-    table.add_column(_distinct_name(a, b), min_width=_widest_unit(a))
-    table.add_column(_distinct_name(b, a), min_width=_widest_unit(b))
-    table.add_column("what differs", min_width=13)
-    for name, size, cells, texts in _comparison(a, b):
-        if name == "layers":  # the first of the sums
-            table.add_section()
-        is_stage = any(isinstance(cell, StageRow) for cell in cells)
-        table.add_row(
-            "\n".join(filter(None, (name, size))),
-            *(_stacked(cell) if isinstance(cell, StageRow) else cell for cell in cells),
-            _difference_marks(texts),
-            style="dim" if is_stage and not texts else "",
-        )
-    console.print(table)
+        console.print()
+    columns = (
+        left("stage", lambda row: TableCell("\n".join(filter(None, row[:2])))),
+        left(_distinct_name(a, b), lambda row: _compared_cell(row[2][0]), wrap=16),
+        left(_distinct_name(b, a), lambda row: _compared_cell(row[2][1]), wrap=16),
+        left("what differs", lambda row: _difference_marks(row[3]), wrap=9),
+    )
+    print_table(filled("", columns, _comparison(a, b)), console)
     found = network_differences(a, b)
     for difference in found:
         if difference.stage == "network":
-            console.print(_difference_marks([difference.text]))
+            console.print(Prose(f"≠ {difference.text}", "bold"), crop=False)
     if not found:
         console.print("They are the same network.")
 
@@ -240,5 +228,9 @@ def _distinct_name(network: Complexity, other: Complexity) -> str:
     return title(network.architecture) if same else _network_heading(network)
 
 
-def _difference_marks(texts: Sequence[str]) -> Text:
-    return Text("\n".join(f"≠ {text}" for text in texts), style="bold yellow")
+def _compared_cell(value: StageRow | str) -> TableCell:
+    return TableCell(_in_brackets(value) if isinstance(value, StageRow) else value)
+
+
+def _difference_marks(texts: Sequence[str]) -> TableCell:
+    return TableCell("\n".join(f"≠ {text}" for text in texts), strong=True)

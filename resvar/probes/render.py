@@ -16,8 +16,8 @@ from resvar.probes.claims import CLAIMS, HOLDS, ClaimVerdict, judge
 from resvar.probes.measurements import PROBE_FORMAT, Moment, Probe
 from resvar.probes.runs import RunGroup
 from resvar.probes.series import ALL_SERIES, Series, Values, moment_name
-from resvar.reports.layout import NOTHING, Column, Table, TableCell
-from resvar.reports.render import markdown_table, print_table
+from resvar.reports.render import markdown_table
+from resvar.table import NOTHING, Column, Table, TableCell, print_table
 
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARKLINE_WIDTH = 60
@@ -46,7 +46,7 @@ def render_probe(results: ProbeResults, format: str) -> str:
         for table in probe_tables(results):
             lines += [f"## {table.title}", "", *markdown_table(table)]
         return "\n".join(lines).rstrip() + "\n"
-    return drawn_text(lambda console: print_probe(results, console), width=160)
+    return drawn_text(lambda console: print_probe(results, console))
 
 
 def print_probe(results: ProbeResults, console: Console) -> None:
@@ -141,7 +141,7 @@ def verdict_table(verdicts: Sequence[ClaimVerdict]) -> Table:
     columns = (
         *(Column(title, align="left") for title in ("claim", "of", "iterations", "verdict")),
         Column("the paper\nsays it", align="left"),
-        Column("evidence", align="left", wrap=True),
+        Column("evidence", align="left", wrap=24),
     )
     order = [claim.name for claim in CLAIMS]
     by_claim = sorted(verdicts, key=lambda verdict: order.index(verdict.claim))

@@ -27,12 +27,12 @@ from resvar.console import plain
 from resvar.reports.charts import COLOURS, charts
 from resvar.reports.curves import points_per_curve
 from resvar.reports.findings import Group, Report, V1V2Comparison
-from resvar.reports.layout import Filled, Table, filled, left
 from resvar.reports.notes import DATASET_NAMES
 from resvar.reports.provenance import FACTS, Environments, cells_text, commands, environments
 from resvar.reports.records import Record, RunState, settings_of
 from resvar.reports.tables import folder_cell, group_tables, reason, unread_table
 from resvar.rundir import CONFIG
+from resvar.table import Filled, Table, filled, left
 from resvar.version import __version__
 
 PAGE = Path(__file__).parent / "page"
@@ -218,10 +218,10 @@ def _missing_parts(report: Report, page: Page) -> tuple[list[str], list[Table]]:
     made = []
     if unfinished := [r for g in report.groups for r in g.records if r.state is not RunState.DONE]:
         columns = (
-            left("run", folder_cell, wrap=True),
+            left("run", folder_cell, wrap=20),
             left("state", lambda r: r.word),
             left("iteration", _iteration),
-            left("reason", reason, wrap=True),
+            left("reason", reason, wrap=20),
         )
         made.append(filled("Not finished", columns, unfinished))
     if report.unread:
@@ -240,7 +240,7 @@ def _environment_parts(found: Environments) -> dict[str, Any]:
     def column(key: str) -> Filled:
         return left(plain(FACTS.get(key, key)), lambda member: member.facts.get(key))
 
-    runs = left("runs", lambda m: f"{len(m.runs):,}: {cells_text(m.runs)}", wrap=True)
+    runs = left("runs", lambda m: f"{len(m.runs):,}: {cells_text(m.runs)}", wrap=20)
     columns = (runs, *map(column, found.differing))
     several = len(found.all) > 1
     return {

@@ -13,13 +13,22 @@ from resvar.console import drawn_text, plain
 from resvar.errors import UserError, nearest
 from resvar.reports.data import report_csv, report_json
 from resvar.reports.findings import Report
-from resvar.reports.layout import Column, Table, TableCell
 from resvar.reports.tables import error_tables, group_tables, unread_table
 from resvar.sequences import chunks
+from resvar.table import (
+    EXTRA,
+    WIDE,
+    Column,
+    Prose,
+    Table,
+    TableCell,
+    natural_width,
+    print_table,
+    without,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table as RichTable
 
 
 def render_report(report: Report, format: str) -> str:
@@ -105,17 +114,16 @@ def _as_latex(report: Report) -> str:
 
 def _latex_table(table: Table) -> list[str]:
     """A float that fits the column of an `article`: titles break, and some columns are dropped."""
-    kept = [index for index, column in enumerate(table.columns) if not column.drop]
-    columns = [table.columns[index] for index in kept]
-    form = "".join(r"p{.45\linewidth}" if c.wrap else c.align[0] for c in columns)
+    table = without(table, EXTRA)
+    form = "".join(r"p{.45\linewidth}" if c.wrap else c.align[0] for c in table.columns)
 
     def row(cells: Sequence[TableCell]) -> str:
         aligned = zip(cells, table.columns, strict=True)
         text = [_latex_cell(cell, "t", column) for cell, column in aligned]
         gap = r" \addlinespace" if any(len(cell.lines) > 1 for cell in cells) else ""
-        return " & ".join(text[index] for index in kept) + r" \\" + gap
+        return " & ".join(text) + r" \\" + gap
 
-    titles = [_latex_cell(TableCell(column.title), "b", column) for column in columns]
+    titles = [_latex_cell(TableCell(column.title), "b", column) for column in table.columns]
 
     return [
         r"\begin{table}[htbp]",
@@ -149,7 +157,8 @@ _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "_": r"\_", "%": r"\%", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
-    "±": r"$\pm$", "×": r"$\times$", "–": "--", "→": r"$\to$", "…": r"\dots{}", "[": "{[}",
+    "±": r"$\pm$", "×": r"$\times$", "–": "--", "→": r"$\to$", "−": "$-$", "…": r"\dots{}",
+    "[": "{[}",
     "*": "{*}", "`": r"\textasciigrave{}",
 }  # fmt: skip
 """`[` and `*` are braced, since at the start of a row they are syntax."""
@@ -163,94 +172,24 @@ def _latex_text(text: str) -> str:
 
 # --- the terminal
 
-WIDE = 5_000
-"""Characters of a line off the terminal: enough that nothing is cut or folded."""
-
 
 def print_report(report: Report, console: Console) -> None:
-    """Print the report; off the terminal the width is ignored and nothing is cut."""
-    before = console.width
-    if not console.is_terminal:
-        console.width = WIDE
-    try:
-        wide = (table for group in report.groups for table in error_tables(group, 2))
-        abreast = 2 if all(_width(table, console) <= console.width for table in wide) else 1
-        for heading, notes, made in _sections(report, abreast):
-            _print_text(heading, console)
-            _print_notes(notes, console)
-            for table in made:
-                console.print()
-                print_table(table, console)
+    """Print the report, fitted to a terminal; anywhere else nothing is broken or left out."""
+    width = console.width if console.is_terminal else WIDE
+    wide = (table for group in report.groups for table in error_tables(group, 2))
+    abreast = 2 if all(natural_width(table) <= width for table in wide) else 1
+    for heading, notes, made in _sections(report, abreast):
+        console.print(Prose(heading, "bold"), crop=False)
+        for note in notes:
+            console.print(Prose(note, "dim", 2), crop=False)
+        for table in made:
             console.print()
-    finally:
-        console.width = before
-
-
-def print_table(table: Table, console: Console) -> None:
-    """A table with its title and notes; columns that do not fit are dropped."""
-    _print_text(table.title, console)
-    drawn, dropped = _fitted(table, console)
-    console.print(drawn)
-    left_out = (f"Left out for width: {', '.join(dropped)}.",) if dropped else ()
-    _print_notes(table.notes + left_out, console)
-
-
-def _print_text(title: str, console: Console) -> None:
-    from rich.text import Text
-
-    console.print(Text(title, style="bold"))
-
-
-def _print_notes(notes: Sequence[str], console: Console) -> None:
-    from rich.padding import Padding
-    from rich.text import Text
-
-    for note in notes:
-        console.print(Padding(Text(note, style="dim"), (0, 0, 0, 2), expand=False))
-
-
-def _fitted(table: Table, console: Console) -> tuple[RichTable, list[str]]:
-    """The table without the columns that do not fit, and their names."""
-    dropped: list[str] = []
-    for least in sorted({column.drop for column in table.columns} - {0}, reverse=True):
-        if _width(table, console) <= console.width:
-            break
-        kept = [i for i, column in enumerate(table.columns) if column.drop < least]
-        dropped += [column.name for column in table.columns if column.drop >= least]
-        columns = tuple(table.columns[i] for i in kept)
-        rows = tuple(tuple(row[i] for i in kept) for row in table.rows)
-        table = Table(table.title, columns, rows, table.notes)
-    return _drawn(table), dropped
-
-
-def _width(table: Table, console: Console) -> int:
-    """The width of the table in characters if nothing in it is wrapped."""
-    from rich.measure import Measurement
-
-    return Measurement.get(console, console.options.update(max_width=WIDE), _drawn(table)).maximum
-
-
-def _drawn(table: Table) -> RichTable:
-    from rich import box
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    spaced = any(len(cell.lines) > 1 for row in table.rows for cell in row)
-    drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, leading=spaced)
-    for column in table.columns:
-        title = Text(column.title, style="bold")
-        drawn.add_column(title, justify=column.align, overflow="fold", vertical="top")
-    for row in table.rows:
-        drawn.add_row(*(Text(cell.text, style=_style(cell)) for cell in row))
-    return drawn
-
-
-def _style(cell: TableCell) -> str:
-    return "bold" if cell.strong else "dim" if cell.grey else ""
+            print_table(table, console)
+        console.print()
 
 
 def _plain_text(report: Report) -> str:
-    return drawn_text(lambda console: print_report(report, console), width=WIDE)
+    return drawn_text(lambda console: print_report(report, console))
 
 
 def _html(report: Report) -> str:

@@ -8,30 +8,46 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 
 from resvar.condition import require_usable, run_stamp
 from resvar.config import CIFAR_TEST_IMAGES
-from resvar.console import console_for_output, duration, moment
+from resvar.console import console_for_output, duration, moment, per_second, pluralize
 from resvar.errors import Stopped, UserError
 from resvar.reports.queue import with_queue
 from resvar.reports.records import (
+    SEED_FOLDER,
     UNREAD,
     Record,
     RunState,
     glance,
     read_record,
     record_without_settings,
+    result_of,
 )
 from resvar.sweeps.grid import manifests
 from resvar.sweeps.submission import SUBMISSIONS
+from resvar.table import (
+    Filled,
+    Prose,
+    Table,
+    TableCell,
+    TerminalTable,
+    Value,
+    filled,
+    left,
+    print_table,
+    right,
+)
 
 UNDER_WAY = (RunState.RUNNING, RunState.QUEUED, RunState.REQUEUED)
 """A run in one of these states needs nobody: it continues by itself."""
+
+MOST_DONE = 40
+"""Finished runs with a row each; more are summarised by cell."""
 
 MOST = 100
 MOST_SHOWN = {RunState.QUEUED.value: 5, RunState.WAITING.value: 5}
@@ -75,8 +91,8 @@ def watch_status(folder: Path, interval: float | None) -> None:
         def look() -> bool:
             records, unknown = overview(folder)
             open_runs = [record for record in records if record.state is not RunState.DONE]
-            lines = [_summary(records), *([unknown] if unknown else [])]
-            live.update(Group(_status_table(open_runs, folder), *lines), refresh=True)
+            tables = [TerminalTable(_run_table(open_runs, folder))] if open_runs else []
+            live.update(Group(*tables, Prose(_summary(records)), Prose(unknown)), refresh=True)
             return unsettled(records)
 
         watch(look, _pause(folder) if interval is None else interval)
@@ -104,12 +120,12 @@ def _pause(folder: Path) -> float:
 
 
 def _print(records: Sequence[Record], unknown: str, folder: Path, console: Console) -> None:
-    open_runs = [record for record in records if record.state is not RunState.DONE]
-    if open_runs:
-        console.print(_status_table(open_runs, folder))
-    console.print(_summary(records), highlight=False, soft_wrap=True)
+    for table in _tables(records, folder):
+        print_table(table, console)
+        console.print()
+    console.print(Prose(_summary(records)), crop=False)
     if unknown:
-        console.print(unknown, highlight=False, soft_wrap=True)
+        console.print(Prose(unknown), crop=False)
 
 
 def watch(look: Callable[[], bool], interval: float) -> None:
@@ -213,35 +229,121 @@ def _length(record: Record) -> float | None:
     return settings.work(test_images) / progress.images_per_second
 
 
-def _status_table(records: Sequence[Record], folder: Path) -> Table:
-    """The unfinished runs; of many in one state only the first ones."""
-    table = Table("run", "state", "iteration", "images/s", "left", "", box=None, pad_edge=False)
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def _tables(records: Sequence[Record], folder: Path) -> list[Table]:
+    """A row for each run; of many finished ones a row for each cell."""
+    done = [record for record in records if record.state is RunState.DONE]
+    if len(done) <= MOST_DONE:
+        return [_run_table(records, folder)] if records else []
+    still_open = [record for record in records if record.state is not RunState.DONE]
+    return [_cell_table(done, folder), *([_run_table(still_open, folder)] if still_open else [])]
+
+
+def _run_table(records: Sequence[Record], folder: Path) -> Table:
+    """The runs; of many in one state only the first ones. Columns without a value are left out."""
+    shown: list[Record | tuple[str, str]] = []
     counts: Counter[str] = Counter()
     for record in sorted(records, key=lambda record: record.state.value in MOST_SHOWN):
         counts[word := record.word] += 1
-        if counts[word] > MOST_SHOWN.get(word, MOST):
-            continue
-        progress = record.progress
-        length = _length(record)
-        running = record.state is RunState.RUNNING
-        table.add_row(
-            str(record.folder.relative_to(folder)),
-            word,
-            f"{progress.iteration:,} / {progress.iterations:,}" if progress else "",
-            f"{progress.images_per_second:,.0f}" if progress and running else "",
-            duration(length * (1 - progress.share)) if progress and length and running else "",
-            record.message,
-        )
+        if counts[word] <= MOST_SHOWN.get(word, MOST):
+            shown.append(record)
     for word, count in counts.items():
         if (more := count - MOST_SHOWN.get(word, MOST)) > 0:
-            table.add_row(f"… and {more} more", word, "", "", "", "")
-    return table
+            shown.append((f"… and {more:,} more", word))
+
+    def column(value: Callable[[Record], Value]) -> Callable[[Record | tuple[str, str]], Value]:
+        return lambda item: value(item) if isinstance(item, Record) else TableCell("")
+
+    columns = (
+        left("run", lambda r: r[0] if isinstance(r, tuple) else _name(r, folder), wrap=20),
+        left("state", lambda r: r[1] if isinstance(r, tuple) else r.word),
+        right("iteration", column(_how_far), drop=1),
+        right("test error %", column(_test_error), ".2f"),
+        right("time", column(_spent), drop=2),
+        right("images/s", column(_speed), drop=3),
+        right("left", column(_left)),
+        left("", column(lambda r: r.message), wrap=20),
+    )
+    return filled("", [c for c in columns if any(_has_value(c, r) for r in records)], shown)
+
+
+def _has_value(column: Filled, record: Record) -> bool:
+    return column.value(record) not in (None, "")
+
+
+def _cell_table(done: Sequence[Record], folder: Path) -> Table:
+    """The finished runs of each cell: how many, and their test errors."""
+    cells: dict[str, list[Record]] = {}
+    for record in done:
+        name = _name(record, folder)
+        above, _, last = name.rpartition("/")
+        cell = above if above and SEED_FOLDER.fullmatch(last) else name
+        cells.setdefault(cell, []).append(record)
+
+    def errors(cell: str) -> list[float]:
+        return [result_of(record)["test_error"] for record in cells[cell]]
+
+    def seconds(cell: str) -> float:
+        return fmean(result_of(record)["seconds"] for record in cells[cell])
+
+    columns = (
+        left("cell", str, wrap=20),
+        right("done", lambda c: len(cells[c]), ",d"),
+        right("test error %,\nmedian", lambda c: median(errors(c)), ".2f"),
+        right("lowest to\nhighest", lambda c: "{:.2f} to {:.2f}".format(*_ends(errors(c))), drop=1),
+        right("time\na run", lambda c: duration(seconds(c)), drop=2),
+    )
+    names = list(cells)
+    more = len(names) - MOST
+    notes = [f"… and {more:,} more cells; `resvar report` has all."] if more > 0 else []
+    return filled("", columns, names[:MOST], notes)
+
+
+def _ends(values: Sequence[float]) -> tuple[float, float]:
+    return min(values), max(values)
+
+
+def _name(record: Record, folder: Path) -> str:
+    """The run's folder below `folder`; of `folder` itself its own name."""
+    name = record.folder.relative_to(folder).as_posix()
+    return name if name != "." else record.folder.resolve().name
+
+
+def _how_far(record: Record) -> str | None:
+    if record.result is not None:
+        return f"{record.result['iterations']:,}"
+    progress = record.progress
+    return f"{progress.iteration:,} / {progress.iterations:,}" if progress is not None else None
+
+
+def _test_error(record: Record) -> float | None:
+    return record.result["test_error"] if record.result is not None else None
+
+
+def _spent(record: Record) -> str | None:
+    if record.result is not None:
+        return duration(record.result["seconds"])
+    return duration(record.progress.seconds) if record.progress is not None else None
+
+
+def _speed(record: Record) -> str | None:
+    running = record.state is RunState.RUNNING and record.progress is not None
+    return per_second(record.progress.images_per_second) if running and record.progress else None
+
+
+def _left(record: Record) -> str | None:
+    length = _length(record) if record.state is RunState.RUNNING else None
+    progress = record.progress
+    return duration(length * (1 - progress.share)) if length and progress is not None else None
 
 
 def _summary(records: Sequence[Record]) -> str:
     counts = Counter(record.word for record in records)
-    words = ", ".join(f"{counts[word]} {word}" for word in (*RunState, "diverged") if counts[word])
-    text = f"{len(records)} {'run' if len(records) == 1 else 'runs'}: {words}."
+    found = [word for word in (*RunState, "diverged") if counts[word]]
+    words = ", ".join(f"{counts[word]:,} {word}" for word in found)
+    text = f"{pluralize(len(records), 'run')}: {words}."
     left = seconds_left(records)
     if counts[RunState.RUNNING] and left is not None:
         return f"{text} It should end in {duration(left)}, {moment(left)}."

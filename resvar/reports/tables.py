@@ -18,10 +18,10 @@ from resvar.reports.findings import (
     Report,
     V1V2Comparison,
 )
-from resvar.reports.layout import Filled, Table, TableCell, Value, filled, left, right
 from resvar.reports.records import Record, RunState, settings_of
 from resvar.reports.statistics import Comparison, Summary
 from resvar.sequences import chunks
+from resvar.table import Filled, Table, TableCell, Value, filled, left, right
 
 
 def group_tables(group: Group, abreast: int = 2) -> list[Table]:
@@ -46,9 +46,9 @@ def group_tables(group: Group, abreast: int = 2) -> list[Table]:
 def unread_table(report: Report) -> Table:
     """The runs that could not be read, and why."""
     columns = (
-        left("folder", folder_cell, wrap=True),
+        left("folder", folder_cell, wrap=20),
         left("state", lambda record: record.word),
-        left("reason", reason, wrap=True),
+        left("reason", reason, wrap=24),
     )
     title = "Not counted: files that cannot be read, or contradict one another"
     return filled(title, columns, report.unread)
@@ -60,14 +60,14 @@ def error_tables(group: Group, abreast: int) -> list[Table]:
 
 
 def _error_table(group: Group, depths: Sequence[int]) -> Table:
-    columns = [left("variant", row_name), left("figure", _figure)]
+    columns = [left("variant", row_name), left("figure", _figure, drop=2)]
     for depth in depths:
         columns += _error_columns(group, depth)
     names = " and ".join(f"ResNet-{depth}" for depth in depths)
     notes = ["Test error in percent of the last iteration; sd: standard deviation; n: seeds."]
     if group.like_paper:
         notes.append(
-            "median - paper: in percentage points; inside: the published median lies between the "
+            "median − paper: in percentage points; inside: the published median lies between the "
             "lowest and the highest of our runs."
         )
     notes += _lost(group, depths)
@@ -78,16 +78,19 @@ def _error_table(group: Group, depths: Sequence[int]) -> Table:
 def _error_columns(group: Group, depth: int) -> Iterator[Filled]:
     """The columns of one depth; their items are variants."""
 
-    def column(title: str, value: Callable[[Entry], Value]) -> Filled:
-        return right(f"{depth}:\n{title}", lambda variant: value(group.entries[variant, depth]))
+    def column(title: str, value: Callable[[Entry], Value], drop: int = 0, wrap: int = 0) -> Filled:
+        def cell(variant: str) -> Value:
+            return value(group.entries[variant, depth])
+
+        return right(f"{depth}:\n{title}", cell, drop=drop, wrap=wrap)
 
     yield column("median", lambda e: f"{e.summary.median:.2f}" if e.summary else None)
-    yield column("mean ± sd", lambda e: _mean_and_sd(e.summary) if e.summary else None)
-    yield column("n", lambda e: seeds(e) if e.summary else TableCell(seeds(e), grey=True))
+    yield column("mean ± sd", lambda e: _mean_and_sd(e.summary) if e.summary else None, drop=1)
+    yield column("n", lambda e: seeds(e) if e.summary else TableCell(seeds(e), grey=True), wrap=7)
     paper = "paper" if group.like_paper else "paper\n(not comparable)"
     yield column(paper, lambda e: _published_cell(e, group))
     if group.like_paper:
-        yield column("median\n- paper", _beside_paper)
+        yield column("median\n− paper", _beside_paper)
 
 
 def _lost(group: Group, depths: Sequence[int]) -> Iterator[str]:
@@ -159,7 +162,7 @@ def _map_table(found: PlacementMap, like_paper: bool) -> Table:
             here = [p for p in found.placements if (p.bn, p.relu) == (bn, relu)]
             return _map_cell(here, like_paper)
 
-        return left(f"ReLU at\n{relu}", cell)
+        return left(f"ReLU at\n{relu}", cell, wrap=16)
 
     notes = [
         "Median test error in percent of the last iteration (n: seeds); *: the lowest, which alone "
@@ -200,10 +203,10 @@ def _contrast_table(group: Group) -> Table:
     columns = (
         right("depth", lambda c: c.depth),
         left("variant", lambda c: row_name(c.variant)),
-        right("n (original,\nvariant)", lambda c: "{}, {}".format(*c.comparison.n)),
+        right("n (original,\nvariant)", lambda c: "{}, {}".format(*c.comparison.n), drop=1),
         right("difference\nof means", lambda c: c.comparison.difference, "+.2f"),
         right("95 % interval\n(Welch)", lambda c: _interval(c.comparison)),
-        right("p\n(permutation)", lambda c: _p(c.comparison.p)),
+        right("p", lambda c: _p(c.comparison.p), drop=2),
         right("p\n(Holm)", lambda c: _p(c.p_holm)),
     )
     note = "Percentage points, variant less original: below 0 the variant is better."
@@ -253,14 +256,14 @@ def _v1_v2_table(group: Group) -> Table:
 
     columns = (
         right("depth", lambda d: d.depth),
-        right("V1 mean", lambda d: mean(d.v1), ".2f"),
-        right("V2 mean", lambda d: mean(d.v2), ".2f"),
-        right("V2 - V1", lambda d: d.comparison and d.comparison.difference, "+.2f"),
+        right("V1 mean", lambda d: mean(d.v1), ".2f", drop=1),
+        right("V2 mean", lambda d: mean(d.v2), ".2f", drop=1),
+        right("V2 − V1", lambda d: d.comparison and d.comparison.difference, "+.2f"),
         right("95 % interval\n(Welch)", lambda d: _interval(d.comparison)),
-        right(f"paper\nV1{foreign}", lambda d: _published_cell(d.v1, group)),
-        right(f"paper\nV2{foreign}", lambda d: _published_cell(d.v2, group)),
-        right(f"paper\nV2 - V1{foreign}", published_difference),
-        left("verdict", lambda d: d.verdict.word),
+        right(f"paper\nV1{foreign}", lambda d: _published_cell(d.v1, group), drop=2),
+        right(f"paper\nV2{foreign}", lambda d: _published_cell(d.v2, group), drop=2),
+        right(f"paper\nV2 − V1{foreign}", published_difference),
+        left("verdict", lambda d: d.verdict.word, wrap=15),
     )
     notes = [f"ResNet-{pair.depth}: {pair.verdict.sentence}" for pair in group.v1_v2]
     notes += [sentence for pair in group.v1_v2 for sentence in _seeds_needed(pair)]
@@ -308,12 +311,12 @@ def _agreement_table(group: Group) -> Table:
     columns = (
         right("depth", lambda a: a.depth),
         left("variant", lambda a: row_name(a.variant)),
-        right("runs", lambda a: a.n),
-        right("seed\ncompared", lambda a: a.pairing and a.pairing.seed, "d"),
+        right("runs", lambda a: a.n, drop=2),
+        right("seed\ncompared", lambda a: a.pairing and a.pairing.seed, "d", drop=1),
         right("only original\nright", lambda a: a.pairing and a.pairing.first_only, ",d"),
         right("only it\nright", lambda a: a.pairing and a.pairing.second_only, ",d"),
         right("p\n(McNemar)", lambda a: a.pairing and _p(a.pairing.p)),
-        right("sd\npredicted", lambda a: a.predicted_sd, ".2f"),
+        right("sd\npredicted", lambda a: a.predicted_sd, ".2f", drop=2),
     )
     notes = []
     if any(found.pairing for found in group.agreements):
@@ -339,18 +342,20 @@ def _run_table(group: Group) -> Table:
         right("depth", lambda r: settings_of(r).depth),
         right("seed", lambda r: settings_of(r).seed),
         right("test\nerror", result("test_error"), ".2f"),
-        right("best\n(optimistic)", result("best_test_error"), ".2f"),
-        right("train\nloss", result("train_loss"), ".4f"),
-        right("iterations", _iterations_done, "d"),
+        right("best\n(optimistic)", result("best_test_error"), ".2f", drop=2),
+        right("train\nloss", result("train_loss"), ".4f", drop=2),
+        right("iterations", _iterations_done, ",d", drop=1),
         right("time", lambda r: _clock(result("seconds")(r))),
-        right("images/s", result("images_per_second"), ".0f", drop=1),
-        left("device", result("device"), drop=3),
-        left("precision", result("precision"), drop=2),
-        left("commit", lambda r: r.result and (r.result["commit"] or "")[:7], drop=4),
+        right("images/s", result("images_per_second"), ".0f", drop=3),
+        left("device", result("device"), drop=5),
+        left("precision", result("precision"), drop=4),
+        left("commit", lambda r: r.result and (r.result["commit"] or "")[:7], drop=6),
         left(
-            "state", lambda r: "copy, not counted" if r.folder in group.copies else states_text([r])
+            "state",
+            lambda r: "copy, not counted" if r.folder in group.copies else states_text([r]),
+            wrap=10,
         ),
-        left("folder", folder_cell, drop=5),
+        left("folder", folder_cell, drop=7),
     )
     notes = [
         "best: the lowest error that an evaluation on the test images met; chosen with them, and "

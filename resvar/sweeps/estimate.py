@@ -9,15 +9,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.table import Table
-
 from resvar.config import CIFAR_TEST_IMAGES, Settings
-from resvar.console import console_for_output, duration, pluralize
+from resvar.console import console_for_output, duration, per_second, pluralize
 from resvar.errors import UserError
 from resvar.rundir import read_progress
 from resvar.sweeps.grid import PlannedRun
 from resvar.sweeps.measure import measured_speeds
 from resvar.sweeps.slots import Slot
+from resvar.table import filled, left, print_table, right
 
 Workload = tuple[object, ...]
 """What decides the speed of a run: its architecture and batch, but not its ordering."""
@@ -178,17 +177,16 @@ def print_estimate(found: Estimate, slots: int | None) -> None:
     Args:
         slots: the number of slots of this machine; None where the figures are another machine's.
     """
-    table = Table(
-        "network", "open runs", "images/s", "hours a run", "hours left", box=None, pad_edge=False
+    in_all = ("in all", None, None, found.total, len(found.lengths))
+    rows = [(p.name, p.speed, p.whole, sum(p.left), len(p.left)) for p in found.parts]
+    columns = (
+        left("network", lambda row: row[0]),
+        right("open runs", lambda row: row[4], ",d"),
+        right("images/s", lambda row: row[1] and per_second(row[1])),
+        right("time a run", lambda row: row[2] and duration(row[2])),
+        right("time left", lambda row: duration(row[3])),
     )
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for part in found.parts:
-        speed = f"{part.speed:,.0f}" if part.speed >= 10 else f"{part.speed:.1f}"
-        hours = f"{part.whole / 3600:,.2f}", f"{sum(part.left) / 3600:,.2f}"
-        table.add_row(part.name, f"{len(part.left)}", speed, *hours)
     runs = len(found.lengths)
-    table.add_row("in all", f"{runs}", "", "", f"{found.total / 3600:,.2f}")
     counts = [*(count for count in DEVICES if count < runs), runs]
     times = [
         f"{duration(found.by_the_clock(count))} on {pluralize(count, 'such device')}"
@@ -196,11 +194,10 @@ def print_estimate(found: Estimate, slots: int | None) -> None:
     ]
     if slots is not None:
         times.insert(0, f"{duration(found.by_the_clock(slots))} in {slots} slots here")
-    console = console_for_output(highlight=False)
-    console.print(found.source, soft_wrap=True)
-    console.print(table)
-    console.print(f"By the clock: {', '.join(times)}.", soft_wrap=True)
+    console = console_for_output()
+    console.print(found.source)
+    print_table(filled("", columns, [*rows, in_all]), console)
+    console.print(f"By the clock: {', '.join(times)}.")
     console.print(
-        "Runs are taken not to slow each other down; checkpoints and loading are left out.",
-        soft_wrap=True,
+        "It assumes that runs do not slow each other down; checkpoints and loading are left out."
     )

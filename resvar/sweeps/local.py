@@ -16,13 +16,18 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Group
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from resvar.condition import read_result
-from resvar.console import console_for_progress, duration, pluralize, print_line
+from resvar.console import (
+    console_for_progress,
+    duration,
+    per_second,
+    percent,
+    pluralize,
+    print_line,
+)
 from resvar.errors import RunError, Stopped, UserError
-from resvar.rundir import is_locked, read_divergence, read_progress
+from resvar.rundir import RunProgress, is_locked, read_divergence, read_progress
 from resvar.sweeps.grid import PlannedRun, Sweep
 from resvar.sweeps.processes import (
     POLL,
@@ -37,6 +42,7 @@ from resvar.sweeps.processes import (
 )
 from resvar.sweeps.slots import Slot
 from resvar.sweeps.suspension import suspension
+from resvar.table import Prose, TerminalTable, filled, left, right
 from resvar.training.stop import stop_request
 
 
@@ -165,7 +171,7 @@ class LocalSweep:
             case RunStatus.FINISHED if code == 0:
                 self.finished += 1
                 result = read_result(run.folder) or {"test_error": math.nan}
-                self._log(f"{run.name} finished: test error {result['test_error']:.2f} %{took}")
+                self._log(f"{run.name} finished: test error {percent(result['test_error'])}{took}")
             case RunStatus.FINISHED:
                 self.finished += 1
                 self._log(f"{run.name} was finished by another process")
@@ -189,23 +195,50 @@ class LocalSweep:
         settled = self.finished + len(self.diverged) + len(self.failed)
         clock = time.strftime("%H:%M:%S")
         line = f"{clock} [{settled}/{len(self.sweep.runs)}] {text}"
-        self.console.print(line, highlight=False, soft_wrap=True)  # above the live table
+        self.console.print(line)  # above the live table
 
     def _picture(self) -> Group:
         """The runs at work as a table, and a line with counts; for a terminal."""
-        table = Table("run", "slot", "iteration", "images/s", "left", box=None, pad_edge=False)
-        for process in self.active:
-            settings, progress = process.run.settings, read_progress(process.run.folder)
-            done, speed = (progress.iteration, progress.images_per_second) if progress else (0, 0.0)
-            left = (settings.iterations - done) * settings.batch_size / speed if speed else None
-            table.add_row(
-                process.run.name, process.slot.name, f"{done:,.0f} / {settings.iterations:,}",
-                f"{speed:,.0f}" if speed else "…", duration(left),
-            )  # fmt: skip
+        items = [(process, read_progress(process.run.folder)) for process in self.active]
         unhappy = {"diverged": len(self.diverged), "failed": len(self.failed)}
         more = "".join(f", {count} {word}" for word, count in unhappy.items() if count)
         so_far = duration(time.monotonic() - self._begun)
-        return Group(table, Text(
+        counts = (
             f"{self.finished} of {len(self.sweep.runs)} done, {len(self.active)} at work, "
             f"{len(self.waiting)} waiting{more}; {so_far} so far"
-        ))  # fmt: skip
+        )
+        tables = [TerminalTable(filled("", ACTIVE_COLUMNS, items))] if items else []
+        return Group(*tables, Prose(counts))
+
+
+# --- the table of the runs at work ----------------------------------------------------------------
+
+Item = tuple[RunProcess, RunProgress | None]
+
+
+def _iteration(item: Item) -> str:
+    process, progress = item
+    done = progress.iteration if progress is not None else 0
+    return f"{done:,.0f} / {process.run.settings.iterations:,}"
+
+
+def _rate(item: Item) -> str | None:
+    speed = item[1].images_per_second if item[1] is not None else None
+    return per_second(speed) if speed else None
+
+
+def _time_left(item: Item) -> str:
+    settings, progress = item[0].run.settings, item[1]
+    if progress is None or not progress.images_per_second:
+        return duration(None)
+    left = (settings.iterations - progress.iteration) * settings.batch_size
+    return duration(left / progress.images_per_second)
+
+
+ACTIVE_COLUMNS = (
+    left("run", lambda item: item[0].run.name, wrap=20),
+    left("slot", lambda item: item[0].slot.name, drop=2),
+    right("iteration", _iteration),
+    right("images/s", _rate, drop=1),
+    right("left", _time_left),
+)

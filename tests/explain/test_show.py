@@ -11,9 +11,9 @@ from itertools import chain, pairwise
 
 import pytest
 from markdown_it import MarkdownIt
-from rich.console import Console
 
 from resvar.cli import run_command
+from resvar.console import PlainConsole
 from resvar.explain import show as module
 from resvar.explain.drawing import Drawing, Figure, figures_svg
 from resvar.models.architecture import plan
@@ -62,9 +62,10 @@ def refused(capsys, *arguments):
     return err
 
 
-def at_width(monkeypatch, width, **options):
+def at_width(monkeypatch, width):
     monkeypatch.setattr(
-        "resvar.console.console_for_output", lambda **more: Console(width=width, **options, **more)
+        "resvar.console.console_for_output",
+        lambda **more: PlainConsole(width=width, force_terminal=True, color_system=None, **more),
     )
 
 
@@ -248,7 +249,7 @@ def test_resnet_50_as_table_1_of_the_paper(capsys):
         ("--family", "imagenet", "--cardinality", "32", "--base-width", "8", "--depth", "101"),
     ],
 )
-@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("width", [60, 80, 120])
 def test_lines_fit_the_terminal_and_no_unit_is_cut(capsys, monkeypatch, width, arguments):
     at_width(monkeypatch, width)
     text = shown(capsys, *arguments)
@@ -287,7 +288,7 @@ def test_resnet_50_against_101_marks_the_17_units_of_conv4_x(capsys):
 
 def test_resnext_50_has_almost_equal_parameters(capsys):
     text = shown(capsys, "--compare", "resnet50", "resnext50_32x4d")
-    (line,) = [line for line in text.splitlines() if line.startswith(" parameters")]
+    (line,) = [line for line in text.splitlines() if line.startswith("parameters")]
     assert line.split()[1:3] == ["25,557,032", "25,028,904"]
     assert "× 0.979, almost equal" in line
     assert text.count("≠ groups 1 → 32") == 4

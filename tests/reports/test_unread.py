@@ -326,7 +326,7 @@ def test_a_list_that_cannot_be_read_hides_no_runs(root, make, capsys):
         assert run_command(["status", str(root)]) == 2
         assert run_command(["report", str(root), "--format", "csv"]) == 0
     printed = capsys.readouterr()
-    assert printed.out.startswith("6 runs: 6 done.\n")
+    assert "\n6 runs: 6 done.\n" in printed.out
     assert printed.err.startswith(f"resvar: error: {root / 'foreign'}{MANIFEST}: ")
     assert len(printed.err.splitlines()) == 1
 

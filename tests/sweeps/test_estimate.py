@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from resvar.cli import run_command
 from resvar.config import resolve
+from resvar.console import duration
 from resvar.errors import UserError
 from resvar.files import write_json
 from resvar.kernels.build import BuildError
@@ -151,6 +152,11 @@ def work(tmp_path, monkeypatch):
     return tmp_path
 
 
+def times(speed, runs):
+    """The words of the time that a run takes, and all of them."""
+    return f"{duration(WORK / speed)} {duration(runs * WORK / speed)}".split()
+
+
 def test_it_leaves_out_what_is_finished_or_diverged_and_writes_nothing(work, capsys):
     runs = plan(Path("runs")).runs
     finish(runs[0])
@@ -163,11 +169,10 @@ def test_it_leaves_out_what_is_finished_or_diverged_and_writes_nothing(work, cap
     out = capsys.readouterr().out
     assert "8 runs in runs, 1 of them finished already, 1 diverged." in out
     assert "Not measured here" in out
-    hours = WORK / 3600
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if "ResNet" in line}
-    assert rows["ResNet-8"] == ["2", "0.5", f"{hours / 0.5:,.2f}", f"{2 * hours / 0.5:,.2f}"]
-    assert rows["ResNet-14"] == ["4", "0.2", f"{hours / 0.2:,.2f}", f"{4 * hours / 0.2:,.2f}"]
-    assert re.search(rf"in all +6 +{2 * hours / 0.5 + 4 * hours / 0.2:,.2f}", out)
+    assert rows["ResNet-8"] == ["2", "0.5", *times(0.5, 2)]
+    assert rows["ResNet-14"] == ["4", "0.2", *times(0.2, 4)]
+    assert re.search(rf"in all +6 +– +– +{duration(2 * WORK / 0.5 + 4 * WORK / 0.2)}\n", out)
     assert "on 1 such device," in out
     assert "on 6 such devices." in out
     assert "slots here" not in out

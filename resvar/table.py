@@ -1,0 +1,344 @@
+"""Neutral tables: titles, columns, cells and notes, for any renderer; here for the terminal.
+
+A table made by `filled` has one line per column: its title, the value that it takes from an item
+of the table, and the format of a number.
+
+A terminal that is too narrow for a table breaks titles and long texts between words. If that does
+not suffice, columns are left out, those with the highest `drop` first, and a note names them. If
+even the others do not fit, each row becomes a paragraph. Nothing is ever cut.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from resvar.streams import columns_of, folded, plain
+
+Kind = Literal["errors", "map", "verdict", "runs", "other"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column; a line break in its title is where a narrow page may break it.
+
+    Attributes:
+        drop: 0 for a column that always stays; where a page is too narrow, the columns with the
+            highest numbers are left out first.
+        wrap: the least width to which its texts may be broken between words; 0: never.
+        short: its title in a table that does not fit.
+    """
+
+    title: str
+    align: Literal["left", "right"] = "right"
+    drop: int = 0
+    wrap: int = 0
+    short: str = ""
+
+    @property
+    def name(self) -> str:
+        """The title on one line."""
+        return self.title.replace("\n", " ")
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """A text, perhaps of several lines.
+
+    Attributes:
+        grey: it marks an absence, or a published figure that is not comparable.
+        strong: the best of its table.
+        folder: a run directory that the text names, for a renderer with links.
+    """
+
+    text: str
+    grey: bool = False
+    strong: bool = False
+    folder: Path | None = None
+
+    @property
+    def lines(self) -> list[str]:
+        return self.text.split("\n")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that any renderer can write, with notes below it.
+
+    Attributes:
+        kind: its subject, by which a renderer places it.
+    """
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[TableCell, ...], ...]
+    notes: tuple[str, ...] = ()
+    kind: Kind = "other"
+
+
+NOTHING = TableCell("–", grey=True)
+
+Value = TableCell | str | float | None
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A column with the function from an item to its value, and the format of a number."""
+
+    column: Column
+    value: Callable[[Any], Value]
+    form: str = ""
+
+    def cell(self, item: Any) -> TableCell:
+        """The value as a cell; `–` for None and for an empty text."""
+        value = self.value(item)
+        if isinstance(value, TableCell):
+            return value
+        if value is None or value == "":
+            return NOTHING
+        return TableCell(plain(value) if isinstance(value, str) else format(value, self.form))
+
+
+def left(title: str, value: Callable[[Any], Value], drop: int = 0, wrap: int = 0) -> Filled:
+    """A column of texts."""
+    return Filled(Column(title, "left", drop, wrap), value)
+
+
+def right(
+    title: str,
+    value: Callable[[Any], Value],
+    form: str = "",
+    drop: int = 0,
+    wrap: int = 0,
+    short: str = "",
+) -> Filled:
+    """A column of numbers."""
+    return Filled(Column(title, "right", drop, wrap, short), value, form)
+
+
+def filled(
+    title: str,
+    columns: Iterable[Filled],
+    items: Iterable[Any],
+    notes: Iterable[str] = (),
+    kind: Kind = "other",
+) -> Table:
+    """A table with a row per item."""
+    columns = tuple(columns)
+    rows = tuple(tuple(column.cell(item) for column in columns) for item in items)
+    return Table(title, tuple(c.column for c in columns), rows, tuple(map(plain, notes)), kind)
+
+
+# --- the terminal ---------------------------------------------------------------------------------
+
+WIDE = 5_000
+"""Columns where the output is no terminal: nothing is broken or left out."""
+
+GAP = 2
+"""Columns between two columns of a table."""
+
+BRACKETS = ("⎡", "⎢", "⎣")
+
+EXTRA = 3
+"""Columns with this `drop` or a higher one are left out on paper and in paragraphs too."""
+
+
+def print_table(table: Table, console: Console) -> None:
+    """Print a table with its title and notes."""
+    console.print(TerminalTable(table), crop=False)
+
+
+@dataclass(frozen=True)
+class Prose:
+    """A text whose lines are broken between words; a rich renderable."""
+
+    text: str
+    style: str = ""
+    indent: int = 0
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for line in folded(self.text, _width(console, options) - self.indent):
+            yield _line(" " * self.indent + line, self.style)
+
+
+@dataclass(frozen=True)
+class TerminalTable:
+    """A table with its title and notes, fitted to the width of the terminal; a rich renderable."""
+
+    table: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = _width(console, options)
+        if self.table.title:
+            yield Prose(self.table.title, "bold")
+        shown = _narrowed(self.table, width)
+        widths = _widths(shown, width)
+        if widths is None:
+            shown = without(self.table, EXTRA)
+            yield from _stacked(shown, width)
+        else:
+            yield from _aligned(shown, widths)
+        for note in shown.notes:
+            yield Prose(note, "dim", 2)
+        highest = max(column.drop for column in shown.columns)
+        if dropped := [column.name for column in self.table.columns if column.drop > highest]:
+            yield Prose(f"Left out for width: {', '.join(dropped)}.", "dim", 2)
+
+
+def natural_width(table: Table) -> int:
+    """The columns that a table takes if nothing in it is broken or left out."""
+    widths = [max(map(columns_of, texts)) for texts in _texts(table)]
+    return sum(widths) + GAP * (len(widths) - 1)
+
+
+def _width(console: Console, options: ConsoleOptions) -> int:
+    return options.max_width if console.is_terminal else WIDE
+
+
+def _narrowed(table: Table, width: int) -> Table:
+    """The table with short titles and without the columns that do not fit."""
+    if natural_width(table) > width:
+        columns = (replace(column, title=column.short or column.title) for column in table.columns)
+        table = replace(table, columns=tuple(columns))
+    for least in sorted({column.drop for column in table.columns} - {0}, reverse=True):
+        if _widths(table, width) is not None:
+            break
+        table = without(table, least)
+    return table
+
+
+def without(table: Table, drop: int) -> Table:
+    """The table without the columns whose `drop` is this or higher."""
+    kept = [index for index, column in enumerate(table.columns) if column.drop < drop]
+    columns = tuple(table.columns[index] for index in kept)
+    return replace(
+        table, columns=columns, rows=tuple(tuple(row[i] for i in kept) for row in table.rows)
+    )
+
+
+def _texts(table: Table) -> Iterator[list[str]]:
+    """All lines of each column, the title's included."""
+    for index, column in enumerate(table.columns):
+        cells = (line for row in table.rows for line in row[index].lines)
+        yield [*column.title.split("\n"), *cells]
+
+
+def _widths(table: Table, width: int) -> list[int] | None:
+    """The width of each column, so that the table fits; None if it cannot.
+
+    Titles are broken first, then the texts of columns with `wrap`, which share what is left.
+    """
+    wanted = [max(map(columns_of, texts)) for texts in _texts(table)]
+    free = width - GAP * (len(wanted) - 1)
+    if sum(wanted) <= free:
+        return wanted
+    widths = []
+    for column, texts, natural in zip(table.columns, _texts(table), wanted, strict=True):
+        cells = texts[column.title.count("\n") + 1 :]
+        if column.wrap:
+            least = max(min(column.wrap, natural), *map(_longest_word, cells))
+        else:
+            least = max(map(columns_of, cells), default=0)
+        widths.append(max(least, *map(columns_of, _title_lines(column.title, 1))))
+    free -= sum(widths)
+    if free < 0:
+        return None
+    growing = [i for i, least in enumerate(widths) if least < wanted[i]]
+    growing.sort(key=lambda i: (table.columns[i].wrap > 0, wanted[i] - widths[i]))
+    for rest, index in zip(range(len(growing), 0, -1), growing, strict=True):
+        missing = wanted[index] - widths[index]
+        if table.columns[index].wrap:
+            more = min(missing, free // rest)
+        else:
+            more = missing if missing <= free else 0
+        widths[index] += more
+        free -= more
+    return widths
+
+
+def _longest_word(text: str) -> int:
+    """The longest piece of a text that `folded` never breaks."""
+    return max(map(columns_of, _cell_lines(text, 1)))
+
+
+def _cell_lines(text: str, width: int) -> list[str]:
+    """A line of a cell, broken between words; what is drawn in tall brackets is not broken."""
+    return [text] if text[:1] in BRACKETS else folded(text, width)
+
+
+def _title_lines(title: str, width: int) -> list[str]:
+    """A title in lines, broken where it says so, between words, and after the hyphens of names."""
+    parts = re.sub(r"(?<=\w)-(?=\w)", "- ", title).split("\n")
+    return [line.replace("- ", "-") for part in parts for line in folded(part, width)]
+
+
+def _aligned(table: Table, widths: Sequence[int]) -> Iterator[Text]:
+    """The lines of the table in columns."""
+    columns = table.columns
+    titles = [_title_lines(c.title, width) for c, width in zip(columns, widths, strict=True)]
+    height = max(map(len, titles))
+    above = [[""] * (height - len(title)) + title for title in titles]
+    yield from _row(columns, widths, above, ["bold"] * len(widths))
+    yield _line("─" * (sum(widths) + GAP * (len(widths) - 1)), "")
+    rows = [
+        [
+            [line for text in cell.lines for line in _cell_lines(text, width)]
+            for cell, width in zip(row, widths, strict=True)
+        ]
+        for row in table.rows
+    ]
+    several = any(len(cell.lines) > 1 for row in table.rows for cell in row)
+    spaced = several or any(len(lines) > 2 for row in rows for lines in row)
+    for number, (row, cells) in enumerate(zip(rows, table.rows, strict=True)):
+        if spaced and number:
+            yield _line("", "")
+        yield from _row(columns, widths, row, [_style(cell) for cell in cells])
+
+
+def _row(
+    columns: Sequence[Column],
+    widths: Sequence[int],
+    cells: Sequence[Sequence[str]],
+    styles: Sequence[str],
+) -> Iterator[Text]:
+    for number in range(max(map(len, cells))):
+        line = _line("", "")
+        for column, width, lines, style in zip(columns, widths, cells, styles, strict=True):
+            text = lines[number] if number < len(lines) else ""
+            space = " " * (width - columns_of(text))
+            line.append(" " * GAP if column is not columns[0] else "")
+            line.append(space + text if column.align == "right" else text + space, style)
+        line.rstrip()
+        yield line
+
+
+def _stacked(table: Table, width: int) -> Iterator[Text]:
+    """A paragraph for each row: its first cell, then the others with their titles."""
+    for row in table.rows:
+        first, *others = zip((column.name for column in table.columns), row, strict=True)
+        yield _line("", "")
+        for line in folded(" ".join(filter(None, (first[0], *first[1].lines))), width):
+            yield _line(line, "bold")
+        short = [
+            f"{title}: {cell.text}" for title, cell in others if len(cell.lines) == 1 and cell.text
+        ]
+        for line in folded(f"  {'  '.join(short)}", width) if short else ():
+            yield _line(line, "")
+        for title, cell in others:
+            if len(cell.lines) > 1:
+                for line in (f"  {title}:", *(f"    {line}" for line in cell.lines)):
+                    yield from (_line(part, _style(cell)) for part in folded(line, width))
+
+
+def _line(text: str, style: str) -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ignore", end="\n")
+
+
+def _style(cell: TableCell) -> str:
+    return "bold" if cell.strong else "dim" if cell.grey else ""
