@@ -142,7 +142,7 @@ def test_json_on_stdout_stays_json_with_out(tmp_path, capsys):
 
 
 def drawn(figures, width=100, **options):
-    console = Console(width=width, **options)
+    console = PlainConsole(width=width, **options)
     with console.capture() as capture:
         console.print(Drawing(figures))
     return capture.get()
