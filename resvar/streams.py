@@ -68,6 +68,7 @@ _JOINED = re.compile(
     r"(?<=\d) (?=(?:%|s|min|h|d|images/s|[kMG]i?B)(?!\w))"  # a number and its unit
     r"|(?<= [-−±/×]) | (?=[-−±/×] )"  # what a sign joins
 )
+_FOLDERS = re.compile(r"(?<=/)(?=[^\W\d]\w|[.~])")  # in a path, and not in `images/s` or `128/64`
 _KEPT = "\x00"  # a space that does not break a line
 
 
@@ -97,7 +98,7 @@ def folded(text: str, width: int) -> list[str]:
             put(part, gap)
             continue
         for word in _JOINED.sub(_KEPT, part).split(" "):
-            pieces = re.findall(r"[^/]*/+|[^/]+", word) if columns_of(word) > width else [word]
+            pieces = _FOLDERS.split(word) if columns_of(word) > width else [word]
             for number, piece in enumerate(pieces):
                 put(piece.replace(_KEPT, " "), "" if number else gap[:1] or " ")
     return lines

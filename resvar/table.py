@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.text import Text
 
 from resvar.streams import columns_of, folded, plain
@@ -191,6 +192,28 @@ class TerminalTable:
             yield Prose(f"Left out for width: {', '.join(dropped)}.", "dim", 2)
 
 
+@dataclass(frozen=True)
+class Parts:
+    """As many texts as fit on the line, in their order; a rich renderable."""
+
+    texts: Sequence[str]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield _line(self._fitting(options.max_width), "")
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, max(1, columns_of(self._fitting(options.max_width))))
+
+    def _fitting(self, width: int) -> str:
+        line = ""
+        for text in filter(None, self.texts):
+            longer = f"{line}  {text}" if line else text
+            if columns_of(longer) > width:
+                break
+            line = longer
+        return line
+
+
 def natural_width(table: Table) -> int:
     """The columns that a table takes if nothing in it is broken or left out."""
     widths = [max(map(columns_of, texts)) for texts in _texts(table)]
@@ -320,9 +343,10 @@ def _row(
 
 def _stacked(table: Table, width: int) -> Iterator[Text]:
     """A paragraph for each row: its first cell, then the others with their titles."""
-    for row in table.rows:
+    for number, row in enumerate(table.rows):
         first, *others = zip((column.name for column in table.columns), row, strict=True)
-        yield _line("", "")
+        if number or table.title:
+            yield _line("", "")
         for line in folded(" ".join(filter(None, (first[0], *first[1].lines))), width):
             yield _line(line, "bold")
         short = [

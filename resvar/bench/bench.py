@@ -17,7 +17,16 @@ from resvar.bench.floor import PASSES, Floor, floor, flop
 from resvar.bench.profile import HEADINGS
 from resvar.bench.turns import Ceilings, Measurement, run_together, started_workers, take_turns
 from resvar.config import Settings
-from resvar.console import deliver, deliver_drawn, file_size, log, per_second, percent, pluralize
+from resvar.console import (
+    deliver,
+    deliver_drawn,
+    duration,
+    file_size,
+    log,
+    per_second,
+    percent,
+    pluralize,
+)
 from resvar.errors import UserError
 from resvar.limits import available_cores
 from resvar.table import Filled, Prose, Table, TerminalTable, filled, left, right
@@ -114,9 +123,10 @@ def _measurement_parts(found: dict[str, Any]) -> Sequence[str | Table]:
     shown = [name for name in HEADINGS if any(name in c["time"] for c in contenders)]
 
     def share(name: str) -> Filled:
-        return right(name, lambda c: percent(100 * c["time"].get(name, 0), 0))
+        drop = int(name in ("addition", "optimizer"))
+        return right(name, lambda c: percent(100 * c["time"].get(name, 0), 0), drop=drop)
 
-    columns = (left("time in", lambda c: c["name"], wrap=12), *map(share, shown))
+    columns = (left("time in", _spaced_name, wrap=12), *map(share, shown))
     times = filled("", columns, contenders)
     top = found["ceiling"]
     return (
@@ -133,9 +143,14 @@ def _measurement_parts(found: dict[str, Any]) -> Sequence[str | Table]:
 
 def _contender_label(one: dict[str, Any]) -> str:
     return (
-        f"{one['name']} ({one['precision']}, {one['batch_size']}/{one['bn_batch_size']}, "
+        f"{_spaced_name(one)} ({one['precision']}, {one['batch_size']}/{one['bn_batch_size']}, "
         f"{pluralize(one['threads'], 'thread')})"
     )
+
+
+def _spaced_name(one: dict[str, Any]) -> str:
+    """The name with spaces, where a line may end: `precision=fp32, batch_size=64`."""
+    return str(one["name"]).replace(",", ", ")
 
 
 def _range(lowest: float, highest: float) -> str:
@@ -286,7 +301,7 @@ def _measure_splits(
             iterations[split] = max(1, round(options.seconds / run_together(group, 1)))
             groups[split] = group
         whole = options.rounds * len(splits) * options.seconds
-        log(f"{options.rounds} rounds: about {whole:.0f} s or more.")
+        log(f"{pluralize(options.rounds, 'round')}: about {duration(whole)} or more.")
         for number in range(options.rounds):
             for split, group in groups.items():
                 images = iterations[split] * len(group) * settings.batch_size

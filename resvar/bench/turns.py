@@ -16,6 +16,7 @@ from statistics import median
 from typing import Any
 
 from resvar.bench.contenders import Contender
+from resvar.console import duration, pluralize
 from resvar.errors import RunError, UserError
 from resvar.sweeps.processes import SAFE_PYTHON, import_path
 
@@ -189,7 +190,7 @@ def take_turns(
         whole = rounds * (sum(first) + 1.2)
         if details:
             whole += sum(4 * each / count for each, count in zip(first, counts, strict=True))
-        log(f"{rounds} rounds of {len(contenders)} in turn: about {whole:.0f} s.")
+        log(f"{pluralize(rounds, 'round')} of {len(contenders)} in turn: about {duration(whole)}.")
         for number in range(rounds):
             for one, worker, count in turns:
                 one.seconds.append(worker.seconds_of(count) / count)

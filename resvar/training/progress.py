@@ -6,10 +6,12 @@ import time
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
 
-from resvar.console import duration, moment
+from resvar.console import duration, moment, per_second, percent
+from resvar.table import Parts
 from resvar.training.schedule import learning_rate
 from resvar.training.trainer import Callback, Trainer
 
@@ -34,15 +36,15 @@ class Progress(Callback):
         self._estimated = False
         self._bar = Bar(
             TextColumn("[bold]{task.fields[doing]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
+            BarColumn(bar_width=min(40, max(5, console.width // 2 - 22))),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            _Figures(),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
         self._task = self._bar.add_task(
-            "", total=self.total, completed=trainer.iteration, doing="training", figures=""
+            "", total=self.total, completed=trainer.iteration, doing="training", figures=()
         )
 
     def __enter__(self) -> Self:
@@ -61,28 +63,29 @@ class Progress(Callback):
         left = trainer.pace.seconds_left(trainer.iteration, trainer.last_evaluation)
         rate = learning_rate(trainer.iteration - 1, trainer.settings)
         speed = trainer.pace.images_per_second(trainer.iteration)
-        images = f"{speed:,.0f} images/s" if left is not None else ""
-        figures = f"loss {loss:.4f}  lr {rate:.4g}  {images}  {duration(left)} left"
-        self._bar.update(self._task, completed=trainer.iteration, doing="training", figures=figures)
+        images = f"{per_second(speed)} images/s" if left is not None else ""
+        shown = (f"{duration(left)} left", f"loss {loss:.4f}", images, f"lr {rate:.4g}")
+        self._bar.update(self._task, completed=trainer.iteration, doing="training", figures=shown)
         if left is not None and not self._estimated:
             self._first_estimate(trainer, left, speed)
         if not self.console.is_terminal and now - self._logged > LOG_EVERY:
             self._logged = now
+            figures = f"loss {loss:.4f}  lr {rate:.4g}  {images}  {duration(left)} left"
             self.console.print(f"iteration {trainer.iteration:,} of {self.total:,}  {figures}")
 
     def on_evaluation_batch(self, share: float) -> None:
-        self._bar.update(self._task, doing=f"evaluating {share:4.0%}")
+        self._bar.update(self._task, doing=f"evaluating {percent(100 * share, 0):>5}")
 
     def on_evaluation(self, trainer: Trainer, row: dict[str, float]) -> None:
         del trainer
         held_out = (
-            f"  held-out error {row['holdout_error']:.2f} %" if "holdout_error" in row else ""
+            f"  held-out error {percent(row['holdout_error'])}" if "holdout_error" in row else ""
         )
         self._log(
             f"iteration {row['iteration']:>6,.0f}  epoch {row['epoch']:6.2f}  lr {row['lr']:.4g}  "
-            f"train loss {row['train_loss']:.4f} error {row['train_error']:.2f} %  "
-            f"test loss {row['test_loss']:.4f} error {row['test_error']:.2f} %{held_out}  "
-            f"{row['images_per_second']:,.0f} images/s  {duration(row['seconds'])}"
+            f"train loss {row['train_loss']:.4f} error {percent(row['train_error'])}  "
+            f"test loss {row['test_loss']:.4f} error {percent(row['test_error'])}{held_out}  "
+            f"{per_second(row['images_per_second'])} images/s  {duration(row['seconds'])}"
         )
 
     def _first_estimate(self, trainer: Trainer, left: float, speed: float) -> None:
@@ -91,8 +94,15 @@ class Progress(Callback):
             self._estimated = True
             self._log(
                 f"About {duration(left)} to go, until {moment(left)}, with evaluations; measured "
-                f"on {updates} iterations: {speed:,.0f} images/s."
+                f"on {updates} iterations: {per_second(speed)} images/s."
             )
 
     def _log(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
+
+
+class _Figures(ProgressColumn):
+    """The figures of a task, as many as fit on the line, the most important first."""
+
+    def render(self, task: Task) -> Parts:
+        return Parts(task.fields["figures"])

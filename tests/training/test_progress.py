@@ -97,7 +97,7 @@ def test_before_the_first_evaluation_a_forward_pass_is_a_third(clock: Clock) -> 
     assert seconds_left(trained) == pytest.approx(95 * 2 + 10 * 20)
     # Said once, after three iterations beyond the first: 96 of them, and ten evaluations.
     assert "About 6:32 min to go" in out.getvalue()
-    assert "measured on 3 iterations: 4 images/s" in out.getvalue()
+    assert "measured on 3 iterations: 4.0 images/s" in out.getvalue()
 
 
 @pytest.mark.parametrize(
