@@ -155,6 +155,13 @@ def print_table(table: Table, console: Console) -> None:
     console.print(TerminalTable(table), crop=False)
 
 
+def draw_parts(parts: Iterable[str | Table], console: Console) -> None:
+    """Print sentences and tables."""
+    for part in parts:
+        drawn = TerminalTable(part) if isinstance(part, Table) else Prose(part)
+        console.print(drawn, crop=False)
+
+
 @dataclass(frozen=True)
 class Prose:
     """A text whose lines are broken between words; a rich renderable."""

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import correlation, linear_regression, median
 from typing import Any
 
-from rich.console import Console
-
 from resvar.bench.contenders import BenchOptions, Contender
 from resvar.bench.floor import PASSES, Floor, floor, flop
 from resvar.bench.profile import HEADINGS
@@ -29,7 +27,7 @@ from resvar.console import (
 )
 from resvar.errors import UserError
 from resvar.limits import available_cores
-from resvar.table import Filled, Prose, Table, TerminalTable, filled, left, right
+from resvar.table import Filled, Table, draw_parts, filled, left, right
 
 JSON_FORMAT = 1
 
@@ -346,9 +344,4 @@ def _deliver_parts(
         deliver(text, options.out)
         return
 
-    def draw(console: Console) -> None:
-        for part in parts:
-            drawn = TerminalTable(part) if isinstance(part, Table) else Prose(part)
-            console.print(drawn, crop=False)
-
-    deliver_drawn(draw, options.out)
+    deliver_drawn(lambda console: draw_parts(parts, console), options.out)

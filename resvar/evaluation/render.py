@@ -9,7 +9,7 @@ from rich.console import Console
 
 from resvar.console import percent
 from resvar.data.cifar import DATASETS
-from resvar.table import Filled, Prose, Table, TableCell, TerminalTable, filled, left, right
+from resvar.table import Filled, Table, TableCell, draw_parts, filled, left, right
 
 MOST_CLASSES_SHOWN = 20
 """Up to this many classes the whole confusion matrix is printed; beyond, the worst entries."""
@@ -19,9 +19,7 @@ WORST = 10
 
 def print_findings(findings: dict[str, Any], console: Console) -> None:
     """Print them, fitted to a terminal."""
-    for part in _parts(findings):
-        drawn = TerminalTable(part) if isinstance(part, Table) else Prose(part)
-        console.print(drawn, crop=False)
+    draw_parts(_parts(findings), console)
 
 
 def after_iteration(iteration: int | None, iterations: int) -> str:

@@ -1,0 +1,359 @@
+"""Tables and prose in terminals of any width: nothing is cut, and no word is split."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resvar import table as module
+from resvar.bench import bench
+from resvar.bench.floor import PASSES
+from resvar.bench.profile import HEADINGS
+from resvar.console import PlainConsole, drawn_text
+from resvar.evaluation.examine import class_findings
+from resvar.evaluation.render import print_findings
+from resvar.explain.show import show_networks
+from resvar.models.ordering import PAPER_ORDER
+from resvar.probes.render import print_probe
+from resvar.reports.findings import build
+from resvar.reports.records import read_records
+from resvar.reports.render import print_report
+from resvar.reports.status import print_status
+from resvar.rundir import RunProgress
+from resvar.streams import columns_of, folded
+from resvar.sweeps.estimate import estimate, given_throughput, print_estimate
+from resvar.sweeps.grid import plan_sweep
+from resvar.sweeps.local import ACTIVE_COLUMNS
+from resvar.table import Parts, Prose, TableCell, TerminalTable, filled, left, right
+from tests.probes.made import make_results
+from tests.reports.runs import how_far, write_run
+
+RESULTS = Path(__file__).parent.parent / "results"
+WIDTHS = (60, 80, 120)
+
+
+def terminal(width):
+    return PlainConsole(
+        file=io.StringIO(),
+        width=width,
+        force_terminal=True,
+        color_system=None,
+        legacy_windows=False,
+    )
+
+
+def on_screen(part, width):
+    console = terminal(width)
+    console.print(part, crop=False)
+    return console.file.getvalue()
+
+
+# --- every table of every command -----------------------------------------------------------------
+
+
+def report_of(folder):
+    return lambda console: print_report(build(read_records([folder])), console)
+
+
+def status_of(folder, monkeypatch):
+    def draw(console):
+        monkeypatch.setattr("resvar.reports.status.console_for_output", lambda: console)
+        print_status(folder)
+
+    return draw
+
+
+def paper_runs(root):
+    """Seven seeds of everything, and runs in every other state."""
+    for rank, variant in enumerate(PAPER_ORDER):
+        for depth in (110, 164):
+            for seed in range(7):
+                error = round(6.61 + rank / 5 - depth / 100 + seed / 7, 2)
+                write_run(root, variant, depth, seed, error, "paper")
+    write_run(root, seed=7, test_error=None, protocol="paper", progress=how_far(12_345, 64_000))
+    write_run(root, seed=8, test_error=None, protocol="paper",
+              failure={"message": "cuda: out of memory " * 9})  # fmt: skip
+    write_run(root, seed=9, protocol="paper", changes={"test_error": "x"})
+    return root
+
+
+def findings(names, dataset="cifar10"):
+    random = np.random.default_rng(0)
+    confusion = random.integers(0, 18, (len(names), len(names))) + 890 * np.eye(
+        len(names), dtype=int
+    )
+    bins = [
+        {"above": 100 * n / 15, "up_to": 100 * (n + 1) / 15, "images": 1_000 + n,
+         "confidence": 6.5 * n, "accuracy": 6.4 * n} for n in range(15)
+    ]  # fmt: skip
+    return {
+        "source": "runs/short/original-20/seed-0", "variant": "original", "depth": 20,
+        "protocol": "short", "seed": 0, "iteration": 3_910, "iterations": 3_910, "images": 10_000,
+        "dataset": dataset, "device": "cpu", "precision": "bf16", "test_error": 10.293,
+        "test_loss": 0.34567, "confusion": confusion.tolist(),
+        "run": {"same_predictions": False, "differing_predictions": 12, "test_error": 10.29},
+        "classes": class_findings(confusion, tuple(names)),
+        "calibration": {"expected_calibration_error": 1.2345, "mean_confidence": 91.2,
+                        "bins": bins},
+    }  # fmt: skip
+
+
+def contender(name, speed):
+    return {
+        "name": name, "precision": "bf16", "threads": 2, "batch_size": 128, "bn_batch_size": 64,
+        "images_per_second": speed, "slowest": speed - 3, "fastest": speed + 4, "ratio": 2.32,
+        "seconds_per_iteration": 128 / speed, "share_of_ceiling": 0.45, "own_bytes": 279_200_000,
+        "time": {heading: 1 / len(HEADINGS) for heading in HEADINGS},
+    }  # fmt: skip
+
+
+def bench_parts():
+    """What the three kinds of `resvar bench` draw, without measuring."""
+    record = {
+        "variant": "relu-before-add", "depth": 110, "flop_per_image": 1.5e9,
+        "ceiling": {"bf16_flops": 4.67e11, "fp32_flops": 1.07e11, "copy_bytes_per_second": 3.2e10,
+                    "fastest": "bf16"},
+        "contenders": [contender("resvar", 12_345.6), contender("plain PyTorch", 1_241.5),
+                       contender("precision=fp32,batch_size=64,threads=1", 167.3)],
+    }  # fmt: skip
+    floors = [
+        {"variant": variant, "depth": 164, "batch_size": 128, "flop": 1.2e12,
+         "moved_bytes": dict.fromkeys(PASSES, 9800000000.0), "seconds": dict.fromkeys(PASSES, 0.5)}
+        for variant in PAPER_ORDER
+    ]  # fmt: skip
+    split = {
+        "variant": "original", "depth": 110, "jobs": 2,
+        "splits": [
+            {"jobs": 1, "threads": 2, "images_per_second": 4_936.0, "turns": [4_900, 5_000]},
+        ],
+    }  # fmt: skip
+    yield from bench._measurement_parts(record)
+    yield filled("The least time of an iteration", bench._floor_columns(4.5e11), floors)
+    yield from bench._split_lines(split)
+
+
+def draw_parts(parts):
+    def draw(console):
+        module.draw_parts(parts, console)
+
+    return draw
+
+
+def drawings(tmp_path, monkeypatch):
+    """Command → a function that draws its result on a console."""
+    paper = paper_runs(tmp_path / "paper")
+    few = tmp_path / "few"
+    write_run(
+        few, "full-preact", overrides=("lr=0.05",), folder=few / ("long-name-" * 6) / "seed-0"
+    )
+    write_run(few, seed=1, test_error=None, progress=how_far(123))
+    yield "report results", report_of(RESULTS)
+    yield "report paper", report_of(paper)
+    yield "status many", status_of(paper, monkeypatch)
+    yield "status few", status_of(few, monkeypatch)
+    yield "status results", status_of(RESULTS, monkeypatch)
+    yield "evaluate", lambda console: print_findings(findings(NAMES), console)
+    many = [f"superclass_{n}" for n in range(100)]
+    yield "evaluate cifar100", lambda console: print_findings(findings(many, "cifar100"), console)
+    yield "bench", draw_parts(list(bench_parts()))
+    yield "probe", lambda console: print_probe(make_results("original", "full-preact"), console)
+    for arguments in (
+        {}, {"variants": ",".join(PAPER_ORDER)}, {"compare": ("resnet50", "resnext101_32x8d")},
+        {"options": {"family": "imagenet", "depth": 152}},
+    ):  # fmt: skip
+        yield f"show {arguments}", shown(arguments, monkeypatch)
+    sets = ("iterations=100", "batch_size=64", "milestones=[]", "warmup_iterations=0")
+    given = {"variants": ",".join(PAPER_ORDER), "depths": "110,164", "seeds": "2"}
+    runs = plan_sweep(None, given, sets, tmp_path / "sweep").runs
+    yield (
+        "estimate",
+        estimated(estimate(runs, given_throughput("110=50,164=2.5", runs)), monkeypatch),
+    )
+    progress = RunProgress(12_345, 64_000, 61.0, 1_234.0)
+    yield (
+        "sweep",
+        lambda console: console.print(
+            TerminalTable(filled("", ACTIVE_COLUMNS, [(Process(run), progress) for run in runs]))
+        ),
+    )
+
+
+NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+class Process:
+    def __init__(self, run):
+        self.run = run
+        self.slot = type("Slot", (), {"name": "cuda:0"})
+
+
+def shown(arguments, monkeypatch):
+    def draw(console):
+        monkeypatch.setattr("resvar.console.console_for_output", lambda: console)
+        show_networks(**arguments)
+
+    return draw
+
+
+def estimated(found, monkeypatch):
+    def draw(console):
+        monkeypatch.setattr("resvar.sweeps.estimate.console_for_output", lambda: console)
+        print_estimate(found, 2)
+
+    return draw
+
+
+def words(text):
+    """The words and numbers of a text, with the two halves of what may be broken in between."""
+    return Counter(re.split(r"[\s/:,]+|(?<=\w)-(?=\D)", re.sub(r"[─]+", " ", text)))
+
+
+def left_out(text):
+    found = re.search(r"Left out for width: ([^.]*)\.", re.sub(r"\s+", " ", text))
+    return found[1] if found else ""
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_table_of_every_command_fits_and_loses_no_digit(tmp_path, monkeypatch, width):
+    tables = []
+    draw_table = TerminalTable.__rich_console__
+
+    def noted(self, console, options):
+        tables.append(self.table)
+        return draw_table(self, console, options)
+
+    for command, draw in drawings(tmp_path, monkeypatch):
+        wide = drawn_text(draw)
+        with monkeypatch.context() as patch:
+            patch.setattr(TerminalTable, "__rich_console__", noted)
+            console = terminal(width)
+            draw(console)
+        text = console.file.getvalue()
+        too_long = [
+            line for line in text.splitlines()
+            if columns_of(line) > width and re.search(r"\s", line.strip())
+        ]  # fmt: skip
+        assert not too_long, (command, too_long)
+        assert text.count("…") <= wide.count("…"), command
+        told = re.sub(r"Left out for width: [^.]*\.", "", re.sub(r"\s+", " ", text))
+        assert not words(told).keys() - words(wide).keys(), command
+        assert tables, command
+        while tables:
+            found = tables.pop()
+            alone = on_screen(TerminalTable(found), width)
+            dropped = left_out(alone)
+            kept = [n for n, column in enumerate(found.columns) if column.name not in dropped]
+            cells = " ".join(row[n].text for row in found.rows for n in kept)
+            assert words(cells) - words(alone) == Counter(), (command, found.title)
+
+
+# --- the mechanism --------------------------------------------------------------------------------
+
+
+TEXT = st.text(st.sampled_from("ab1.%/- 日\u0301"), max_size=120)
+
+
+@given(TEXT, st.integers(1, 60))
+def test_folding_breaks_between_words_and_loses_nothing(text, width):
+    lines = folded(text, width)
+    assert "".join("".join(lines).split()) == "".join(text.split())
+    for line in lines:
+        if columns_of(line) > width:
+            assert len(re.split(r"(?<=/)(?=[^\W\d]\w|[.~])", line.strip())) == 1 or " " in line
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "lines"),
+    [
+        ("test error 8.75 % after 48 s", 16, ["test error", "8.75 % after", "48 s"]),
+        ("mean 10.54 ± 0.35", 12, ["mean", "10.54 ± 0.35"]),
+        ("V2 − V1 is here", 9, ["V2 − V1", "is here"]),
+        ("in runs/quick/original-20/seed-0", 16, ["in runs/quick/", "original-20/", "seed-0"]),
+        ("12,345 images/s", 6, ["12,345 images/s"]),
+        ("  a note of words", 9, ["  a note", "  of", "  words"]),
+        ("lr 0.1  loss 2.3  3 s left", 16, ["lr 0.1  loss 2.3", "  3 s left"]),
+        ("a_very_long_word is whole", 6, ["a_very_long_word", "is", "whole"]),
+    ],
+)
+def test_lines_by_hand(text, width, lines):
+    assert folded(text, width) == lines
+
+
+def make(columns, *rows):
+    items = [dict(zip("abcdef", row, strict=False)) for row in rows]
+    return filled("Title", columns, items, ["A note of several words."])
+
+
+def test_titles_are_broken_first_then_texts_then_columns_go():
+    table = make(
+        (
+            left("name of it", lambda i: i["a"]),
+            right("test error", lambda i: i["b"], ".2f"),
+            left("why it is", lambda i: i["c"], wrap=8),
+            right("extra", lambda i: i["d"], drop=1),
+        ),
+        ("one", 12.3, "some words of it", "123456"),
+    )  # fmt: skip
+    assert on_screen(TerminalTable(table), 60).splitlines()[1:4] == [
+        "name of it  test error  why it is          extra",
+        "─" * 48,
+        "one              12.30  some words of it  123456",
+    ]
+    narrow = on_screen(TerminalTable(table), 24)
+    assert "Left out for width:" in narrow
+    assert "12.30" in narrow
+    assert "123456" not in narrow
+
+
+def test_rows_become_paragraphs_where_even_the_least_is_too_wide():
+    table = make(
+        (left("name", lambda i: i["a"]), right("error", lambda i: i["b"], ".2f"),
+         left("drawn", lambda _: TableCell("⎡1×1, 16⎤\n⎣3×3, 16⎦")),
+         right("extra", lambda _: "9", drop=module.EXTRA)),
+        ("a-name-without-end", 1.5), ("another", 2.5),
+    )  # fmt: skip
+    assert on_screen(TerminalTable(table), 20).splitlines() == [
+        "Title", "",
+        ["name", "a-name-without-end"][0], "a-name-without-end", "  error: 1.50", "  drawn:",
+        "    ⎡1×1, 16⎤", "    ⎣3×3, 16⎦", "",
+        "name another", "  error: 2.50", "  drawn:", "    ⎡1×1, 16⎤", "    ⎣3×3, 16⎦",
+        "  A note of several", "  words.", "  Left out for", "  width: extra.",
+    ]  # fmt: skip
+
+
+def test_short_titles_serve_a_table_that_does_not_fit():
+    columns = [right("airplane", lambda i: i["a"], short="0"), left("what", lambda i: i["b"])]
+    table = make(columns, ("911", "x" * 20))
+    assert "airplane" in on_screen(TerminalTable(table), 40)
+    assert on_screen(TerminalTable(table), 26).splitlines()[1] == "  0  what"
+
+
+def test_without_a_terminal_nothing_is_broken_or_left_out():
+    long = "word " * 100
+    table = make((left("a", lambda i: i["a"], drop=1, wrap=9),), (long,))
+    text = drawn_text(lambda console: console.print(TerminalTable(table), Prose(long), crop=False))
+    assert text.count(long.strip()) == 2
+    assert "Left out" not in text
+
+
+def test_as_many_parts_as_fit_the_line():
+    parts = Parts(("3 s left", "", "loss 2.3276", "lr 0.1"))
+    for width, line in (
+        (40, "3 s left  loss 2.3276  lr 0.1"), (28, "3 s left  loss 2.3276"), (9, "3 s left"),
+        (5, ""),
+    ):  # fmt: skip
+        assert on_screen(parts, width).rstrip("\n") == line
+
+
+def test_a_string_is_broken_between_words_on_a_terminal_alone():
+    console = terminal(20)
+    console.print("some words, and then 8.75 % of runs/quick/original-20/seed-0")
+    assert max(map(len, console.file.getvalue().splitlines())) <= 20
+    assert "8.75 %" in console.file.getvalue()
