@@ -1,8 +1,8 @@
-"""What this process may use of its machine: processors and memory.
+"""The processors and the memory that this process may use.
 
-A container, a Slurm job or a service is confined by control groups (cgroups), which neither
-`os.cpu_count` nor the size of the memory shows. Both versions of cgroups are read, at every level
-up to the root: the tightest limit counts.
+Containers, Slurm jobs and services are limited by control groups (cgroups), which `os.cpu_count`
+and the size of the memory do not show. Both versions of cgroups are read, at every level up to the
+root; the tightest limit counts.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ ROOT = Path("/")
 
 
 def available_cores(root: Path = ROOT) -> int:
-    """Processors that can work for this process at a time, at least one.
+    """The number of processors that this process can use at once, at least one.
 
-    Those that its affinity allows (which a cgroup's set of processors narrows), no more than the
-    quotas of its cgroups. A quota of 1.5 processors counts as two: two threads use all of it.
+    The lower of its affinity (which a cgroup's cpuset narrows) and the quotas of its cgroups. A
+    quota of 1.5 processors counts as two: two threads use all of it.
 
     Args:
-        root: where /proc and /sys are.
+        root: the folder that contains /proc and /sys.
     """
     return max(1, min([cores_by_affinity(), *(math.ceil(quota) for quota in _quotas(root))]))
 
 
 def cores_by_affinity() -> int:
-    """Processors on which the system may place this process."""
+    """The number of processors on which the system may schedule this process."""
     affinity = hasattr(os, "sched_getaffinity")
     return len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
 
 
 def available_memory(root: Path = ROOT) -> int:
-    """Bytes of memory of this machine or of this process's cgroups, whichever is less.
+    """Bytes: the memory of this machine or the limit of this process's cgroups, whichever is less.
 
-    A large number where the system does not tell.
+    A large number if the system does not report it.
     """
     total = 2**40
     with suppress(ValueError, OSError, AttributeError):
@@ -73,7 +73,7 @@ def _memory_limits(root: Path) -> Iterator[int]:
 
 
 def _cgroups(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of this process's cgroups of a controller, each with all above it."""
+    """The folders of this process's cgroups for a controller, each with all its parents."""
     mounts = list(_mounts(root))
     for line in _text(root / "proc/self/cgroup").splitlines():
         hierarchy, controllers, path = [*line.split(":", 2), "", ""][:3]
@@ -91,7 +91,7 @@ def _cgroups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _mounts(root: Path) -> Iterator[tuple[str, list[str], str, str]]:
-    """Of each mount: type, options, the folder of the file system that it shows, and where."""
+    """For each mount: type, options, the folder that it mounts, and the mount point."""
     for line in _text(root / "proc/self/mountinfo").splitlines():
         before, _, after = line.partition(" - ")
         with suppress(ValueError):
@@ -110,7 +110,7 @@ def _words(path: Path) -> list[str]:
 
 
 def _text(path: Path) -> str:
-    """The content of a file of the system; empty where there is none."""
+    """The content of a system file; empty if it cannot be read."""
     with suppress(OSError, UnicodeDecodeError):
         return path.read_text(encoding="utf-8")
     return ""

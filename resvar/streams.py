@@ -1,8 +1,8 @@
-"""stdout and stderr as people read them: the one place that prints.
+"""stdout and stderr for people: the only module that prints.
 
-Printing never ends the work: a reader that has gone, a full disk or a closed terminal stops the
-printing alone. Whatever a name, a key or a message contains, no control character of it reaches a
-terminal. Neither torch nor rich.
+A failure to print never stops the work: a closed pipe, a full disk or a closed terminal only stops
+the printing. Control characters in names, keys and messages never reach a terminal. No torch, no
+rich.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from resvar.errors import OutputError
 
 
 def print_line(text: str) -> None:
-    """Print one line on stdout at once. It never fails."""
+    """Print a line on stdout immediately. Never fails."""
     Output.of(sys.stdout).write_line(text)
 
 
 def log(text: str) -> None:
-    """Print one line on stderr at once: stdout is for the result of a command. It never fails."""
+    """Print a line on stderr immediately; stdout is for the result of a command. Never fails."""
     Output.of(sys.stderr).write_line(text)
 
 
 def open_standard_streams() -> None:
-    """Make stdin, stdout and stderr usable, whatever the process was started with.
+    """Make stdin, stdout and stderr usable, however the process was started.
 
-    The first call of every process of resvar: else the next file to be opened would take the number
-    of a closed stream, and receive what is printed.
+    Every resvar process calls this first. Otherwise the next file opened would get the descriptor
+    of a closed stream and receive what is printed.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number
-        if number and hasattr(os, "set_blocking"):  # Windows has it from Python 3.12 on
-            os.set_blocking(number, True)  # wait for a slow reader; a parent may not
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number
+        if number and hasattr(os, "set_blocking"):  # on Windows since Python 3.12
+            os.set_blocking(number, True)  # wait for a slow reader
     if sys.stdin is None:
         sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
     for name, number in (("stdout", 1), ("stderr", 2)):
@@ -137,7 +137,7 @@ ASCII = {
     "▼": "v", "▁": "_", "▂": ".", "▃": ":", "▄": "-", "▅": "=", "▆": "+", "▇": "*", "█": "#",
     "⎡": "[", "⎢": "[", "⎣": "[", "⎤": "]", "⎥": "]", "⎦": "]", "‖": "||", "√": "sqrt ",
 }  # fmt: skip
-"""What stands for our own characters where the encoding of the output lacks them."""
+"""Replacements for our own characters where the output's encoding lacks them."""
 
 
 def _replace(error: UnicodeError) -> tuple[str | bytes, int]:
@@ -152,14 +152,14 @@ codecs.register_error("resvar", _replace)
 
 
 class Output(io.TextIOBase):
-    """A text stream for people, in place of stdout or stderr. Writing to it never fails.
+    """A text stream for people that replaces stdout or stderr. Writing to it never fails.
 
-    Control characters are escaped, characters that the encoding lacks replaced. After a failure
+    Control characters are escaped; characters that the encoding lacks are replaced. After a failure
     nothing more is written.
 
     Args:
-        owned: the process is ours, so a stream that fails becomes /dev/null for all who write to
-            it: the libraries, the child processes, and the interpreter's flush at exit.
+        owned: the process is ours, so a stream that fails becomes /dev/null for everything that
+            writes to it: libraries, child processes, and the interpreter's flush at exit.
     """
 
     def __init__(self, stream: TextIO | None, owned: bool = False) -> None:
@@ -170,7 +170,7 @@ class Output(io.TextIOBase):
 
     @classmethod
     def of(cls, stream: TextIO | Output | None) -> Output:
-        """`stream` itself where it is one already."""
+        """`stream` itself if it is already an `Output`."""
         return stream if isinstance(stream, Output) else cls(stream)
 
     @property
@@ -212,7 +212,7 @@ class Output(io.TextIOBase):
         self.put("\n".join(lines) + "\n")
 
     def put(self, text: str) -> None:
-        """Write a text that may contain control sequences, those of rich."""
+        """Write text that may contain control sequences, such as rich's."""
         shown = text.encode(self.encoding, "resvar").decode(self.encoding)
         self._attempt(lambda stream: stream.write(shown))
 
@@ -228,7 +228,7 @@ class Output(io.TextIOBase):
         self._attempt(write)
 
     def flush(self) -> None:
-        """Every write does."""
+        """Do nothing: every write flushes."""
 
     def check(self) -> None:
         """Raise `OutputError` if something was lost."""
@@ -253,15 +253,15 @@ class Output(io.TextIOBase):
 
 
 def _has_no_reader(failure: OSError, stream: TextIO) -> bool:
-    """Whether the other end of a pipe was closed, or a terminal."""
+    """Whether the other end of a pipe, or the terminal, was closed."""
     with suppress(OSError, ValueError):
-        device = stat.S_ISCHR(os.fstat(stream.fileno()).st_mode)  # a closed one is no tty any more
+        device = stat.S_ISCHR(os.fstat(stream.fileno()).st_mode)  # a closed one is not a tty
         return failure.errno == errno.EPIPE or (failure.errno == errno.EIO and device)
     return failure.errno == errno.EPIPE
 
 
 def _discard(stream: TextIO) -> None:
-    """Make /dev/null of a stream; what its buffers still contain goes there."""
+    """Redirect a stream to /dev/null, with what its buffers still contain."""
     with suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())

@@ -1,9 +1,8 @@
-"""Strict YAML: text to values and back.
+"""Strict YAML: text to values and back, for settings, orderings, protocols, sweeps and launchers.
 
 The dialect is the core schema of YAML 1.2 without tags and aliases: `0400`, `1_000`, `1:30`, `yes`
-and `2016-03-16` are text. Only an integer with leading zeros deviates from that schema: readers do
-not agree whether it is octal. Settings, orderings, protocols, sweeps and launcher files are read
-and written here.
+and `2016-03-16` are text. The only deviation is an integer with leading zeros, which the schema
+reads as a number: parsers disagree on whether it is octal.
 """
 
 from __future__ import annotations
@@ -49,9 +48,9 @@ def parse_mapping(text: str, source: str) -> dict[str, Any]:
     """
     value = parse_yaml(text, source)
     if not isinstance(value, dict):
-        raise UserError(f"{source}: a mapping of names to values is needed, such as 'depth: 110'.")
+        raise UserError(f"{source}: expected a mapping of names to values, such as 'depth: 110'.")
     if strange := [key for key in value if not isinstance(key, str)]:
-        raise UserError(f"{source}: the key {quoted(strange[0])} is no name; put it in quotes.")
+        raise UserError(f"{source}: the key {quoted(strange[0])} is not a name; put it in quotes.")
     return value
 
 
@@ -69,17 +68,17 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def whole_number(text: str) -> int | None:
-    """The number that is written in digits 0 to 9, eighteen at most; None for any other text."""
+    """The number that 1 to 18 digits 0 to 9 write; None for any other text."""
     return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
 
 
 def spelling_advice(value: object, kind: type | None) -> str:
-    """`; write 400` for text such as `0400` that elsewhere is a number or boolean, else nothing.
+    """`; write 400` for text such as `0400` that others read as a number or boolean, else `""`.
 
-    Meant for the end of a sentence that refuses the text.
+    For the end of a sentence that rejects the text.
 
     Args:
-        kind: int, float or bool, which is wanted; None: another type.
+        kind: the expected type: int, float or bool; None: any other.
     """
     if not isinstance(value, str) or len(value) > LONGEST_NUMBER:
         return ""
@@ -106,7 +105,7 @@ def to_yaml(values: Mapping[str, Any]) -> str:
 # --- the dialect ----------------------------------------------------------------------------------
 
 _Parser = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""Turns text into events; what they mean is decided here."""
+"""Turns text into events; this module decides what they mean."""
 
 _INFINITY = {
     sign + word: float(f"{sign}inf") for sign in ("", "+", "-") for word in (".inf", ".Inf", ".INF")
@@ -127,7 +126,7 @@ _BOOLEANS = {
     **dict.fromkeys(("true", "yes", "y", "on"), "true"),
     **dict.fromkeys(("false", "no", "n", "off"), "false"),
 }
-"""Those of any notation, in lower case."""
+"""Booleans in any notation, in lower case."""
 
 
 @lru_cache(maxsize=64)
@@ -137,7 +136,7 @@ def _parsed(text: str, source: str) -> Any:
         events = yaml.parse(text, Loader=_Parser)
         nodes = (event for event in events if isinstance(event, yaml.NodeEvent))
         values = [_Composer(source, events).value(node) for node in islice(nodes, 2)]
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a character that UTF-8 lacks
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: text that is not UTF-8
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or first_line(error)
@@ -158,7 +157,7 @@ class _Composer:
         """The value that begins with `event`; consumes its events.
 
         Args:
-            depth: collections around it.
+            depth: number of enclosing collections.
         """
         if event.anchor is not None:  # of an alias too
             raise self._refusal(event, "anchors and aliases are not allowed here")
@@ -177,18 +176,18 @@ class _Composer:
         written = set()
         for event in self._until(yaml.MappingEndEvent):
             if not isinstance(event, yaml.ScalarEvent):
-                raise self._refusal(event, "a list or a mapping is no name")
+                raise self._refusal(event, "a list or a mapping cannot be a name")
             key = self.value(event)
             if event.value in written:
                 raise self._refusal(
-                    event, f"this is not valid YAML: the key {quoted(event.value)} stands twice"
+                    event, f"this is not valid YAML: the key {quoted(event.value)} occurs twice"
                 )
             written.add(event.value)
             mapping[key] = self.value(next(self.events), depth)
         return mapping
 
     def _until(self, end: type[yaml.Event]) -> Iterator[Any]:
-        """The events that begin the items of a collection, or the keys."""
+        """The first event of each item of a collection, or of each key."""
         while not isinstance(event := next(self.events), end):
             yield event
 
@@ -202,7 +201,7 @@ class _Composer:
         if kind is None:
             return text
         if len(text) > LONGEST_NUMBER:
-            raise self._refusal(event, f"a number of {len(text):,} characters is no setting")
+            raise self._refusal(event, f"a number of {len(text):,} characters is too long")
         return int(text, base=0) if kind is int else float(text)
 
     def _refusal(self, event: Any, reason: str) -> UserError:

@@ -158,7 +158,7 @@ def test_wrong_settings(refuse, setting, parts):
         (b"- 1\n- 2\n", ["mapping"]),
         (b"just words\n", ["mapping"]),
         (b"", ["mapping"]),
-        (b"lr: 0.1\nlr: 0.2\n", ["line 2", "'lr' stands twice"]),
+        (b"lr: 0.1\nlr: 0.2\n", ["line 2", "'lr' occurs twice"]),
         (b"lr: !!python/object:os.system x\n", ["line 1", "tags"]),
         (b"lr: !mine 3\n", ["line 1", "tags"]),
         (b"a: &x 3\nb: *x\n", ["line 1", "anchors and aliases"]),

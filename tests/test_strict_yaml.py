@@ -70,8 +70,8 @@ def test_values_are_read_as_a_person_means_them(text, value):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3", "mine.yaml, line 3: .*the key 'a' stands twice"),
-        ("a: {b: 1, b: 2}", "mine.yaml, line 1: .*the key 'b' stands twice"),
+        ("a: 1\nb: 2\na: 3", "mine.yaml, line 3: .*the key 'a' occurs twice"),
+        ("a: {b: 1, b: 2}", "mine.yaml, line 1: .*the key 'b' occurs twice"),
         ("a: &x 1\nb: 2", "mine.yaml, line 1: anchors and aliases"),
         ("a: 2\nb: &x [1]\nc: *x", "mine.yaml, line 2: anchors and aliases"),
         ("a: 1\nb: !!python/object/apply:os.system [ls]", "mine.yaml, line 2: tags such as .*os."),
@@ -83,11 +83,11 @@ def test_values_are_read_as_a_person_means_them(text, value):
         ("a: 1\n---\nb: 2", "mine.yaml.*: this is not valid YAML"),
         ("a: \x00", "mine.yaml.*: this is not valid YAML"),
         ("[" * 3000, "mine.yaml.*"),
-        ("[1, 2]", "mine.yaml: a mapping"),
-        ("5", "mine.yaml: a mapping"),
-        ("", "mine.yaml: a mapping"),
-        ("1: 2", "mine.yaml: the key 1 is no name"),
-        ("true: 2", "mine.yaml: the key True is no name"),
+        ("[1, 2]", "mine.yaml: expected a mapping"),
+        ("5", "mine.yaml: expected a mapping"),
+        ("", "mine.yaml: expected a mapping"),
+        ("1: 2", "mine.yaml: the key 1 is not a name"),
+        ("true: 2", "mine.yaml: the key True is not a name"),
     ],
 )
 def test_a_file_that_is_no_plain_mapping_is_refused_with_its_line(tmp_path, text, message):

@@ -1,1 +1,1 @@
-"""A network explained: what it costs, how it is drawn. No torch."""
+"""Explain a network: its cost and its drawing. No torch."""

@@ -1,4 +1,4 @@
-"""The stage table of a network with its layers, parameters and multiply-adds; what differs in two.
+"""A network's stage table: layers, parameters, multiply-adds; and the differences between two.
 
 Rows and counts follow table 1 of the ResNet paper (arXiv:1512.03385):
 
@@ -9,8 +9,8 @@ Rows and counts follow table 1 of the ResNet paper (arXiv:1512.03385):
   ResNet-50 has the 4.09 G and ResNeXt-50 the 4.23 G that torchvision publishes; without
   projections they would have 3.73 G and 3.87 G.
 
-All counts are sums over the layers of `resvar.models.layout`, without torch, whose import alone
-takes seconds. The tests compare them with real networks and with FlopCounterMode.
+All counts are sums over the layers of `resvar.models.layout`. They do not need torch, which takes
+seconds to import. The tests compare them with real networks and with FlopCounterMode.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ class StageRow(LayerSums):
 
     @property
     def convolutions(self) -> UnitLayers:
-        """Of the main path, of one unit."""
+        """The convolutions on the main path of one unit."""
         return tuple(layer for layer in self.main_path if layer.op == "conv")
 
     @property
     def size(self) -> int:
-        """Pixels along a side of the output."""
+        """Side length of the output, in pixels."""
         return self.main_path[-1].size
 
     @property
@@ -161,11 +161,11 @@ class Complexity(LayerSums):
 
     @property
     def layer_sum(self) -> str:
-        """The layer count worked out: `1 + 3·3 + 4·3 + 6·3 + 3·3 + 1 = 50`."""
+        """The layer count as a sum: `1 + 3·3 + 4·3 + 6·3 + 3·3 + 1 = 50`."""
         return f"{' + '.join(row.layer_product for row in self.stages)} = {self.layers}"
 
     def as_dict(self) -> dict[str, Any]:
-        """A network as plain values; names stay as they are, and new ones may come.
+        """A network as plain values; the names are stable, and more may be added.
 
         `title, variant, depth, family, unit, stem, cardinality, base_width, shortcut, stride_on,
         num_classes, input` ([channels, height, width]), `layers, layer_sum, parameters,
@@ -211,7 +211,7 @@ class Difference:
 
 
 def network_differences(a: Complexity, b: Complexity) -> list[Difference]:
-    """All differences but those of the sums; empty for equal networks."""
+    """All differences except those of the totals; empty for equal networks."""
     found = list(_compare("network", _network_properties(a), _network_properties(b)))
     for name, one, other in paired_rows(a, b):
         if one and other:
@@ -224,7 +224,7 @@ def network_differences(a: Complexity, b: Complexity) -> list[Difference]:
 
 
 def comparison_as_dict(a: Complexity, b: Complexity) -> dict[str, Any]:
-    """`networks` (two), `differences` (`stage, what, a, b, text`), and `ratios`, second to first.
+    """`networks` (two), `differences` (`stage, what, a, b, text`), and `ratios`, second / first.
 
     `stage` is the name of a stage or `network`.
     """
@@ -246,7 +246,7 @@ def paired_rows(
 
 
 def ops_label(ops: Sequence[str]) -> str:
-    """`bn relu`; a dash for none."""
+    """`bn relu`; a dash if there are none."""
     return " ".join(ops) or "–"
 
 

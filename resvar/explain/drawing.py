@@ -1,8 +1,8 @@
 """A residual unit in the style of figure 4 of arXiv:1603.05027: a vector figure, or text.
 
-The signal runs down. The shortcut is the straight line on the left, the branch the column of boxes
+The signal runs down: the shortcut is the straight line on the left, the branch the column of boxes
 on the right. Colours mark the ops in the vector figure; in the terminal they mark the place of an
-op in its ordering, which the margin names as well.
+op in its ordering, which the margin also names.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from resvar.table import Prose
 
 
 class Box(NamedTuple):
-    """A layer in a figure; in its place the convolutions are counted: `conv 1`, `between 1`."""
+    """A layer in a figure; `place` numbers the convolutions: `conv 1`, `between 1`."""
 
     place: str
     op: str
@@ -31,7 +31,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Figure:
-    """A unit to draw: the name of its ordering, its layers, and a line under the name."""
+    """A unit to draw: the name of its ordering, its layers, and a line below the name."""
 
     name: str
     boxes: tuple[Box, ...]
@@ -39,7 +39,7 @@ class Figure:
 
     @classmethod
     def of(cls, ordering: Ordering, architecture: Architecture, caption: str = "") -> Figure:
-        """The unit of an architecture without a change of shape."""
+        """A unit of the architecture that keeps the shape."""
         stage = architecture.stages[0]
         convs, boxes = 0, []
         for layer in unit_layers(ordering, architecture, stage, stage.out, size=1):
@@ -83,9 +83,9 @@ LEGEND = "┃ shortcut   │ branch   ⊕ addition   [ ] convolution   ( ) BN or
 
 @dataclass(frozen=True)
 class Drawing:
-    """Units side by side for a Rich console, as many in a line as fit its width.
+    """Units side by side for a Rich console, as many per line as fit its width.
 
-    Equal places are at equal heights and named in the margin, so that no colour is needed.
+    A place is at the same height in all units and named in the margin, so colour is optional.
     """
 
     figures: Sequence[Figure]
@@ -121,7 +121,7 @@ def _side_by_side(figures: Sequence[Figure], box_width: int, width: int) -> Iter
 def _unit_lines(
     figure: Figure, heights: dict[str, int], box_width: int, width: int
 ) -> Iterator[tuple[str, Text]]:
-    """One unit from its name to the arrow at its foot, each line with its word in the margin."""
+    """The lines of one unit, from its name to the final arrow, each with its word in the margin."""
     for words, style in ((figure.name, "bold"), (figure.caption, "dim")):
         text = Text(words, style=style)
         text.truncate(width - 2, overflow="ellipsis")
@@ -192,7 +192,7 @@ def figures_svg(figures: Sequence[Figure]) -> str:
 
 
 def _svg_unit(figure: Figure, left: int, tallest: int, longest: int) -> Iterator[str]:
-    """One unit, its column beginning at x = `left`; all units share the height of the addition."""
+    """One unit, in a column that starts at x = `left`; the addition is at one height in all."""
     shortcut, middle = left + 56, left + 134
     middle_of_both = (shortcut + middle) // 2
     top = MARGIN + 44

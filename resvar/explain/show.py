@@ -1,7 +1,7 @@
 """`resvar show`: the unit drawn, the stage table, layers, parameters, multiply-adds.
 
-One network in one or several orderings, or two networks side by side with their differences marked;
-for a terminal, as JSON, or as Markdown. Nothing is trained, and no module is built.
+One network in one or several orderings, or two networks side by side with their differences marked,
+for a terminal, as JSON, or as Markdown. Nothing is trained, and no modules are built.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ CAPTIONS = {"original": " · V1", "full-preact": " · V2"}
 
 LESSON = """\
 The signal x runs down. The shortcut carries it past the branch, and ⊕ adds the
-two. Between two convolutions there are always BN and ReLU. An ordering says
-where one more BN and one more ReLU stand: before the first convolution (lead),
-after the last (trail), or after the addition (after_add). The published
-variants differ in nothing else."""
+two. BN and ReLU always come between two convolutions. An ordering says where
+one more BN and one more ReLU go: before the first convolution (lead), after the
+last (trail), or after the addition (after_add). The published variants differ
+only in this."""
 
 LESSON_NEXT = (
     ("resvar show --variant original,full-preact", "two orderings side by side"),
     ("resvar show --family imagenet --depth 50", "ResNet-50"),
-    ("resvar show --compare resnet50 resnext50_32x4d", "what differs, at what cost"),
+    ("resvar show --compare resnet50 resnext50_32x4d", "what differs, and what it costs"),
     ("resvar show --variant mine.yaml --out unit.svg", "your ordering, as a figure"),
 )
 
@@ -65,12 +65,12 @@ def show_networks(
 
     Args:
         variants: names or YAML files of orderings, separated by commas.
-        options: arguments of `plan` by name; None stands for an option that was not given.
+        options: arguments of `plan` by name; None means that the option was not given.
         compare: two names such as `resnet50`, see `resvar.models.names`.
         format: `table`, `json` or `markdown`; None: by the suffix of `out`.
 
     Raises:
-        UserError: there is no such ordering, network or name, or `out` cannot be written.
+        UserError: the ordering, network or name is unknown, or `out` cannot be written.
     """
     drawn = out is not None and out.suffix.lower() == ".svg"
     text_file = None if drawn else out
@@ -123,16 +123,16 @@ def _named_pair(
     given: Mapping[str, Any],
     num_classes: int | None,
 ) -> list[Complexity]:
-    """Two networks by name; the `given` choices apply to both, of two variants one to each."""
+    """Two networks by name; the `given` choices apply to both, two variants to one each."""
     for option in ("depth", "family", "cardinality", "base_width"):
         if option in given:
             raise UserError(
-                f"--compare names whole networks: leave out --{option.replace('_', '-')}, or put "
-                "it into a name, such as resnext50_32x4d."
+                f"--compare names whole networks: leave out --{option.replace('_', '-')}, or make "
+                "it part of a name, such as resnext50_32x4d."
             )
     orderings = _orderings(variants)
     if len(orderings) > 2:
-        raise UserError(f"--compare takes one variant or two, one for each, not {len(orderings)}.")
+        raise UserError(f"--compare takes one or two variants, not {len(orderings)}.")
     networks = []
     for index, name in enumerate(names):
         arguments = named(name)
@@ -146,7 +146,7 @@ def _named_pair(
 def _orderings(variants: str | None) -> list[Ordering]:
     names = [] if variants is None else [name.strip() for name in variants.split(",")]
     if "" in names:
-        raise UserError("--variant: a name is empty; write it as original,full-preact.")
+        raise UserError("--variant: a name is empty; write names like original,full-preact.")
     return [find_ordering(name) for name in names]
 
 
@@ -165,14 +165,14 @@ def _complexity(
 
 
 def caption(ordering: Ordering) -> str:
-    """The paper's figure of an ordering: `figure 4(a) · V1`; empty if there is none."""
+    """The paper's figure of an ordering, such as `figure 4(a) · V1`; empty if there is none."""
     file = shipped("variants").get(ordering.name)
     letter = read_yaml(file).get("figure") if file is not None else None
     return f"figure {letter}{CAPTIONS.get(ordering.name, '')}" if letter else ""
 
 
 def _distinct_figures(networks: Sequence[Complexity]) -> list[Figure]:
-    """The distinct units; units of different architectures have the network's name below."""
+    """The distinct units, captioned with the network's name if the architectures differ."""
     units = [Figure.of(n.ordering, n.architecture, caption(n.ordering)) for n in networks]
     distinct = list(dict.fromkeys(units))
     if len(distinct) == 1 or len({network.architecture for network in networks}) == 1:

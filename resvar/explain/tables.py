@@ -1,4 +1,4 @@
-"""Tables of one network, of its orderings, or of two networks; for a terminal and as Markdown."""
+"""Tables of one network, of its orderings, or of two networks, for a terminal or as Markdown."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from resvar.models.ordering import PLACES
 from resvar.table import Filled, Prose, Table, TableCell, filled, left, print_table, right
 
 ALMOST = 0.05
-"""Sums with a smaller relative difference are called almost equal."""
+"""Totals with a smaller relative difference are marked almost equal."""
 
 
 # --- one network ----------------------------------------------------------------------------------
 
 
 def print_networks(networks: Sequence[Complexity], drawing: Drawing, console: Console) -> None:
-    """One network in one or several orderings: units, stages, counts."""
+    """Print one network in one or several orderings: units, stages, counts."""
     network, several = networks[0], len(networks) > 1
     name = f"{title(network.architecture)} in several orderings"
     console.print(Prose(name if several else _network_heading(network), "bold"), crop=False)
@@ -57,7 +57,7 @@ def _stage_table(network: Complexity, with_parameters: bool) -> Table:
 
 
 def _in_brackets(row: StageRow) -> str:
-    """A unit as in table 1 of the ResNet paper: a convolution per line, in tall brackets."""
+    """A unit as in table 1 of the ResNet paper: one convolution per line, in tall brackets."""
     if not row.units:
         return row.unit
     labels = [conv_label(conv) for conv in row.convolutions]
@@ -163,7 +163,7 @@ def _short_number(number: int) -> str:
 def print_comparison(
     a: Complexity, b: Complexity, drawing: Drawing | None, console: Console
 ) -> None:
-    """Two networks side by side; ≠ marks a row in which they differ, with the difference."""
+    """Print two networks side by side; ≠ marks a row that differs, and says how."""
     headings = f"{_network_heading(a)}  ↔  {_network_heading(b)}"
     console.print(Prose(headings, "bold"), crop=False)
     console.print()
@@ -206,7 +206,7 @@ def comparison_as_markdown(a: Complexity, b: Complexity) -> Iterator[str]:
 def _comparison(
     a: Complexity, b: Complexity
 ) -> Iterator[tuple[str, str, list[StageRow | str], list[str]]]:
-    """For each row, then each sum: name, common output size, both cells, the differences."""
+    """For each row, then each total: name, common output size, both cells, the differences."""
     found = network_differences(a, b)
     for name, *rows in paired_rows(a, b):
         sizes = {row.size for row in rows if row}
@@ -223,7 +223,7 @@ def _comparison(
 
 
 def _distinct_name(network: Complexity, other: Complexity) -> str:
-    """The name of a network, with its ordering unless the other has the same."""
+    """The name of a network, with its ordering if the other network has a different one."""
     same = network.ordering == other.ordering
     return title(network.architecture) if same else _network_heading(network)
 

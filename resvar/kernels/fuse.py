@@ -47,10 +47,10 @@ def _fused_sequential(modules: nn.Sequential, x: Tensor) -> Tensor:
 
 
 def _fused_unit(unit: ResidualUnit, x: Tensor) -> Tensor:
-    """`ResidualUnit.forward`; a projection takes the led signal, so that only its sum is merged."""
+    """`ResidualUnit.forward`; a projection takes the activated signal, so only its sum is fused."""
     if unit.projects:
-        led = unit.lead(x)
-        out = add(unit.branch, led, unit.shortcut(led))
+        activated = unit.lead(x)
+        out = add(unit.branch, activated, unit.shortcut(activated))
     else:
         out = fork(unit.lead, unit.branch, x, unit.shortcut)
     return cast(Tensor, unit.after_add(out))

@@ -1,6 +1,6 @@
-"""The network of a family, a depth and a group count, in numbers: no layers, no torch.
+"""The numbers that define a network of a family, depth and group count. No layers, no torch.
 
-The families differ in data only: units per stage, widths, stem. CIFAR networks follow
+The families differ only in data: units per stage, widths, stem. CIFAR networks follow
 arXiv:1512.03385 section 4.2 and arXiv:1603.05027; ImageNet networks arXiv:1512.03385 table 1;
 ResNeXt arXiv:1611.05431.
 """
@@ -37,18 +37,18 @@ IMAGENET: dict[int, tuple[UnitKind, tuple[int, ...]]] = {
 }
 
 CLASSES: dict[Family, int] = {"cifar": 10, "imagenet": 1000}
-"""Classes of the dataset that a stem is made for."""
+"""Number of classes in the dataset that a stem is designed for."""
 
 IMAGE_SIZE: dict[Family, int] = {"cifar": 32, "imagenet": 224}
-"""Pixels along a side of the images that a stem is made for."""
+"""Side length, in pixels, of the images that a stem is designed for."""
 
 DEEPEST = 10_000
-"""A larger depth is a typing error."""
+"""A larger depth is taken for a typo."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Units of one resolution: their number, channels inside and out, the stride of the first."""
+    """The units of one resolution: number, inner and output channels, stride of the first."""
 
     units: int
     inner: int
@@ -58,7 +58,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network in numbers; all choices are made."""
+    """The numbers that define a network, with every choice made."""
 
     family: Family
     depth: int
@@ -82,20 +82,20 @@ def plan(
     shortcut: str | None = None,
     stride_on: str | None = None,
 ) -> Architecture:
-    """The architecture of a depth, with defaults for all open choices.
+    """The architecture for a depth, with defaults for all open choices.
 
     Args:
         unit: `basic` or `bottleneck`; needed only for CIFAR depths that fit both.
-        stem: `cifar` (3×3) or `imagenet` (7×7 stride 2, pooling); default: the family's own.
+        stem: `cifar` (3×3) or `imagenet` (7×7 stride 2, pooling); default: the family's.
         cardinality: groups of the 3×3 convolution of a bottleneck (ResNeXt).
-        base_width: channels per group in the first stage of width 64.
+        base_width: channels per group in the first stage, whose width is 64.
         shortcut: `pad` or `project` where the shape changes; default: `pad` for CIFAR basic
             units, else `project`.
         stride_on: `first` convolution of the branch or the `3x3`; default: `first` for CIFAR,
             `3x3` for ImageNet.
 
     Raises:
-        UserError: there is no such network.
+        UserError: no such network exists.
     """
     for name, value in (("cardinality", cardinality), ("base_width", base_width)):
         if value < 1:
@@ -111,7 +111,7 @@ def plan(
         widths, stem_width = (64, 128, 256, 512), 64
     if kind == "basic" and (cardinality, base_width) != (1, 64):
         raise UserError(
-            f"depth {depth} has basic units, and groups need bottlenecks: leave 'cardinality' at 1 "
+            f"depth {depth} has basic units, but groups need bottlenecks: leave 'cardinality' at 1 "
             "and 'base_width' at 64."
         )
     stages = tuple(
@@ -151,7 +151,7 @@ def _cifar_units(depth: int, unit: str | None) -> tuple[UnitKind, tuple[int, ...
         if kind not in fitting:
             near = _nearest_depths(depth, layers[kind])
             raise UserError(
-                f"depth {depth} does not fit {kind} units ({layers[kind]}n+2); near it are {near}."
+                f"depth {depth} does not fit {kind} units ({layers[kind]}n+2); nearest: {near}."
             )
     elif depth in PUBLISHED_CIFAR:
         kind = PUBLISHED_CIFAR[depth]
@@ -164,9 +164,9 @@ def _cifar_units(depth: int, unit: str | None) -> tuple[UnitKind, tuple[int, ...
         )
     else:
         raise UserError(
-            f"depth {depth} fits no residual unit: basic units make 6n+2 layers "
-            f"(near it: {_nearest_depths(depth, 6)}), bottlenecks 9n+2 "
-            f"({_nearest_depths(depth, 9)})."
+            f"depth {depth} fits no residual unit: basic units give 6n+2 layers "
+            f"(nearest: {_nearest_depths(depth, 6)}), bottlenecks 9n+2 "
+            f"(nearest: {_nearest_depths(depth, 9)})."
         )
     return kind, ((depth - 2) // layers[kind],) * 3
 
@@ -179,7 +179,7 @@ def _nearest_depths(depth: int, layers: int) -> str:
 def _imagenet_units(depth: int, unit: str | None) -> tuple[UnitKind, tuple[int, ...]]:
     if depth not in IMAGENET:
         raise UserError(
-            f"depth {depth} is no ImageNet network; there are {', '.join(map(str, IMAGENET))}."
+            f"depth {depth} is not an ImageNet network; choose {', '.join(map(str, IMAGENET))}."
         )
     kind, units = IMAGENET[depth]
     if unit not in (None, kind):

@@ -23,7 +23,7 @@ BRANCH = ("conv", "between", "trail")
 class Layer(NamedTuple):
     """One operation on a signal [N, channels_in, H, W] → [N, channels_out, size, size].
 
-    An addition is written with the channels of its sum; `pad` is option A of the ResNet paper.
+    An addition has the channels of its sum; `pad` is option A of the ResNet paper.
     """
 
     place: str
@@ -32,14 +32,14 @@ class Layer(NamedTuple):
     channels_in: int
     channels_out: int
     size: int
-    """Pixels along a side of the output."""
+    """Side length of the output, in pixels."""
     kernel: int = 1
     stride: int = 1
     groups: int = 1
 
     @property
     def counts(self) -> bool:
-        """Whether it is a layer in the papers' count: of the main path, with weights."""
+        """Whether the papers count it as a layer: on the main path, with weights."""
         return self.op in ("conv", "linear") and self.place != "shortcut"
 
     @property
@@ -56,7 +56,7 @@ class Layer(NamedTuple):
 
     @property
     def elements(self) -> int:
-        """Of the output, per image."""
+        """Elements of the output, per image."""
         return self.channels_out * self.size**2
 
     @property
@@ -75,14 +75,14 @@ def network_layers(
     num_classes: int,
     image_size: int | None = None,
 ) -> dict[str, tuple[UnitLayers, ...]]:
-    """A network by rows of the stage table (arXiv:1512.03385, table 1), each with its units.
+    """The rows of a network's stage table (arXiv:1512.03385, table 1), each with its units.
 
-    `conv1` (stem, first lead, pooling) and `head` are a row of one unit; `conv2_x` and so on are
-    the stages. The first lead stands before the split of the first unit (arXiv:1603.05027, section
+    `conv1` (stem, first lead, pooling) and `head` are rows of one unit; `conv2_x` and so on are
+    the stages. The first lead comes before the split of the first unit (arXiv:1603.05027, section
     4.1) and, in the ImageNet stem, before the pooling.
 
     Args:
-        image_size: pixels along a side of the images; default: what the stem is made for.
+        image_size: side length in pixels; default: the size that the stem is designed for.
     """
     stem = tuple(_stem(ordering, architecture, image_size or IMAGE_SIZE[architecture.stem]))
     rows: dict[str, tuple[UnitLayers, ...]] = {"conv1": (stem,)}
@@ -121,7 +121,7 @@ def unit_layers(
     """A residual unit: lead, branch, shortcut where the shape changes, addition, `after_add`.
 
     Args:
-        channels_in, size: of the signal that enters, `size` in pixels along a side.
+        channels_in, size: channels of the input, and its side length in pixels.
     """
     branch = tuple(_branch(ordering, architecture, stage, channels_in, size, stride))
     out, smaller = stage.out, branch[-1].size
@@ -149,7 +149,7 @@ def _branch(
     size: int,
     stride: int,
 ) -> Iterator[Layer]:
-    """The convolutions, `between` them, and `trail` after the last; groups are for the 3×3."""
+    """The convolutions, `between` them, and `trail` after the last; only the 3×3 has groups."""
     kernels = KERNELS[architecture.unit]
     strided = kernels.index(3) if architecture.stride_on == "3x3" else 0
     widths = [stage.inner] * (len(kernels) - 1) + [stage.out]
@@ -165,7 +165,7 @@ def _branch(
 
 
 def _stem(ordering: Ordering, architecture: Architecture, size: int) -> Iterator[Layer]:
-    """The first convolution with the ops that the lead leaves over, the first lead, pooling."""
+    """The first convolution, the ops that the lead leaves over, the first lead, pooling."""
     imagenet = architecture.stem == "imagenet"
     width = architecture.stem_width
     conv = _conv("stem", 3, width, size, 7 if imagenet else 3, 2 if imagenet else 1)
@@ -183,7 +183,7 @@ def _conv(
 
 
 def _reduced(size: int, stride: int) -> int:
-    """The side of the output of a padded convolution or pooling with this stride."""
+    """Side length after a padded convolution or pooling with this stride."""
     return (size - 1) // stride + 1
 
 

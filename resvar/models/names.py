@@ -28,7 +28,7 @@ def named(name: str) -> dict[str, Any]:
     """The arguments of `build_model` for a network's name.
 
     `build_model(**named("resnext50_32x4d"))` is torchvision's network of this name: the original
-    ordering, 1000 classes. Upper and lower case are equal.
+    ordering, 1000 classes. Names are case-insensitive.
 
     Raises:
         UserError: the name is unknown. The depth is checked by `plan`.
@@ -41,7 +41,7 @@ def named(name: str) -> dict[str, Any]:
     elif found := _RESNEXT.fullmatch(lower):
         depth, cardinality, base_width = (int(number) for number in found.groups())
     elif lower.startswith("resnext"):
-        raise UserError(f"{quoted(name)} does not say its groups; write it as resnext50_32x4d.")
+        raise UserError(f"{quoted(name)} does not state its groups; write it like resnext50_32x4d.")
     else:
         hint = nearest(lower, WELL_KNOWN) or (
             "; names look like resnet50, resnet110, resnetv2_50 or resnext50_32x4d."
@@ -59,7 +59,7 @@ def named(name: str) -> dict[str, Any]:
 
 
 def title(architecture: Architecture) -> str:
-    """The name of a network in a text: `ResNet-110`, `ResNeXt-50 (32×4d)`."""
+    """The display name of a network: `ResNet-110`, `ResNeXt-50 (32×4d)`."""
     groups = architecture.cardinality, architecture.base_width
     name = (
         f"ResNet-{architecture.depth}"

@@ -1,4 +1,4 @@
-"""A network: stem, first lead, stages of residual units, head; built from data in every family."""
+"""A network: stem, first lead, stages of residual units, head; built from data for every family."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class ResidualNetwork(nn.Module):
         return self.forward_head(self.stages(signal))
 
     def forward_head(self, signal: Tensor) -> Tensor:
-        """What follows the last unit: float [N, C, H, W] → logits [N, classes]."""
+        """The layers after the last unit: float [N, C, H, W] → logits [N, classes]."""
         activated = self.head_lead(signal)
         return self.classifier(activated.mean(dim=(2, 3)))  # type: ignore[no-any-return]
 
     @property
     def layers(self) -> int:
-        """Layers as the papers count them: convolutions on the main path and the linear layer."""
+        """Layers as the papers count them: convolutions on the main path, and the linear layer."""
         rows = network_layers(self.ordering, self.architecture, num_classes=1).values()
         return sum(layer.counts for units in rows for unit in units for layer in unit)
 
@@ -81,8 +81,8 @@ def build_model(
         num_classes: width of the logits.
         cardinality, base_width: groups and their width, as in ResNeXt-50 (32×4d).
         stem, shortcut, unit, stride_on: see `resvar.models.architecture.plan`.
-        seed: draw the initial weights from this seed and leave torch's own generator alone;
-            None draws from torch's generator, as any module does.
+        seed: of the initial weights, without touching torch's global generator; None: draw from
+            that generator, as other modules do.
 
     Returns:
         A module from float images [N, 3, H, W] to logits [N, num_classes].
@@ -99,7 +99,7 @@ def build_model(
     ):
         if value not in choices:
             words = ", ".join(word for word in choices if word)
-            raise UserError(f"'{name}' is {quoted(value)}; known are {words}.")
+            raise UserError(f"'{name}' must be one of {words}, not {quoted(value)}.")
     if num_classes < 1:
         raise UserError(f"'num_classes' must be at least 1, not {num_classes}.")
     ordering = find_ordering(variant)

@@ -1,7 +1,7 @@
 """One residual unit for every ordering: y = after_add( branch( lead(x) ) + shortcut(x) ).
 
 Read `ResidualUnit.forward` first: it is the equation. The layers at each place come from
-`resvar.models.layout`. No ordering has a class or an `if` of its own.
+`resvar.models.layout`. No ordering needs its own class or its own `if`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class ResidualUnit(nn.Module):
         self.projects = isinstance(self.shortcut, Projection)
 
     def forward(self, x: Tensor) -> Tensor:
-        # A projection is a convolution and takes the led signal, as the branch does. Identity and
-        # padding pass the raw signal on: the point of pre-activation.
-        led = self.lead(x)
-        shortcut = self.shortcut(led if self.projects else x)
-        return self.after_add(self.branch(led) + shortcut)  # type: ignore[no-any-return]
+        # A projection is a convolution and takes the activated signal, like the branch. Identity
+        # and padding pass on the raw signal: the point of pre-activation.
+        activated = self.lead(x)
+        shortcut = self.shortcut(activated if self.projects else x)
+        return self.after_add(self.branch(activated) + shortcut)  # type: ignore[no-any-return]
 
 
 class Projection(nn.Sequential):
@@ -53,13 +53,13 @@ class Padding(nn.Module):
 
 
 def build_sequence(layers: UnitLayers, *places: str) -> nn.Sequential:
-    """The modules at some places, in the order of the layers."""
+    """The modules at the given places, in layer order."""
     return nn.Sequential(*(build_layer(layer) for layer in layers if layer.place in places))
 
 
 def build_layer(layer: Layer) -> nn.Module:
-    """The module of a layer. Convolutions keep the resolution up to their stride, and have no bias,
-    since BN has one."""
+    """The module for a layer. In a convolution only the stride changes the resolution; it has no
+    bias, since BN has one."""
     channels_in, channels_out = layer.channels_in, layer.channels_out
     match layer.op:
         case "conv":
@@ -80,7 +80,7 @@ def build_layer(layer: Layer) -> nn.Module:
             return Padding(channels_in, channels_out, layer.stride)
         case "max":
             return nn.MaxPool2d(layer.kernel, layer.stride, padding=layer.kernel // 2)
-    raise ValueError(f"no module of its own: {layer}")
+    raise ValueError(f"no module for {layer}")
 
 
 def _build_shortcut(layers: UnitLayers) -> nn.Module:

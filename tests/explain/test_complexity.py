@@ -299,7 +299,7 @@ def test_imagenet_depths_are_imagenet_networks_and_others_are_not(depth):
     ("name", "message"),
     [
         ("resnt50", "no network named 'resnt50'; did you mean 'resnet50'"),
-        ("resnext50", "does not say its groups; write it as resnext50_32x4d"),
+        ("resnext50", "does not state its groups; write it like resnext50_32x4d"),
         ("vgg", "names look like resnet50"),
         ("resnet", "no network named 'resnet'"),
         ("resnet-50", "did you mean 'resnet50'"),

@@ -68,7 +68,7 @@ def test_an_unpublished_file_says_so(name):
     comment = (
         (configs() / "variants" / f"{name}.yaml").read_text(encoding="utf-8").split("name:")[0]
     )
-    assert "nobody published" in comment
+    assert "unpublished" in comment
     assert "figure" not in read_yaml(configs() / "variants" / f"{name}.yaml")
 
 

@@ -236,14 +236,14 @@ def test_a_sweep_of_absurd_size_is_refused_before_it_is_planned():
         ("seeds", "0..1000000000000", "not '0..1000000000000'."),
         ("seeds", "1000000000000", "not 1000000000000."),
         ("seeds", "", "not None."),
-        ("seeds", "9" * 5000, "a number of 5,000 characters is no setting"),
+        ("seeds", "9" * 5000, "a number of 5,000 characters is too long"),
         ("seeds", "x" * 5000, f"not '{'x' * 79}…."),
         ("depths", "020", "not of '020'; write 20."),
         ("depths", "8..14", "not of '8..14'."),
         ("depths", "٢٠", "not of '٢٠'; write 20."),
         ("depths", "", "not of None."),
         ("depths", "8,,14", "not of None."),
-        ("depths", "9" * 5000, "a number of 5,000 characters is no setting"),
+        ("depths", "9" * 5000, "a number of 5,000 characters is too long"),
     ],
 )
 def test_numbers_of_other_notations_are_refused_with_the_usual_one(option, text, said):
