@@ -97,6 +97,8 @@ def folded(text: str, width: int) -> list[str]:
         if columns_of(margin + part) <= width:
             put(part, gap)
             continue
+        if len(gap) > 1 and lines[-1].strip():
+            lines.append(margin)
         for word in _JOINED.sub(_KEPT, part).split(" "):
             pieces = _FOLDERS.split(word) if columns_of(word) > width else [word]
             for number, piece in enumerate(pieces):

@@ -284,7 +284,7 @@ def _widths(table: Table, width: int) -> list[int] | None:
     for rest, index in zip(range(len(growing), 0, -1), growing, strict=True):
         missing = wanted[index] - widths[index]
         if table.columns[index].wrap:
-            more = min(missing, free // rest)
+            more = min(missing, 2 * free // (rest + 1))
         else:
             more = missing if missing <= free else 0
         widths[index] += more

@@ -28,6 +28,7 @@ from resvar.reports.records import (
     record_without_settings,
     result_of,
 )
+from resvar.reports.tables import reason
 from resvar.sweeps.grid import manifests
 from resvar.sweeps.submission import SUBMISSIONS
 from resvar.table import (
@@ -45,6 +46,9 @@ from resvar.table import (
 
 UNDER_WAY = (RunState.RUNNING, RunState.QUEUED, RunState.REQUEUED)
 """A run in one of these states needs nobody: it continues by itself."""
+
+TROUBLED = (RunState.FAILED, *UNREAD)
+"""The states whose reason is a sentence; it is shown below the table."""
 
 MOST_DONE = 40
 """Finished runs with a row each; more are summarised by cell."""
@@ -264,9 +268,14 @@ def _run_table(records: Sequence[Record], folder: Path) -> Table:
         right("time", column(_spent), drop=2),
         right("images/s", column(_speed), drop=3),
         right("left", column(_left)),
-        left("", column(lambda r: r.message), wrap=20),
+        left("", column(lambda r: r.message if r.state not in TROUBLED else None), wrap=20),
     )
-    return filled("", [c for c in columns if any(_has_value(c, r) for r in records)], shown)
+    notes = [
+        f"{_name(item, folder)} {item.word}: {reason(item)}"
+        for item in shown
+        if isinstance(item, Record) and item.state in TROUBLED
+    ]
+    return filled("", [c for c in columns if any(_has_value(c, r) for r in records)], shown, notes)
 
 
 def _has_value(column: Filled, record: Record) -> bool:
