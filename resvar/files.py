@@ -82,7 +82,7 @@ def read_text(path: Path, largest: int, kind: str) -> str:
         with open_regular(path) as file:
             content = file.read(largest + 1)
         if len(content) > largest:
-            raise UserError(f"{path}: over {largest:,} bytes, so this is no {kind}.")
+            raise UserError(f"{path}: over {largest:,} bytes, which is too large for a {kind}.")
         return io.StringIO(content.decode("utf-8"), newline=None).read()  # lines end in \n
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: this is not a text file in UTF-8.") from error
@@ -91,7 +91,7 @@ def read_text(path: Path, largest: int, kind: str) -> str:
         found = UserError if absent else UnreadableError
         raise found(f"{path}: cannot be read ({error.strerror}).") from error
     except ValueError as error:  # a NUL in the name
-        raise UserError(f"{str(path)!r}: this is no file name ({error}).") from error
+        raise UserError(f"{str(path)!r}: this is not a file name ({error}).") from error
 
 
 def refuse_newer(path: Path, written: object, known: int) -> None:
@@ -252,7 +252,7 @@ KINDS = {
 def _require_regular(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = KINDS.get(stat.S_IFMT(status.st_mode), "device")
-        raise UserError(f"{path}: this is no file but a {kind}, and cannot be read or written.")
+        raise UserError(f"{path}: this is a {kind}, not a regular file.")
 
 
 def _opened(path: Path, flags: int, mode: str, permissions: int = 0o666) -> IO[bytes]:

@@ -136,7 +136,7 @@ def test_nothing_is_written_through_a_planted_link(tmp_path, monkeypatch):
     assert not path.is_symlink()
     assert mine.read_text(encoding="utf-8") == "mine"
     (tmp_path / "log").symlink_to(mine)
-    with pytest.raises(UserError, match="no file but a link"):
+    with pytest.raises(UserError, match="a link, not a regular file"):
         files.open_to_append(tmp_path / "log")
 
 
@@ -171,7 +171,7 @@ def test_lines_end_alike_whatever_system_wrote_them(tmp_path, end):
     assert files.read_text(tmp_path / "a", 100, "note") == "ä: 1\nb: 2\n"
 
 
-# --- what is no regular file ----------------------------------------------------------------------
+# --- what is not a regular file -------------------------------------------------------------------
 
 
 @pytest.fixture(params=["directory", "named pipe", "socket", "device"])
@@ -192,9 +192,9 @@ def no_file(request, tmp_path):
 def test_what_is_no_regular_file_is_refused_and_not_waited_for(no_file):
     path, kind = no_file
     for read in (files.open_regular, lambda path: files.read_text(path, 100, "note")):
-        with pytest.raises(UserError, match=f"x: .*no file but a {kind}"):
+        with pytest.raises(UserError, match=f"x: .*this is a {kind}, not a regular"):
             read(path)
-    with pytest.raises(UserError, match=r"x: .*no file but a"):  # of a link, the link
+    with pytest.raises(UserError, match=r"x: .*, not a regular file"):  # of a link, the link
         files.open_to_append(path)
 
 

@@ -360,7 +360,7 @@ def test_a_signal_stops_a_command_unless_it_was_ignored_at_the_start(resvar, tmp
         job.send(number)
         done = job.end()
     assert (done.code, done.err) == (
-        130, "resvar: no longer watching; the runs themselves continue.\n",
+        130, "resvar: stopped watching; the runs continue.\n",
     )  # fmt: skip
     if name != "SIGTERM":
         command = f"trap '' {name[3:]}; exec {sys.executable} -m resvar status --watch --interval 1"

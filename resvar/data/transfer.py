@@ -45,6 +45,8 @@ def show_progress(
 
 def _tenths(console: Console, total: int | None, start: int) -> Callable[[int], None]:
     """A function that prints a line per tenth, or per 20 MB where the total is unknown."""
+    from resvar.console import percent
+
     step = max(total / 10, 1.0) if total is not None else 20e6
     printed = int(start / step)
 
@@ -52,7 +54,8 @@ def _tenths(console: Console, total: int | None, start: int) -> Callable[[int], 
         nonlocal printed
         if int(done / step) > printed:
             printed = int(done / step)
-            text = f"{done / total:4.0%} of {megabytes(total)}" if total else megabytes(done)
+            part = f"{percent(100 * done / total, 0)} of " if total else ""
+            text = part + megabytes(total or done)
             console.print(f"  {text}", highlight=False)
 
     return tell

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
-from resvar.console import pluralize
+from resvar.console import percent, pluralize
 from resvar.reports.statistics import Comparison, compare
 
 if TYPE_CHECKING:
@@ -139,8 +139,9 @@ def monotone_signal(moment: Moment) -> Answer:
         for before, after in pairwise(moment.units)
         if before.stage == after.stage and after.keeps_shape
     ]
+    negative = percent(100 * worst.branch.negative, 1)
     evidence = (
-        f"{worst.branch.negative:.1%} of the values that the branch of {worst.name} puts out are "
+        f"{negative} of the values that the branch of {worst.name} puts out are "
         f"negative, the most of all units; the mean rises in {sum(steps)} of {len(steps)} steps "
         "inside a stage"
     )
@@ -174,7 +175,9 @@ def scaled_shortcut(moment: Moment) -> Answer:
         f"{product:.3g} over all {len(gains)}"
     )
     if least.passed < 1:
-        evidence += f"; ReLU there lets as little as {least.passed:.1%} pass ({least.name})"
+        evidence += (
+            f"; ReLU there lets as little as {percent(100 * least.passed, 1)} pass ({least.name})"
+        )
     scaled = product >= SCALING_FACTOR or product <= 1 / SCALING_FACTOR
     return HOLDS if scaled else FAILS, evidence
 
@@ -300,7 +303,7 @@ def regularisation(ours: RunGroup, theirs: RunGroup) -> Answer:
     worst = max(*ends[0]["train_error"], *ends[1]["train_error"])
     evidence = (
         f"{_difference(ours, theirs)}: last training loss {_with_interval(losses, 'nats')}; "
-        f"test error {_with_interval(errors, 'points')}; training error up to {worst:.1f} %"
+        f"test error {_with_interval(errors, 'points')}; training error up to {percent(worst, 1)}"
     )
     if worst > CONVERGED_BELOW:
         return INCONCLUSIVE, f"not converged: {evidence}"

@@ -11,7 +11,7 @@ from typing import Self
 
 from rich.console import Console
 
-from resvar.console import drawn_text
+from resvar.console import drawn_text, percent
 from resvar.probes.claims import CLAIMS, HOLDS, ClaimVerdict, judge
 from resvar.probes.measurements import PROBE_FORMAT, Moment, Probe
 from resvar.probes.runs import RunGroup
@@ -108,7 +108,7 @@ def _series_row(series: Series, values: Values) -> tuple[TableCell, ...]:
     if not known:
         return TableCell(series.title), *(NOTHING,) * 5
     numbers = (known[0], known[-1], min(known), max(known))
-    texts = [f"{n:.2f} %" if series.unit == "%" else f"{n:.3g}" for n in numbers]
+    texts = [percent(n) if series.unit == "%" else f"{n:.3g}" for n in numbers]
     return TableCell(series.title), TableCell(sparkline(values)), *map(TableCell, texts)
 
 
@@ -125,7 +125,7 @@ def _notes(probe: Probe, moment: Moment) -> Iterator[str]:
     effective = found.effective_units
     yield (
         f"Deletion, in {found.precision}, BN in evaluation mode: the whole network has a test "
-        f"error of {found.error:.2f} %; without one unit it changes by {rises[0]:+.2f} to "
+        f"error of {percent(found.error)}; without one unit it changes by {rises[0]:+.2f} to "
         f"{rises[-1]:+.2f} points (median {rises[len(rises) // 2]:+.2f}); {small} of {len(rises)} "
         "units cost less than one point"
         + (

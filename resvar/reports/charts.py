@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+from resvar.console import percent
 from resvar.reports.curves import BAND, DepthCurves, depth_curves, draw_curves
 from resvar.reports.findings import Group
 from resvar.reports.plotting import MARKERS, Picture, house_style, inline_svg
@@ -109,7 +110,7 @@ def _chart(group: Group, curves: DepthCurves, id: str) -> Chart:
                 key=keys[len(lines)],
             )
         )
-    ends = [f"{line.name} ends at a test error of {line.last['error']:.2f} %" for line in lines]
+    ends = [f"{line.name} ends at a test error of {percent(line.last['error'])}" for line in lines]
     svg.set("aria-label", f"Training curves of ResNet-{curves.depth}: {'; '.join(ends)}.")
     _, limit, top = curves.error_limits
     metrics = [r.metrics for held in curves.runs.values() for r in held if r.metrics is not None]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from resvar.console import plain
+from resvar.console import percent, plain
 from resvar.reports.findings import V1, Group
 from resvar.reports.plotting import Picture, panels, style, titled
 from resvar.reports.records import Record, RunState, settings_of
@@ -226,7 +226,7 @@ def curve_picture(group: Group, depth: int) -> Picture:
         caption += " Lines: medians over seeds; bands: from the lowest to the highest test error."
     _, limit, top = curves.error_limits
     if top > limit:
-        caption += f" Test errors above {limit:.1f} % are cut off."
+        caption += f" Test errors above {percent(limit, 1)} are cut off."
     if cut := [plain(row_name(name)) for name in curves.runs if curves.unfinished(name)]:
         caption += f" With runs that have not come to the end: {', '.join(cut)}."
     return titled(f"Training, ResNet-{depth}", group.heading, figure, caption)

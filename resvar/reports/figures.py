@@ -53,7 +53,7 @@ WHERE = {
     "after_add": "after the addition",
 }
 
-NOT_COMPARABLE = "Published figures are left out: these runs were not made as the paper's were."
+NOT_COMPARABLE = "Published figures are left out: these runs do not follow the paper's protocol."
 
 
 MOST_ROWS = 40
@@ -217,7 +217,7 @@ def _slopes(group: Group) -> Picture:
     caption += " Dashed: the paper's." if group.like_paper else f" {NOT_COMPARABLE}"
     caption += _open(group, [pair.depth for pair in pairs], (V1, V2))
     if bare := [f"ResNet-{d.depth}" for d in group.v1_v2 if d.comparison is None]:
-        caption += f" Not here, for want of a finished run: {', '.join(bare)}."
+        caption += f" Not shown, without a finished run: {', '.join(bare)}."
     return titled("From V1 to V2", group.heading, figure, caption)
 
 
@@ -307,8 +307,8 @@ def _map(group: Group, found: PlacementMap) -> Picture:
     panel.set_xticks(range(3), [f"ReLU {_broken(WHERE[place])}" for place in MAP_PLACES])
     panel.set_yticks(range(3), [f"BN {_broken(WHERE[place])}" for place in MAP_PLACES])
     caption = (
-        "Large: median test error, %; light is low. A thick frame marks the lowest, which alone "
-        "does not say that it is better. Hatched: no finished run."
+        "Large: median test error, %; light is low. A thick frame marks the lowest, which does "
+        "not by itself mean that it is better. Hatched: no finished run."
     )
     if not group.like_paper:
         caption += f" {NOT_COMPARABLE}"

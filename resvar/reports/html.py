@@ -185,7 +185,7 @@ def _verdicts(report: Report) -> Iterator[tuple[str, str]]:
         for word, pairs in by_word.items():
             names = [f"ResNet-{pair.depth}" for pair in pairs]
             sentences = {pair.verdict.sentence.removeprefix(f"{word}: ") for pair in pairs}
-            why = f" ({sentences.pop().rstrip('.')})" if word == "cannot be said" and len(
+            why = f" ({sentences.pop().rstrip('.')})" if word == "inconclusive" and len(
                 sentences) == 1 else ""  # fmt: skip
             words.append(f"{word} at {_listed(names)}{why}")
         where = plain(_short_name(group))

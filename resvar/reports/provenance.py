@@ -114,8 +114,8 @@ def _resumptions(record: Record, content: Mapping[str, Any]) -> Iterable[str]:
         if isinstance(note, dict) and isinstance(note.get("changed"), dict):
             changes = ", ".join(f"{key}: {value}" for key, value in note["changed"].items())
             yield (
-                f"{record.folder.as_posix()} went on from iteration {note.get('iteration')} "
-                f"elsewhere ({changes[:300]})."
+                f"{record.folder.as_posix()} was resumed at iteration {note.get('iteration')} "
+                f"in another environment ({changes[:300]})."
             )
 
 

@@ -316,9 +316,9 @@ def _require_folder(folder: Path, alone: bool) -> None:
     except FileNotFoundError:
         raise UserError(f"{folder}: there is no such folder.") from None
     except NotADirectoryError:
-        raise UserError(f"{folder}: this is no folder.") from None
+        raise UserError(f"{folder}: this is not a folder.") from None
     except ValueError as error:  # a NUL in the name
-        raise UserError(f"{str(folder)!r}: this is no folder name ({error}).") from error
+        raise UserError(f"{str(folder)!r}: this is not a folder name ({error}).") from error
     except OSError as error:
         if alone:
             raise _cannot_be_searched(folder, error) from error

@@ -100,7 +100,7 @@ def watch_report(
         if may_change and text != written:
             deliver(text, out, quiet=bool(written))
             if not written:
-                print_line("It is renewed until every run is finished; Ctrl-C ends that.")
+                print_line("It is rewritten until every run is finished; press Ctrl-C to stop.")
             written = text
         return may_change
 

@@ -130,7 +130,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 # --- the verdict ----------------------------------------------------------------------------------
 
-VerdictWord = Literal["reproduced", "not distinguishable", "contradicted", "cannot be said"]
+VerdictWord = Literal["reproduced", "not distinguishable", "contradicted", "inconclusive"]
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,8 @@ def verdict(v1: Summary | None, v2: Summary | None, comparison: Comparison | Non
     if low <= 0 <= high:
         return V1V2Verdict(
             "not distinguishable",
-            f"not distinguishable at {n}: V2 - V1 is {comparison.difference:+.2f} points, and the "
-            f"{span} holds 0.",
+            f"not distinguishable at {n}: V2 − V1 is {comparison.difference:+.2f} points, and the "
+            f"{span} contains 0.",
         )
     word: VerdictWord = "reproduced" if high < 0 else "contradicted"
     side = "below" if high < 0 else "above"
@@ -218,7 +218,7 @@ def pooled_sd(v1: Summary, v2: Summary) -> float | None:
 
 
 def _cannot(reason: str) -> V1V2Verdict:
-    return V1V2Verdict("cannot be said", f"cannot be said: {reason}.")
+    return V1V2Verdict("inconclusive", f"inconclusive: {reason}.")
 
 
 # --- helpers --------------------------------------------------------------------------------------

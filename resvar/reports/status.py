@@ -145,7 +145,7 @@ def watch(look: Callable[[], bool], interval: float) -> None:
         while look():
             time.sleep(interval)
     except KeyboardInterrupt:
-        raise Stopped("no longer watching; the runs themselves continue.") from None
+        raise Stopped("stopped watching; the runs continue.") from None
 
 
 def unsettled(records: Sequence[Record]) -> bool:
@@ -360,7 +360,7 @@ def _summary(records: Sequence[Record]) -> str:
         return text
     work = f" About {duration(left)} of work is left." if left is not None else ""
     if counts[RunState.QUEUED] or counts[RunState.REQUEUED]:
-        return f"{text} Slurm starts what is queued.{work}"
+        return f"{text} Slurm starts the queued runs.{work}"
     if counts[RunState.RUNNING]:
         return text
     return f"{text} Nothing is running; rerun the same command to resume.{work}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from resvar.console import plain
+from resvar.console import duration, per_second, percent, plain
 from resvar.models.ordering import MAP_PLACES, PAPER_ORDER, map_name
 from resvar.reports.findings import (
     V1,
@@ -64,7 +64,7 @@ def _error_table(group: Group, depths: Sequence[int]) -> Table:
     for depth in depths:
         columns += _error_columns(group, depth)
     names = " and ".join(f"ResNet-{depth}" for depth in depths)
-    notes = ["Test error in percent of the last iteration; sd: standard deviation; n: seeds."]
+    notes = ["Test error at the last iteration, in percent; sd: standard deviation; n: seeds."]
     if group.like_paper:
         notes.append(
             "median − paper: in percentage points; inside: the published median lies between the "
@@ -144,13 +144,13 @@ def _sources(group: Group, depths: Sequence[int]) -> Iterator[str]:
             if (figure := group.entries[variant, depth].published) is not None:
                 found.setdefault((figure.source, figure.runs), []).append(depth)
     for (source, n), where in found.items():
-        runs = f"median of {n} runs" if n else "number of runs not said"
+        runs = f"median of {n} runs" if n else "number of runs not stated"
         names = ", ".join(f"ResNet-{depth}" for depth in dict.fromkeys(where))
         yield f"paper, {names}: {source}; {runs}."
     if found and not group.like_paper:
         yield (
-            "The published figures are for orientation only: these runs were not made as the "
-            "paper's were."
+            "The published figures are for orientation only: these runs do not follow the "
+            "paper's protocol."
         )
 
 
@@ -165,10 +165,10 @@ def _map_table(found: PlacementMap, like_paper: bool) -> Table:
         return left(f"ReLU at\n{relu}", cell, wrap=16)
 
     notes = [
-        "Median test error in percent of the last iteration (n: seeds); *: the lowest, which alone "
-        "does not say that it is better.",
+        "Median test error at the last iteration, in percent (n: seeds); *: the lowest, which does "
+        "not by itself mean that it is better.",
         "lead: before the first convolution; trail: after the last; after_add: after the addition. "
-        "What is not published is named after its places, such as bn-lead-relu-after-add.",
+        "Unpublished orderings are named after their places, such as bn-lead-relu-after-add.",
     ]
     if found.outside:
         names = ", ".join(found.outside)
@@ -209,7 +209,7 @@ def _contrast_table(group: Group) -> Table:
         right("p", lambda c: _p(c.comparison.p), drop=2),
         right("p\n(Holm)", lambda c: _p(c.p_holm)),
     )
-    note = "Percentage points, variant less original: below 0 the variant is better."
+    note = "Percentage points, variant − original: below 0, the variant is better."
     notes = [note, *_limits(group.contrasts)]
     return filled("Compared with original (V1)", columns, group.contrasts, notes)
 
@@ -222,7 +222,7 @@ def _limits(contrasts: Sequence[Contrast]) -> Iterator[str]:
             name = f"{contrast.variant} at ResNet-{contrast.depth}"
             silent.setdefault(contrast.comparison.reason, []).append(name)
     for why, names in silent.items():
-        yield f"What cannot be said: {why} ({', '.join(names)})."
+        yield f"Inconclusive: {why} ({', '.join(names)})."
     tested = [c for c in contrasts if c.comparison.p is not None]
     if not tested:
         return
@@ -268,7 +268,7 @@ def _v1_v2_table(group: Group) -> Table:
     notes = [f"ResNet-{pair.depth}: {pair.verdict.sentence}" for pair in group.v1_v2]
     notes += [sentence for pair in group.v1_v2 for sentence in _seeds_needed(pair)]
     if not group.like_paper:
-        notes.append(f"These verdicts are about runs of protocol {group.label} alone.")
+        notes.append(f"These verdicts apply to protocol {group.label} only.")
     title = "V1 (original) against V2 (full-preact)"
     return filled(title, columns, group.v1_v2, notes, "verdict")
 
@@ -279,10 +279,10 @@ def _seeds_needed(pair: V1V2Comparison) -> Iterator[str]:
         return
     wanted = pair.seeds_needed
     number = f"{wanted:,}" if wanted is not None else "more than a million"
+    theirs = f"{pair.published_difference:+.2f}"
     yield (
-        f"ResNet-{pair.depth}: to see the paper's difference of {pair.published_difference:+.2f} "
-        f"points with 80 % power at the spread measured here (sd {pair.sd:.2f}) would take "
-        f"{number} seeds of each."
+        f"ResNet-{pair.depth}: to detect the paper's difference of {theirs} points with "
+        f"80 % power at the spread measured here (sd {pair.sd:.2f}) takes {number} seeds of each."
     )
 
 
@@ -294,7 +294,7 @@ def _difference_tables(group: Group) -> Iterator[Table]:
 
     note = (
         "Percent of test images that two runs put into different classes, mean over pairs of "
-        "runs; on the diagonal between the seeds of one variant, which is the yardstick."
+        "runs; on the diagonal, as the yardstick, between seeds of one variant."
     )
     for depth in group.depths:
         here = [found for found in group.agreements if found.depth == depth]
@@ -314,7 +314,7 @@ def _agreement_table(group: Group) -> Table:
         right("runs", lambda a: a.n, drop=2),
         right("seed\ncompared", lambda a: a.pairing and a.pairing.seed, "d", drop=1),
         right("only original\nright", lambda a: a.pairing and a.pairing.first_only, ",d"),
-        right("only it\nright", lambda a: a.pairing and a.pairing.second_only, ",d"),
+        right("only variant\nright", lambda a: a.pairing and a.pairing.second_only, ",d"),
         right("p\n(McNemar)", lambda a: a.pairing and _p(a.pairing.p)),
         right("sd\npredicted", lambda a: a.predicted_sd, ".2f", drop=2),
     )
@@ -322,11 +322,11 @@ def _agreement_table(group: Group) -> Table:
     if any(found.pairing for found in group.agreements):
         notes.append(
             "McNemar's exact test is about the two single runs of the seed compared, not about "
-            "the variants: other seeds may fall otherwise."
+            "the variants: other seeds may differ."
         )
     if any(found.predicted_sd is not None for found in group.agreements):
         notes.append(
-            "sd predicted: between seeds, in points, if test images fell independently "
+            "sd predicted: between seeds, in points, if the test images were independent "
             "(arXiv:2304.01910)."
         )
     return filled("Agreement of predictions", columns, group.agreements, notes)
@@ -345,8 +345,8 @@ def _run_table(group: Group) -> Table:
         right("best\n(optimistic)", result("best_test_error"), ".2f", drop=2),
         right("train\nloss", result("train_loss"), ".4f", drop=2),
         right("iterations", _iterations_done, ",d", drop=1),
-        right("time", lambda r: _clock(result("seconds")(r))),
-        right("images/s", result("images_per_second"), ".0f", drop=3),
+        right("time", lambda r: _duration(result("seconds")(r))),
+        right("images/s", lambda r: _speed_text(result("images_per_second")(r)), drop=3),
         left("device", result("device"), drop=5),
         left("precision", result("precision"), drop=4),
         left("commit", lambda r: r.result and (r.result["commit"] or "")[:7], drop=6),
@@ -358,8 +358,8 @@ def _run_table(group: Group) -> Table:
         left("folder", folder_cell, drop=7),
     )
     notes = [
-        "best: the lowest error that an evaluation on the test images met; chosen with them, and "
-        "so optimistic."
+        "best: the lowest test error of all evaluations; it is chosen on the test images, and so "
+        "optimistic."
     ]
     for record in group.records:
         if record.state is RunState.FAILED:
@@ -396,7 +396,7 @@ def _how_far(record: Record) -> str:
     if progress is None or record.state is RunState.DONE:
         return ""
     if record.state is RunState.RUNNING:
-        return f" {100 * progress.share:.0f} %"
+        return f" {percent(100 * progress.share, 0)}"
     if record.diverged:
         return f" at iteration {progress.iteration}"
     return f" at {progress.iteration} of {progress.iterations}"
@@ -422,12 +422,12 @@ def folder_cell(record: Record) -> TableCell:
     return TableCell(plain(record.folder.as_posix()), folder=record.folder)
 
 
-def _clock(seconds: Any) -> str | None:
-    """h:mm:ss."""
-    if seconds is None:
-        return None
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+def _duration(seconds: Any) -> str | None:
+    return None if seconds is None else duration(seconds)
+
+
+def _speed_text(speed: Any) -> str | None:
+    return None if speed is None else per_second(speed)
 
 
 def reason(record: Record) -> str:

@@ -194,10 +194,10 @@ def test_what_is_no_tar_is_one_sentence(source, tmp_path, data):
 def test_an_archive_that_is_not_there_or_no_file(source, tmp_path):
     with pytest.raises(UserError, match=r"none\.tar: cannot be read .*--archive FILE"):
         obtain(source[1], tmp_path / "data", archive=tmp_path / "none.tar")
-    with pytest.raises(UserError, match="this is no file"):
+    with pytest.raises(UserError, match="not a regular file"):
         obtain(source[1], tmp_path / "data", archive=tmp_path)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UserError, match="this is no file"):
+    with pytest.raises(UserError, match="not a regular file"):
         obtain(source[1], tmp_path / "data", archive=tmp_path / "pipe")
     assert not (tmp_path / "data").exists()
 
@@ -538,7 +538,7 @@ def test_a_log_gets_a_line_every_tenth(source, packed, tmp_path, capsys, monkeyp
     assert out == ""
     assert lines[0] == f"Downloading {server.url}"
     assert len([line for line in lines if "%" in line]) == 10
-    assert "100% of 0." in lines[10]
+    assert "100 % of 0." in lines[10]
     assert lines[11].startswith("Unpacking and checking cifar-10-python.tar.gz")
     assert len(lines) == 12
 

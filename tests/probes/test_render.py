@@ -245,5 +245,5 @@ def test_a_probe_of_a_later_version_is_not_called_damaged(tmp_path):
 
 def test_a_probe_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "probe.json")
-    with pytest.raises(UserError, match="this is no file"):
+    with pytest.raises(UserError, match="not a regular file"):
         read_probe(tmp_path)

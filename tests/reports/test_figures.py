@@ -98,7 +98,7 @@ def test_slopes_join_the_medians(tmp_path):
     panel = picture.figure.axes[0]
     assert [8.0, 6.1] in [list(line.get_ydata()) for line in panel.lines]
     assert any("ResNet-20, −1.90" in text.get_text() for text in panel.texts)
-    assert "for want of a finished run: ResNet-32" in picture.caption
+    assert "without a finished run: ResNet-32" in picture.caption
 
 
 def test_curves_are_solid_errors_dashed_losses_and_a_band_from_lowest_to_highest(tmp_path):

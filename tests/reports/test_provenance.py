@@ -107,7 +107,7 @@ def test_a_run_that_went_on_elsewhere_is_named(tmp_path):
     moved = ENVIRONMENT_A | {"resumed": [{"iteration": 12, "changed": {"torch": "2.9"}}]}
     write_curved(tmp_path, environment=moved)
     (note,) = environments(read_records([tmp_path])).notes
-    assert "went on from iteration 12 elsewhere (torch: 2.9)" in note
+    assert "was resumed at iteration 12 in another environment (torch: 2.9)" in note
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b'{"resumed": 7, "torch": {}}'])

@@ -94,7 +94,7 @@ def test_the_summary_counts_them(root, submission, capsys):
     slurm_says(root, line(name, 0, "RUNNING") + line(name, 1, "PENDING"))
     assert run_command(["status", str(root)]) == 0
     out = capsys.readouterr().out
-    assert "4 runs: 2 running, 2 queued. Slurm starts what is queued." in out
+    assert "4 runs: 2 running, 2 queued. Slurm starts the queued runs." in out
 
 
 @pytest.mark.usefixtures("submission")

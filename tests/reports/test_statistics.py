@@ -226,10 +226,10 @@ def test_not_distinguishable():
 
 
 def test_cannot_be_said():
-    assert judge([6.6], V2).sentence == "cannot be said: one seed gives no interval."
-    assert judge([6.6] * 2, [6.5] * 2).word == "cannot be said"
+    assert judge([6.6], V2).sentence == "inconclusive: one seed gives no interval."
+    assert judge([6.6] * 2, [6.5] * 2).word == "inconclusive"
     nobody = verdict(None, summarise(V2), None)
-    assert nobody == V1V2Verdict("cannot be said", "cannot be said: no finished run of V1.")
+    assert nobody == V1V2Verdict("inconclusive", "inconclusive: no finished run of V1.")
     assert "V1 and V2" in verdict(None, None, None).sentence
 
 

@@ -149,8 +149,8 @@ def test_one_seed_says_what_cannot_be_said(tmp_path):
     write_run(tmp_path, "original", test_error=52.0)
     write_run(tmp_path, "full-preact", test_error=50.0)
     for text in render_report(report_on(tmp_path), "markdown"), on_screen(report_on(tmp_path)):
-        assert "What cannot be said: one seed gives no interval" in text
-        assert "cannot be said: one seed gives no interval." in text
+        assert "Inconclusive: one seed gives no interval" in text
+        assert "inconclusive: one seed gives no interval." in text
         assert "-2.00" in text
         assert "nan" not in text.lower()
 
@@ -167,7 +167,7 @@ def test_nothing_is_compared_without_original(tmp_path):
     write_cell(tmp_path, "full-preact", 110, V2)
     text = render_report(report_on(tmp_path), "markdown")
     assert "No run of original is finished at ResNet-110" in text
-    assert "cannot be said: no finished run of V1" in text
+    assert "inconclusive: no finished run of V1" in text
 
 
 def test_unfinished_cells_say_how_they_stand(tmp_path):
@@ -231,7 +231,7 @@ def test_what_is_not_the_papers_protocol_says_so(tmp_path, format):
     assert "(not comparable)" in text
     assert "6.37" in text
     assert not re.findall(r"(?<!not )comparable", text)
-    assert "about runs of protocol quick alone" in text
+    assert "apply to protocol quick only" in text
 
 
 def test_the_papers_protocol_is_comparable(tmp_path):

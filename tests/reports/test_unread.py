@@ -220,8 +220,8 @@ def test_a_strangers_config_is_no_damage_and_hides_no_runs(root):
     ("make", "said"),
     [
         (lambda _: None, "there is no such folder"),
-        (lambda path: path.write_text("x", encoding="utf-8"), "this is no folder"),
-        (os.mkfifo, "this is no folder"),
+        (lambda path: path.write_text("x", encoding="utf-8"), "this is not a folder"),
+        (os.mkfifo, "this is not a folder"),
         (lambda path: path.symlink_to(path), "this folder cannot be read"),
         (lambda path: path.mkdir(0), "this folder cannot be read (Permission denied)"),
         (lambda path: path.mkdir(), "there is no run here"),

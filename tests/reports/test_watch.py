@@ -82,7 +82,7 @@ def test_ctrl_c_leaves_with_130_and_writes_nothing(warm, tmp_path, number):
         job.send(number)
         ended = job.end()
     assert ended.code == 130
-    assert ended.err == "resvar: no longer watching; the runs themselves continue.\n"
+    assert ended.err == "resvar: stopped watching; the runs continue.\n"
     assert contents(tmp_path) == before
 
 
@@ -170,11 +170,11 @@ def test_ctrl_c_leaves_a_page_that_stays_still(warm, tmp_path):
     page = tmp_path / "page.html"
     with warm.started("report", "--format", "html", "--out", page, "--watch", cwd=tmp_path) as job:
         job.read_until("Ctrl-C")
-        assert "renewed every 5 s" in page.read_text(encoding="utf-8")
+        assert "refreshed every 5 s" in page.read_text(encoding="utf-8")
         job.send(signal.SIGINT)
         ended = job.end()
     assert ended.code == 130
-    assert "renewed every" not in page.read_text(encoding="utf-8")
+    assert "refreshed every" not in page.read_text(encoding="utf-8")
 
 
 def test_runs_that_vanish_while_watching_are_said(tmp_path, monkeypatch):
