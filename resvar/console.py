@@ -81,7 +81,7 @@ def file_size(count: float) -> str:
 
 def pluralize(count: int, noun: str) -> str:
     """`1 run`, `2 runs`, `0 runs`."""
-    return f"{count} {noun}{'s' * (count != 1)}"
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def moment(seconds: float) -> str:

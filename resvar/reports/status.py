@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import fmean, median
@@ -50,12 +50,14 @@ UNDER_WAY = (RunState.RUNNING, RunState.QUEUED, RunState.REQUEUED)
 TROUBLED = (RunState.FAILED, *UNREAD)
 """The states whose reason is a sentence; it is shown below the table."""
 
-MOST_DONE = 40
-"""Finished runs with a row each; more are summarised by cell."""
+MOST = 40
+"""Finished runs with a row each; more are summarised by cell. Also the rows for another state."""
 
-MOST = 100
 MOST_SHOWN = {RunState.QUEUED.value: 5, RunState.WAITING.value: 5}
-"""Lines of the table for runs in one of these states, which come last; `MOST` for the others."""
+"""Rows for runs in one of these states, which come last; `MOST` for the others."""
+
+NAMED = 3
+"""Runs that a note names; it counts the others that failed for the same reason."""
 
 
 def print_status(folder: Path) -> None:
@@ -239,7 +241,7 @@ def _length(record: Record) -> float | None:
 def _tables(records: Sequence[Record], folder: Path) -> list[Table]:
     """A row for each run; of many finished ones a row for each cell."""
     done = [record for record in records if record.state is RunState.DONE]
-    if len(done) <= MOST_DONE:
+    if len(done) <= MOST:
         return [_run_table(records, folder)] if records else []
     still_open = [record for record in records if record.state is not RunState.DONE]
     return [_cell_table(done, folder), *([_run_table(still_open, folder)] if still_open else [])]
@@ -270,12 +272,21 @@ def _run_table(records: Sequence[Record], folder: Path) -> Table:
         right("left", column(_left)),
         left("", column(lambda r: r.message if r.state not in TROUBLED else None), wrap=20),
     )
-    notes = [
-        f"{_name(item, folder)} {item.word}: {reason(item)}"
-        for item in shown
-        if isinstance(item, Record) and item.state in TROUBLED
-    ]
-    return filled("", [c for c in columns if any(_has_value(c, r) for r in records)], shown, notes)
+    kept = [column for column in columns if any(_has_value(column, r) for r in records)]
+    return filled("", kept, shown, _reasons(records, folder))
+
+
+def _reasons(records: Sequence[Record], folder: Path) -> Iterator[str]:
+    """A note for each reason for which runs failed or cannot be read."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        if record.state in TROUBLED:
+            found.setdefault((record.word, reason(record)), []).append(_name(record, folder))
+    for (word, why), names in list(found.items())[:MOST]:
+        more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+        yield f"{', '.join(names[:NAMED])}{more} {word}: {why}"
+    if len(found) > MOST:
+        yield f"… and {len(found) - MOST:,} more reasons."
 
 
 def _has_value(column: Filled, record: Record) -> bool:

@@ -61,10 +61,10 @@ def test_the_status_of_two_thousand_directories(speed, sweep, tmp_path):
     cost = speed["measure_status"](sweep, out)
     assert cost.processor < 1.8
     lines = out.read_text(encoding="utf-8").splitlines()
-    assert len(lines) < 500, "nobody reads thousands of lines"
-    assert "… and 195 more" in lines[-2]
+    assert len(lines) < 250, "nobody reads thousands of lines"
+    assert any("… and 195 more" in line for line in lines)
     assert lines[-1].startswith(
-        "2200 runs: 1400 done, 20 running, 200 stopped, 180 failed, 200 waiting, 200 diverged."
+        "2,200 runs: 1,400 done, 20 running, 200 stopped, 180 failed, 200 waiting, 200 diverged."
     )
 
 
