@@ -49,9 +49,11 @@ LONGEST_DURATION = 1e11
 
 
 def duration(seconds: float | None) -> str:
-    """`48 s`, `6:05 min`, `3:20 h`, `2 d 4 h`; `?` for None, infinity and absurd lengths."""
+    """`0.3 s`, `48 s`, `6:05 min`, `3:20 h`, `2 d 4 h`; `?` if None, infinite or absurd."""
     if seconds is None or not math.isfinite(seconds) or seconds > LONGEST_DURATION:
         return "?"
+    if 0 < seconds < 0.95:
+        return f"{max(seconds, 0.1):.1f} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -284,13 +284,24 @@ class Settings(pydantic.BaseModel):
         """The default run directory, below the folder of all runs."""
         return Path(self.protocol) / f"{self.variant}-{self.depth}" / f"seed-{self.seed}"
 
-    def work(self, test_images: int) -> float:
-        """The cost of the run in training images, for estimates.
+    def work(self, test_images: int, iteration: int = 0) -> float:
+        """The cost of the run after `iteration` in training images, for estimates.
 
-        A forward pass takes about a third of an update, so an evaluated image counts a third.
+        The evaluation at `iteration` itself, if one is due, counts as not done.
         """
-        evaluations = -(-self.iterations // self.eval_every)
-        return self.iterations * self.batch_size + evaluations * (test_images + self.holdout) / 3
+        last = max(0, iteration - 1) // self.eval_every * self.eval_every
+        images = (self.iterations - iteration) * self.batch_size
+        return images + self.evaluations_after(last) * self.evaluation_work(test_images)
+
+    def evaluation_work(self, test_images: int) -> float:
+        """The cost of an evaluation in training images: a forward pass is a third of an update."""
+        return (test_images + self.holdout) / 3
+
+    def evaluations_after(self, last: int) -> int:
+        """Evaluations after the one at iteration `last`, 0 for none, to the end of the run."""
+        due = self.iterations // self.eval_every - last // self.eval_every
+        at_the_end = self.iterations % self.eval_every != 0 and last < self.iterations
+        return due + at_the_end
 
     @property
     def hash(self) -> str:

@@ -29,6 +29,7 @@ from resvar.reports.records import (
     result_of,
 )
 from resvar.reports.tables import reason
+from resvar.rundir import RunProgress
 from resvar.sweeps.grid import manifests
 from resvar.sweeps.submission import SUBMISSIONS
 from resvar.table import (
@@ -215,14 +216,11 @@ def seconds_left(records: Sequence[Record]) -> float | None:
     running = [record for record in records if record.state is RunState.RUNNING]
     lengths = [float(r.result["seconds"]) for r in records if r.result is not None]
     lengths += [length for r in running if (length := _length(r)) is not None]
-    if not lengths:
+    open_runs = [r for r in records if not r.diverged and r.state not in (RunState.DONE, *UNREAD)]
+    rests = [_rest(record) for record in open_runs]
+    if None in rests and not lengths:
         return None
-    left = 0.0
-    for record in records:
-        if not record.diverged and record.state not in (RunState.DONE, *UNREAD):
-            length = _length(record) or fmean(lengths)
-            share = record.progress.share if record.progress is not None else 0.0
-            left += length * (1 - share)
+    left = sum(fmean(lengths) if rest is None else rest for rest in rests)
     return left / max(1, len(running))
 
 
@@ -231,8 +229,23 @@ def _length(record: Record) -> float | None:
     progress, settings = record.progress, record.settings
     if progress is None or settings is None or not progress.images_per_second:
         return None
-    test_images = CIFAR_TEST_IMAGES if progress.test_images is None else progress.test_images
-    return settings.work(test_images) / progress.images_per_second
+    return settings.work(_test_images(progress)) / progress.images_per_second
+
+
+def _rest(record: Record) -> float | None:
+    """Seconds that are left of a begun run: those that its own bar shows while it is running."""
+    progress, settings = record.progress, record.settings
+    if progress is None or settings is None:
+        return None
+    if record.state is RunState.RUNNING and progress.seconds_left is not None:
+        return progress.seconds_left
+    if not progress.images_per_second:
+        return None
+    return settings.work(_test_images(progress), progress.iteration) / progress.images_per_second
+
+
+def _test_images(progress: RunProgress) -> int:
+    return CIFAR_TEST_IMAGES if progress.test_images is None else progress.test_images
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -350,13 +363,13 @@ def _spent(record: Record) -> str | None:
 
 def _speed(record: Record) -> str | None:
     running = record.state is RunState.RUNNING and record.progress is not None
-    return per_second(record.progress.images_per_second) if running and record.progress else None
+    speed = record.progress.images_per_second if running and record.progress else 0.0
+    return per_second(speed) if speed else None
 
 
 def _left(record: Record) -> str | None:
-    length = _length(record) if record.state is RunState.RUNNING else None
-    progress = record.progress
-    return duration(length * (1 - progress.share)) if length and progress is not None else None
+    rest = _rest(record) if record.state is RunState.RUNNING else None
+    return duration(rest) if rest is not None else None
 
 
 def _summary(records: Sequence[Record]) -> str:

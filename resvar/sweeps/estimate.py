@@ -90,8 +90,9 @@ def estimate(
         settings, progress = run.settings, read_progress(run.folder)
         key = workload(settings)
         speed = throughput.speeds[key]
-        whole = settings.work(test_images[settings.dataset]) / speed
-        lengths.append(whole * (1 - (progress.share if progress is not None else 0.0)))
+        images, done = test_images[settings.dataset], progress.iteration if progress else 0
+        whole = settings.work(images) / speed
+        lengths.append(settings.work(images, done) / speed)
         part = WorkloadEstimate(f"ResNet-{settings.depth}", speed, whole, [])
         parts.setdefault(key, part).left.append(lengths[-1])
     return Estimate(tuple(parts.values()), tuple(lengths), throughput.source)

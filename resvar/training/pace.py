@@ -1,4 +1,5 @@
-"""How fast a run is in this process, and when it will end."""
+"""How fast a run trains, and how much time is left: the only source of both, for the bar, the log
+and `progress.json`, which `resvar status` reads."""
 
 from __future__ import annotations
 
@@ -8,57 +9,74 @@ from resvar.config import Settings
 
 
 class Pace:
-    """The clock of one process of a run; it starts after the first update, which warms up.
+    """The stopwatch of one process of a run.
+
+    It runs from the end of the first update, which warms up, and stands still during evaluations.
+    So a speed is updates by the time that they took, whatever was interrupted before.
 
     Args:
         test_images: in one evaluation, held-out images left out.
+        earlier: training images per second of the earlier processes of a resumed run, if any; they
+            count until this process has measured its own.
     """
 
-    def __init__(self, settings: Settings, test_images: int) -> None:
-        self.settings, self.test_images = settings, test_images
-        self._start: tuple[int, float] | None = None
+    def __init__(self, settings: Settings, test_images: int, earlier: float = 0.0) -> None:
+        self.settings, self.test_images, self.earlier = settings, test_images, earlier
+        self.updates = 0
+        """Measured so far: those after the first."""
+        self._warm = False
+        self._trained = 0.0  # seconds of completed spans of training
+        self._span: float | None = None  # when the present one began
         self._evaluations: list[float] = []  # seconds of each
-        self._paused = 0.0
+        self._evaluation: float | None = None  # when the present one began
+        self._share = 0.0  # of the present evaluation that is done
 
-    def updated(self, iteration: int) -> None:
-        if self._start is None:
-            self._start = iteration, time.monotonic()
+    def updated(self) -> None:
+        """An update has ended."""
+        if self._warm:
+            self.updates += 1
+        else:
+            self._warm, self._span = True, time.monotonic()
 
-    def evaluated(self, seconds: float) -> None:
-        self._evaluations.append(seconds)
-        self._paused += seconds if self._start is not None else 0.0
+    def evaluating(self, share: float) -> None:
+        """An evaluation begins, or continues with `share` of it done."""
+        if self._evaluation is None:
+            self._evaluation = time.monotonic()
+            self._trained, self._span = self.seconds, None
+        self._share = share
 
-    def since_start(self, iteration: int) -> tuple[int, float]:
-        """Updates and seconds since the first update of this process."""
-        if self._start is None:
-            return 0, 0.0
-        first, begun = self._start
-        return iteration - first, time.monotonic() - begun
+    def evaluated(self) -> None:
+        """The evaluation has ended."""
+        now = time.monotonic()
+        if self._evaluation is not None:
+            self._evaluations.append(now - self._evaluation)
+        self._evaluation, self._share = None, 0.0
+        self._span = now if self._warm else None
 
-    def images_per_second(self, iteration: int) -> float:
-        """Training images per second of this process, checkpoints included, evaluations not."""
-        updates, seconds = self.since_start(iteration)
-        return updates * self.settings.batch_size / max(seconds - self._paused, 1e-9)
+    @property
+    def seconds(self) -> float:
+        """In which the `updates` were done, with checkpoints and without evaluations."""
+        return self._trained + (0.0 if self._span is None else time.monotonic() - self._span)
+
+    @property
+    def images_per_second(self) -> float:
+        """Training images per second of training; 0 while it is unknown."""
+        if self.updates and self.seconds > 0:  # a coarse clock may stand still for some updates
+            return self.updates * self.settings.batch_size / self.seconds
+        return self.earlier
 
     def seconds_left(self, iteration: int, last_evaluation: int) -> float | None:
-        """Of training and of evaluations; None before the second update of this process.
+        """Of training and of evaluations; None while the speed is unknown.
 
         Args:
             last_evaluation: its iteration; 0 for none.
         """
-        if not self.since_start(iteration)[0]:
+        speed, settings = self.images_per_second, self.settings
+        if not speed:
             return None
-        speed = self.images_per_second(iteration)
-        images = (self.settings.iterations - iteration) * self.settings.batch_size
-        # A forward pass is about a third of the work of training.
-        first = (self.test_images + self.settings.holdout) / (3 * speed)
-        times = self._evaluations or [first]
-        each = sum(times) / len(times)
-        return images / speed + evaluations_to_come(self.settings, last_evaluation) * each
-
-
-def evaluations_to_come(settings: Settings, last: int) -> int:
-    """Evaluations after the one at iteration `last`, 0 for none, to the end of the run."""
-    due = settings.iterations // settings.eval_every - last // settings.eval_every
-    at_the_end = settings.iterations % settings.eval_every != 0 and last < settings.iterations
-    return due + at_the_end
+        images = (settings.iterations - iteration) * settings.batch_size
+        each = settings.evaluation_work(self.test_images) / speed
+        if self._evaluations:
+            each = sum(self._evaluations) / len(self._evaluations)
+        evaluations = settings.evaluations_after(last_evaluation) - self._share
+        return images / speed + max(0.0, evaluations) * each

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Self
 
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, T
 from rich.progress import Progress as Bar
 from rich.table import Column
 
-from resvar.console import duration, moment, per_second, percent
+from resvar.console import duration, moment, per_second, percent, pluralize
 from resvar.table import Parts
 from resvar.training.schedule import learning_rate
 from resvar.training.trainer import Callback, Trainer
@@ -21,15 +22,15 @@ REFRESH = 0.3
 LOG_EVERY = 60.0
 """Seconds between two plain progress lines where the output is no terminal."""
 
-FIRST_ESTIMATE = 10.0
-"""Seconds of training after which the run says how long it will take (or three iterations)."""
+FIRST_ESTIMATE = 5.0
+"""Seconds of training after which the run logs how long it will take."""
 
 
 class Progress(Callback):
     """Shows a run on a console. A context manager."""
 
     def __init__(self, trainer: Trainer, console: Console) -> None:
-        self.console = console
+        self.trainer, self.console = trainer, console
         self.total = trainer.settings.iterations
         self._resumed_at = trainer.iteration
         self._shown = self._logged = time.monotonic()
@@ -60,21 +61,31 @@ class Progress(Callback):
             return
         self._shown = now
         loss = trainer.mean_loss()
-        left = trainer.pace.seconds_left(trainer.iteration, trainer.last_evaluation)
         rate = learning_rate(trainer.iteration - 1, trainer.settings)
-        speed = trainer.pace.images_per_second(trainer.iteration)
-        images = f"{per_second(speed)} images/s" if left is not None else ""
-        shown = (f"{duration(left)} left", f"loss {loss:.4f}", images, f"lr {rate:.4g}")
-        self._bar.update(self._task, completed=trainer.iteration, doing="training", figures=shown)
-        if left is not None and not self._estimated:
-            self._first_estimate(trainer, left, speed)
-        if not self.console.is_terminal and now - self._logged > LOG_EVERY:
-            self._logged = now
-            figures = f"loss {loss:.4f}  lr {rate:.4g}  {images}  {duration(left)} left"
-            self.console.print(f"iteration {trainer.iteration:,} of {self.total:,}  {figures}")
+        self._show("training", (f"loss {loss:.4f}", f"lr {rate:.4g}"))
+        if not self._estimated and trainer.pace.updates and trainer.pace.seconds > FIRST_ESTIMATE:
+            self._log_estimate()
 
     def on_evaluation_batch(self, share: float) -> None:
-        self._bar.update(self._task, doing=f"evaluating {percent(100 * share, 0):>5}")
+        self._show(f"evaluating {percent(100 * share, 0):>5}")
+
+    def _show(self, doing: str, more: Sequence[str] = ()) -> None:
+        """Renew the bar; where there is none, print a line now and then.
+
+        Args:
+            more: figures beside the time left and the speed, the most important first.
+        """
+        left, speed = self.trainer.seconds_left(), self.trainer.pace.images_per_second
+        figures = [f"{duration(left)} left", *more[:1]] if left is not None else [*more[:1]]
+        figures += [f"{per_second(speed)} images/s"] if speed else []
+        figures += more[1:]
+        done, now = self.trainer.iteration, time.monotonic()
+        self._bar.update(self._task, completed=done, doing=doing, figures=figures)
+        if not self.console.is_terminal and now - self._logged > LOG_EVERY:
+            self._logged = now
+            self.console.print(
+                f"iteration {done:,} of {self.total:,}  {doing}  {'  '.join(figures)}"
+            )
 
     def on_evaluation(self, trainer: Trainer, row: dict[str, float]) -> None:
         del trainer
@@ -88,13 +99,14 @@ class Progress(Callback):
             f"{per_second(row['images_per_second'])} images/s  {duration(row['seconds'])}"
         )
 
-    def _first_estimate(self, trainer: Trainer, left: float, speed: float) -> None:
-        updates, seconds = trainer.pace.since_start(trainer.iteration)
-        if updates >= 3 or seconds > FIRST_ESTIMATE:
+    def _log_estimate(self) -> None:
+        pace, left = self.trainer.pace, self.trainer.seconds_left()
+        if left is not None:
             self._estimated = True
             self._log(
-                f"About {duration(left)} to go, until {moment(left)}, with evaluations; measured "
-                f"on {updates} iterations: {per_second(speed)} images/s."
+                f"About {duration(left)} left, until {moment(left)}, evaluations included; "
+                f"{per_second(pace.images_per_second)} images/s over "
+                f"{pluralize(pace.updates, 'iteration')}."
             )
 
     def _log(self, text: str) -> None:

@@ -150,7 +150,7 @@ class Trainer:
         """One iteration: an update with its batch, and the callbacks."""
         begun = time.monotonic()
         self.updater(*self.splits.training.batch(self.iteration))
-        self.pace.updated(self.iteration)
+        self.pace.updated()
         for callback in callbacks:
             callback.on_update(self)
         self.updater.meters.seconds += time.monotonic() - begun
@@ -239,6 +239,11 @@ class Trainer:
         meters.images, meters.seconds = int(images), float(seconds)
         meters.finite.fill_(meters.images // self.settings.batch_size)
         self.seconds, self.train_seconds = float(state["seconds"]), float(state["train_seconds"])
+        self.pace.earlier = self.images_per_second()
+
+    def seconds_left(self) -> float | None:
+        """Until the last iteration and its evaluation; None while the speed is unknown."""
+        return self.pace.seconds_left(self.iteration, self.last_evaluation)
 
     def images_per_second(self) -> float:
         """Training images per second of training, over the whole run (resumed or not)."""
@@ -255,11 +260,10 @@ class Trainer:
 
     def _record(self, callbacks: Sequence[Callback], stop: object) -> None:
         """Evaluate, and add a row to the metrics."""
-        begun, meters = time.monotonic(), self.updater.meters
-        loss = self.check()  # waits for the device, and so belongs to the training time
+        meters = self.updater.meters
+        loss = self._settle()
         error = 100.0 * int(meters.wrong) / meters.images
-        seconds = meters.seconds + time.monotonic() - begun
-        begun = time.monotonic()
+        seconds = meters.seconds
         test = self._measure(self.splits.test, "test", callbacks, stop)
         row = {
             "iteration": self.iteration,
@@ -273,10 +277,11 @@ class Trainer:
             "seconds": 0.0,
         }
         if self.splits.holdout is not None:
-            holdout = self._measure(self.splits.holdout, "held-out", callbacks, stop)
+            before = len(self.splits.test.labels)
+            holdout = self._measure(self.splits.holdout, "held-out", callbacks, stop, before)
             row |= {"holdout_loss": holdout.loss, "holdout_error": holdout.error}
         row["seconds"] = self.total_seconds()
-        self.pace.evaluated(time.monotonic() - begun)
+        self.pace.evaluated()
         self.train_seconds += seconds
         meters.clear()
         self.rows.append(row)
@@ -285,29 +290,49 @@ class Trainer:
             callback.on_evaluation(self, row)
 
     def _measure(
-        self, loader: EvalLoader, which: str, callbacks: Sequence[Callback], stop: object
+        self,
+        loader: EvalLoader,
+        which: str,
+        callbacks: Sequence[Callback],
+        stop: object,
+        before: int = 0,
     ) -> Evaluation:
         """An evaluation whose loss is finite."""
-        found = self._evaluate(loader, callbacks, stop)
+        found = self._evaluate(loader, callbacks, stop, before)
         if not math.isfinite(found.loss):
             raise DivergedError(f"the {which} loss became {found.loss}", self.iteration, found.loss)
         return found
 
     def _evaluate(
-        self, loader: EvalLoader, callbacks: Sequence[Callback], stop: object
+        self, loader: EvalLoader, callbacks: Sequence[Callback], stop: object, before: int = 0
     ) -> Evaluation:
-        """Obeys a stop meanwhile: the resumed run then repeats the evaluation."""
+        """Obeys a stop meanwhile: the resumed run then repeats the evaluation.
+
+        Args:
+            before: images that the evaluation has had before those of `loader`.
+        """
+        images = len(loader.labels)
+        total = len(self.splits.test.labels) + self.settings.holdout
 
         def report(share: float) -> None:
             if self.plan.ranks.any(bool(stop)):
                 self._save_and_stop(callbacks)
+            share = (before + share * images) / total
+            self.pace.evaluating(share)
             for callback in callbacks:
                 callback.on_evaluation_batch(share)
 
         return evaluate(self.network, loader, self.plan, report)
 
+    def _settle(self) -> float:
+        """`check`; the time in which the device completes its updates is training time."""
+        begun = time.monotonic()
+        loss = self.check()
+        self.updater.meters.seconds += time.monotonic() - begun
+        return loss
+
     def _save(self, callbacks: Sequence[Callback]) -> None:
-        self.check()  # never replace a good checkpoint by a diverged one
+        self._settle()  # never replace a good checkpoint by a diverged one
         for callback in callbacks:
             callback.on_checkpoint(self)
         self._saved_at = self.iteration

@@ -36,9 +36,12 @@ class Writer(Callback):
             self._events.close()
 
     def on_update(self, trainer: Trainer) -> None:
-        if time.monotonic() - self._noted > NOTE_EVERY:
-            self._noted = time.monotonic()
-            self._write_progress(trainer, trainer.pace.images_per_second(trainer.iteration))
+        del trainer
+        self._renew_progress()
+
+    def on_evaluation_batch(self, share: float) -> None:
+        del share
+        self._renew_progress()
 
     def on_evaluation(self, trainer: Trainer, row: dict[str, float]) -> None:
         write_metrics(self.folder / METRICS, trainer.rows)
@@ -50,7 +53,7 @@ class Writer(Callback):
         checkpoint lacks, since the resumed run computes it again."""
         write_metrics(self.folder / METRICS, trainer.rows)
         save(self.folder, trainer.state())
-        self._write_progress(trainer, trainer.images_per_second())
+        self._write_progress()
 
     def on_snapshot(self, trainer: Trainer) -> None:
         """The weights and BN's buffers alone, as `resvar.load_model` reads them."""
@@ -60,12 +63,18 @@ class Writer(Callback):
         with replacing(path) as file:
             file.write(to_safetensors(trainer.network, provenance))
 
-    def _write_progress(self, trainer: Trainer, images_per_second: float) -> None:
+    def _renew_progress(self) -> None:
+        if time.monotonic() - self._noted > NOTE_EVERY:
+            self._write_progress()
+
+    def _write_progress(self) -> None:
+        trainer, self._noted = self.trainer, time.monotonic()
         note = {
             "iteration": trainer.iteration,
             "iterations": trainer.settings.iterations,
             "seconds": trainer.total_seconds(),
-            "images_per_second": images_per_second,
+            "seconds_left": trainer.seconds_left(),
+            "images_per_second": trainer.pace.images_per_second,
             "test_images": len(trainer.splits.test.labels),
         }
         write_note(self.folder / PROGRESS, note, durable=False)

@@ -73,8 +73,10 @@ def test_of_a_run_that_has_begun_only_what_is_left_counts(tmp_path):
     note(todo[2].folder, iteration=100)
     found = estimate(todo, given_throughput("8=50", todo))
     whole = WORK / 50
-    assert found.lengths == pytest.approx((0.75 * whole, whole, 0, whole))
-    assert found.total == pytest.approx(2.75 * whole)
+    begun = (WORK - 25 * 64) / 50  # all three evaluations are to come
+    measuring = 10_000 / 3 / 50  # the last evaluation may not be done
+    assert found.lengths == pytest.approx((begun, whole, measuring, whole))
+    assert found.total == pytest.approx(begun + measuring + 2 * whole)
 
 
 def test_the_evaluation_images_of_a_folder_are_counted(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from resvar.config import resolve
-from resvar.training.pace import Pace, evaluations_to_come
+from resvar.training.pace import Pace
 from resvar.training.progress import Progress
 
 ROW = {
@@ -41,13 +41,15 @@ def trainer(iterations: int = 100, eval_every: int = 10) -> Any:
         [f"iterations={iterations}", f"eval_every={eval_every}", "batch_size=8",
          "bn_batch_size=8"],
     )  # fmt: skip
-    return SimpleNamespace(
+    made = SimpleNamespace(
         settings=settings,
         iteration=0,
         last_evaluation=0,
         mean_loss=lambda: 1.0,
         pace=Pace(settings, test_images=240),
     )
+    made.seconds_left = lambda: made.pace.seconds_left(made.iteration, made.last_evaluation)
+    return made
 
 
 def run(
@@ -57,18 +59,16 @@ def run(
     while trained.iteration < to:
         clock.now += each
         trained.iteration += 1
-        trained.pace.updated(trained.iteration)
+        trained.pace.updated()
         progress.on_update(trained)
         if trained.iteration % trained.settings.eval_every == 0:
-            progress.on_evaluation_batch(0.0)
-            clock.now += evaluation
-            trained.pace.evaluated(evaluation)
+            for share in (0.0, 0.5):
+                trained.pace.evaluating(share)
+                progress.on_evaluation_batch(share)
+                clock.now += evaluation / 2
+            trained.pace.evaluated()
             trained.last_evaluation = trained.iteration
             progress.on_evaluation(trained, ROW | {"iteration": float(trained.iteration)})
-
-
-def seconds_left(trained: Any) -> float:
-    return trained.pace.seconds_left(trained.iteration, trained.last_evaluation)
 
 
 def shown(trained: Any, out: io.StringIO) -> Progress:
@@ -79,25 +79,27 @@ def test_the_time_left_contains_the_measured_evaluations(clock: Clock) -> None:
     trained = trainer()
     run(shown(trained, io.StringIO()), trained, clock, to=50, each=2.0, evaluation=30.0)
     # 50 iterations of 2 s and the evaluations at 60, 70, 80, 90, 100.
-    assert seconds_left(trained) == pytest.approx(50 * 2 + 5 * 30)
+    assert trained.seconds_left() == pytest.approx(50 * 2 + 5 * 30)
 
 
 def test_an_evaluation_before_the_first_update_does_not_change_the_speed(clock: Clock) -> None:
     """As when a run resumes at an iteration whose evaluation was interrupted."""
     trained = trainer()
-    trained.pace.evaluated(50.0)
+    trained.pace.evaluating(0.0)
+    clock.now += 50.0
+    trained.pace.evaluated()
     run(shown(trained, io.StringIO()), trained, clock, to=5, each=2.0, evaluation=30.0)
-    assert trained.pace.images_per_second(trained.iteration) == pytest.approx(8 / 2.0)
+    assert trained.pace.images_per_second == pytest.approx(8 / 2.0)
 
 
 def test_before_the_first_evaluation_a_forward_pass_is_a_third(clock: Clock) -> None:
     trained, out = trainer(), io.StringIO()
     run(shown(trained, out), trained, clock, to=5, each=2.0, evaluation=30.0)
     # 240 test images at a speed of 4 images/s take 20 s an evaluation.
-    assert seconds_left(trained) == pytest.approx(95 * 2 + 10 * 20)
-    # Said once, after three iterations beyond the first: 96 of them, and ten evaluations.
-    assert "About 6:32 min to go" in out.getvalue()
-    assert "measured on 3 iterations: 4.0 images/s" in out.getvalue()
+    assert trained.seconds_left() == pytest.approx(95 * 2 + 10 * 20)
+    # Logged once, after three iterations beyond the first: 96 are left, and ten evaluations.
+    assert "About 6:32 min left" in out.getvalue()
+    assert "4.0 images/s over 3 iterations." in out.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -105,5 +107,5 @@ def test_before_the_first_evaluation_a_forward_pass_is_a_third(clock: Clock) -> 
     [(100, 10, 0, 10), (100, 10, 50, 5), (105, 10, 100, 1), (105, 10, 105, 0), (4, 4, 0, 1),
      (100, 10, 100, 0)],
 )  # fmt: skip
-def test_evaluations_to_come(iterations: int, every: int, last: int, left: int) -> None:
-    assert evaluations_to_come(trainer(iterations, every).settings, last) == left
+def test_evaluations_after(iterations: int, every: int, last: int, left: int) -> None:
+    assert trainer(iterations, every).settings.evaluations_after(last) == left
