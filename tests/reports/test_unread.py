@@ -336,16 +336,17 @@ def test_the_time_left_counts_the_runs_own_test_images(root, images):
     """An evaluated image takes a third of a trained one (docs/performance.md)."""
     progress = how_far(200) | {"images_per_second": 100.0}
     settings = make_settings(depth=32)
-    evaluations = -(-settings.iterations // settings.eval_every)
+    end, every = settings.iterations, settings.eval_every
+    evaluations = len({*range(every, end + 1, every), end} - set(range(200)))  # at 200 or later
     for test_images in (images, None):
         note = progress | ({"test_images": images} if test_images else {})
         run = write_curved(root, "original", 32, test_error=None, progress=note)
         with locked(run):
             (record,) = read_records([run])
             left = seconds_left([record])
-        work = settings.iterations * settings.batch_size
+        work = (end - 200) * settings.batch_size
         work += evaluations * (test_images or 10_000) / 3
-        assert left == pytest.approx(work / 100.0 / 2)
+        assert left == pytest.approx(work / 100.0)
 
 
 def test_a_run_records_how_many_test_images_it_has(tmp_path, monkeypatch):
@@ -371,3 +372,16 @@ def test_a_lock_that_is_a_pipe_keeps_nobody_waiting(root):
     (run / CONFIG).write_text(make_settings(depth=32).to_yaml(), encoding="utf-8")
     os.mkfifo(run / LOCK)
     assert {record.state for record in read_records([run])} == {RunState.STOPPED}
+
+
+def test_of_a_running_run_the_time_left_is_the_one_that_it_noted(root):
+    progress = how_far(200) | {"images_per_second": 100.0}
+    for noted in (42.0, None):
+        note = progress | {"seconds_left": noted}
+        run = write_curved(root, "original", 32, test_error=None, progress=note)
+        with locked(run):
+            (record,) = read_records([run])
+        found = seconds_left([record])
+        assert found == noted or (noted is None and found > 42.0)
+    (record,) = read_records([run])  # stopped: the work that is left is known too
+    assert seconds_left([record]) == found
