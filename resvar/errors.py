@@ -35,6 +35,10 @@ class RunError(Exception):
     exit_code = 1
 
 
+class BrokenOffError(RunError):
+    """A run broke off in the middle; what reports it adds what a rerun of the command will do."""
+
+
 class Stopped(Exception):  # noqa: N818 - not an error
     """A signal arrived, and the state was saved if there was any. Exit code 130."""
 

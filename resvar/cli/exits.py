@@ -19,8 +19,6 @@ from resvar.errors import OutputError, PeerFailure, RunError, Stopped, UserError
 from resvar.streams import log
 from resvar.training.stop import SIGNALS
 
-STOPPED = "stopped; rerun the command to resume from what is saved, if anything is."
-
 RETRY_SECONDS = 0.05
 
 
@@ -36,7 +34,7 @@ def exit_code(command: Callable[[], object]) -> int:
     try:
         return _attempt(command)
     except KeyboardInterrupt:  # during the report of an error
-        return _report(STOPPED, Stopped.exit_code)
+        return _stopped()
     finally:
         _cancel_retry()
 
@@ -63,7 +61,7 @@ def _attempt(command: Callable[[], object]) -> int:
     except PeerFailure as failure:
         return failure.exit_code
     except KeyboardInterrupt:
-        return _report(STOPPED, Stopped.exit_code)
+        return _stopped()
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         return _report(f"{error.strerror or str(error) or type(error).__name__}{where}.", 1, error)
@@ -74,6 +72,11 @@ def _attempt(command: Callable[[], object]) -> int:
             problem = error.format_message().replace("Value error, ", "").rstrip(".")
             return _report(f"{problem}. Try --help.", 2)
         raise
+
+
+def _stopped() -> int:
+    log("resvar: stopped.")
+    return Stopped.exit_code
 
 
 def _report(sentence: str, code: int, error: Exception | None = None) -> int:

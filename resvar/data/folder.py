@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from resvar.data.memory import UNSHARDED, Shard, draw_epoch
 from resvar.data.photos import ImageFiles, UnreadableImageError, checksum_of, list_images
 from resvar.data.workers import obey_parent_only
-from resvar.errors import RunError, UserError, first_line
+from resvar.errors import BrokenOffError, UserError, first_line
 from resvar.limits import available_cores
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -258,9 +258,7 @@ def _read(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
             text = str(error)
             last = text.rstrip().rpartition("\n")[2]
             reason = first_line(Exception(last if text.startswith("Caught ") else text))
-            raise RunError(
-                f"a process that reads images died ({reason}); the same command resumes the run."
-            ) from error
+            raise BrokenOffError(f"a process that reads images died ({reason}).") from error
         if batch is None:
             return
         if isinstance(batch, _UnreadableImage):

@@ -18,9 +18,9 @@ from typing import IO, Any
 
 import torch
 
-from resvar.errors import RunError, UserError
+from resvar.errors import BrokenOffError, RunError, UserError, first_line, is_out_of_memory
 from resvar.files import create_new, flush_folder, open_regular, temporary_beside
-from resvar.rundir import CHECKPOINT, PREVIOUS_CHECKPOINT
+from resvar.rundir import CHECKPOINT, PREVIOUS_CHECKPOINT, RESULT
 
 FORMAT = 2
 """Of the file. A later version of resvar that changes it still reads this one."""
@@ -46,7 +46,7 @@ def save(folder: Path, state: State) -> None:
 
     Raises:
         OSError: the disk is full or read-only; the existing checkpoints are untouched.
-        RunError: the new file does not read back; the existing ones are untouched here too.
+        BrokenOffError: the new file does not read back; the existing ones are untouched here too.
     """
     newest, previous = folder / CHECKPOINT, folder / PREVIOUS_CHECKPOINT
     temporary = temporary_beside(newest)
@@ -56,9 +56,8 @@ def save(folder: Path, state: State) -> None:
         try:
             load(temporary)
         except DamagedError as error:
-            raise RunError(
-                f"{newest}: the file just written does not read back ({error}): check that disk. "
-                "The checkpoint before it is kept, and the same command resumes from it."
+            raise BrokenOffError(
+                f"{newest}: the file just written does not read back ({error}): check that disk."
             ) from error
         if newest.exists() and _is_whole(newest):  # a damaged one must not push out a good one
             _keep_as(previous, newest)
@@ -78,6 +77,7 @@ def load(path: Path) -> State:
         DamagedError: the file was cut, changed, or is no checkpoint of resvar.
         NewerError: it was written by a later version of resvar.
         OSError: it is missing, or this user may not read it.
+        MemoryError, RuntimeError: there is not enough memory to read it.
     """
     try:
         with open_regular(path) as file:  # once: the name may change its file at any moment
@@ -106,6 +106,8 @@ def load(path: Path) -> State:
     except pickle.UnpicklingError as error:
         raise DamagedError("it holds more than numbers and text") from error
     except Exception as error:  # flipped bits can make torch's reader raise nearly anything
+        if is_out_of_memory(error):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise DamagedError(f"it cannot be read ({reason})") from error
     return state
@@ -140,6 +142,29 @@ def load_newest(folder: Path, warn: Any = None) -> State | None:
     if problems:
         raise RunError(f"{'; '.join(problems)}. Start the run over with --fresh.")
     return None
+
+
+def outlook(folder: Path, fresh: bool = False) -> str:
+    """What a rerun of a command will do, by the checkpoints that load: the end of a sentence.
+
+    Args:
+        fresh: the command had `--fresh`.
+    """
+    if (folder / RESULT).exists():
+        return "the run is finished"
+    try:
+        state = load_newest(folder)
+    except RunError as error:
+        return str(error).rstrip(".")
+    except Exception as error:
+        return f"whether its checkpoint can be used is not known ({first_line(error)})"
+    if state is None:
+        return "no checkpoint was saved, so rerun the command to start from the beginning"
+    without = " without --fresh" if fresh else ""
+    return (
+        f"a checkpoint is saved: rerun the command{without} to resume at iteration "
+        f"{state['iteration']:,}"
+    )
 
 
 def _check_stored(file: IO[bytes], size: int) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from resvar.config import Settings
 from resvar.data.memory import Shard
-from resvar.errors import PeerFailure, RunError, Stopped, UserError
+from resvar.errors import BrokenOffError, PeerFailure, RunError, Stopped, UserError
 from resvar.training.machine import choose_device, device_name
 
 T = TypeVar("T")
@@ -40,14 +40,11 @@ CONNECTION = re.compile(r"gloo|nccl|connection|socket|broken pipe|timed? ?out|st
 """In the message of a RuntimeError from a collective whose peer is gone or silent."""
 
 
-class LostError(RunError):
+class LostError(BrokenOffError):
     """Another process of the run ended, or does not answer."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "another process of this run has ended or does not answer; the last checkpoint is "
-            "kept, and the same command resumes the run."
-        )
+        super().__init__("another process of this run has ended or does not answer.")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Why a run failed: recorded in its directory, and reported in a sentence with a remedy."""
+"""Why a run ended early: recorded in its directory, and reported in a sentence with a remedy."""
 
 from __future__ import annotations
 
@@ -8,52 +8,68 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from resvar import rundir
-from resvar.errors import RunError, Stopped, UserError, first_line, is_out_of_memory
+from resvar.errors import (
+    BrokenOffError,
+    RunError,
+    Stopped,
+    UserError,
+    first_line,
+    is_out_of_memory,
+)
+from resvar.training.checkpoint import load_newest, outlook
 from resvar.training.trainer import DivergedError
 
 
 @contextmanager
-def record_failures(folder: Path) -> Iterator[None]:
-    """Record in the run directory why the work failed; not when it is stopped or refused."""
+def record_failures(folder: Path, fresh: bool = False) -> Iterator[None]:
+    """Record in the run directory why the work failed; not when it is stopped or refused.
+
+    What the messages say about checkpoints is what the folder contains.
+
+    Args:
+        fresh: the command had `--fresh`.
+    """
     try:
         yield
     except DivergedError as error:
+        error.args = (f"{error}{_kept(folder)}",)
         loss = error.loss if math.isfinite(error.loss) else str(error.loss)  # JSON has no NaN
         note = {"iteration": error.iteration, "loss": loss, "message": str(error)}
         rundir.write_note(folder / rundir.DIVERGED, note)
         raise
-    except OSError as error:
-        reason = f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
-        raise _failure(
-            folder, f"{folder}: {reason}; what was saved is kept, and the same command resumes."
-        ) from error
+    except Stopped as stopped:
+        raise Stopped(f"{stopped}; {outlook(folder, fresh)}.") from None
     except Exception as error:
-        saved = (folder / rundir.CHECKPOINT).exists()
-        if (sentence := _advice(error, saved)) is not None:
-            raise _failure(folder, f"{folder}: {sentence}") from error
-        if not isinstance(error, UserError | Stopped):
+        if (reason := _reason(error)) is not None:
+            sentence = f"{folder}: {reason}; {outlook(folder, fresh)}."
+            raise _failure(folder, sentence) from error
+        if not isinstance(error, UserError):
             _failure(folder, str(error) or type(error).__name__)
         raise
 
 
-def _advice(error: Exception, saved: bool) -> str | None:
-    """What to do about an error that is no fault of the program; None for any other.
+def _kept(folder: Path) -> str:
+    """A sentence on the checkpoint that a diverged run leaves; empty if there is none."""
+    with suppress(Exception):
+        if (state := load_newest(folder)) is not None:
+            return f" The checkpoint of iteration {state['iteration']:,} is kept."
+    return ""
 
-    Args:
-        saved: whether there is a checkpoint.
-    """
-    kept = "the last checkpoint is kept" if saved else "no checkpoint was due yet"
+
+def _reason(error: Exception) -> str | None:
+    """Why the work broke off, if it is not the fault of the program or the settings."""
+    if isinstance(error, BrokenOffError):
+        return str(error).rstrip(".")
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
     if is_out_of_memory(error):
         where = "the GPU" if "cuda" in str(error).lower() else "this machine"
         return (
-            f"{where} has not enough free memory ({first_line(error)}); {kept}. Free some and "
-            "repeat the command; --set recompute=unit needs less."
+            f"{where} does not have enough free memory ({first_line(error)}): free some, or use "
+            "--set recompute=unit"
         )
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
-        return (
-            f"a process that reads images died ({first_line(error)}); {kept}, and the same command "
-            "resumes."
-        )
+        return f"a process that reads images died ({first_line(error)})"
     return None
 
 

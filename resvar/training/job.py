@@ -26,7 +26,7 @@ from resvar.data.splits import Splits, open_images
 from resvar.errors import RunError, Stopped, UserError
 from resvar.files import replacing, write_json
 from resvar.ownership import refuse_foreign, start_over
-from resvar.training.checkpoint import load_newest
+from resvar.training.checkpoint import load_newest, outlook
 from resvar.training.distributed import Ranks
 from resvar.training.evaluate import Evaluation
 from resvar.training.events import require_trackers
@@ -76,12 +76,13 @@ def run_training(
     Raises:
         UserError: wrong input; nothing was written.
         RunError: the run cannot be finished; everything saved is kept.
-        Stopped: somebody asked the run to stop; a checkpoint was saved.
+        Stopped: Ctrl-C or another signal; the message tells what a rerun will do.
         PeerFailure: on all ranks but rank 0, which raises one of these.
     """
     continue_without_sweep()
-    folder, source = out or Path("runs") / settings.directory, source_version()
-    with process_group() as ranks:
+    folder = out or Path("runs") / settings.directory
+    with _interruptible(folder, fresh), process_group() as ranks:
+        source = source_version()
         console = console if ranks.first else Console(quiet=True)
 
         def log(text: str) -> None:
@@ -108,6 +109,15 @@ def run_training(
                 test = trainer.fit(callbacks, stop)
             with stop_request("", together) as stop:
                 return run.finish(trainer, test, origin, stop)
+
+
+@contextmanager
+def _interruptible(folder: Path, fresh: bool) -> Iterator[None]:
+    """Ctrl-C outside the training loop, which listens to it by itself."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped(f"stopped; {outlook(folder, fresh)}.") from None
 
 
 def _check(settings: Settings, device: str, ranks: Ranks) -> torch.device:
@@ -206,7 +216,7 @@ def _claim(folder: Path, plan: Execution, fresh: bool, log: Log) -> Iterator[Cla
             return _finished(folder, plan.settings, log)  # again: another process may have been
 
         run = ClaimedRun(folder, plan, log, plan.ranks.on_rank0(enter))
-        with record_failures(folder) if plan.ranks.first else nullcontext():
+        with record_failures(folder, fresh) if plan.ranks.first else nullcontext():
             yield run
 
 
@@ -412,6 +422,6 @@ def _write_result(
     with replacing(folder / rundir.PREDICTIONS) as file:
         np.save(file, test.predictions.numpy().astype(np.int64))
     if stop:  # after this the run is finished, and exit code 130 would be untrue
-        raise Stopped("stopped before the result was written; the last checkpoint has everything.")
+        raise Stopped("stopped after the last iteration")
     write_json(folder / rundir.RESULT, result)
     (folder / rundir.PREVIOUS_CHECKPOINT).unlink(missing_ok=True)

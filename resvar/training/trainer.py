@@ -37,8 +37,7 @@ class DivergedError(RunError):
 
     def __init__(self, what: str, iteration: int, loss: float) -> None:
         super().__init__(
-            f"{what} at iteration {iteration}: the run has diverged. The last good checkpoint is "
-            "kept; a smaller lr may help."
+            f"{what} at iteration {iteration}: the run has diverged; a smaller lr may help."
         )
         self.iteration, self.loss = iteration, loss
 
@@ -125,8 +124,8 @@ class Trainer:
             stop: true as soon as somebody asked the run to stop.
 
         Raises:
-            Stopped: `stop` became true; a checkpoint was saved.
-            DivergedError: the loss became NaN or infinite; the last good checkpoint is kept.
+            Stopped: `stop` became true, and the callbacks were told to save a checkpoint.
+            DivergedError: the loss became NaN or infinite; no checkpoint of that state is saved.
         """
         settings, ranks = self.settings, self.plan.ranks
         while True:
@@ -339,4 +338,4 @@ class Trainer:
 
     def _save_and_stop(self, callbacks: Sequence[Callback]) -> None:
         self._save(callbacks)
-        raise Stopped(f"stopped after iteration {self.iteration}; a checkpoint is saved.")
+        raise Stopped(f"stopped after iteration {self.iteration}")

@@ -476,7 +476,7 @@ def test_a_diverged_run_says_so_and_keeps_the_last_good_checkpoint(tmp_path, mon
         "eval_every=100",
     )  # fmt: skip
     out = tmp_path / "run"
-    with pytest.raises(DivergedError, match=r"diverged.*checkpoint is kept"):
+    with pytest.raises(DivergedError, match=r"diverged.*The checkpoint of iteration 4 is kept\.$"):
         train(settings, tmp_path / "data", Console(file=io.StringIO()), out, "cpu")
     note = json.loads((out / "diverged.json").read_text(encoding="utf-8"))
     assert note["format"] == 1
@@ -617,7 +617,7 @@ def test_a_lack_of_memory_ends_a_run_in_a_sentence_that_keeps_the_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(Updater, "__call__", full_at_3)
         with pytest.raises(
-            RunError, match=rf"{where} has not enough free memory.*the last checkpoint is kept"
+            RunError, match=rf"{where} does not have enough free memory.*resume at iteration 2\.$"
         ) as caught:
             train(settings, tmp_path / "data", Console(file=io.StringIO()), out, "cpu")
     assert "--fresh" not in str(caught.value)
