@@ -49,7 +49,7 @@ class RunState(StrEnum):
     RUNNING = "running"
     QUEUED = "queued"  # Slurm will start it
     REQUEUED = "requeued"  # Slurm will start it again
-    STOPPED = "stopped"  # started, but no process is at work; the same command resumes it
+    STOPPED = "stopped"  # started, but no process is at work; a rerun resumes it
     FAILED = "failed"  # the last attempt ended with an error
     WAITING = "waiting"  # listed in a sweep, no directory yet
     DAMAGED = "damaged"  # its files are not what was written, or contradict one another

@@ -29,7 +29,7 @@ from resvar.reports.records import (
     result_of,
 )
 from resvar.reports.tables import reason
-from resvar.rundir import RunProgress
+from resvar.rundir import CHECKPOINT, RunProgress
 from resvar.sweeps.grid import manifests
 from resvar.sweeps.submission import SUBMISSIONS
 from resvar.table import (
@@ -387,4 +387,6 @@ def _summary(records: Sequence[Record]) -> str:
         return f"{text} Slurm starts the queued runs.{work}"
     if counts[RunState.RUNNING]:
         return text
-    return f"{text} Nothing is running; rerun the same command to resume.{work}"
+    unfinished = [record for record in records if record.state is not RunState.DONE]
+    verb = "resume" if any((r.folder / CHECKPOINT).exists() for r in unfinished) else "start"
+    return f"{text} Nothing is running; rerun the command to {verb}.{work}"

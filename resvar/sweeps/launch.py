@@ -9,7 +9,7 @@ from pathlib import Path
 
 from resvar.console import deliver, duration, pluralize, print_line
 from resvar.data.cifar import DATASETS, find_problems
-from resvar.errors import RunError, UserError
+from resvar.errors import RunError, Stopped, UserError
 from resvar.sweeps.estimate import (
     estimate,
     given_throughput,
@@ -46,7 +46,10 @@ def run_here(
         return
     if todo:
         require_inputs(todo, data)
-        _announce(todo, slots, data)
+        try:
+            _announce(todo, slots, data)
+        except KeyboardInterrupt:
+            raise Stopped("stopped before any run was started.") from None
     elif not found.failed:
         return
     local = LocalSweep(sweep, slots, data)
@@ -72,7 +75,7 @@ def _announce(todo: Sequence[PlannedRun], slots: Sequence[Slot], data: Path) -> 
         time = f"About {duration(found.by_the_clock(len(slots)))} in all"
     except RunError as error:
         time = f"How long it takes is not known: {str(error).rstrip('.')}"
-    print_line(f"{time}. Ctrl-C stops; the same command resumes.")
+    print_line(f"{time}. Ctrl-C stops the runs; rerun the command to resume.")
 
 
 def estimate_here(

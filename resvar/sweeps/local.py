@@ -27,7 +27,7 @@ from resvar.console import (
     print_line,
 )
 from resvar.errors import RunError, Stopped, UserError
-from resvar.rundir import RunProgress, is_locked, read_divergence, read_progress
+from resvar.rundir import CHECKPOINT, RunProgress, is_locked, read_divergence, read_progress
 from resvar.sweeps.grid import PlannedRun, Sweep
 from resvar.sweeps.processes import (
     POLL,
@@ -98,7 +98,13 @@ class LocalSweep:
                 terminate(self.active)
                 raise
         if self.waiting:
-            raise Stopped("the sweep was stopped; the same command resumes it.")
+            saved = sum((run.folder / CHECKPOINT).exists() for run in self.waiting)
+            runs = pluralize(len(self.sweep.runs), "run")
+            verb = "resume" if saved or self.finished else "start"
+            raise Stopped(
+                f"the sweep was stopped: {self.finished} of {runs} finished, {saved} with a "
+                f"checkpoint; rerun the command to {verb} it."
+            )
 
     def report(self) -> None:
         """Print each diverged run, and each failed one with the end of its log.
@@ -117,9 +123,10 @@ class LocalSweep:
             for line in failure.log or ():
                 print_line(f"    {line}")
         if self.failed:
-            failed = pluralize(len(self.failed), "run")
+            diverged = f", {len(self.diverged)} diverged" if self.diverged else ""
             raise RunError(
-                f"{failed} failed, the others are finished; the same command tries again."
+                f"{pluralize(len(self.failed), 'run')} failed, {self.finished} finished{diverged}; "
+                "rerun the command to retry what failed."
             )
 
     # --- one run after the other ------------------------------------------------------------------

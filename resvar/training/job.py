@@ -411,8 +411,8 @@ def _read_environment(path: Path) -> tuple[dict[str, Any], list[Any]]:
         return begun, [note["changed"].items() for note in begun.get("resumed", [])]
     except (TypeError, KeyError, AttributeError):
         raise UserError(
-            f"{path}: this is damaged: 'resumed' is no list of changes; remove the file, and "
-            "the same command resumes the run and records where."
+            f"{path}: this is damaged: 'resumed' is not a list of changes; remove the file and "
+            "rerun the command."
         ) from None
 
 

@@ -39,7 +39,10 @@ def test_an_unfinished_run_has_a_row_beside_them(tmp_path, shown):
     write_run(tmp_path, "original", 110, 1, None, progress=how_far(123))
     rows = shown()
     assert rows[3][:4] == ["quick/original-110/seed-1", "stopped", "123 / 400", "–"]
-    assert rows[5][0].startswith("2 runs: 1 done, 1 stopped. Nothing is running")
+    nothing = "2 runs: 1 done, 1 stopped. Nothing is running; rerun the command to"
+    assert rows[5][0].startswith(f"{nothing} start.")
+    (tmp_path / "quick/original-110/seed-1/checkpoint.pt").touch()
+    assert shown()[5][0].startswith(f"{nothing} resume.")
 
 
 def test_many_finished_runs_are_summarised_by_cell(tmp_path, shown, monkeypatch):

@@ -84,7 +84,7 @@ def test_a_dry_run_names_unusable_folders_and_shows_the_other_runs(spoilt, capsy
 def test_unusable_folders_are_failed_runs_and_the_others_are_trained(resvar, spoilt):
     done = resvar.run(*SWEEP, "--seeds", "5", cwd=spoilt, RESVAR_TEST_UNMEASURED="1")
     assert done.code == 1, done
-    assert "3 runs failed, the others are finished" in done.err
+    assert "3 runs failed, 2 finished; rerun the command to retry what failed." in done.err
     assert "Traceback" not in done.err
     for seed, reason in REASONS.items():
         assert f"{CELL}/seed-{seed} failed: " in done.out
@@ -336,5 +336,5 @@ def test_a_closed_terminal_and_a_batch_system_stop_a_sweep_as_sigterm_does(
         stopped = sweep.end()
     assert stopped.code == 130, stopped
     assert "FAILED" not in stopped.out
-    assert "the same command resumes it" in stopped.err
+    assert "1 with a checkpoint; rerun the command to resume it" in stopped.err
     assert (tmp_path / CELL / "seed-0" / "checkpoint.pt").exists()

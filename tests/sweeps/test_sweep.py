@@ -112,8 +112,7 @@ def test_one_that_fails_is_reported_and_the_others_go_on(resvar, undisturbed, tm
     failed = resvar.run(*SWEEP, cwd=tmp_path, **fault, **UNMEASURED)
     assert failed.code == 1
     assert "Traceback" not in failed.err
-    assert "1 run failed" in failed.err
-    assert "the same command tries again" in failed.err
+    assert "1 run failed, 3 finished; rerun the command to retry what failed." in failed.err
     assert failed.err.startswith("resvar: error: ")
     assert "runs/paper/original-8/seed-0 failed (exit 1):" in failed.out
     assert "No space left on device" in failed.out, "the end of its log is shown"
@@ -145,7 +144,7 @@ def test_stopped_then_killed_then_finished_with_the_same_bits(resvar, undisturbe
         stopped = sweep.end()
     assert stopped.code == 130
     assert "Stopping the runs" in stopped.err
-    assert "the same command resumes it" in stopped.err
+    assert "0 of 2 runs finished, 2 with a checkpoint; rerun the command to resume" in stopped.err
     assert "FAILED" not in stopped.out
     assert not processes(mark)
     for run in first:
