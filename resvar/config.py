@@ -26,6 +26,7 @@ from resvar.settings import (
     PROTOCOL_KEYS,
     RECORDED,
     REMOVED,
+    SAMPLE_TEST_IMAGES,
     TRAINING_HALF,
     Settings,
     differences,
@@ -33,7 +34,8 @@ from resvar.settings import (
 from resvar.strict_yaml import parse_yaml, read_yaml, spelling_advice
 
 __all__ = [
-    "ARCHITECTURE", "CIFAR_TEST_IMAGES", "NOT_HASHED", "TRAINING_HALF", "Settings", "deviations",
+    "ARCHITECTURE", "CIFAR_TEST_IMAGES", "NOT_HASHED", "SAMPLE_TEST_IMAGES", "TRAINING_HALF",
+    "Settings", "deviations",
     "differences", "parse_overrides", "read_protocol", "resolve", "settings_in",
 ]  # fmt: skip
 

@@ -37,6 +37,7 @@ APPENDIX = "arXiv:1603.05027, appendix"
 SECTION_4_2 = "arXiv:1512.03385, section 4.2"
 
 CIFAR_TEST_IMAGES = 10_000
+SAMPLE_TRAINING_IMAGES, SAMPLE_TEST_IMAGES = 2_000, 1_000
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 BatchSize = Annotated[int, Field(ge=1, le=50_000)]
 Ops = list[str]
-DatasetName = Literal["cifar10", "cifar100", "folder"]
+DatasetName = Literal["cifar10", "cifar100", "sample", "folder"]
 
 
 class Settings(pydantic.BaseModel):
@@ -115,7 +116,11 @@ class Settings(pydantic.BaseModel):
 
     dataset: Annotated[
         DatasetName,
-        Role("data", "Dataset; folder: images in DIR/train/<class>/ and DIR/val/<class>/."),
+        Role(
+            "data",
+            "Dataset; sample: 2,000 images of CIFAR-10 that come with resvar; folder: images in "
+            "DIR/train/<class>/ and DIR/val/<class>/.",
+        ),
     ] = "cifar10"
     num_classes: Annotated[
         PositiveInt | None, Role("data", "Classes. Default: as many as there are.", recorded=True)
@@ -260,6 +265,11 @@ class Settings(pydantic.BaseModel):
             )
         if self.dataset == "folder" and self.holdout:
             raise ValueError("'holdout' is for CIFAR; put images of a folder aside in its val/")
+        if self.dataset == "sample" and self.holdout >= SAMPLE_TRAINING_IMAGES:
+            raise ValueError(
+                f"'holdout' {self.holdout} leaves none of the {SAMPLE_TRAINING_IMAGES:,} training "
+                "images of the sample"
+            )
         if self.compile == "unit" and self.recompute == "unit":
             raise ValueError("'recompute' unit does not go with 'compile' unit; leave one out")
         if self.nesterov and self.momentum == 0:

@@ -21,6 +21,7 @@ from resvar.data.memory import (
     Shard,
 )
 from resvar.data.photos import check_images
+from resvar.data.sample import load_sample
 from resvar.errors import UserError
 
 
@@ -78,10 +79,14 @@ class Splits:
 def open_images(settings: Settings, folder: Path) -> Images | FolderImages:
     """The dataset of a run: CIFAR loaded and verified, or the files of a folder listed and checked.
 
+    The sample needs no folder: the package carries it.
+
     Raises:
         UserError: it is missing or damaged, contains an image that cannot be read, or has another
             number of classes than `num_classes`.
     """
+    if settings.dataset == "sample":
+        return load_sample()
     if settings.dataset != "folder":
         return load_cifar(DATASETS[settings.dataset], folder)
     images = open_folder(folder)
@@ -100,7 +105,7 @@ def num_classes(settings: Settings) -> int:
         UserError: a folder of images was not opened yet, and the setting is missing.
     """
     if settings.dataset != "folder":
-        return DATASETS[settings.dataset].classes
+        return DATASETS["cifar10" if settings.dataset == "sample" else settings.dataset].classes
     if settings.num_classes is None:
         raise UserError("'num_classes' is missing: add --set num_classes=N for a folder of images.")
     return settings.num_classes

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from resvar.config import CIFAR_TEST_IMAGES, Settings
+from resvar.config import CIFAR_TEST_IMAGES, SAMPLE_TEST_IMAGES, Settings
 from resvar.console import console_for_output, duration, per_second, pluralize
 from resvar.errors import UserError
 from resvar.rundir import read_progress
@@ -110,7 +110,7 @@ def _test_images(dataset: str, data: Path | None) -> int:
         for name in EVALUATION:
             with suppress(UserError):
                 return len(list_images(data / name).samples)
-    return CIFAR_TEST_IMAGES
+    return SAMPLE_TEST_IMAGES if dataset == "sample" else CIFAR_TEST_IMAGES
 
 
 def makespan(lengths: Sequence[float], devices: int) -> float:
