@@ -1,6 +1,6 @@
-"""What people see of a command: durations, plurals, rich's console, and output to a file. No torch.
+"""Text for people: durations, percents, speeds, rich's console, and output to a file. No torch.
 
-`print_line`, `log` and `console_for_progress` show the work and never fail. A command whose product
+`print_line`, `log` and `console_for_progress` show progress and never fail. A command whose product
 is its output uses `deliver` and `console_for_output`, which raise `OutputError`.
 """
 
@@ -42,10 +42,10 @@ __all__ = [
 ]
 
 WIDTH = 200
-"""Columns where the output is no terminal: a log keeps its lines whole."""
+"""Columns where the output is not a terminal: a log keeps its lines whole."""
 
 LONGEST_DURATION = 1e11
-"""Seconds, three thousand years. A longer one was not measured."""
+"""Seconds, three thousand years. A longer one is an error."""
 
 
 def duration(seconds: float | None) -> str:
@@ -96,7 +96,7 @@ def moment(seconds: float) -> str:
 
 # --- printing -------------------------------------------------------------------------------------
 
-SUFFIXES = {
+OUTPUT_SUFFIXES = {
     "table": (".txt",),
     "markdown": (".md", ".markdown"),
     "csv": (".csv",),
@@ -114,8 +114,8 @@ def output_format(out: Path | None, format: str | None, known: Sequence[str]) ->
     Call it before the work: it refuses an `out` that cannot be written.
 
     Args:
-        format: what `--format` says; None: nothing.
-        known: the formats of the command, keys of `SUFFIXES`.
+        format: the value of `--format`, if it was given.
+        known: the formats of the command, keys of `OUTPUT_SUFFIXES`.
 
     Raises:
         UserError: `format` contradicts the suffix; the suffix belongs to none of the formats; `out`
@@ -125,11 +125,11 @@ def output_format(out: Path | None, format: str | None, known: Sequence[str]) ->
         return format or known[0]
     require_place(out)
     suffix = out.suffix.lower()
-    meant = next((name for name, suffixes in SUFFIXES.items() if suffix in suffixes), None)
+    meant = next((name for name, suffixes in OUTPUT_SUFFIXES.items() if suffix in suffixes), None)
     if meant is None and (format or not suffix):
         return format or known[0]
     if meant is None or meant not in known:
-        endings = ", ".join(SUFFIXES[name][0] for name in known)
+        endings = ", ".join(OUTPUT_SUFFIXES[name][0] for name in known)
         more = " or add --format" if meant is None else ""
         raise UserError(f"--out {out}: this command does not write {suffix}; use {endings}{more}.")
     if format not in (None, meant):

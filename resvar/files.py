@@ -1,7 +1,7 @@
 """Files: the shipped configurations, safe reads, atomic writes.
 
-A folder may come from anybody: what is no regular file is never waited on, and files of our own are
-not written through links. This module imports nothing of resvar but the errors.
+A folder may come from anyone: reading never waits for a pipe or device, and the program's own files
+are not written through links. This module imports nothing of resvar but the errors.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def open_regular(path: Path) -> IO[bytes]:
 
     Raises:
         UserError: it is a folder, pipe, socket or device.
-        OSError: it is missing, or may not be read.
+        OSError: it is missing or not readable.
     """
     _require_regular(path, path.stat())
     return _opened(path, os.O_RDONLY, "rb")
@@ -61,7 +61,7 @@ def open_to_append(path: Path) -> IO[bytes]:
 
     Raises:
         UserError: it is a link, folder, pipe, socket or device.
-        OSError: it may not be written.
+        OSError: it is not writable.
     """
     with contextlib.suppress(FileNotFoundError):
         _require_regular(path, path.lstat())
@@ -140,7 +140,7 @@ def replacing(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
 
 
 def temporary_beside(path: Path) -> Path:
-    """A new name beside `path`, which nobody can foresee; `stale_temporaries` recognises it."""
+    """A new, unpredictable name beside `path`; `stale_temporaries` recognises it."""
     return path.with_name(f"{path.name[:50]}.{secrets.token_hex(8)}.tmp")  # 255 bytes at most
 
 
@@ -212,10 +212,10 @@ def write_output(path: Path, content: bytes) -> None:
 
 
 def require_place(path: Path) -> None:
-    """Refuse an `--out` that no file can be, before the work.
+    """Refuse an `--out` that cannot be written, before the work.
 
     Raises:
-        UserError: it is a folder, a disk or a socket; its folder is missing; it is no file name.
+        UserError: it is a folder, a disk or a socket; its folder is missing; it is not a file name.
     """
     with _refusals(path):
         if not path.exists():
@@ -277,13 +277,13 @@ def _is_replaceable(path: Path) -> bool:
 
 
 def _names_descriptor(path: Path) -> bool:
-    """Such as /dev/stdout or /dev/fd/3, which may be a regular file that somebody has open."""
+    """Such as /dev/stdout or /dev/fd/3, which may be an open regular file."""
     return re.fullmatch(r"/dev/(std\w+|fd/\d+)|/proc/(self|\d+)/fd/\d+", str(path)) is not None
 
 
 @contextlib.contextmanager
 def _refusals(path: Path) -> Iterator[None]:
-    """What the system says about `--out`, as one sentence."""
+    """Turn errors of the system about `--out` into one sentence."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
@@ -294,14 +294,14 @@ def _refusals(path: Path) -> Iterator[None]:
 
 
 READER_TIMEOUT = 10.0
-"""Seconds to wait for somebody to open a named pipe for reading."""
+"""Seconds to wait for a reader of a named pipe."""
 
 
 def _opened_in_place(path: Path) -> IO[bytes]:
     """Open what is there, to be written and not replaced.
 
     Raises:
-        UserError: it is a named pipe, and nobody reads it.
+        UserError: it is a named pipe without a reader.
     """
     if not stat.S_ISFIFO(path.stat().st_mode):
         return path.open("ab" if _names_descriptor(path) else "wb")

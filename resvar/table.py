@@ -139,7 +139,7 @@ def filled(
 # --- the terminal ---------------------------------------------------------------------------------
 
 WIDE = 5_000
-"""Columns where the output is no terminal: nothing is broken or left out."""
+"""Columns where the output is not a terminal: nothing is broken or left out."""
 
 GAP = 2
 """Columns between two columns of a table."""

@@ -63,7 +63,7 @@ def test_a_contradiction_is_refused_in_a_sentence(tmp_path, name, format, known,
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("command", ["report", "evaluate", "probe", "show"])
+@pytest.mark.parametrize("command", ["report", "evaluate", "probe", "show", "bench"])
 def test_every_command_refuses_a_contradiction_before_it_works(
     tmp_path, monkeypatch, capsys, command
 ):
@@ -72,6 +72,8 @@ def test_every_command_refuses_a_contradiction_before_it_works(
     source = {"report": ["quick"], "evaluate": ["quick/original-110/seed-0"], "probe": ["quick"]}
     before = sorted(os.walk("."))
     for more in (["--format", "table", "--out", "x.json"], ["--out", "x.jpg"], ["--out", "no/x"]):
+        if command == "bench" and "--format" in more:
+            more = ["--json", "--out", "x.txt"]
         assert run_command([command, *source.get(command, []), *more]) == 2
         said = capsys.readouterr()
         assert (said.out, said.err.count("\n")) == ("", 1)

@@ -205,7 +205,7 @@ def bench_floor(options: BenchOptions) -> None:
 
 
 def _floor_columns(flops: float) -> list[Filled]:
-    """Time and speed for every key of `PASSES`; where they come from first gives way."""
+    """Time and speed for every key of `PASSES`; their derivation is dropped first."""
 
     def of(key: str, way: str, value: Callable[[dict[str, Any], float], str]) -> Any:
         return lambda record: value(record, record[key][way])

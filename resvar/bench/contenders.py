@@ -11,7 +11,7 @@ from resvar.errors import UserError, shortened
 from resvar.strict_yaml import whole_number
 
 THREADS = "threads"
-"""The one key of `--compare` that is no setting: it belongs to a process."""
+"""The one key of `--compare` that is not a setting: it belongs to a process."""
 
 BASELINE = "plain PyTorch"
 
@@ -102,7 +102,7 @@ def split_changes(text: str) -> tuple[str, ...]:
     """`a=1,b=[2,3]` → `("a=1", "b=[2,3]")`: splits at each comma that a new KEY= follows.
 
     Raises:
-        UserError: a part is no KEY=VALUE.
+        UserError: a part is not KEY=VALUE.
     """
     parts: list[str] = []
     for piece in text.split(","):

@@ -37,7 +37,7 @@ class ChartLine:
     Attributes:
         style: the number of its colour and marker; the same in all charts of a group.
         unfinished: how many of its `runs` are not finished.
-        values: low, error, high and loss at each point of the grid, None where there is none.
+        values: low, error, high and loss at each point of the grid, None where it has no value.
         last: the same at the last point with a test error.
         key: the id of its marker in the SVG; None where no marker is visible.
     """

@@ -56,7 +56,7 @@ class DepthCurves:
 
     @property
     def several(self) -> bool:
-        """Whether a band holds more than one run."""
+        """Whether a band contains more than one run."""
         return any(len(records) > 1 for records in self.runs.values())
 
     def unfinished(self, variant: str) -> int:

@@ -67,7 +67,7 @@ def _csv_value(value: Any) -> Any:
 
 
 def report_json(report: Report) -> str:
-    """The whole report; a number that JSON cannot hold is an error of this program.
+    """The whole report; a number that JSON cannot express is a bug.
 
     `damaged` lists the runs that could not be read, with their `state` and the reason as `message`.
     """
@@ -82,7 +82,7 @@ def report_json(report: Report) -> str:
 
 
 def _run_data(record: Record, group: Group | None) -> dict[str, Any]:
-    """The fields of a run; those that nobody knows are None."""
+    """The fields of a run; unknown ones are None."""
     settings, result, progress = record.settings, record.result or {}, record.progress
     data: dict[str, Any] = dict.fromkeys(RUN_FIELDS)
     if settings is not None:

@@ -94,7 +94,7 @@ def left_out(report: Report) -> Iterator[str]:
 
 
 def _planned(group: Group) -> Iterator[tuple[str, partial[Picture] | str]]:
-    """The name of each figure of a group, and the call that draws it, or why there is none."""
+    """The name of each figure of a group, and the call that draws it, or why it is missing."""
     finished = {entry.depth for entry in group.entries.values() if entry.summary}
     measured = [depth for depth in group.depths if depth in finished]
     if not measured:

@@ -156,7 +156,7 @@ def ranges(numbers: Iterable[int], most: int = 6) -> str:
 def commands(records: Sequence[Record], root: str = "runs") -> list[str]:
     """Command lines that repeat these runs with exactly their settings, below `root`.
 
-    Runs that fill a grid of variants × depths × seeds share a `resvar sweep`. A run of a user's own
+    Runs that fill a grid of variants × depths × seeds share a `resvar sweep`. A run of a custom
     ordering or protocol is repeated from its `config.yaml`.
     """
     sweeps: dict[tuple[str, tuple[str, ...]], dict[tuple[str, int], set[int]]] = {}

@@ -299,17 +299,17 @@ def in_report_order(records: Sequence[Record]) -> list[Record]:
 # --- finding runs ---------------------------------------------------------------------------------
 
 SEED_FOLDER = re.compile("seed-[0-9]+")
-"""The name of a run directory that resvar chose. What has it is a run, even if it is no folder."""
+"""The default name of a run directory; also a file of this name counts as a run."""
 
 
 def _require_folder(folder: Path, alone: bool) -> None:
     """Check that `folder` can be searched.
 
     Args:
-        alone: there is no other. Beside others, one that may not be read becomes a record.
+        alone: it is the only folder. Otherwise one without read permission becomes a record.
 
     Raises:
-        UserError: it is missing or no folder, or may not be read.
+        UserError: it is missing, not a folder, or not readable.
     """
     try:
         os.scandir(folder).close()
@@ -354,13 +354,13 @@ def _search(root: Path, seen: set[tuple[int, int]], full: bool) -> Iterator[Reco
         if (record := _record_in(here, inside.keys(), full)) is not None:
             yield record
             if record.settings is not None or record.state not in UNREAD:
-                continue  # while a stranger's config.yaml hides no runs below it
+                continue  # but another program's config.yaml hides no runs below it
         below = [name for name, entry in inside.items() if name[0] != "." and _may_hold_runs(entry)]
         waiting.extend(here / name for name in sorted(below, reverse=True))
 
 
 def _record_in(folder: Path, names: Set[str], full: bool) -> Record | None:
-    """The record of a folder with files of these names; None if it is no run directory."""
+    """The record of a folder with files of these names; None if it is not a run directory."""
     if not names & {CONFIG, RESULT, LOCK, FAILURE}:
         return None
     return _begun_record(folder, full) or record_without_settings(folder)

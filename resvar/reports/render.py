@@ -193,7 +193,7 @@ def _plain_text(report: Report) -> str:
 
 
 def _html(report: Report) -> str:
-    from resvar.reports.html import render_html  # Jinja is for this format alone
+    from resvar.reports.html import render_html  # only this format needs Jinja
 
     return render_html(report)
 
@@ -206,4 +206,4 @@ RENDERERS: dict[str, Callable[[Report], str]] = {
     "json": report_json,
     "html": _html,
 }
-"""Format → renderer. A further one needs a line here; `_sections` gives it headings and tables."""
+"""Format → renderer. To add one, add a line; `_sections` yields headings and tables."""

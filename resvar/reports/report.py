@@ -15,7 +15,7 @@ from resvar.reports.records import Record, read_records
 from resvar.reports.render import RENDERERS, print_report, render_report
 from resvar.reports.status import planned_runs, unsettled, watch
 
-if TYPE_CHECKING:  # Jinja and Matplotlib serve the page and the figures alone
+if TYPE_CHECKING:  # only the page and the figures need Jinja and Matplotlib
     from resvar.reports.html import Section
 
     MakeSections = Callable[[Sequence[Record]], Sequence[Section]]
@@ -158,6 +158,6 @@ def figure_sections(report: Report) -> list[Section]:
         images = tuple(Image(p.title, inline_svg(p), p.caption) for _, p in held)
         made.append(Section(f"Figures, protocol {plain(label)}", pictures=images))
     if len(drawn) > MOST_PICTURES:
-        note = "There are more: `resvar report --figures DIR` writes them all."
+        note = "Not all figures are shown; `resvar report --figures DIR` writes them all."
         made[-1] = Section(made[-1].title, (note,), pictures=made[-1].pictures)
     return made

@@ -46,7 +46,7 @@ def summarise(errors: Sequence[float]) -> Summary:
     """Median (the paper's figure), mean and standard deviation of at least one test error.
 
     Raises:
-        ValueError: there is none, or one of them is no number.
+        ValueError: there are none, or one of them is NaN or infinite.
     """
     import numpy as np
 
@@ -95,7 +95,7 @@ def compare(baseline: Sequence[float], other: Sequence[float]) -> Comparison:
     either direction, among all ways to divide the runs into two groups of these sizes.
 
     Raises:
-        ValueError: a side is empty, or one of the errors is no number.
+        ValueError: a side is empty, or an error is NaN or infinite.
     """
     means = summarise(baseline).mean, summarise(other).mean
     sizes = len(baseline), len(other)
@@ -232,7 +232,7 @@ def _units(errors: Sequence[float]) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 
 def _welch_interval(first: Any, second: Any) -> tuple[tuple[float, float] | None, str]:
-    """The 95 % interval of mean(second) - mean(first), or why there is none.
+    """The 95 % interval of mean(second) - mean(first), or why it does not exist.
 
     Args:
         first, second: int64 [n], n at least 2, in units of `GRAIN`.

@@ -46,7 +46,7 @@ from resvar.table import (
 )
 
 UNDER_WAY = (RunState.RUNNING, RunState.QUEUED, RunState.REQUEUED)
-"""A run in one of these states needs nobody: it continues by itself."""
+"""A run in one of these states continues by itself."""
 
 TROUBLED = (RunState.FAILED, *UNREAD)
 """The states whose reason is a sentence; it is shown below the table."""
@@ -98,7 +98,7 @@ def watch_status(folder: Path, interval: float | None) -> None:
         def look() -> bool:
             records, unknown = overview(folder)
             open_runs = [record for record in records if record.state is not RunState.DONE]
-            tables = [TerminalTable(_run_table(open_runs, folder))] if open_runs else []
+            tables = [TerminalTable(_status_table(open_runs, folder))] if open_runs else []
             live.update(Group(*tables, Prose(_summary(records)), Prose(unknown)), refresh=True)
             return unsettled(records)
 
@@ -196,7 +196,7 @@ def planned_runs(folder: Path, known: Sequence[Record]) -> list[Record]:
 
 
 def _planned_record(run: Path) -> Record:
-    """The record of a planned run that the search has not met."""
+    """The record of a planned run that the search did not find."""
     if any(run_stamp(run)):
         return read_record(run, full=False)
     if (record := record_without_settings(run)) is not None:
@@ -255,12 +255,12 @@ def _tables(records: Sequence[Record], folder: Path) -> list[Table]:
     """A row for each run; of many finished ones a row for each cell."""
     done = [record for record in records if record.state is RunState.DONE]
     if len(done) <= MOST:
-        return [_run_table(records, folder)] if records else []
+        return [_status_table(records, folder)] if records else []
     still_open = [record for record in records if record.state is not RunState.DONE]
-    return [_cell_table(done, folder), *([_run_table(still_open, folder)] if still_open else [])]
+    return [_cell_table(done, folder), *([_status_table(still_open, folder)] if still_open else [])]
 
 
-def _run_table(records: Sequence[Record], folder: Path) -> Table:
+def _status_table(records: Sequence[Record], folder: Path) -> Table:
     """The runs; of many in one state only the first ones. Columns without a value are left out."""
     shown: list[Record | tuple[str, str]] = []
     counts: Counter[str] = Counter()
@@ -278,7 +278,7 @@ def _run_table(records: Sequence[Record], folder: Path) -> Table:
     columns = (
         left("run", lambda r: r[0] if isinstance(r, tuple) else _name(r, folder), wrap=20),
         left("state", lambda r: r[1] if isinstance(r, tuple) else r.word),
-        right("iteration", column(_how_far), drop=1),
+        right("iteration", column(_progress_text), drop=1),
         right("test error %", column(_test_error), ".2f"),
         right("time", column(_spent), drop=2),
         right("images/s", column(_speed), drop=3),
@@ -344,7 +344,7 @@ def _name(record: Record, folder: Path) -> str:
     return name if name != "." else record.folder.resolve().name
 
 
-def _how_far(record: Record) -> str | None:
+def _progress_text(record: Record) -> str | None:
     if record.result is not None:
         return f"{record.result['iterations']:,}"
     progress = record.progress

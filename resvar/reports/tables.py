@@ -1,4 +1,4 @@
-"""The tables of a group of runs. A further column is a further line in one of them."""
+"""The tables of a group of runs. A new column is a new line in one of them."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _mean_and_sd(summary: Summary) -> str:
 
 
 def seeds(entry: Entry) -> str:
-    """How many runs are finished, and how the others stand: `3; 1 stopped`, `missing`.
+    """How many runs are finished, and the states of the others: `3; 1 stopped`, `missing`.
 
     Where some cannot be read: `1 of 3; 2 unreadable`.
     """
@@ -334,7 +334,7 @@ def _agreement_table(group: Group) -> Table:
 
 def _run_table(group: Group) -> Table:
     def result(key: str) -> Callable[[Record], Value]:
-        """A field of the result; while there is none, of the progress."""
+        """A field of the result; of the progress, while the run is unfinished."""
         return lambda r: r.result[key] if r.result else getattr(r.progress, key, None)
 
     columns = (
@@ -381,7 +381,7 @@ def _figure(variant: str) -> str | None:
 
 
 def states_text(records: Sequence[Record]) -> str:
-    """How runs stand: `running 43 %`, `stopped at 12 of 400`, `diverged at iteration 12`, …"""
+    """The states of runs: `running 43 %`, `stopped at 12 of 400`, `diverged at iteration 12`, …"""
     kinds: dict[str, list[Record]] = {}
     for record in records:
         kinds.setdefault(record.word, []).append(record)
@@ -431,5 +431,5 @@ def _speed_text(speed: Any) -> str | None:
 
 
 def reason(record: Record) -> str:
-    """Why a run failed or cannot be read, without the folder, which stands beside it."""
+    """Why a run failed or cannot be read, without the folder, which is shown beside it."""
     return record.message.removeprefix(f"{record.folder}: ").replace(f"{record.folder}/", "")

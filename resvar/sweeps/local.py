@@ -220,32 +220,28 @@ class LocalSweep:
 
 # --- the table of the runs at work ----------------------------------------------------------------
 
-Item = tuple[RunProcess, RunProgress | None]
+ActiveRun = tuple[RunProcess, RunProgress | None]
 
 
-def _iteration(item: Item) -> str:
+def _iteration_text(item: ActiveRun) -> str:
     process, progress = item
     done = progress.iteration if progress is not None else 0
     return f"{done:,.0f} / {process.run.settings.iterations:,}"
 
 
-def _rate(item: Item) -> str | None:
+def _rate(item: ActiveRun) -> str | None:
     speed = item[1].images_per_second if item[1] is not None else None
     return per_second(speed) if speed else None
 
 
-def _time_left(item: Item) -> str:
-    settings, progress = item[0].run.settings, item[1]
-    if progress is None or not progress.images_per_second:
-        return duration(None)
-    left = (settings.iterations - progress.iteration) * settings.batch_size
-    return duration(left / progress.images_per_second)
+def _time_left(item: ActiveRun) -> str:
+    return duration(item[1].seconds_left if item[1] is not None else None)
 
 
 ACTIVE_COLUMNS = (
     left("run", lambda item: item[0].run.name, wrap=20),
     left("slot", lambda item: item[0].slot.name, drop=2),
-    right("iteration", _iteration),
+    right("iteration", _iteration_text),
     right("images/s", _rate, drop=1),
     right("left", _time_left),
 )
