@@ -90,7 +90,7 @@ def left_out(report: Report) -> Iterator[str]:
                 yield f"{group.label}: {make}"
     if report.unread:
         runs = pluralize(len(report.unread), "run")
-        yield f"{runs} that could not be read or are damaged; `resvar report` gives the reasons."
+        yield f"{runs} that could not be read or are damaged; `resvar report` shows why."
 
 
 def _planned(group: Group) -> Iterator[tuple[str, partial[Picture] | str]]:
@@ -100,7 +100,7 @@ def _planned(group: Group) -> Iterator[tuple[str, partial[Picture] | str]]:
     if not measured:
         yield "errors", "no test errors and no map: no run is finished."
     elif (rows := len(group.variants)) > MOST_ROWS:
-        limit = f"{rows} variants are more than the {MOST_ROWS} that it can show."
+        limit = f"{rows} variants, more than the {MOST_ROWS} that it can show."
         yield "errors", f"no figure of test errors: {limit}"
     else:
         for depths in chunks(measured, ABREAST):
@@ -213,7 +213,7 @@ def _slopes(group: Group) -> Picture:
     panel.set_ylabel("test error, %")
     _beside(panel, left, -0.06, "right")
     _beside(panel, right, 1.06, "left")
-    caption = "Lines join medians; small marks: runs. Below its start: V2 errs less."
+    caption = "Lines join medians; small marks: runs. A line that falls: V2 has the lower error."
     caption += " Dashed: the paper's." if group.like_paper else f" {NOT_COMPARABLE}"
     caption += _open(group, [pair.depth for pair in pairs], (V1, V2))
     if bare := [f"ResNet-{d.depth}" for d in group.v1_v2 if d.comparison is None]:
