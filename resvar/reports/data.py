@@ -20,12 +20,13 @@ RUN_FIELDS = (
     "dataset", "bn_place", "relu_place", "best_on_map", "iterations", "iteration", "parameters",
     "test_error", "best_test_error", "best_test_error_note", "train_loss", "train_error",
     "holdout_error", "seconds", "images_per_second", "device", "precision", "config_hash", "commit",
-    "message", "folder",
+    "message", "folder", "heading",
 )  # fmt: skip
 """What CSV and JSON say about a run; `iteration` is how far it is, `iterations` how far it goes.
 
 `bn_place` and `relu_place` are its cell on the 3 × 3 map, `best_on_map` whether that is the best of
-its group and depth; None where there is no such cell or map.
+its group and depth; None where there is no such cell or map. `heading` is that of its group, which
+says what the run is comparable with.
 """
 
 
@@ -105,6 +106,7 @@ def _run_data(record: Record, group: Group | None) -> dict[str, Any]:
         "state": str(record.state),
         "message": plain(reason(record)),
         "folder": plain(record.folder.as_posix()),
+        "heading": plain(group.heading) if group is not None else None,
     }
 
 

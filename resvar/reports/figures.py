@@ -53,7 +53,7 @@ WHERE = {
     "after_add": "after the addition",
 }
 
-NOT_COMPARABLE = "Published figures are left out: these runs do not follow the paper's protocol."
+NOT_COMPARABLE = "Published figures are left out: these runs are not comparable with them."
 
 
 MOST_ROWS = 40
@@ -107,6 +107,8 @@ def _planned(group: Group) -> Iterator[tuple[str, partial[Picture] | str]]:
             yield "-".join(["errors", *map(str, depths)]), partial(_errors, group, depths)
     if any(pair.comparison is not None for pair in group.v1_v2):
         yield "v1-v2", partial(_slopes, group)
+    elif group.dataset == "sample":
+        yield "v1-v2", "no slopes: runs on the sample say nothing about V1 and V2."
     else:
         yield "v1-v2", "no slopes: no depth has finished runs of both V1 and V2."
     maps = [found for found in group.maps if any(at.entry.summary for at in found.placements)]

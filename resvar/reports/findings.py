@@ -156,6 +156,7 @@ class Group:
     Attributes:
         like_paper: protocol and network are the paper's, so published figures are comparable.
         entries: (variant, depth) → cell, for every variant and depth of the group.
+        v1_v2: by depth; none for the sample of CIFAR-10, whose runs say nothing about the paper.
         maps: of the depths with a run of all five published orderings, or of an unpublished cell.
         agreements: of the predictions, for every cell with predictions.
         records: every run but the unread ones.
@@ -241,7 +242,7 @@ def _group(records: list[Record], lost: Sequence[tuple[CellKey, Record]]) -> Gro
         depths=depths,
         entries=entries,
         contrasts=contrasts,
-        v1_v2=tuple(_v1_v2(entries, contrasts, depths)),
+        v1_v2=() if dataset == "sample" else tuple(_v1_v2(entries, contrasts, depths)),
         maps=tuple(_maps(dataset, entries, records)),
         agreements=tuple(_agreements(predictions, variants, depths)),
         records=tuple(records),

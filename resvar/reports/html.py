@@ -189,7 +189,8 @@ def _verdicts(report: Report) -> Iterator[tuple[str, str]]:
                 sentences) == 1 else ""  # fmt: skip
             words.append(f"{word} at {_listed(names)}{why}")
         where = plain(_short_name(group))
-        yield where, f"{'; '.join(words)}." if words else "no run of either is here yet."
+        none = "no verdict." if group.dataset == "sample" else "no run of either is here yet."
+        yield where, f"{'; '.join(words)}." if words else none
 
 
 def _fact_counts(report: Report, page: Page) -> list[tuple[str, str]]:
@@ -257,10 +258,10 @@ def _repeat(report: Report, page: Page) -> dict[str, Any]:
     import shlex
 
     records = [record for group in report.groups for record in group.records]
-    datasets = {r.settings.dataset for r in records if r.settings} & set(DATASET_NAMES)
+    datasets = {r.settings.dataset for r in records if r.settings}
     data = [
         "resvar data" + ("" if name == "cifar10" else f" --dataset {name}")
-        for name in sorted(datasets)
+        for name in sorted(datasets & {"cifar10", "cifar100"})
     ]
     folders = sorted(folder.as_posix() for folder in page.folders)
     out = ["--out", page.out.as_posix()] if page.out else []

@@ -18,11 +18,15 @@ from resvar.reports.records import (
     shown,
 )
 
-DATASET_NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+DATASET_NAMES = {
+    "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "sample": "sample of CIFAR-10 (2,000 images)",
+}  # fmt: skip
 
 
 def heading(record: Record) -> str:
     settings = settings_of(record)
+    if settings.dataset == "sample":
+        return f"{DATASET_NAMES['sample']}: says nothing about the paper"
     name = f"{DATASET_NAMES.get(settings.dataset, settings.dataset)}, protocol {record.label}"
     if follows_paper(settings):
         return name
@@ -45,6 +49,8 @@ def group_notes(
         values = settings.model_dump(include=set(TRAINING_HALF))
         text = ", ".join(f"{name}={shown(values[name])}" for name in TRAINING_HALF)
         yield f"Protocol {records[0].label}: {text}."
+    elif settings.dataset == "sample":  # the heading does not name it
+        yield f"Protocol {records[0].label}."
     for what, found in (
         ("precisions", Counter(result_of(record)["precision"] for record in counted)),
         ("devices", Counter(result_of(record)["device"] for record in counted)),

@@ -267,9 +267,10 @@ def network_deviations(settings: Settings) -> dict[str, Any]:
 
 
 def follows_paper(settings: Settings) -> bool:
-    """Whether protocol and network are the paper's, so that its figures are comparable."""
+    """Whether protocol, images and network are the paper's: its figures are comparable."""
     return (
         settings.protocol == "paper"
+        and settings.dataset != "sample"
         and not deviations(settings)
         and not network_deviations(settings)
     )

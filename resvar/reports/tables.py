@@ -87,6 +87,8 @@ def _error_columns(group: Group, depth: int) -> Iterator[Filled]:
     yield column("median", lambda e: f"{e.summary.median:.2f}" if e.summary else None)
     yield column("mean ± sd", lambda e: _mean_and_sd(e.summary) if e.summary else None, drop=1)
     yield column("n", lambda e: seeds(e) if e.summary else TableCell(seeds(e), grey=True), wrap=7)
+    if group.dataset == "sample":
+        return
     paper = "paper" if group.like_paper else "paper\n(not comparable)"
     yield column(paper, lambda e: _published_cell(e, group))
     if group.like_paper:
