@@ -50,6 +50,7 @@ DIVERGED = "diverged.json"  # the loss became NaN or infinite, which ends the ru
 CHECKPOINT = "checkpoint.pt"  # the newest complete state
 PREVIOUS_CHECKPOINT = "checkpoint.previous.pt"  # kept until the newest one is verified
 PROBE = "probe.json"  # the last measurement of `resvar probe`
+WANDB = "wandb.json"  # the id of the run in Weights & Biases
 SNAPSHOTS = "snapshots"  # folder: the weights at each iteration of `probe_at`
 EVENTS = "events.out.tfevents.*.resvar"  # TensorBoard event files
 LOCK = "run.lock"
@@ -57,7 +58,7 @@ LOG = "log.txt"  # output of a run that a sweep started
 
 RUN_FILES = (
     RESULT, CONFIG, ENVIRONMENT, METRICS, PREDICTIONS, PROGRESS, FAILURE, DIVERGED, CHECKPOINT,
-    PREVIOUS_CHECKPOINT, PROBE,
+    PREVIOUS_CHECKPOINT, PROBE, WANDB,
 )  # fmt: skip
 """The files of a run that `--fresh` removes, with snapshots and event files. Lock and log stay, and
 so does everything else in the folder."""

@@ -22,7 +22,7 @@ from tests.test_rundir import make_row, make_settings
 RUN_FILES = [
     "config.yaml", "environment.json", "metrics.csv", "checkpoint.pt", "checkpoint.previous.pt",
     "result.json", "predictions.npy", "progress.json", "failure.json", "diverged.json",
-    "probe.json", "snapshots/iteration-000100.safetensors",
+    "probe.json", "wandb.json", "snapshots/iteration-000100.safetensors",
 ]  # fmt: skip
 """Written out here: a file that is forgotten would outlive its run."""
 

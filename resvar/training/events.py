@@ -31,6 +31,11 @@ TAGS = {
 """Column of `metrics.csv` → tag; the step is the iteration."""
 
 
+def figures(row: Mapping[str, float]) -> dict[str, float]:
+    """The figures of an evaluation by tag."""
+    return {tag: row[column] for column, tag in TAGS.items() if column in row}
+
+
 def require_trackers(settings: Settings) -> None:
     """Refuse before anything is written.
 
@@ -85,8 +90,7 @@ class Events:
         self._writer.close()
 
     def _add(self, row: Mapping[str, float]) -> None:
-        for column, tag in TAGS.items():
-            if column in row:
-                self._writer.add_scalar(
-                    tag, row[column], int(row["iteration"]), walltime=self._begun + row["seconds"]
-                )
+        for tag, value in figures(row).items():
+            self._writer.add_scalar(
+                tag, value, int(row["iteration"]), walltime=self._begun + row["seconds"]
+            )

@@ -6,6 +6,7 @@ reads and writes the run directory, and prints.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -107,8 +108,10 @@ def run_training(
                 run.observers(trainer, console) as callbacks,
             ):
                 test = trainer.fit(callbacks, stop)
+                result = run.summary(trainer, test, origin)
             with stop_request("", together) as stop:
-                return run.finish(trainer, test, origin, stop)
+                run.finish(result, test, stop)
+            return result
 
 
 @contextmanager
@@ -269,28 +272,22 @@ class ClaimedRun:
         if not self.plan.ranks.first:
             yield []
             return
-        with Writer(self.folder, trainer) as writer, Progress(trainer, console) as progress:
+        writer = Writer(self.folder, trainer, self.log)
+        with writer, Progress(trainer, console) as progress:
             yield [writer, progress]
 
-    def finish(
-        self, trainer: Trainer, test: Evaluation, origin: dict[str, Any], stop: StopRequest
-    ) -> dict[str, Any]:
+    def finish(self, result: dict[str, Any], test: Evaluation, stop: StopRequest) -> None:
         """Write the predictions, then the result: its presence marks the run as finished.
-
-        Args:
-            origin: from `begin`.
 
         Raises:
             Stopped: a signal came before the result was written.
         """
-        result = self._result(trainer, test, origin)
         if self.plan.ranks.first:
             _write_result(self.folder, result, test, stop)
             self.log(
                 f"Finished {result['variant']}-{result['depth']}, seed {result['seed']}: test "
                 f"error {test.error:.2f} % after {duration(result['seconds'])}."
             )
-        return result
 
     def _trainer(self, images: Images | FolderImages) -> Trainer:
         """The run at its beginning, on this rank's shard of the images."""
@@ -311,6 +308,8 @@ class ClaimedRun:
             f"{s.batch_size} images of {s.dataset}{micro}{start}."
         )
         self.log(f"On {devices} in {self.plan}; everything goes to {self.folder}")
+        if s.tensorboard:
+            self.log(f"To watch it: tensorboard --logdir {shlex.quote(str(self.folder))}")
 
     def _record_environment(self, here: dict[str, Any], iteration: int) -> list[str | None]:
         """Where the run was started; if it is resumed elsewhere, that too, with a warning.
@@ -349,8 +348,12 @@ class ClaimedRun:
             )
         return commits
 
-    def _result(self, trainer: Trainer, test: Evaluation, origin: dict[str, Any]) -> dict[str, Any]:
-        """The content of `result.json`."""
+    def summary(self, trainer: Trainer, test: Evaluation, origin: dict[str, Any]) -> dict[str, Any]:
+        """The content of `result.json`.
+
+        Args:
+            origin: from `begin`.
+        """
         settings, last = self.plan.settings, trainer.rows[-1]
         names = ("variant", "depth", "seed", "protocol", "dataset", "iterations")
         result = {

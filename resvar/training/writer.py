@@ -12,28 +12,37 @@ from resvar.files import replacing
 from resvar.rundir import METRICS, PROGRESS, snapshot_path, write_metrics, write_note
 from resvar.training.checkpoint import save
 from resvar.training.events import Events
+from resvar.training.execution import Log
 from resvar.training.trainer import Callback, Trainer
+from resvar.training.wandb_log import WandbLog
 
 NOTE_EVERY = 5.0
 """Seconds between two renewals of `progress.json`."""
 
 
 class Writer(Callback):
-    """Writes the files of a run directory. A context manager."""
+    """Writes the files of a run directory. A context manager.
 
-    def __init__(self, folder: Path, trainer: Trainer) -> None:
-        self.folder, self.trainer = folder, trainer
+    Args:
+        say: receives what the trackers tell the user.
+    """
+
+    def __init__(self, folder: Path, trainer: Trainer, say: Log) -> None:
+        self.folder, self.trainer, self._say = folder, trainer, say
         self._noted = time.monotonic()
-        self._events: Events | None = None
+        self._trackers: list[Events | WandbLog] = []
 
     def __enter__(self) -> Self:
-        if self.trainer.settings.tensorboard:
-            self._events = Events(self.folder, self.trainer.rows, self.trainer.total_seconds())
+        settings, rows = self.trainer.settings, self.trainer.rows
+        if settings.tensorboard:
+            self._trackers.append(Events(self.folder, rows, self.trainer.total_seconds()))
+        if settings.wandb:
+            self._trackers.append(WandbLog(self.folder, settings, rows, self._say))
         return self
 
     def close(self) -> None:
-        if self._events is not None:
-            self._events.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def on_update(self, trainer: Trainer) -> None:
         del trainer
@@ -45,8 +54,8 @@ class Writer(Callback):
 
     def on_evaluation(self, trainer: Trainer, row: dict[str, float]) -> None:
         write_metrics(self.folder / METRICS, trainer.rows)
-        if self._events is not None:
-            self._events.add(row)
+        for tracker in self._trackers:
+            tracker.add(row)
 
     def on_checkpoint(self, trainer: Trainer) -> None:
         """Metrics first: the file never lacks a row of the checkpoint, and loses a row that the

@@ -538,7 +538,7 @@ def test_nothing_that_is_not_finite_is_saved(where, tmp_path):
     held += [m[where] for m in trainer.updater.optimizer.state.values() if where in m]
     held[-1].view(-1)[0] = float("inf")
     with pytest.raises(DivergedError, match="weights are no longer finite at iteration 1"):
-        trainer._save([Writer(tmp_path, trainer)])
+        trainer._save([Writer(tmp_path, trainer, print)])
     assert list(tmp_path.iterdir()) == []
 
 
