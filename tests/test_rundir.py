@@ -396,7 +396,7 @@ def test_a_model_of_another_network_is_refused_in_words(tmp_path):
     (tmp_path / "config.yaml").write_text(settings.to_yaml(), encoding="utf-8")
     state = {"config_hash": settings.hash, "iteration": 1}
     save(tmp_path, {**state, "model": {"classifier.weight": torch.ones(10, 2)}})
-    with pytest.raises(UserError, match="does not hold the network"):
+    with pytest.raises(UserError, match="does not contain the network"):
         _ = load_run(tmp_path).model
 
 

@@ -1,1 +1,1 @@
-"""What training costs: throughput, memory and where the time goes, against a plain baseline."""
+"""The cost of training: throughput, memory and where the time goes, against a plain baseline."""

@@ -33,7 +33,7 @@ JSON_FORMAT = 1
 
 
 def bench_contenders(options: BenchOptions) -> None:
-    """Contenders in turns, at one depth after the other.
+    """Measure contenders in turns, one depth after the other.
 
     Raises:
         UserError: an unknown setting, variant, depth or device.
@@ -53,7 +53,7 @@ def bench_contenders(options: BenchOptions) -> None:
     parts = [part for record in records for part in _measurement_parts(record)]
     parts += [
         f"{one['name']}, {one['unit']} units: {one['ms_at_zero']:+.1f} ms "
-        f"+ {one['ms_per_layer']:.2f} ms a layer, R² = {one['r_squared']:.4f}."
+        f"+ {one['ms_per_layer']:.2f} ms per layer, R² = {one['r_squared']:.4f}."
         for one in fits
     ]
     _deliver_parts(parts, {"benchmarks": records, "fits": fits}, options)
@@ -133,7 +133,7 @@ def _measurement_parts(found: dict[str, Any]) -> Sequence[str | Table]:
         times,
         f"Ceiling: matrix product {top['bf16_flops'] / 1e9:,.0f} GFLOP/s in bf16, "
         f"{top['fp32_flops'] / 1e9:,.0f} in fp32; copy {top['copy_bytes_per_second'] / 1e9:.1f} "
-        f"GB/s. Of ceiling: {found['flop_per_image'] / 1e9:.2f} GFLOP an image, against "
+        f"GB/s. Of ceiling: {found['flop_per_image'] / 1e9:.2f} GFLOP per image, against "
         f"{top['fastest']}.",
         "",
     )
@@ -158,7 +158,7 @@ def _range(lowest: float, highest: float) -> str:
 def fit_depths(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Milliseconds of an iteration as a straight line over depth, per contender and kind of unit.
 
-    Only from three depths on: a line passes through any two.
+    Needs three depths: a line passes through any two.
     """
     groups: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for found in records:
@@ -182,7 +182,7 @@ def fit_depths(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def bench_floor(options: BenchOptions) -> None:
-    """FLOP and memory traffic of an iteration, and the least time for them on this machine."""
+    """FLOP and memory traffic of an iteration, and the least time that they take here."""
     _check_device(options.device)
     planned = [options.contenders(depth)[0].settings for depth in options.depths]
     log("Measuring the ceiling, a few seconds …")
@@ -198,7 +198,7 @@ def bench_floor(options: BenchOptions) -> None:
     least = filled("The least time of an iteration", _floor_columns(flops), records)
     sentence = (
         f"At {flops / 1e9:,.0f} GFLOP/s ({name}) and {copy / 1e9:.1f} GB/s copied; "
-        "activations of 2 bytes. GB: what BN, ReLU and additions move."
+        "activations of 2 bytes. GB: memory traffic of BN, ReLU and additions."
     )
     values = {"flops": flops, "copy": copy, "floors": records}
     _deliver_parts((least, sentence), values, options)
@@ -249,13 +249,13 @@ Split = tuple[int, int]
 
 
 def bench_sweep(options: BenchOptions) -> None:
-    """One run on all cores against several with a share of them each, in turns.
+    """Compare one run on all cores with several that share the cores, in turns.
 
     Raises:
         UserError: a GPU was requested; `--per-gpu` determines how many runs share one.
     """
     if options.device not in ("auto", "cpu"):
-        raise UserError("--sweep shares out the cores of the processor; leave --device out.")
+        raise UserError("--sweep divides the cores of the processor; leave out --device.")
     cores = available_cores()
     records = []
     planned = [options.contenders(depth)[0].settings for depth in options.depths]
@@ -283,7 +283,7 @@ def core_splits(cores: int) -> list[Split]:
 def _measure_splits(
     settings: Settings, splits: Sequence[Split], options: BenchOptions
 ) -> dict[Split, list[float]]:
-    """Images per second of all jobs of a split together, turn by turn."""
+    """Total images per second of the jobs of each split, turn by turn."""
     labels = " against ".join(map(_split_label, splits))
     log(f"{options.variant}-{settings.depth}: {labels}; starting …")
     jobs = [split for split in splits for _ in range(split[0])]
@@ -313,7 +313,7 @@ def _split_lines(record: dict[str, Any]) -> Iterator[str]:
         label = _split_label((one["jobs"], one["threads"]))
         yield (
             f"{record['variant']}-{record['depth']}  {label}: "
-            f"{per_second(one['images_per_second'])} images/s in all "
+            f"{per_second(one['images_per_second'])} images/s in total "
             f"({_range(min(one['turns']), max(one['turns']))})"
         )
     yield f"Best: resvar sweep … --jobs {record['jobs']}"

@@ -79,7 +79,7 @@ class BenchOptions:
             options["bn_batch_size"] = given["batch_size"]
         settings = resolve(options=options, overrides=overrides)
         if settings.dataset == "folder":
-            raise UserError("'dataset' folder: resvar bench measures on images of CIFAR's size.")
+            raise UserError("'dataset' folder: resvar bench only measures images of CIFAR's size.")
         return settings
 
     def _contender(self, name: str, depth: int, changes: Sequence[str]) -> Contender:

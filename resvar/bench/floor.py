@@ -1,7 +1,7 @@
-"""The floor: a lower bound of the time of an iteration, from its arithmetic and memory traffic.
+"""The floor: a lower bound on the time of an iteration, from its arithmetic and memory traffic.
 
-Convolutions count with their multiply-adds (`resvar show`), BN, ReLU and additions with their
-passes over memory: reads and writes of a whole tensor, stated in `PASSES`.
+Convolutions count by their multiply-adds (`resvar show`); BN, ReLU and additions by their passes
+over memory, which read or write a whole tensor (`PASSES`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Floor:
 
         Args:
             flops: the measured ceiling of the matrix product, FLOP/s.
-            copy: bytes per second of a copy, reads and writes added up.
+            copy: bytes per second of a copy, reads plus writes.
         """
         return self.flop / flops + self.moved[way] / copy
 

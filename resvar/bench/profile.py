@@ -1,7 +1,7 @@
 """The shares of an iteration's time: the profiler's events sorted by heading.
 
 An event's own time (without its children) counts for the innermost operator around it that has a
-heading. All time inside the making of a batch or an optimizer step counts as data or optimizer.
+heading. All time inside the creation of a batch or an optimizer step counts as data or optimizer.
 """
 
 from __future__ import annotations

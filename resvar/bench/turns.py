@@ -1,7 +1,7 @@
-"""Contenders that take turns, A B C A B C …, each in a process of its own.
+"""Contenders take turns, A B C A B C …, each in its own process.
 
-Threads, torch's switches and the peak of memory belong to a process, so that no contender inherits
-those of another. While one works, the others wait.
+Threads, torch's global switches and peak memory belong to a process, so no contender inherits them
+from another. While one runs, the others wait.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Worker:
 
     def _raise_ended(self) -> None:
         raise RunError(
-            f"the process of '{self.name}' ended with {self._process.wait()}; its reason is above."
+            f"the process of '{self.name}' exited with {self._process.wait()}; the reason is above."
         )
 
 
@@ -86,7 +86,7 @@ class Worker:
 def started_workers(
     contenders: Sequence[Contender | None], device: str, threads: int | None = None
 ) -> Iterator[list[Worker]]:
-    """Workers that start together and end with the block; each has its first answer ready.
+    """Workers that start together and end with the block; each sends a first answer.
 
     Args:
         threads: of the ceiling's process (None: torch's default).
@@ -99,7 +99,7 @@ def started_workers(
 
 
 def run_together(workers: Sequence[Worker], iterations: int) -> float:
-    """Seconds until all workers have finished these iterations at the same time."""
+    """Run these iterations in all workers at the same time; return the seconds until all finish."""
     for worker in workers:
         worker.send(do="run", iterations=iterations)
     seconds: list[float] = [worker.answer()["seconds"] for worker in workers]
@@ -171,8 +171,8 @@ def take_turns(
     Args:
         threads: of the ceiling (None: torch's default).
         rounds: turns of each.
-        seconds: about how long a turn takes; one iteration at least.
-        log: receives an estimate of the whole time, and each round.
+        seconds: approximate length of a turn; at least one iteration.
+        log: receives an estimate of the total time, then each round.
         details: also measure memory and the shares of the time.
     """
     ceilings = Ceilings()
@@ -206,6 +206,6 @@ def take_turns(
 
 
 def _iterations_per_turn(worker: Worker, seconds: float) -> int:
-    """After warming up: caches and memory pools are filled, and graphs captured."""
+    """The iterations that fill a turn, measured after warm-up (caches full, graphs captured)."""
     worker.ask(do="warm up")
     return max(1, round(seconds / worker.seconds_of(1)))

@@ -1,8 +1,8 @@
-"""One contender at work: a process that waits for its turn.
+"""The process of one contender, which waits for its turn.
 
 Started by `resvar.bench.turns` as `python -m resvar.bench.worker`. The first line on stdin says
-what to train, each further one is a command; each is answered by one line of JSON on stdout. It
-ends when stdin does. A process of its own keeps its threads, torch's switches and its memory clean.
+what to train; each further line is a command. It answers each with one line of JSON on stdout, and
+ends when stdin does. Separate processes do not share threads, torch's global switches or memory.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from resvar.training.step import Updater, build_network
 from resvar.training.throughput import made_up_loader, warm_up_updates
 
 IMAGES = 10_000
-"""Made up, so that no dataset is needed; what they show does not change the time."""
+"""Synthetic, so no dataset is needed; the content of images does not affect the time."""
 
 
 class Training:
-    """A contender's updates, to be run and measured.
+    """The updates of a contender, run and measured.
 
-    `held` is the process's memory before network and data were there, in bytes.
+    `held` is the memory of the process before network and data exist, in bytes.
     """
 
     def __init__(self, contender: Contender, device: torch.device) -> None:
@@ -75,7 +75,7 @@ class Training:
         return step
 
     def run(self, iterations: int) -> float:
-        """Seconds that so many updates take."""
+        """Run this many updates; return the seconds."""
         self._wait()
         begun = time.perf_counter()
         for _ in range(iterations):
@@ -84,11 +84,11 @@ class Training:
         return time.perf_counter() - begun
 
     def warm_up(self) -> float:
-        """Seconds of the first iterations, which are slower than the rest."""
+        """Run the first iterations, which are slower than the rest; return the seconds."""
         return self.run(warm_up_updates(self.plan))
 
     def peak(self) -> dict[str, int | None]:
-        """Bytes: the most that an update needs, and of it what network, data and update brought."""
+        """Peak bytes during updates: of the process, and of network, data and update alone."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             self.run(2)
@@ -107,10 +107,10 @@ class Training:
             activities.append(torch.profiler.ProfilerActivity.CUDA)
         with torch.profiler.profile(activities=activities, acc_events=True) as found:
             for _ in range(2):
-                self.step(replay=False)  # one operator at a time, as the profiler wants it
+                self.step(replay=False)  # one operator at a time, for the profiler
             self._wait()
         own = (lambda e: e.self_device_time_total) if cuda else (lambda e: e.self_cpu_time_total)
-        # A kernel is an event itself, and its time that of the operator which launched it.
+        # A kernel is also an event; its time already counts for the operator that launched it.
         here = (e for e in found.events() if e.device_type.name == "CPU")
         return shares(here, own)
 
@@ -120,7 +120,7 @@ class Training:
 
 
 class _ProfiledLoader:
-    """Marks the making of batches for the profiler."""
+    """Marks the creation of batches for the profiler."""
 
     def __init__(self, loader: MemoryTrainLoader) -> None:
         self.loader = loader
@@ -131,11 +131,11 @@ class _ProfiledLoader:
 
 
 LONGEST_PRODUCT = 0.4
-"""Seconds; a product of sides twice as long takes eight times as long."""
+"""Seconds. With sides twice as long, a product takes eight times as long."""
 
 
 class Ceiling:
-    """What the machine can do at most: a large matrix product, and a large copy."""
+    """The limits of the machine: a large matrix product, and a large copy."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -158,7 +158,7 @@ class Ceiling:
         return found
 
     def _large(self, kind: torch.dtype) -> torch.Tensor:
-        """Where bf16 is no instruction of the processor, a large product would take minutes."""
+        """Start small: without bf16 instructions, a large product would take minutes."""
         side, most = 256, 2048 if self.device.type == "cpu" else 8192
         while True:
             matrix = torch.randn(side, side, device=self.device).to(kind)
@@ -167,7 +167,7 @@ class Ceiling:
             side *= 2
 
     def _each(self, work: Callable[[], object], seconds: float) -> float:
-        """Seconds of one of as many as fit, the first left out; the median."""
+        """Median seconds of `work`, repeated for `seconds`; the first repetition is left out."""
         times: list[float] = []
         while len(times) < 4 or sum(times) < seconds:
             begun = time.perf_counter()
@@ -194,7 +194,7 @@ def memory(field: str) -> int | None:
 
 
 def forget_peak() -> None:
-    """Let VmHWM begin anew at what the process holds now, where Linux lets us."""
+    """Reset VmHWM to the current memory of the process, where Linux allows it."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_bytes(b"5")
 
@@ -203,7 +203,7 @@ def serve() -> None:
     """Answer until stdin ends."""
     open_standard_streams()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # what a library prints is not an answer
 
     def answer(**found: Any) -> None:
         print(json.dumps(found), file=answers, flush=True)

@@ -83,7 +83,7 @@ def probe_command(
 
     It measures what a unit does to the signal and to its gradient. Six claims of the paper are
     tested: four on each network, two on runs of two orderings with two seeds or more. A claim
-    holds, does not hold, or cannot be said from this data. The claims are listed below;
+    supported, not supported, or inconclusive. The claims are listed below;
     docs/why.md explains them.
 
     The measurements of a RUN are saved in it as probe.json, for `resvar report`.

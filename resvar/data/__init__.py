@@ -1,1 +1,1 @@
-"""CIFAR on the device: get it, verify it, and serve it in shuffled, augmented batches."""
+"""Datasets: download, verify, and load in shuffled, augmented batches on the device."""

@@ -1,9 +1,9 @@
-"""Loaders of a folder of images: `DIR/train/<class>/*` and `DIR/val/<class>/*`.
+"""Loaders for a folder of images: `DIR/train/<class>/*` and `DIR/val/<class>/*`.
 
 The workers of a DataLoader read, crop and resize images with torchvision: for training a random
-crop of 8 to 100 % of the area and a random flip, for evaluation the centre after a resize of the
+crop of 8 to 100 % of the area and a random flip, for evaluation a centre crop after a resize of the
 shorter side by 256/224 (arXiv:1512.03385, section 3.4, in the form of torchvision's references).
-As everywhere, everything random in a training image is a function of (seed, its position).
+Everything random in a training image is a function of (seed, its position).
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from resvar.errors import BrokenOffError, UserError, first_line
 from resvar.limits import available_cores
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's channels, as torchvision's models expect."""
+"""Statistics of ImageNet's channels, as torchvision's models expect."""
 
 CPU = torch.device("cpu")
 
 SHARE = 0.25
-"""Of the free shared memory, for one loader; beside it there are a second one and other runs."""
+"""Share of the free shared memory for one loader; a second one and other runs need some too."""
 
 LEAST_SHARED = 1_000_000
-"""Bytes; with less there is no room for the semaphores of other processes."""
+"""Bytes. With less, there is no room for the semaphores of worker processes."""
 
 EVALUATION = ("val", "test")
-"""Names for the folder of evaluation images; the first that exists is taken."""
+"""Names of the folder of evaluation images; the first that exists is used."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class FolderImages:
 
     Attributes:
         checksum: SHA-256 of the names and sizes of all files, not of their bytes.
-        contents: SHA-256 of their bytes, where the set is small; else an empty text.
+        contents: SHA-256 of their bytes if the set is small, otherwise "".
     """
 
     training: ImageFiles
@@ -70,7 +70,7 @@ def open_folder(folder: Path) -> FolderImages:
         raise UserError(f"{folder}: cannot be read ({error.strerror}).") from error
     if not complete:
         raise UserError(
-            f"{folder}: a folder of images needs train/<class>/ and val/<class>/ below it; name it "
+            f"{folder}: a folder of images must contain train/<class>/ and val/<class>/; name it "
             "with --data DIR."
         )
     training, evaluation = (list_images(folder / name) for name in ("train", names[0]))
@@ -84,9 +84,9 @@ def open_folder(folder: Path) -> FolderImages:
 
 
 class FolderTrainLoader:
-    """Random access to the training batches of a run; fast in order, since workers read ahead.
+    """Random access to the training batches of a run; fast if in order, since workers read ahead.
 
-    A `shard` restricts what is read to a part of each batch.
+    A `shard` restricts reading to a part of each batch.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ def default_workers() -> int:
 
 @dataclass(frozen=True)
 class _UnreadableImage:
-    """Takes the place of an image: an exception would leave a worker as a traceback in a string."""
+    """Replaces an image: an exception would leave the worker as a string with a traceback."""
 
     message: str
 
@@ -200,7 +200,7 @@ class _FolderSamples(Dataset[tuple[Tensor, int] | _UnreadableImage]):
 def _loader(
     samples: _FolderSamples, sampler: Any, workers: int, size: int, device: torch.device
 ) -> DataLoader[Any]:
-    """Batches of `size` bytes; read by processes, two batches each ahead."""
+    """Batches of `size` bytes, read by processes that keep two batches ahead each."""
     free = free_shared_memory()
     workers = workers if free >= LEAST_SHARED else 0
     shared = workers * (2 * size) <= SHARE * free
@@ -210,13 +210,13 @@ def _loader(
         num_workers=workers,
         collate_fn=_collate if shared else _collate_for_pipe,
         worker_init_fn=obey_parent_only,
-        generator=torch.Generator(),  # not torch's global one: its state belongs to the caller
+        generator=torch.Generator(),  # not torch's global one, which belongs to the caller
         pin_memory=device.type == "cuda",
     )
 
 
 def free_shared_memory(folder: str = "/dev/shm") -> float:
-    """Bytes left for tensors that processes share; infinite where nothing is known to limit them.
+    """Bytes left for tensors that processes share; infinite if no limit is known.
 
     A container often has 64 MB.
     """
@@ -233,7 +233,7 @@ def _collate(samples: list[Any]) -> Any:
 
 
 def _collate_for_pipe(samples: list[Any]) -> Any:
-    """The same as arrays, which pass between processes through a pipe, not in shared memory."""
+    """The same as arrays, which pass through a pipe instead of shared memory."""
     if unreadable := _first_unreadable(samples):
         return unreadable
     images, labels = zip(*samples, strict=True)
@@ -254,7 +254,7 @@ def _read(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         except torch.cuda.OutOfMemoryError:
             raise
         except (RuntimeError, MemoryError, OSError, EOFError) as error:
-            # Killed, most likely for its memory; or the text is a traceback, its reason at the end.
+            # Killed, probably for its memory use; or a traceback, with the reason at its end.
             text = str(error)
             last = text.rstrip().rpartition("\n")[2]
             reason = first_line(Exception(last if text.startswith("Caught ") else text))
@@ -268,7 +268,7 @@ def _read(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 class _TrainSampler:
-    """Endless from an iteration on: the (index, position) of each image of each batch."""
+    """The (index, position) of each image of each batch, endlessly from an iteration on."""
 
     def __init__(
         self, iteration: int, batch_size: int, images: int, seed: int, shard: Shard

@@ -1,6 +1,6 @@
 """Loaders of images in the device's memory: shuffled, augmented batches of uint8 pixels.
 
-The whole set moves to the device once. Everything random in training batch `i` is a function of
+The whole dataset moves to the device once. Everything random in training batch `i` is a function of
 (seed, i): each epoch has a table of order, crop offsets and flips, drawn by NumPy on the host so
 that every device gets the same images. A batch is then two indexed reads and some arithmetic on all
 its images at once: no decoding, no copy to the host, no synchronisation.
@@ -67,7 +67,7 @@ class Normalization:
         return Normalization(self.mean.to(device), self.scale.to(device))
 
     def padded(self, padding: int) -> Normalization:
-        """For images in a border of `padding` zeros, which remain zero."""
+        """The same for images with a border of `padding` zeros, which stay zero."""
         return Normalization(_pad(self.mean, padding), self.scale)
 
     def __call__(self, pixels: Tensor, mean: Tensor | None = None) -> Tensor:
@@ -80,9 +80,9 @@ class MemoryTrainLoader:
     """Random access to the training batches of a run, by iteration.
 
     Every image occurs once per epoch; the last batch of an epoch is filled from the next epoch.
-    With padding p each image is a crop of its zero-padded self at offsets 0 … 2p, flipped with
-    probability 1/2 (arXiv:1512.03385, section 4.2). Zero is the mean: padding follows its
-    subtraction.
+    With padding p each image is zero-padded, cropped at offsets 0 … 2p, and flipped with
+    probability 1/2 (arXiv:1512.03385, section 4.2). Zero is the mean, since the mean is subtracted
+    before padding.
 
     A `shard` restricts `batch` to a part of the same batch.
     """
@@ -141,7 +141,7 @@ class MemoryTrainLoader:
 
 
 class MemoryEvalLoader:
-    """All images in their order, neither shuffled nor augmented."""
+    """All images in order, neither shuffled nor augmented."""
 
     def __init__(
         self,

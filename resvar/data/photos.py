@@ -1,4 +1,4 @@
-"""Image files: listed by class, checked, and read as RGB. No torch."""
+"""Image files: list them by class, check them, read them as RGB. No torch."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Of image files, in either case; as in torchvision."""
+"""Suffixes of image files, in upper or lower case; as in torchvision."""
 
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000")
-"""That are decoded, whatever the suffix. Not, for example, EPS, which starts a program."""
+"""Formats that are decoded, whatever the suffix; not EPS, for example, which starts a program."""
 
 MOST_PIXELS = 89_478_485
-"""In an image; Pillow's limit, 270 MB as RGB."""
+"""Largest number of pixels in an image; Pillow's limit, 270 MB as RGB."""
 
 MOST_LENGTHS = 200
 """Largest ratio of an image's sides: resizing the shorter one multiplies the pixels by this."""
 
 CHECKED = 50_000_000
-"""Bytes of images that are read before a run, which takes a second or two."""
+"""Bytes. A smaller set of images is read completely before a run, in a second or two."""
 
 
 @dataclass
 class ImageFiles:
-    """The images of a part, in the order of their classes, folders and names.
+    """The images of a part, ordered by class, folder and name.
 
     Attributes:
         samples: path and class number of each.
         sizes: bytes of each.
-        loader: reads one of them, as `read_image` does.
+        loader: reads one image, like `read_image`.
     """
 
     classes: list[str]
@@ -55,11 +55,11 @@ class ImageFiles:
 
 
 def list_images(folder: Path) -> ImageFiles:
-    """The image files below `folder/<class>/`, at any depth. Hidden files and folders are left out.
+    """The image files below `folder/<class>/`, at any depth; hidden files and folders are skipped.
 
     Raises:
-        UserError: there are none in a class; or an entry is a link that leads nowhere or in a
-            circle, a pipe or device, or may not be read.
+        UserError: a class has no images; or an entry is a broken or circular link, a pipe or a
+            device, or may not be read.
     """
     try:
         with os.scandir(folder) as entries:
@@ -91,13 +91,13 @@ def checksum_of(parts: Sequence[ImageFiles], folder: Path) -> str:
 
 
 def check_images(parts: Sequence[ImageFiles]) -> str:
-    """Check what is cheap to check: no file is empty, and all of a small set can be read.
+    """Check that no file is empty and, in a small set, that every image can be read.
 
     Returns:
-        SHA-256 of the bytes of all files of a small set, else an empty text.
+        SHA-256 of the bytes of all files of a small set, otherwise "".
 
     Raises:
-        UserError: names the first image that cannot be read, and the reason.
+        UserError: an image cannot be read; names the first, and the reason.
     """
     small, sha = sum(sum(part.sizes) for part in parts) <= CHECKED, hashlib.sha256()
     for part in parts:
@@ -112,16 +112,16 @@ def check_images(parts: Sequence[ImageFiles]) -> str:
 
 
 class UnreadableImageError(Exception):
-    """A file is not an image that can be used; the text is a sentence that names it."""
+    """A file is not a usable image; the text is a sentence that names it."""
 
 
 def read_image(path: str) -> Image:
-    """The image in a file as RGB, 8 bits per channel: of an animation its first picture.
+    """The image in a file as RGB with 8 bits per channel; the first frame of an animation.
 
-    Transparency is dropped; of grey values with 16 bits the upper 8 are taken, as of colours.
+    Transparency is dropped. 16-bit grey values keep their upper 8 bits, as colours do.
 
     Raises:
-        UnreadableImageError: the file cannot be read, is no image, or a gigantic one.
+        UnreadableImageError: the file cannot be read, is not an image, or is too large.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -135,7 +135,7 @@ def read_image(path: str) -> Image:
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
-        raise _unreadable(path, "it is empty, or no image of a known format") from error
+        raise _unreadable(path, "it is empty, or not an image of a known format") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise _unreadable(path, f"it has more than {MOST_PIXELS:,} pixels") from error
     except OSError as error:
@@ -148,11 +148,11 @@ def read_image(path: str) -> Image:
 
 
 def _walk(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[tuple[str, int]]:
-    """The images below a folder, links followed, with their sizes; in any order."""
+    """The images below a folder with their sizes, in any order; follows links."""
     status = Path(folder).stat()
     here = (status.st_dev, status.st_ino)
     if here in above:
-        raise UserError(f"{folder}: this link leads back to a folder above it; remove it.")
+        raise UserError(f"{folder}: this link leads back to a parent folder; remove it.")
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
@@ -171,25 +171,25 @@ def _size_of(entry: os.DirEntry[str]) -> int:
     try:
         status = entry.stat()
     except FileNotFoundError as error:
-        raise UserError(f"{entry.path}: this link leads nowhere; remove it.") from error
+        raise UserError(f"{entry.path}: this link is broken; remove it.") from error
     if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{entry.path}: this is no file but a pipe, socket or device; remove it.")
+        raise UserError(f"{entry.path}: this is a pipe, socket or device, not a file; remove it.")
     return status.st_size
 
 
 def _check_shape(width: int, height: int) -> None:
     if max(width, height) > MOST_LENGTHS * min(width, height):
-        raise ValueError(f"one of its sides is over {MOST_LENGTHS} times as long as the other")
+        raise ValueError(f"one side is more than {MOST_LENGTHS} times as long as the other")
 
 
 def _to_rgb(image: Image) -> Image:
     import numpy as np
     from PIL.Image import fromarray
 
-    if image.mode.startswith("I;16"):  # convert() would make nearly all of them white
+    if image.mode.startswith("I;16"):  # convert() would turn nearly all of them white
         return fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise ValueError("its grey values have 32 bits; convert them to 8")
+        raise ValueError("it has 32-bit grey values; convert them to 8 bits")
     return image.convert("RGB")
 
 

@@ -1,4 +1,4 @@
-"""The images of a run, whatever the dataset: training, test and held-out split, each a loader."""
+"""The images of a run for any dataset: a loader each for training, test and held-out images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from resvar.errors import UserError
 
 
 class TrainLoader(Protocol):
-    """Random access to the training batches of a run; `labels` of all its images, int64 [N]."""
+    """Random access to the training batches of a run; `labels` of all images, int64 [N]."""
 
     labels: Tensor
 
@@ -35,7 +35,7 @@ class TrainLoader(Protocol):
 
 
 class EvalLoader(Protocol):
-    """All images once, in their order, in batches of `batch_size`; `labels` int64 [N]."""
+    """All images once, in order, in batches of `batch_size`; `labels` int64 [N]."""
 
     labels: Tensor
     batch_size: int
@@ -49,7 +49,7 @@ class EvalLoader(Protocol):
 
 @dataclass(frozen=True)
 class Splits:
-    """The loaders of a run; `holdout` is None where no training image is held out."""
+    """The loaders of a run; `holdout` is None if no training images are held out."""
 
     training: TrainLoader
     test: EvalLoader
@@ -63,7 +63,7 @@ class Splits:
         device: torch.device,
         shard: Shard = UNSHARDED,
     ) -> Splits:
-        """Loaders of an opened dataset; CIFAR moves to the device as a whole.
+        """The loaders for an opened dataset; CIFAR moves to the device as a whole.
 
         Args:
             shard: this process's part of each training batch.
@@ -82,8 +82,8 @@ def open_images(settings: Settings, folder: Path) -> Images | FolderImages:
     The sample needs no folder: the package carries it.
 
     Raises:
-        UserError: it is missing or damaged, contains an image that cannot be read, or has another
-            number of classes than `num_classes`.
+        UserError: it is missing or damaged, contains an unreadable image, or its number of classes
+            is not `num_classes`.
     """
     if settings.dataset == "sample":
         return load_sample()
@@ -102,7 +102,7 @@ def num_classes(settings: Settings) -> int:
     """The width of the logits of a run's network.
 
     Raises:
-        UserError: a folder of images was not opened yet, and the setting is missing.
+        UserError: the dataset is a folder of images, and the setting is missing.
     """
     if settings.dataset != "folder":
         return DATASETS["cifar10" if settings.dataset == "sample" else settings.dataset].classes

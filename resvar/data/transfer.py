@@ -1,4 +1,4 @@
-"""The progress of a download or an unpacking, on stderr. No torch."""
+"""Progress of a download or extraction, on stderr. No torch."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 def show_progress(
     title: str, total: int | None, start: int, show: bool, lines: bool = True
 ) -> Iterator[Callable[[int], None]]:
-    """Yields a function of the bytes done that shows progress on stderr.
+    """Yields a function that takes the number of bytes done and shows progress on stderr.
 
-    After the title a terminal shows a bar, and a log, with `lines`, a line per tenth.
+    Below the title, a terminal shows a bar; a log, with `lines`, gets a line per tenth.
     """
     if not show:
         yield lambda _done: None

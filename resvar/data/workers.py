@@ -1,4 +1,4 @@
-"""The processes that read images for a run: they end when the run ends them, and not before."""
+"""The processes that read images for a run; only the run ends them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ STOPS = ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
 
 def obey_parent_only(worker: int) -> None:
-    """Leave signals to the run, in one of its workers.
+    """In a worker, ignore every signal except a SIGTERM from the run.
 
     Ctrl-C, `timeout`, systemd and Slurm signal all processes at once. The run then saves a
-    checkpoint after its iteration, but only if no worker dies before that. The run itself ends its
-    workers by SIGTERM.
+    checkpoint after its iteration, for which its workers must stay alive. The run ends its workers
+    with SIGTERM.
 
     Args:
-        worker: its number, which does not matter.
+        worker: the worker's number, unused.
     """
     del worker
     for name in STOPS:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if not hasattr(signal, "sigwaitinfo"):  # macOS does not tell who sent a signal
+    if not hasattr(signal, "sigwaitinfo"):  # macOS does not report who sent a signal
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()

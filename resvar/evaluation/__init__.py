@@ -1,1 +1,1 @@
-"""Trained networks: read back, measured on their test set, exported."""
+"""Read trained networks, evaluate them on their test set, export them."""

@@ -1,8 +1,8 @@
-"""A trained network measured on its test set: error, errors by class, confusion, calibration.
+"""Evaluate a trained network on its test set: error, errors by class, confusion, calibration.
 
-The network classifies the test set once, with the function and the precision of training: on the
-same machine, error, loss and predictions are the run's own. Errors, confidences and accuracies in
-the findings are percentages.
+The network classifies the test set once, with the function and precision used in training: on the
+same machine, error, loss and predictions equal those of the run. Errors, confidences and accuracies
+in the findings are percentages.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def examine(trained: TrainedNetwork, data: Path, device: torch.device) -> dict[s
         data: the folder with the dataset.
 
     Raises:
-        UserError: the dataset is missing, or the network's run is not known.
-        RunError: the network's outputs are no finite numbers.
+        UserError: the dataset is missing, or the network's run is unknown.
+        RunError: the network's outputs are not finite.
     """
     plan = Execution.for_inference(trained.settings, device)
     settings = plan.settings
@@ -50,7 +50,7 @@ def examine(trained: TrainedNetwork, data: Path, device: torch.device) -> dict[s
     test = Splits.prepare(images, settings, device).test
     measured, logits = evaluate_with_logits(plan.to_device(trained.network), test, plan)
     if not math.isfinite(measured.loss):
-        raise RunError(f"{trained.source}: the network's outputs are no finite numbers.")
+        raise RunError(f"{trained.source}: the network's outputs are not finite.")
     labels, predictions = test.labels.cpu().numpy(), measured.predictions.numpy()
     confusion = confusion_matrix(labels, predictions, len(images.class_names))
     identity = ("variant", "depth", "seed", "protocol", "dataset", "iterations")
@@ -104,7 +104,7 @@ def _calibration(logits: Tensor, correct: NDArray[np.bool_]) -> dict[str, Any]:
         "expected_calibration_error": 100.0 * expected_calibration_error(bins),
         "mean_confidence": 100.0 * float(confidence.mean()),
         "bins": [
-            {name: percent(name, value) for name, value in held._asdict().items()} for held in bins
+            {name: percent(name, value) for name, value in one._asdict().items()} for one in bins
         ],
     }
 
@@ -114,7 +114,7 @@ def _compare_with_run(
 ) -> dict[str, Any] | None:
     """The recorded test error, and the number of predictions that differ from the recorded ones.
 
-    None without a finished run, or for a checkpoint from before its end.
+    None without a finished run, or for a checkpoint from before the end.
     """
     folder = trained.folder
     if folder is None or trained.provenance.iteration != settings.iterations:
@@ -124,7 +124,7 @@ def _compare_with_run(
         return None
     if recorded.shape != predictions.shape:
         raise UserError(
-            f"{folder / rundir.PREDICTIONS}: this holds an array of shape {recorded.shape}, but "
+            f"{folder / rundir.PREDICTIONS}: its array has the shape {recorded.shape}, but "
             f"the test set has {len(predictions)} images."
         )
     differing = int((recorded != predictions).sum())

@@ -16,7 +16,7 @@ RELIABILITY_BINS = 15
 def confusion_matrix(
     labels: NDArray[np.int64], predictions: NDArray[np.int64], classes: int
 ) -> NDArray[np.int64]:
-    """int64 [classes, classes]: images of the row's class that were predicted as the column's."""
+    """int64 [classes, classes]: images of the row's class, predicted as the column's."""
     pairs = labels * classes + predictions
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes).astype(np.int64)
 
@@ -28,7 +28,7 @@ def class_errors(confusion: NDArray[np.int64]) -> list[float | None]:
 
 
 class ReliabilityBin(NamedTuple):
-    """Images whose confidence is above `above` and at most `up_to`; all between 0 and 1.
+    """Images with a confidence above `above` and at most `up_to`; all values are 0 to 1.
 
     Attributes:
         confidence: mean probability of the predicted class; None without images.
@@ -68,8 +68,8 @@ def expected_calibration_error(bins: Sequence[ReliabilityBin]) -> float:
     0 is perfect, 1 the worst.
     """
     gaps = (
-        held.images * abs(held.accuracy - held.confidence)
-        for held in bins
-        if held.accuracy is not None and held.confidence is not None
+        one.images * abs(one.accuracy - one.confidence)
+        for one in bins
+        if one.accuracy is not None and one.confidence is not None
     )
-    return sum(gaps) / sum(held.images for held in bins)
+    return sum(gaps) / sum(one.images for one in bins)

@@ -1,4 +1,4 @@
-"""Trained networks read back, from a run directory, a checkpoint or a safetensors file."""
+"""Read a trained network from a run directory, a checkpoint or a safetensors file."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class TrainedNetwork:
 
     @property
     def settings(self) -> Settings:
-        """Of the run; raises UserError where the file does not contain them."""
+        """The settings of the run; raises UserError if the file does not contain them."""
         if self.provenance.settings is None:
             raise UserError(
-                f"{self.source}: the file does not hold the settings of a run, so its dataset is "
-                "not known."
+                f"{self.source}: the file does not contain the settings of a run, so its dataset "
+                "is unknown."
             )
         return self.provenance.settings
 
@@ -57,13 +57,13 @@ class TrainedNetwork:
         classes = self.network.classifier.out_features
         if classes != len(images.class_names):
             raise UserError(
-                f"{self.source}: the network tells {classes} classes apart, but its dataset "
+                f"{self.source}: the network has {classes} classes, but its dataset "
                 f"'{self.settings.dataset}' has {len(images.class_names)}."
             )
         return images
 
     def with_images(self, data: Path) -> TrainedNetwork:
-        """The same with normalisation and class names, from the dataset where they are missing.
+        """The same with normalisation and class names, from the dataset if they are missing.
 
         Raises:
             UserError: the dataset is unknown, missing, or does not fit the network.
@@ -88,11 +88,11 @@ class TrainedNetwork:
 def open_trained(source: Path) -> TrainedNetwork:
     """The network in a run directory, a checkpoint inside one, or a safetensors file.
 
-    It is on the CPU and in evaluation mode. A warning on stderr names a damaged checkpoint for
-    which the previous one is read.
+    It is on the CPU and in evaluation mode. If the newest checkpoint is damaged, the previous one
+    is read and a warning on stderr says so.
 
     Raises:
-        UserError: `source` is missing, damaged, may not be read, or contains no trained network.
+        UserError: `source` is missing, damaged or unreadable, or contains no trained network.
         RunError: all checkpoints of the run are damaged.
     """
     warnings: list[str] = []
@@ -108,7 +108,7 @@ def open_trained(source: Path) -> TrainedNetwork:
 
 
 def _from_folder(source: Path, warnings: list[str]) -> TrainedNetwork:
-    """The network of the newest sound checkpoint of a run.
+    """The network in the newest intact checkpoint of a run.
 
     Args:
         warnings: receives a sentence for a damaged checkpoint.
@@ -118,7 +118,7 @@ def _from_folder(source: Path, warnings: list[str]) -> TrainedNetwork:
     settings = rundir.read_settings(source)
     state = load_newest(source, warn=warnings.append)
     if state is None:
-        raise UserError(f"{source}: there is no checkpoint yet; `resvar train` makes one.")
+        raise UserError(f"{source}: there is no checkpoint yet; `resvar train` writes one.")
     return _from_checkpoint(source, source, settings, state)
 
 
@@ -131,14 +131,14 @@ def _from_file(source: Path) -> TrainedNetwork:
     folder = source.parent
     if not (folder / rundir.CONFIG).exists():
         raise UserError(
-            f"{source}: a checkpoint is read with the {rundir.CONFIG} of its run, and there is "
-            "none beside it; name a run directory, a checkpoint inside one, or a .safetensors file."
+            f"{source}: a checkpoint needs the {rundir.CONFIG} of its run in the same folder; name "
+            "a run directory, a checkpoint inside one, or a .safetensors file."
         )
     try:
         state = load_checkpoint(source)
     except DamagedError as error:
         raise UserError(
-            f"{source}: this is damaged or no checkpoint of resvar: {error}."
+            f"{source}: this is damaged or not a checkpoint of resvar: {error}."
         ) from error
     return _from_checkpoint(source, folder, rundir.read_settings(folder), state)
 
@@ -149,8 +149,8 @@ def _from_checkpoint(
     try:
         if state["config_hash"] != settings.hash:
             raise UserError(
-                f"{source}: the checkpoint belongs to a run with other settings than "
-                f"{folder / rundir.CONFIG} says."
+                f"{source}: the checkpoint belongs to a run with other settings than those in "
+                f"{folder / rundir.CONFIG}."
             )
         weights = state["model"]
         classes = len(weights["classifier.weight"])
@@ -159,7 +159,7 @@ def _from_checkpoint(
         iteration = int(state["iteration"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(
-            f"{source}: this checkpoint does not hold the network that {folder / rundir.CONFIG} "
-            "names."
+            f"{source}: this checkpoint does not contain the network that "
+            f"{folder / rundir.CONFIG} describes."
         ) from error
     return TrainedNetwork(source, network.eval(), Provenance(settings, iteration), folder)

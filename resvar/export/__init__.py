@@ -1,1 +1,1 @@
-"""Networks in files: safetensors (both ways), ONNX and torchvision's state dicts."""
+"""Export networks: safetensors (which can be loaded again), ONNX and torchvision's state dicts."""

@@ -1,8 +1,8 @@
-"""What an exported file says about its weights: JSON in the metadata, under the key `resvar`.
+"""The description of the weights in an exported file: JSON in the metadata, key `resvar`.
 
-The description contains the ordering's four lists, the architecture, the settings of the run, the
-iteration, the normalisation of the images and the names of the classes. The file alone is therefore
-enough to rebuild the network and to classify images.
+It contains the ordering's four lists, the architecture, the settings of the run, the iteration, the
+normalisation of the images and the names of the classes. So the file alone is enough to rebuild the
+network and classify images.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Size = Annotated[int, Field(ge=1, le=2**20)]
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where weights come from; None for an unknown value.
+    """Where weights come from; None means unknown.
 
     Attributes:
         settings: of the training run.
@@ -75,7 +75,7 @@ class Description(StrictModel):
 
     @property
     def provenance(self) -> Provenance:
-        """Raises ValueError where the normalisation is malformed."""
+        """Raises ValueError if the normalisation is malformed."""
         return Provenance(
             self.settings,
             self.iteration,
@@ -118,7 +118,7 @@ class NormalizationDescription(StrictModel):
     """`(pixels - mean) * scale` for pixels in [0, 1].
 
     Attributes:
-        mean: [3], or [H][W][3] where it differs between pixels.
+        mean: [3], or [H][W][3] if it differs between pixels.
         scale: [3].
     """
 
@@ -133,8 +133,8 @@ class NormalizationDescription(StrictModel):
         return cls(mean=mean.tolist(), scale=normalization.scale.cpu().tolist())
 
     def build(self) -> Normalization:
-        """Raises ValueError where rows differ in length, or there are not three channels."""
+        """Raises ValueError if rows differ in length or there are not three channels."""
         mean, scale = torch.tensor(self.mean), torch.tensor(self.scale)
         if mean.shape[-1:] != (3,) or scale.shape != (3,):
-            raise ValueError("the normalisation is not that of three channels")
+            raise ValueError("the normalisation is not for three channels")
         return Normalization(mean, scale)

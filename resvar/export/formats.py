@@ -1,4 +1,4 @@
-"""The formats of `resvar export`: which one a file name means, and the write."""
+"""The formats of `resvar export`: choosing one by file name, and writing it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ SUFFIXES = {
 
 
 def choose_format(out: Path, to: str | None = None, force: bool = False) -> str:
-    """The format of `--out`: `--to`, else by the suffix.
+    """The format of `--out`: `--to`, otherwise by the suffix.
 
     Raises:
         UserError: the suffix belongs to another format or to none; the file exists and `force` is
-            false; its folder is missing.
+            false; or its folder is missing.
     """
     endings = ", ".join(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
     found = [name for name, suffixes in SUFFIXES.items() if out.suffix.lower() in suffixes]
@@ -39,7 +39,7 @@ def choose_format(out: Path, to: str | None = None, force: bool = False) -> str:
         raise UserError(f"--out {out}: with --to {to} the file's name must end in {ending}.")
     require_place(out)
     if out.exists() and not force:
-        raise UserError(f"--out {out}: the file is there already; --force replaces it.")
+        raise UserError(f"--out {out}: the file already exists; --force replaces it.")
     return found[0]
 
 

@@ -23,7 +23,7 @@ def to_onnx(
     """The content of an ONNX file: the network in evaluation mode, its description as metadata.
 
     Args:
-        size: height and width of an image; default: those of the run's images, without settings
+        size: height and width of an image; default: those of the run's images, or without settings
             those of the stem, 32 or 224.
 
     Raises:
@@ -36,7 +36,7 @@ def to_onnx(
                 "pip install 'resvar[onnx]'."
             )
     size = size or input_size(network, provenance.settings)
-    # Two images: the exporter would take a batch of one for a constant.
+    # Two images: the exporter would treat a batch size of one as a constant.
     example = torch.zeros(2, 3, size, size, device=network.classifier.weight.device)
     training = network.training
     try:
@@ -52,9 +52,9 @@ def to_onnx(
             )
     finally:
         network.train(training)
-    assert program is not None  # None only where `export` writes the file itself
+    assert program is not None  # None only if `export` writes the file itself
     model: Any = program.model_proto
-    # The exporter stores source lines with the paths of this machine in every node.
+    # The exporter stores source lines with local paths in every node.
     for node in [*model.graph.node, *(n for f in model.functions for n in f.node)]:
         del node.metadata_props[:]
     entry = model.metadata_props.add()

@@ -1,7 +1,7 @@
 """safetensors files: the weights under the names of the network's modules, and a description.
 
-`load_model` rebuilds the network from the description in the metadata. The format contains numbers
-and text only: reading a file runs no code.
+`load_model` rebuilds the network from the description in the metadata. The format contains only
+numbers and text, so reading a file runs no code.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class LoadedModel(ResidualNetwork):
             )
         if normalization is None:
             raise UserError(
-                "the model's file does not hold the normalisation of its images: export the run "
-                "again where its dataset is (--data DIR)."
+                "the model's file does not contain the normalisation of its images: export the run "
+                "again with its dataset (--data DIR)."
             )
         if normalization.mean.ndim == 3 and normalization.mean.shape != shape[1:]:
             height, width, _ = normalization.mean.shape
@@ -66,14 +66,14 @@ class LoadedModel(ResidualNetwork):
 
 
 def to_safetensors(network: ResidualNetwork, provenance: Provenance = NO_PROVENANCE) -> bytes:
-    """The content of a safetensors file; the same network gives the same bytes.
+    """The content of a safetensors file; equal networks give equal bytes.
 
     Raises:
         UserError: the weights are not fp32.
     """
     if odd := {p.dtype for p in network.parameters()} - {torch.float32}:
-        raise UserError(f"only fp32 weights are written, not {odd.pop()}: call .float() first.")
-    # A single key: safetensors writes several in random order.
+        raise UserError(f"only fp32 weights can be written, not {odd.pop()}: call .float() first.")
+    # A single key, since safetensors writes several in random order.
     metadata = {DESCRIPTION_KEY: Description.of(network, provenance).model_dump_json()}
     return save(cpu_state(network), metadata)
 
@@ -88,7 +88,7 @@ def load_model(path: str | Path) -> LoadedModel:
     try:
         if not path.exists() or path.is_dir():
             raise UserError(f"{path}: there is no such file.")
-        open_regular(path).close()  # a pipe is refused: the library would wait for it
+        open_regular(path).close()  # refuses a pipe, on which the library would wait
         with safe_open(path, framework="pt") as file:
             network = _empty_network(path, _read_description(path, file.metadata()))
             _check_tensors(path, network, file)
@@ -96,7 +96,7 @@ def load_model(path: str | Path) -> LoadedModel:
             state = {key: file.get_tensor(key).clone() for key in network.state_dict()}
     except SafetensorError as error:
         raise UserError(
-            f"{path}: this is damaged or no safetensors file ({first_line(error)})."
+            f"{path}: this is damaged or not a safetensors file ({first_line(error)})."
         ) from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
@@ -119,8 +119,8 @@ def _read_description(path: Path, metadata: Mapping[str, str] | None) -> Descrip
     text = (metadata or {}).get(DESCRIPTION_KEY)
     if text is None:
         raise UserError(
-            f"{path}: the file does not say what network its weights are of; `resvar export` "
-            "writes that along."
+            f"{path}: the file does not describe the network of its weights; files written by "
+            "`resvar export` do."
         )
     with suppress(ValueError, RecursionError):  # malformed JSON is refused below
         found = json.loads(text)
@@ -132,12 +132,12 @@ def _read_description(path: Path, metadata: Mapping[str, str] | None) -> Descrip
 
 
 def _empty_network(path: Path, description: Description) -> LoadedModel:
-    """The described network on the meta device: sizes may be hostile, so nothing is allocated."""
+    """The described network on the meta device, without memory: its sizes may be hostile."""
     described, settings = description.network, description.settings
     try:
         ordering, architecture = described.ordering, described.architecture
         if settings and (settings.ordering, settings.architecture) != (ordering, architecture):
-            raise ValueError("'settings' and 'network' name different networks")
+            raise ValueError("'settings' and 'network' describe different networks")
         with torch.device("meta"):
             network = LoadedModel(ordering, architecture, described.num_classes)
         network.provenance = description.provenance
@@ -147,16 +147,18 @@ def _empty_network(path: Path, description: Description) -> LoadedModel:
 
 
 def _check_tensors(path: Path, network: LoadedModel, file: Any) -> None:
-    """Raises UserError where a tensor is missing, unknown, or of another type or shape."""
+    """Raises UserError if a tensor is missing, unknown, or has the wrong type or shape."""
     wanted = {key: _type_text(t.dtype, t.shape) for key, t in network.state_dict().items()}
     found = {key: _type_in_file(file.get_slice(key)) for key in file.keys()}  # noqa: SIM118
     for problem, keys in (
-        ("misses", [key for key in wanted if key not in found]),
-        ("holds the unknown", [key for key in found if key not in wanted]),
+        ("lacks", [key for key in wanted if key not in found]),
+        ("contains the unknown", [key for key in found if key not in wanted]),
     ):
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise UserError(f"{path} {problem} '{keys[0]}'{more}, so it is of another network.")
+            raise UserError(
+                f"{path} {problem} '{keys[0]}'{more}, so it belongs to another network."
+            )
     for key, type_text in wanted.items():
         if found[key] != type_text:
             raise UserError(f"{path}: '{key}' is {found[key]}, but should be {type_text}.")

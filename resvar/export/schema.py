@@ -1,4 +1,4 @@
-"""Strict models of JSON in files that anybody may have written. No torch."""
+"""Strict models for JSON in untrusted files. No torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class StrictModel(pydantic.BaseModel):
-    """Frozen, without conversion of types, and without unknown names."""
+    """Frozen; converts no types and accepts no unknown names."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
 

@@ -1,7 +1,7 @@
-"""torchvision's state dicts: it ships the `original` networks of the ImageNet family.
+"""torchvision's state dicts, for the `original` networks of the ImageNet family that it ships.
 
 torchvision registers modules in the same order, a unit's branch before its projection, so the names
-follow from a rule. S and U count stages and units from 0, P is a module's place in its part:
+follow a rule. S and U count stages and units from 0; P is a module's index in its part:
 
     resvar                  torchvision
     stem.P                  conv1, bn1                        for P = 0, 1
@@ -37,7 +37,7 @@ def to_torchvision(network: ResidualNetwork) -> dict[str, Tensor]:
     `torchvision.models.resnet50(num_classes=…).load_state_dict(…)` accepts them, strictly.
 
     Raises:
-        UserError: torchvision has no such network, and the reason.
+        UserError: torchvision does not have this network; names the reason.
     """
     torchvision_constructor(network)
     return {torchvision_key(key): tensor for key, tensor in cpu_state(network).items()}
@@ -47,12 +47,12 @@ def torchvision_constructor(network: ResidualNetwork) -> str:
     """The call in torchvision that builds this network, such as `resnet50(num_classes=10)`.
 
     Raises:
-        UserError: torchvision has no such network, and the reason.
+        UserError: torchvision does not have this network; names the reason.
     """
     ordering, architecture = network.ordering, network.architecture
     original = find_ordering("original")
     same_lists = all(getattr(ordering, place) == getattr(original, place) for place in PLACES)
-    # In a basic unit both choices of `stride_on` are the same convolution.
+    # In a basic unit both choices of `stride_on` mean the same convolution.
     stride = "3x3" if architecture.unit == "bottleneck" else architecture.stride_on
     for feature, wanted, found in (
         ("only the ImageNet family", "imagenet", architecture.family),
@@ -63,8 +63,8 @@ def torchvision_constructor(network: ResidualNetwork) -> str:
     ):
         if found != wanted:
             raise UserError(
-                f"torchvision's ResNets have {feature}, not '{found}'; a .safetensors file takes "
-                "any."
+                f"torchvision's ResNets have {feature}, not '{found}'; a .safetensors file can "
+                "contain any."
             )
     groups, width = architecture.cardinality, architecture.base_width
     classes = f"num_classes={network.classifier.out_features}"
@@ -91,6 +91,6 @@ def torchvision_key(key: str) -> str:
 
 
 def _convolution_or_bn(place: str) -> str:
-    """A branch is conv, BN, ReLU, conv, …: the place gives the kind of module and its number."""
+    """A branch is conv, BN, ReLU, conv, …: the index gives the kind of module and its number."""
     number, kind = divmod(int(place), 3)
     return f"{('conv', 'bn')[kind]}{number + 1}"

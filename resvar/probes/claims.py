@@ -1,8 +1,8 @@
-"""The paper's claims, as tests that can fail. No torch.
+"""The paper's claims as tests that can fail. No torch.
 
-Each claim is a sentence of arXiv:1603.05027, made into a test of measured numbers with a threshold.
-A verdict is about the network at hand: the paper makes the sentence about some orderings only, and
-`Claim.said_of` tells which.
+Each claim turns a sentence of arXiv:1603.05027 into a test of measured numbers against a threshold.
+A verdict is about one network. The paper makes each claim only about some orderings:
+`Claim.said_of`.
 
 Four claims are about one network at one moment. Two compare the runs of two orderings with the same
 protocol, dataset and depth; they need two seeds of each, because one seed gives no interval.
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from resvar.probes.measurements import Moment, Probe
     from resvar.probes.runs import RunGroup
 
-Decision = Literal["holds", "does not hold", "cannot be said from this data"]
-HOLDS: Decision = "holds"
-FAILS: Decision = "does not hold"
-INCONCLUSIVE: Decision = "cannot be said from this data"
+Decision = Literal["supported", "not supported", "inconclusive"]
+SUPPORTED: Decision = "supported"
+NOT_SUPPORTED: Decision = "not supported"
+INCONCLUSIVE: Decision = "inconclusive"
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class Claim:
     """A claim of the paper.
 
     Attributes:
-        says: the claim in a sentence, about the network at hand.
-        threshold: when it holds.
+        says: the claim as a sentence about the network.
+        threshold: when it is supported.
         source: its place in the paper.
         said_of: whether the paper makes it about networks with this ordering.
     """
@@ -95,7 +95,7 @@ class Claim:
 
     @property
     def help(self) -> str:
-        return f"{self.says} Holds where {self.threshold}."
+        return f"{self.says} Supported if {self.threshold}."
 
 
 @dataclass(frozen=True)
@@ -107,16 +107,16 @@ class MomentClaim(Claim):
 
 @dataclass(frozen=True)
 class RunsClaim(Claim):
-    """A claim about the runs of an ordering against those of a reference ordering."""
+    """A claim that compares the runs of an ordering with those of a reference ordering."""
 
     test: Callable[[RunGroup, RunGroup], Answer]
     reference: Callable[[Ordering], str]
 
     def ask(self, runs: RunGroup, groups: Sequence[RunGroup]) -> Answer:
-        """The answer for `runs`; its reference is among `groups`."""
+        """The answer for `runs`, compared with its reference in `groups`."""
         name, reference = runs.ordering.name, self.reference(runs.ordering)
         if name == reference:
-            return INCONCLUSIVE, f"{name} is what the others are compared with"
+            return INCONCLUSIVE, f"{name} is the reference of this claim"
         others = [
             other
             for other in groups
@@ -125,7 +125,7 @@ class RunsClaim(Claim):
         ]
         for variant, found in ((name, [runs]), (reference, others)):
             if not found or found[0].metrics.empty:
-                return INCONCLUSIVE, f"no finished run of {variant} at this depth was named"
+                return INCONCLUSIVE, f"no finished run of {variant} at this depth was given"
         return self.test(runs, others[0])
 
 
@@ -141,22 +141,21 @@ def monotone_signal(moment: Moment) -> Answer:
     ]
     negative = percent(100 * worst.branch.negative, 1)
     evidence = (
-        f"{negative} of the values that the branch of {worst.name} puts out are "
-        f"negative, the most of all units; the mean rises in {sum(steps)} of {len(steps)} steps "
-        "inside a stage"
+        f"{negative} of the branch outputs of {worst.name} are negative, the most of all units; "
+        f"the mean rises in {sum(steps)} of {len(steps)} steps within a stage"
     )
     if worst.branch.negative > 0:
-        return FAILS, evidence
+        return NOT_SUPPORTED, evidence
     if not steps:
-        return INCONCLUSIVE, "no stage has two units, so there is no step to look at"
-    return HOLDS if all(steps) else FAILS, evidence
+        return INCONCLUSIVE, "no stage has two units, so there are no steps to compare"
+    return SUPPORTED if all(steps) else NOT_SUPPORTED, evidence
 
 
 MONOTONE = MomentClaim(
     "monotone-signal",
-    "The branches only add, so the signal only grows along the depth.",
-    "no branch puts out a negative value, and the shortcut signal's mean rises at every step "
-    "inside a stage",
+    "The branches add nothing negative, so the signal only grows along the depth.",
+    "no branch output is negative, and the mean of the shortcut signal rises at every step within "
+    "a stage",
     "section 4.1, ReLU before addition",
     lambda ordering: not ordering.after_add and ordering.trail[-1:] == ("relu",),
     monotone_signal,
@@ -171,20 +170,20 @@ def scaled_shortcut(moment: Moment) -> Answer:
     product = math.prod(gains)
     least = min(moment.units, key=lambda unit: unit.passed)
     evidence = (
-        f"BN after the addition multiplies by {min(gains):.3g} to {max(gains):.3g} a unit, and by "
-        f"{product:.3g} over all {len(gains)}"
+        f"BN after the addition multiplies by {min(gains):.3g} to {max(gains):.3g} per unit, and "
+        f"by {product:.3g} over all {len(gains)}"
     )
     if least.passed < 1:
         evidence += (
-            f"; ReLU there lets as little as {percent(100 * least.passed, 1)} pass ({least.name})"
+            f"; ReLU there passes as little as {percent(100 * least.passed, 1)} ({least.name})"
         )
     scaled = product >= SCALING_FACTOR or product <= 1 / SCALING_FACTOR
-    return HOLDS if scaled else FAILS, evidence
+    return SUPPORTED if scaled else NOT_SUPPORTED, evidence
 
 
 SCALED = MomentClaim(
     "scaled-shortcut",
-    "BN after the addition rescales the signal that goes straight through.",
+    "BN after the addition rescales the shortcut signal.",
     f"the product of the gains over all units is at least {SCALING_FACTOR:g} or at most "
     f"{1 / SCALING_FACTOR:g}",
     "section 4.1, BN after addition; section 3.1 on scaling",
@@ -198,26 +197,26 @@ def identity_forward(moment: Moment) -> Answer:
     if not found.chains:
         return INCONCLUSIVE, "no unit has an identity shortcut"
     parts = [
-        f"{name} {found.forward_relative[name]:.2g} of the signal, {off:.3g} times what rounding "
-        "allows"
+        f"{found.forward_relative[name]:.2g} of the signal ({off:.3g} times the rounding bound) in "
+        f"{name}"
         for name, off in found.forward.items()
     ]
     holds = all(off <= 1 for off in found.forward.values())
-    evidence = f"x_L differs from x_l + sum of F by at most, in {'; in '.join(parts)}"
-    return HOLDS if holds else FAILS, f"{evidence} ({_extent(moment)})"
+    evidence = f"x_L differs from x_l + sum of F by at most {', '.join(parts)}"
+    return SUPPORTED if holds else NOT_SUPPORTED, f"{evidence} ({_extent(moment)})"
 
 
 FORWARD = MomentClaim(
     "identity-forward",
-    "A signal is any earlier one and the sum of the branches between (equation 4).",
-    "the difference is within the bound of rounding for every value, in fp32 and in fp64",
+    "A signal is any earlier signal plus the sum of the branches between them (equation 4).",
+    "the difference is within the rounding bound for every value, in fp32 and in fp64",
     "section 2, equation 4",
     lambda ordering: not ordering.after_add,
     identity_forward,
 )
 
 BACKWARD_TOLERANCE = {"fp32": 1e-4, "fp64": 1e-12}
-"""Relative differences that count as rounding: eps times thousands."""
+"""Largest relative differences that count as rounding: thousands of eps."""
 
 
 def identity_backward(moment: Moment) -> Answer:
@@ -225,11 +224,11 @@ def identity_backward(moment: Moment) -> Answer:
     known = {name: off for name, off in found.backward.items() if off is not None}
     if not found.chains or len(known) < len(found.backward):
         return INCONCLUSIVE, "no gradient reaches a unit with an identity shortcut"
-    parts = [f"{name} {off:.2g}" for name, off in known.items()]
+    parts = [f"{off:.2g} in {name}" for name, off in known.items()]
     holds = all(off <= BACKWARD_TOLERANCE[name] for name, off in known.items())
-    return HOLDS if holds else FAILS, (
-        "dE/dx_l differs from dE/dx_L (1 + d/dx_l sum of F) by at most, relative to its terms, in "
-        f"{', in '.join(parts)} ({_extent(moment)})"
+    return SUPPORTED if holds else NOT_SUPPORTED, (
+        "dE/dx_l differs from dE/dx_L (1 + d/dx_l sum of F), relative to its terms, by at most "
+        f"{', '.join(parts)} ({_extent(moment)})"
     )
 
 
@@ -254,7 +253,7 @@ def _extent(moment: Moment) -> str:
 # --- runs of two orderings ------------------------------------------------------------------------
 
 SLOWER_NATS = 0.05
-"""The smallest relevant difference of training losses."""
+"""The smallest relevant difference in training loss."""
 
 
 def slow_start(ours: RunGroup, theirs: RunGroup) -> Answer:
@@ -274,17 +273,17 @@ def slow_start(ours: RunGroup, theirs: RunGroup) -> Answer:
         return INCONCLUSIVE, evidence
     low, high = compared.interval
     if low > 0 and compared.difference >= SLOWER_NATS:
-        return HOLDS, evidence
-    return FAILS if high < SLOWER_NATS else INCONCLUSIVE, evidence
+        return SUPPORTED, evidence
+    return NOT_SUPPORTED if high < SLOWER_NATS else INCONCLUSIVE, evidence
 
 
 SLOW_START = RunsClaim(
     "slow-start",
-    "The training loss falls slowly at the start: against original where BN stands after the "
-    "addition, else against full-preact.",
+    "The training loss falls slowly at first, compared with original if BN follows the addition, "
+    "otherwise with full-preact.",
     "the mean training loss up to the first evaluation is higher by at least "
-    f"{SLOWER_NATS:g} nats, and its 95 % Welch interval above 0; it does not hold where the "
-    f"interval is below {SLOWER_NATS:g}",
+    f"{SLOWER_NATS:g} nats, and its 95 % Welch interval is above 0; not supported if the interval "
+    f"is below {SLOWER_NATS:g}",
     "section 4.1, figure 6 left; section 4.2, ease of optimization",
     lambda ordering: bool(ordering.after_add),
     slow_start,
@@ -292,7 +291,7 @@ SLOW_START = RunsClaim(
 )
 
 CONVERGED_BELOW = 5.0
-"""Training error in percent; a network above has not converged."""
+"""Training error in percent; above it, a network has not converged."""
 
 
 def regularisation(ours: RunGroup, theirs: RunGroup) -> Answer:
@@ -310,16 +309,16 @@ def regularisation(ours: RunGroup, theirs: RunGroup) -> Answer:
     if losses.interval is None or errors.interval is None:
         return INCONCLUSIVE, evidence
     if losses.interval[0] > 0 and errors.interval[1] < 0:
-        return HOLDS, evidence
+        return SUPPORTED, evidence
     contradicted = losses.interval[1] < 0 or errors.interval[0] > 0
-    return FAILS if contradicted else INCONCLUSIVE, evidence
+    return NOT_SUPPORTED if contradicted else INCONCLUSIVE, evidence
 
 
 REGULARISATION = RunsClaim(
     "regularisation",
     "It ends with a higher training loss and a lower test error than original.",
-    "the 95 % Welch intervals exclude 0 on these sides, and no run's training error is above "
-    f"{CONVERGED_BELOW:g} % at the end",
+    "the 95 % Welch intervals exclude 0 on these sides, and no run ends with a training error "
+    f"above {CONVERGED_BELOW:g} %",
     "section 4.2, reducing overfitting",
     lambda ordering: "bn" in ordering.lead,
     regularisation,
@@ -328,7 +327,7 @@ REGULARISATION = RunsClaim(
 
 
 def _difference(ours: RunGroup, theirs: RunGroup) -> str:
-    return f"{ours.ordering.name} less {theirs.ordering.name}"
+    return f"{ours.ordering.name} − {theirs.ordering.name}"
 
 
 def _with_interval(compared: Comparison, unit: str) -> str:

@@ -1,4 +1,4 @@
-"""The command `resvar probe`: networks measured at initialisation, at snapshots and at the end."""
+"""The command `resvar probe`: measure networks at initialisation, at snapshots and at the end."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ProbeOptions:
         for moment in at:
             if moment not in (INITIAL, END) and whole_number(moment) is None:
                 raise UserError(
-                    f"--at {shortened(moment)}: write init, end, or a number of iterations."
+                    f"--at {shortened(moment)}: use init, end, or a number of iterations."
                 )
         return cls(images, tuple(at), data, choose_device(device))
 
@@ -81,14 +81,14 @@ def run_probe(
     if folders:
         given = {"variant": variants, "depth": depth, "seed": seed}
         if names := [name for name, value in given.items() if value is not None]:
-            raise UserError(f"--{names[0]}: a RUN says itself what it is; name one or the other.")
+            raise UserError(f"--{names[0]}: a RUN already determines this; leave one of them out.")
         results = probe_runs(folders, options)
     else:
         if depth is None:
-            raise UserError("say which networks: RUN…, or --depth (and --variant).")
+            raise UserError("name the networks: RUN…, or --depth (and --variant).")
         names = [*PAPER_ORDER] if variants is None else [v.strip() for v in variants.split(",")]
         results = probe_variants(names, depth, seed or 0, options)
-    if figures is not None:  # before the text, whose reader may leave
+    if figures is not None:  # first: the reader of the text may leave
         from resvar.probes.pictures import probe_pictures
         from resvar.reports.plotting import write_pictures
 
@@ -114,7 +114,7 @@ def probe_runs(folders: Sequence[Path], options: ProbeOptions) -> ProbeResults:
         try:
             write_probe(record.folder, one)
         except OSError as error:
-            log(f"Warning: {record.folder}: not saved there ({error.strerror}).")
+            log(f"Warning: {record.folder}: the probe is not saved ({error.strerror}).")
     return ProbeResults.of(found, read_run_groups(records))
 
 
@@ -124,10 +124,10 @@ def probe_variants(
     """Probe networks at initialisation.
 
     Raises:
-        UserError: there is no such network, or a later moment was asked for.
+        UserError: the network does not exist, or a later moment was requested.
     """
     if set(options.at) - {INITIAL}:
-        raise UserError("--at: a network that belongs to no run is at its initialisation; name RUN")
+        raise UserError("--at: without a RUN there is only the initialisation; name a RUN.")
     choices = [{"variant": variant, "depth": depth, "seed": seed} for variant in variants]
     targets = [_Target(resolve(options=choice), None, [INITIAL]) for choice in choices]
     return ProbeResults.of(_probe_targets(targets, options))
@@ -145,7 +145,7 @@ class _Target:
     moments: Sequence[str]
 
     def load(self, moment: str) -> tuple[ResidualNetwork, int]:
-        """The network, and the number of updates behind it."""
+        """The network, and the number of updates so far."""
         if moment == INITIAL or self.folder is None:
             return build_network(self.settings), 0
         if moment == END:
@@ -169,7 +169,7 @@ def _run_target(record: Record, at: Sequence[str]) -> _Target:
         between = [str(number) for number in kept if 0 < number < settings.iterations]
         at = [INITIAL, *between, END]
         if not any((folder / name).exists() for name in (CHECKPOINT, PREVIOUS_CHECKPOINT)):
-            log(f"{folder}: no checkpoint is here, so only the earlier moments are probed.")
+            log(f"{folder}: there is no checkpoint, so only earlier moments are probed.")
             at = at[:-1]
     rank = {INITIAL: -1.0, END: float("inf")}
     in_order = sorted(set(at), key=lambda moment: rank.get(moment) or float(moment))
@@ -177,7 +177,7 @@ def _run_target(record: Record, at: Sequence[str]) -> _Target:
         if moment not in rank and int(moment) not in kept:
             have = ", ".join(map(str, kept)) or "none"
             raise UserError(
-                f"{folder}: no weights are kept of iteration {moment} (kept are: {have}); "
+                f"{folder}: no weights were kept at iteration {moment} (kept at: {have}); "
                 f"train with --set probe_at=[{moment}]."
             )
     return _Target(settings, folder, in_order)
@@ -187,7 +187,7 @@ def _run_target(record: Record, at: Sequence[str]) -> _Target:
 
 
 def _probe_targets(targets: Sequence[_Target], options: ProbeOptions) -> list[Probe]:
-    tests: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}  # each dataset is opened once
+    tests: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}  # opens each dataset once
     found = []
     for target in targets:
         plan = Execution.for_inference(target.settings, options.device)
@@ -231,7 +231,7 @@ def _first_images(settings: Settings, options: ProbeOptions) -> tuple[Tensor, Te
     test = Splits.prepare(open_images(settings, options.data), settings, options.device).test
     if options.images > len(test.labels):
         raise UserError(
-            f"--images {options.images}: the test set has {len(test.labels):,} images only."
+            f"--images {options.images}: the test set has only {len(test.labels):,} images."
         )
     images: list[Tensor] = []
     for some, _ in test:

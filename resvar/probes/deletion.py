@@ -1,8 +1,8 @@
 """Deletion of single units from a trained network (Veit et al. 2016, arXiv:1605.06431).
 
-To delete a unit is to zero its branch: the shortcut signal alone enters `after_add`. Without an
-`after_add` the unit is then the identity. A unit that changes the shape keeps its padding or
-projection. BN uses its running statistics; nothing is trained again.
+Deleting a unit zeroes its branch, so only the shortcut signal enters `after_add`. Without an
+`after_add` the unit becomes the identity. A unit that changes the shape keeps its padding or
+projection. BN uses its running statistics; nothing is retrained.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DELETION_BATCH = 128
 def delete_units(
     network: ResidualNetwork, images: Tensor, labels: Tensor, plan: Execution
 ) -> Deletion:
-    """The error on `images` of the network, and of it without each of its units.
+    """The error on `images` of the whole network, and without each of its units.
 
     A deletion starts from the input of the deleted unit, recorded in the whole network.
 

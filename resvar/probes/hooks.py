@@ -1,4 +1,4 @@
-"""Observation from outside: temporary hooks on a network, temporary modes.
+"""Temporary hooks on a network, and temporary modes.
 
 The model has no code for probes. The terms of a unit's addition are visible at its modules: the
 shortcut signal leaves `unit.shortcut`, the branch signal leaves `unit.branch`, and their sum enters
@@ -40,7 +40,7 @@ def keeps_shape(unit: ResidualUnit) -> bool:
 def observing(
     inputs: Mapping[nn.Module, Observer], outputs: Mapping[nn.Module, Observer] | None = None
 ) -> Iterator[None]:
-    """Within, observers receive the inputs and the outputs of modules."""
+    """Inside the block, observers receive the inputs and outputs of modules."""
     with ExitStack() as hooks:
         for module, observer in inputs.items():
             hooks.callback(module.register_forward_pre_hook(partial(_input, observer)).remove)
@@ -59,9 +59,9 @@ def _output(observer: Observer, _: nn.Module, __: tuple[Any, ...], output: Tenso
 
 @contextmanager
 def mode(network: nn.Module, training: bool) -> Iterator[None]:
-    """Training or evaluation mode within, afterwards each module's own mode again.
+    """Training or evaluation mode inside the block; each module's mode is restored after it.
 
-    In training mode BN normalises with the statistics of the batch, but leaves its buffers alone.
+    In training mode BN uses the statistics of the batch but does not update its buffers.
     """
     modes = [(module, module.training) for module in network.modules()]
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]

@@ -5,7 +5,7 @@ Where the shortcut is the identity and nothing follows the addition, units l …
     x_L = x_l + F_l + … + F_(L-1)                                    (4)
     dE/dx_l = dE/dx_L (1 + d/dx_l (F_l + … + F_(L-1)))               (5)
 
-The F are the outputs of the branches, the derivatives are autograd's. Equation 4 must hold for each
+The F are the outputs of the branches; autograd gives the derivatives. Equation 4 must hold for each
 element up to rounding (Higham, *Accuracy and Stability of Numerical Algorithms*, section 4.2): the
 error of a sum of n + 1 numbers a, in any order, is at most n u / (1 - n u) times the sum of |a|,
 with the unit roundoff u; here two sums are compared. Equation 5 has no such bound: its difference
@@ -34,11 +34,11 @@ PRECISIONS = {"fp32": torch.float32, "fp64": torch.float64}
 
 
 def check_identity(network: ResidualNetwork, images: Tensor, labels: Tensor) -> Identity:
-    """Check both equations in fp32 and fp64, BN with the statistics of these images.
+    """Check both equations in fp32 and fp64; BN uses the statistics of these images.
 
     Args:
-        images: float [N, 3, H, W], normalised; a few suffice, since the equations hold for every
-            single element or not at all.
+        images: float [N, 3, H, W], normalised; a few suffice, since the equations hold for
+            every element or not at all.
         labels: int64 [N].
     """
     forward, relative = dict[str, float](), dict[str, float]()
@@ -74,7 +74,7 @@ class _Chain:
 def _run_chains(
     network: ResidualNetwork, images: Tensor, labels: Tensor
 ) -> tuple[list[_Chain], Tensor]:
-    """The chains with their signals, as parts of autograd's graph, and the loss."""
+    """The chains with their signals, still in autograd's graph, and the loss."""
     chains = [_Chain()]
     inputs: dict[nn.Module, Observer] = {}
     outputs: dict[nn.Module, Observer] = {}
@@ -93,13 +93,13 @@ def _run_chains(
 
 @torch.no_grad()
 def _forward_deviation(chain: _Chain) -> tuple[float, float]:
-    """The largest deviation from equation 4 over all l: by the bound of rounding, and by norm."""
+    """The largest deviation from equation 4 over all l, relative to the rounding bound and norm."""
     end = chain.outputs[-1]
     end_norm = float(torch.linalg.vector_norm(end, dtype=torch.float64))
     total, size = torch.zeros_like(end), torch.zeros_like(end, dtype=torch.float64)
     roundoff = torch.finfo(end.dtype).eps / 2
     by_bound = by_norm = 0.0
-    # From the last unit to the first: the network itself adds in the other direction.
+    # From the last unit to the first: the network adds in the other direction.
     for terms, (x, branch) in enumerate(
         zip(reversed(chain.inputs), reversed(chain.branches), strict=True), start=1
     ):
@@ -112,7 +112,7 @@ def _forward_deviation(chain: _Chain) -> tuple[float, float]:
 
 
 def _backward_deviation(chain: _Chain, loss: Tensor) -> float | None:
-    """The largest deviation from equation 5, by the norms of its terms; None without gradient."""
+    """The largest deviation from equation 5 relative to its terms; None without a gradient."""
     last = len(chain.inputs) - 1
     starts = sorted({0, last // 2, last})
     *gradients, end = torch.autograd.grad(

@@ -1,6 +1,6 @@
-"""The measurements of a probe: plain numbers, in JSON and back. No torch.
+"""The measurements of a probe: plain numbers, to JSON and back. No torch.
 
-Units are listed in the order of the signal. Shares lie between 0 and 1, errors are percentages.
+Units are listed in the order of the signal. Shares are between 0 and 1, errors are percentages.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class UnitSignals(StrictModel):
     Attributes:
         name: of the module, such as `stages.0.3`.
         stage: counted from 0.
-        keeps_shape: its shortcut is the identity; else it pads or projects.
-        shortcut: the signal that enters the addition by the shortcut.
-        branch: the signal that enters it by the branch.
-        ratio: norm of the branch signal / norm of the shortcut signal; None where that is zero.
+        keeps_shape: the shortcut is the identity; otherwise it pads or projects.
+        shortcut: the signal that enters the addition through the shortcut.
+        branch: the signal that enters it through the branch.
+        ratio: norm of the branch signal / norm of the shortcut signal; None if that is zero.
         gradient: norm of the loss's gradient with respect to the unit's input.
-        gradient_ratio: `gradient` / its norm at the last unit's output; None where that is zero.
-        gain: factor of BN after the addition, its scale / the deviation that it divides by, as
+        gradient_ratio: `gradient` / its norm at the last unit's output; None if that is zero.
+        gain: factor of BN after the addition, its scale / the deviation that it divides by;
             geometric mean over channels; 1 without such a BN.
         passed: share of values that a ReLU after the addition passes; 1 without such a ReLU.
         straight: share of values that every such ReLU has passed since the stage began.
@@ -80,10 +80,10 @@ class Identity(StrictModel):
         chains: number of chains; each ends where the shape changes or the network ends.
         longest: units in the longest chain.
         forward: by precision (`fp32`, `fp64`): the largest |x_L - (x_l + sum of F)| of an element /
-            the bound of rounding; at most 1 where the equation holds.
+            the rounding bound; at most 1 if the equation holds.
         forward_relative: by precision: the same as a norm / the norm of x_L.
         backward: by precision: the largest norm of dE/dx_l - dE/dx_L (1 + d/dx_l sum of F) / the
-            norms of its two terms; None without any gradient.
+            norms of its two terms; None without a gradient.
     """
 
     images: PositiveInt
@@ -163,7 +163,7 @@ class Probe(StrictModel):
 
     Attributes:
         config_hash: of the run's settings; None for a network without a run.
-        images: number of test images, the first ones in the official order.
+        images: number of test images, the first in the official order.
         bn_images: images per BN micro-batch.
     """
 
@@ -200,5 +200,5 @@ def read_probe(folder: Path) -> Probe | None:
         return Probe.from_json(json.dumps(note))
     except ValueError as error:
         raise UserError(
-            f"{path}: this is damaged ({error}); `resvar probe {folder}` writes it anew."
+            f"{path}: this is damaged ({error}); `resvar probe {folder}` writes a new one."
         ) from None

@@ -1,4 +1,4 @@
-"""Figures of signal and gradient along the depth, in the look of `resvar.reports.plotting`."""
+"""Figures of signal and gradient along the depth, in the style of `resvar.reports.plotting`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOG_ABOVE = 30.0
-"""Deviations whose extremes differ by a larger factor have a logarithmic axis."""
+"""Deviations whose extremes differ by a larger factor get a logarithmic axis."""
 
 PANEL_INCHES = (1.9, 1.55)
 
@@ -32,7 +32,7 @@ def probe_pictures(results: ProbeResults) -> Iterator[Picture]:
         here = list(of_depth)
         for iteration in _iterations(here):
             yield _signal_picture(depth, iteration, here)
-        gradient = f"Gradient norm at each unit's input by that at the end, ResNet-{depth}"
+        gradient = f"Gradient norm at each unit's input, relative to the end, ResNet-{depth}"
         yield _depth_picture(
             f"gradient-{depth}", gradient, here, [("gradient ratio", quantity.GRADIENT, "log")]
         )
@@ -42,7 +42,7 @@ def probe_pictures(results: ProbeResults) -> Iterator[Picture]:
                 ("ReLU passes, %", quantity.PASSED, "linear"),
                 ("… all in stage, %", quantity.STRAIGHT, "linear"),
             ]
-            title = f"What stands after the addition, ResNet-{depth}"
+            title = f"Effect of the layers after the addition, ResNet-{depth}"
             yield _depth_picture(f"after-addition-{depth}", title, here, rows)
         if any(moment.deletion for _, moment in _moments(here)):
             yield _deletion_picture(depth, here)
@@ -56,7 +56,7 @@ def probe_pictures(results: ProbeResults) -> Iterator[Picture]:
 
 
 def _signal_picture(depth: int, iteration: int, probes: Sequence[Probe]) -> Picture:
-    """A column per network: deviation, mean and share of negatives of the addition's terms."""
+    """A column per network: deviation, mean and negative share of the addition's terms."""
     shown = [(probe, moment) for probe, moment in _moments(probes) if moment.iteration == iteration]
     rows = (
         ("deviation", quantity.SHORTCUT_STD, quantity.BRANCH_STD),
@@ -114,7 +114,7 @@ def _depth_picture(
 
 
 def _deletion_picture(depth: int, probes: Sequence[Probe]) -> Picture:
-    """Test error without each unit, a panel per network, beside that of the whole network."""
+    """Test error without each unit and of the whole network, a panel per network."""
     shown = [
         (probe, moment, moment.deletion)
         for probe, moment in _moments(probes)
@@ -194,7 +194,7 @@ def _draw_stages(panel: Axes, moment: Moment) -> None:
 
 
 def _picture(name: str, title: str, figure: Figure, labelled: Axes) -> Picture:
-    """The figure with its title, and with the legend of one panel for all."""
+    """The figure with its title, and one panel's legend for all."""
     handles, labels = labelled.get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
@@ -218,7 +218,7 @@ def _sort_key(probe: Probe) -> tuple[int, int, str, int]:
 
 
 def _label(probe: Probe, among: Sequence[Probe]) -> str:
-    """The ordering, and the seed where several are shown."""
+    """The ordering, and the seed if several are shown."""
     network = probe.network
     twins = [other for other in among if other.network.variant == network.variant]
     seed = f", seed {network.seed}" if len(twins) > 1 else ""

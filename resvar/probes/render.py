@@ -12,7 +12,7 @@ from typing import Self
 from rich.console import Console
 
 from resvar.console import drawn_text, percent
-from resvar.probes.claims import CLAIMS, HOLDS, ClaimVerdict, judge
+from resvar.probes.claims import CLAIMS, SUPPORTED, ClaimVerdict, judge
 from resvar.probes.measurements import PROBE_FORMAT, Moment, Probe
 from resvar.probes.runs import RunGroup
 from resvar.probes.series import ALL_SERIES, Series, Values, moment_name
@@ -162,7 +162,7 @@ def _verdict_row(same: Sequence[ClaimVerdict]) -> tuple[TableCell, ...]:
         TableCell(last.claim),
         TableCell(f"{last.of}, {last.group}"),
         TableCell(", ".join(iterations)) if iterations else NOTHING,
-        TableCell(last.word, strong=last.word == HOLDS),
+        TableCell(last.word, strong=last.word == SUPPORTED),
         TableCell("yes") if last.paper else TableCell("no", grey=True),
         TableCell(at + last.evidence),
     )

@@ -20,8 +20,8 @@ class RunGroup:
     """Finished runs of one ordering, one per seed.
 
     Attributes:
-        group: dataset and protocol; groups with the same one are comparable.
-        metrics: a row per seed and evaluation, in this order: `seed` and the columns of
+        group: dataset and protocol; only groups where these are equal are comparable.
+        metrics: a row per seed and evaluation, in this order; `seed` and the columns of
             `metrics.csv`.
     """
 

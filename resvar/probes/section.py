@@ -19,10 +19,10 @@ SECTION_TITLE = "Why: what the signal does along the depth"
 
 
 def saved_probe_sections(records: Sequence[Record]) -> tuple[Section, ...]:
-    """A section on the probed runs, none without a probe.
+    """A section on the probed runs; none without probes.
 
-    Verdicts are computed from the saved measurements. A probe that is damaged, or that belongs to
-    other settings than its run, is named in the section.
+    Verdicts are computed from the saved measurements. The section names probes that are damaged or
+    belong to other settings than their run.
     """
     if not any((record.folder / PROBE).exists() for record in records):
         return ()
@@ -51,6 +51,6 @@ def _saved_probes(records: Sequence[Record]) -> tuple[list[Probe], list[str]]:
         elif probe is not None:
             problems.append(
                 f"{record.folder}: its probe belongs to a run with other settings; "
-                f"`resvar probe {record.folder}` makes a new one."
+                f"`resvar probe {record.folder}` writes a new one."
             )
     return probes, problems

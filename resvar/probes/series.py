@@ -19,8 +19,8 @@ class Series:
 
     Attributes:
         unit: of the values: `%`, or nothing.
-        of: its values in a moment; empty where it was not measured.
-        after_add: the operator after the addition that it is about; empty: about every network.
+        of: its values at a moment; empty if it was not measured.
+        after_add: the operator after the addition that it applies to; empty: every network.
     """
 
     title: str
@@ -54,7 +54,7 @@ BRANCH_STD = Series("branch, deviation", "", _each(lambda unit: unit.branch.std)
 BRANCH_MEAN = Series("branch, mean", "", _each(lambda unit: unit.branch.mean))
 BRANCH_NEGATIVE = Series("branch, negative", "%", _each(lambda unit: 100 * unit.branch.negative))
 RATIO = Series("‖branch‖ / ‖shortcut‖", "", _each(lambda unit: unit.ratio))
-GRADIENT = Series("gradient by that at the end", "", _each(lambda unit: unit.gradient_ratio))
+GRADIENT = Series("gradient relative to the end", "", _each(lambda unit: unit.gradient_ratio))
 GAIN = Series("BN after addition, gain so far", "", _total_gain, "bn")
 PASSED = Series("ReLU after addition, passed", "%", _each(lambda unit: 100 * unit.passed), "relu")
 STRAIGHT = Series(

@@ -1,8 +1,8 @@
 """Signal and gradient along the depth, unit by unit.
 
-BN normalises with the statistics of the batch, as in training, in micro-batches of the run's size:
-initial networks, without useful running statistics, and trained ones are measured alike. Signals
-are fp32, sums fp64.
+BN uses the statistics of the batch, as in training, in micro-batches of the run's size. So initial
+networks, which have no useful running statistics, are measured like trained ones. Signals are fp32,
+sums fp64.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class SignalMeasurement(NamedTuple):
 def measure_signals(
     network: ResidualNetwork, images: Tensor, labels: Tensor, bn_images: int
 ) -> SignalMeasurement:
-    """Pass images forward and the loss's gradient back, and measure every unit.
+    """Run images forward and the gradient of the loss backward, and measure every unit.
 
     Args:
         images: float [N, 3, H, W], normalised, on the network's device.
         labels: int64 [N].
-        bn_images: the largest micro-batch of a BN.
+        bn_images: the largest micro-batch for BN.
 
     Raises:
         RunError: a signal is not finite.
@@ -55,7 +55,7 @@ def measure_signals(
     if not all(map(math.isfinite, [loss, end_squares, *(meter.check for meter in meters)])):
         raise RunError(
             f"{network.ordering.name}-{network.architecture.depth}: the signal is no longer finite "
-            "along the depth, so there is nothing to measure."
+            "along the depth and cannot be measured."
         )
     end = math.sqrt(end_squares)
     return SignalMeasurement([meter.result(end) for meter in meters], loss, end)
@@ -68,7 +68,7 @@ def _measure_micro_batch(
     labels: Tensor,
     total: int,
 ) -> tuple[float, float]:
-    """Its share of the loss, and of the gradient's squared norm at the last unit's output."""
+    """Its part of the loss, and of the gradient's squared norm at the last unit's output."""
     unit_inputs: list[Tensor] = []
     passed: list[Tensor] = []
     inputs: dict[nn.Module, Observer] = {}
@@ -79,7 +79,7 @@ def _measure_micro_batch(
         outputs |= {unit.shortcut: meter.shortcut.add, unit.branch: meter.branch.add}
     inputs[network.head_lead] = unit_inputs.append
     with observing(inputs, outputs):
-        # Only the images require gradients: the weights keep none.
+        # Only the images require gradients; the weights get none.
         logits = network(images.float().requires_grad_())
     loss = F.cross_entropy(logits, labels, reduction="sum") / total
     *gradients, last = torch.autograd.grad(loss, unit_inputs)
@@ -122,16 +122,16 @@ class _UnitMeter:
         self.passed = self.straight = 0
 
     def after_addition(self, passed: list[Tensor]) -> Observer:
-        """The observer of the sum: BN's gain, and the values that ReLU passes.
+        """An observer of the sum that records BN's gain and the values that ReLU passes.
 
         Args:
-            passed: one mask, of the values that every ReLU after an addition has passed in this
-                stage so far; shared by all units, empty at first.
+            passed: one mask of the values that every ReLU after an addition has passed so far in
+                this stage; shared by all units, initially empty.
         """
 
         @torch.no_grad()
         def observe(signal: Tensor) -> None:
-            if not keeps_shape(self.unit) or not passed:  # a stage begins
+            if not keeps_shape(self.unit) or not passed:  # a new stage
                 passed[:] = [torch.ones_like(signal, dtype=torch.bool)]
             here = torch.ones_like(passed[0])
             log_gain = 0.0
@@ -150,7 +150,7 @@ class _UnitMeter:
 
     @property
     def check(self) -> float:
-        """Not finite where a signal is not."""
+        """Not finite if a signal is not."""
         return self.shortcut.squares + self.branch.squares + self.gradient_squares + self._log_gain
 
     @property
@@ -177,7 +177,7 @@ class _UnitMeter:
 
 
 def _log_gain(bn: nn.BatchNorm2d, signal: Tensor) -> float:
-    """log of |scale| / deviation, BN's factor for a signal, as mean over channels.
+    """Mean over channels of log(|scale| / deviation), the factor that BN applies to a signal.
 
     A constant channel has BN's deviation sqrt(eps). A scale of zero, whose log is -inf, counts as
     the smallest positive number.

@@ -118,7 +118,7 @@ def test_floor_and_sweep(resvar, tmp_path):
         (["--compare", "fp32"], "KEY=VALUE"),
         (["--device", "gpu"], "write auto, cpu, cuda"),
         (["--floor", "--sweep"], "one at a time"),
-        (["--sweep", "--device", "cuda"], "leave --device out"),
+        (["--sweep", "--device", "cuda"], "leave out --device"),
         (["--rounds", "0"], "rounds"),
     ],
 )

@@ -302,7 +302,7 @@ def test_what_is_no_run_is_refused(finished, copy, tmp_path):
     assert "no such run" in refused(tmp_path / "nothing", finished)
     assert "config.yaml is missing" in refused(tmp_path, finished)
     (tmp_path / "alone.pt").write_bytes((copy / "checkpoint.pt").read_bytes())
-    assert "none beside it" in refused(tmp_path / "alone.pt", finished)
+    assert "of its run in the same folder" in refused(tmp_path / "alone.pt", finished)
     (copy / "checkpoint.pt").unlink()
     assert "no checkpoint yet" in refused(copy, finished)
 
@@ -313,7 +313,7 @@ def test_a_damaged_checkpoint_is_refused(finished, copy):
     assert "damaged" in refused(path, finished)
     assert "damaged" in refused(copy, finished, RunError)
     torch.save({"fc.weight": torch.zeros(3)}, path)  # somebody else's
-    assert "no checkpoint of resvar" in refused(path, finished)
+    assert "not a checkpoint of resvar" in refused(path, finished)
 
 
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(finished, copy, capsys):
@@ -330,16 +330,16 @@ def test_a_checkpoint_of_other_settings_or_another_network_is_refused(finished, 
     checkpoint.save(copy, {**state, "config_hash": "0" * 16})
     assert "other settings" in refused(copy / "checkpoint.pt", finished)
     checkpoint.save(copy, {**state, "model": {"classifier.weight": torch.zeros(10, 64)}})
-    assert "does not hold the network" in refused(copy, finished)
+    assert "does not contain the network" in refused(copy, finished)
     checkpoint.save(copy, {"config_hash": state["config_hash"]})
-    assert "does not hold the network" in refused(copy, finished)
+    assert "does not contain the network" in refused(copy, finished)
 
 
 def test_outputs_that_are_no_numbers_are_no_result(finished, copy):
     state = checkpoint.load(copy / "checkpoint.pt")
     state["model"]["classifier.bias"][0] = math.nan
     checkpoint.save(copy, state)
-    assert "no finite numbers" in refused(copy, finished, RunError)
+    assert "are not finite" in refused(copy, finished, RunError)
 
 
 @pytest.mark.parametrize("content", ["short", "text", "zip", "empty"])

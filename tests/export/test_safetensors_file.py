@@ -207,7 +207,7 @@ HOSTILE = {
         ),
         "description is damaged",
     ),
-    "missing tensor": (lambda file: file.tensors.pop("stem.0.weight"), "misses 'stem.0.weight'"),
+    "missing tensor": (lambda file: file.tensors.pop("stem.0.weight"), "lacks 'stem.0.weight'"),
     "unknown tensor": (lambda file: file.tensors.update(more=torch.zeros(1)), "unknown 'more'"),
     "other shape": (
         lambda file: file.tensors.update({"classifier.bias": torch.zeros(11)}),

@@ -18,7 +18,7 @@ from resvar.probes.claims import (
 from tests.probes.made import make_runs
 from tests.probes.networks import make_network, moment, trained
 
-HOLDS, FAILS, INCONCLUSIVE = "holds", "does not hold", "cannot be said from this data"
+HOLDS, FAILS, INCONCLUSIVE = "supported", "not supported", "inconclusive"
 
 
 def test_the_names_are_those_of_the_issue():
@@ -110,7 +110,7 @@ def test_a_bn_anywhere_after_an_addition_is_noticed(scale, word):
 def test_relu_after_the_addition_does_not_scale_but_its_share_is_said():
     word, evidence = scaled_shortcut(moment(trained(make_network("original"))))
     assert word == FAILS
-    assert "ReLU there lets as little as" in evidence
+    assert "ReLU there passes as little as" in evidence
 
 
 # --- slow-start -----------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def test_without_runs_to_compare_nothing_can_be_said():
 def test_the_reference_itself_is_not_compared():
     word, evidence = SLOW_START.ask(FAST, [FAST])
     assert word == INCONCLUSIVE
-    assert "is what the others are compared with" in evidence
+    assert "is the reference of this claim" in evidence
 
 
 # --- regularisation -------------------------------------------------------------------------------

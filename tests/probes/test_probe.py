@@ -42,7 +42,7 @@ def test_a_run_is_probed_at_every_moment_and_nothing_else_in_it_changes(warm, ru
     assert after == before
     assert not differing(run, made)
     for words in ("at initialisation", "after 5 of 14 iterations", "after 14 iterations",
-                  "test error without the unit", "identity-backward", "holds"):  # fmt: skip
+                  "test error without the unit", "identity-backward", "supported"):  # fmt: skip
         assert words in done.out
     saved = json.loads((run / "probe.json").read_text(encoding="utf-8"))
     assert [moment["iteration"] for moment in saved["moments"]] == [0, 5, 14]
@@ -84,8 +84,14 @@ def test_orderings_at_initialisation_are_compared_without_a_run(warm, tmp_path):
     assert {probe["network"]["seed"] for probe in value["probes"]} == {3}
     assert not list(tmp_path.iterdir())
     forward = next(c for c in value["claims"] if c["name"] == "identity-forward")
-    assert [v["word"] == "holds" for v in forward["verdicts"]] == [False, False, True, True, True]
-    assert all(v["paper"] == (v["word"] == "holds") for v in forward["verdicts"])
+    assert [v["word"] == "supported" for v in forward["verdicts"]] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
+    assert all(v["paper"] == (v["word"] == "supported") for v in forward["verdicts"])
     done = probe(warm, tmp_path, "--depth", 8, "--variant", "original,bn-lead-relu-trail",
                  "--format", "markdown", "--out", "page.md")  # fmt: skip
     assert done.code == 0, done.err
@@ -98,7 +104,7 @@ def test_a_run_without_a_checkpoint_is_probed_at_its_beginning(warm, run):
         (run / name).unlink()
     done = probe(warm, run.parent, "run")
     assert done.code == 0, done.err
-    assert "only the earlier moments" in done.err
+    assert "only earlier moments" in done.err
     assert len(json.loads((run / "probe.json").read_text(encoding="utf-8"))["moments"]) == 1
 
 
@@ -108,9 +114,9 @@ WRONG = (
     (("run", "--variant", "original"), "--variant"),
     (("run", "--seed", "1"), "--seed"),
     (("run", "--at", "soon"), "--at soon"),
-    (("run", "--at", "9" * 5000), "write init, end, or a number of iterations"),
+    (("run", "--at", "9" * 5000), "use init, end, or a number of iterations"),
     (("run", "--device", "cuda:²"), "write auto, cpu, cuda or cuda:N"),
-    (("run", "--at", "7"), "kept are: 0, 5"),
+    (("run", "--at", "7"), "kept at: 0, 5"),
     (("--depth", "8", "--at", "end"), "--at"),
     (("--depth", "8", "--variant", "orignal"), "original"),
     (("--depth", "9"), "depth 9"),

@@ -51,7 +51,7 @@ def test_sparklines_worked_out_by_hand():
 def test_the_table_has_a_line_per_quantity_and_a_verdict_per_claim():
     text = render_probe(make_results("original", "full-preact"), "table")
     for quantity in ("shortcut signal, mean", "branch, negative", "ReLU after addition, passed",
-                     "gradient by that at the end", "test error without the unit"):  # fmt: skip
+                     "gradient relative to the end", "test error without the unit"):  # fmt: skip
         assert quantity in text
     assert text.count("ReLU after addition, passed") == 2  # original's, at two moments
     assert "BN after addition" not in text.split("Claims of the paper")[0]
@@ -62,7 +62,7 @@ def test_the_table_has_a_line_per_quantity_and_a_verdict_per_claim():
                   "slow-start", "regularisation"):  # fmt: skip
         assert claim in text
     assert "0, 400" in text  # moments that agree share a row
-    assert "Holds where" in text
+    assert "Supported if" in text
     assert "evidence" in text
 
 
@@ -75,7 +75,7 @@ def test_json_holds_all_and_reads_back():
     verdicts = [v for claim in value["claims"] for v in claim["verdicts"]]
     assert len(verdicts) == len(results.verdicts) == 2 * 2 * 4 + 2 * 2
     assert {v["word"] for v in verdicts} <= {
-        "holds", "does not hold", "cannot be said from this data",
+        "supported", "not supported", "inconclusive",
     }  # fmt: skip
     assert all(claim["threshold"] and claim["source"] for claim in value["claims"])
 
@@ -168,7 +168,7 @@ def test_the_section_has_verdicts_and_figures_with_ids_of_their_own(tmp_path):
             assert used in ids
     words = [cell.text for row in section.tables[0].rows for cell in row]
     assert "identity-forward" in words
-    assert "does not hold" in words
+    assert "not supported" in words
 
 
 def test_the_page_holds_the_section(tmp_path):
