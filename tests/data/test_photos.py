@@ -173,8 +173,8 @@ def png_head(width: int, height: int) -> bytes:
         (two_circles, "ant/(one|two): this link leads back"),
         (empty_class, "train: no images by class .none in that of 'dog'"),
         (empty_file, r"ant/x.png: this image cannot be read \(it is empty"),
-        (text, r"ant/x.png: this image cannot be read \(it is empty, or no image"),
-        (postscript, r"ant/x.png: this image cannot be read \(it is empty, or no image"),
+        (text, r"ant/x.png: this image cannot be read \(it is empty, or not an image"),
+        (postscript, r"ant/x.png: this image cannot be read \(it is empty, or not an image"),
         (truncated, r"ant/x.jpg: this image cannot be read \(.*truncated"),
         (gigantic, r"ant/x.png: this image cannot be read \(it has more than 89,478,485 pixels"),
         (a_thread, r"ant/x.png: this image cannot be read \(one side is more than 200 times"),
@@ -256,7 +256,7 @@ def test_grey_values_of_16_bits_are_not_cut_off(tmp_path, order):
 
 def test_grey_values_of_32_bits_are_refused(tmp_path):
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "x.tif")
-    with pytest.raises(UnreadableImageError, match="32 bits; convert them to 8"):
+    with pytest.raises(UnreadableImageError, match="32-bit grey values; convert them to 8"):
         read_image(str(tmp_path / "x.tif"))
 
 
@@ -300,7 +300,7 @@ def test_an_exception_in_a_reading_process_is_one_sentence(photos):
         raise OSError(28, "No space left on device")
 
     images.loader = full
-    with pytest.raises(RunError, match=r"died \(OSError: .*No space left on device\); the same"):
+    with pytest.raises(RunError, match=r"died \(OSError: .*No space left on device\); rerun"):
         FolderTrainLoader(images, 4, 0, 32, True, CPU, workers=1).batch(0)
 
 

@@ -201,7 +201,7 @@ def test_wrong_input_is_refused_in_a_sentence(runs, capsys):
         ("config.yaml is missing", ["evaluate", "."]),
         ("no such run", ["evaluate", "nothing"]),
         ("safetensors", ["evaluate", "pickle.safetensors"]),
-        ("beside it", ["evaluate", "elsewhere.pt"]),
+        ("in the same folder", ["evaluate", "elsewhere.pt"]),
         ("--device", ["evaluate", small, "--device", "toaster"]),
         ("xml", ["evaluate", small, "--format", "xml"]),
         ("--data", ["evaluate", small, "--data", "nowhere"]),

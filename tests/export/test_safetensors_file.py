@@ -166,7 +166,7 @@ class File:
 
 
 HOSTILE = {
-    "no description": (lambda file: file.metadata.pop("resvar"), "does not say what network"),
+    "no description": (lambda file: file.metadata.pop("resvar"), "does not describe the network"),
     "no JSON": (lambda file: file.metadata.update(resvar="{"), "description is damaged"),
     "deep JSON": (
         lambda file: file.metadata.update(resvar="[" * 100_000),
@@ -182,7 +182,7 @@ HOSTILE = {
     "huge depth": (lambda file: file.about["network"].update(depth=6 * 10**5 + 2), "depth"),
     "huge width": (
         lambda file: file.about["network"].update(unit="bottleneck", depth=11, base_width=2**20),
-        "misses|but should be",
+        "lacks|but should be",
     ),
     "overflowing width": (
         lambda file: file.about["network"].update(
@@ -248,7 +248,7 @@ def test_a_cut_or_changed_file_is_refused(tmp_path):
     whole = path.read_bytes()
     for content in (b"", whole[:4], whole[:300], whole[:-1], b"\xff" * 8 + whole[8:], whole + b"0"):
         path.write_bytes(content)
-        with pytest.raises(UserError, match="damaged or no safetensors"):
+        with pytest.raises(UserError, match="damaged or not a safetensors"):
             load_model(path)
     with pytest.raises(UserError, match="no such file"):
         load_model(tmp_path / "nothing.safetensors")
@@ -272,9 +272,9 @@ class Bomb:
 def test_a_pickle_is_refused_and_does_not_run(tmp_path):
     path, exploded = tmp_path / "x.safetensors", tmp_path / "exploded"
     path.write_bytes(pickle.dumps(Bomb(exploded)))
-    with pytest.raises(UserError, match="damaged or no safetensors"):
+    with pytest.raises(UserError, match="damaged or not a safetensors"):
         load_model(path)
     torch.save(Bomb(exploded), path)
-    with pytest.raises(UserError, match="damaged or no safetensors"):
+    with pytest.raises(UserError, match="damaged or not a safetensors"):
         load_model(path)
     assert not exploded.exists()
