@@ -300,7 +300,7 @@ def test_an_exception_in_a_reading_process_is_one_sentence(photos):
         raise OSError(28, "No space left on device")
 
     images.loader = full
-    with pytest.raises(RunError, match=r"died \(OSError: .*No space left on device\); rerun"):
+    with pytest.raises(RunError, match=r"died \(OSError: .*No space left on device\)\."):
         FolderTrainLoader(images, 4, 0, 32, True, CPU, workers=1).batch(0)
 
 
