@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from resvar.condition import read_result, read_undisturbed, run_stamp
 from resvar.config import Settings, resolve
 from resvar.errors import UserError
+from resvar.ownership import run_folder
 from resvar.rundir import CONFIG, read_metrics, read_settings
 from resvar.settings import ROLES
 
@@ -148,7 +149,8 @@ def train(
         depth: layers.
         config: a YAML file of settings, such as a run's `config.yaml`; arguments override it.
         data: the folder of the dataset; default `$RESVAR_DATA`, else `data`.
-        out: the run directory; default `runs/<protocol>/<variant>-<depth>/seed-<seed>`.
+        out: the run directory; default `runs/<protocol>/<variant>-<depth>/seed-<seed>`; a run that
+            leaves its protocol has a folder such as `lr=0.05` above `seed-<seed>`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         fresh: remove the run in that directory and start over.
         quiet: print nothing.
@@ -167,7 +169,7 @@ def train(
     from resvar.console import console_for_progress
     from resvar.training import job
 
-    folder = Path("runs") / resolved.directory if out is None else Path(out)
+    folder = run_folder(Path("runs"), resolved) if out is None else Path(out)
     console = Console(quiet=True) if quiet else console_for_progress()
     job.run_training(resolved, data_folder(data), console, folder, device, fresh)
     return load_run(folder)
@@ -181,18 +183,22 @@ def sweep(
     seeds: int | Sequence[int] | None = None,
     protocol: str | None = None,
     settings: Mapping[str, Any] | None = None,
+    grid: Mapping[str, Sequence[Any]] | None = None,
     data: str | Path | None = None,
     out: str | Path = "runs",
     device: str = "auto",
     jobs: int | None = None,
     per_gpu: int | None = None,
 ) -> pandas.DataFrame:
-    """Train variants × depths × seeds on this machine; finished runs are skipped, others resumed.
+    """Train variants × depths × seeds, and a grid of other settings, on this machine.
+
+    Finished runs are skipped, and the others resumed.
 
     Args:
         file: a sweep file, or the name of a shipped one such as `table2`; arguments override it.
         seeds: how many, or which.
         settings: further settings of every run by name.
+        grid: several values of a setting, such as `{"lr": [0.1, 0.05]}`; every combination is run.
         out: the folder of all runs.
         jobs: runs at a time; default: one per GPU, or one per core.
         per_gpu: runs that share a GPU, at most; default 1.
@@ -215,6 +221,9 @@ def sweep(
         "protocol": protocol,
     }
     overrides = [f"{name}={json.dumps(value)}" for name, value in (settings or {}).items()]
+    overrides += [
+        f"{name}={json.dumps(list(listed))[1:-1]}" for name, listed in (grid or {}).items()
+    ]
     planned = plan_sweep(None if file is None else Path(file), given, overrides, Path(out))
     run_here(planned, data_folder(data), device, jobs, per_gpu, dry_run=False)
     return load_runs(out)

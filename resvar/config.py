@@ -27,6 +27,7 @@ from resvar.settings import (
     RECORDED,
     REMOVED,
     SAMPLE_TEST_IMAGES,
+    RESOLVED,
     TRAINING_HALF,
     Settings,
     differences,
@@ -142,10 +143,15 @@ def deviations(settings: Settings) -> dict[str, Any]:
 
 @dataclass
 class Layers:
-    """Values by name, each with its source, which error messages name."""
+    """Values by name, each with its source, which error messages name.
+
+    Attributes:
+        prescribed: what the protocol gives, and what a record has resolved: no change of the run.
+    """
 
     values: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
+    prescribed: dict[str, Any] = field(default_factory=dict)
 
     def add(self, values: Mapping[str, Any], source: str) -> None:
         """Put `values` on top.
@@ -180,6 +186,8 @@ def _read_layer(values: Mapping[str, Any], source: str) -> Layers:
     layers.add(values, source)
     if recorded:
         layers.values = {**BEFORE, **layers.values}
+        kept = (*PROTOCOL_KEYS, *RESOLVED)
+        layers.prescribed = {name: layers.values[name] for name in kept if name in layers.values}
     return layers
 
 
@@ -204,6 +212,8 @@ def _with_protocol(layers: Layers) -> Layers:
     complete.add(layers.values, "")
     complete.sources.update(layers.sources)
     complete.values["protocol"] = name
+    resolved = {key: layers.prescribed[key] for key in RESOLVED if key in layers.prescribed}
+    complete.prescribed = {**values, **resolved}
     return complete
 
 
@@ -265,7 +275,7 @@ def _validated(layers: Layers) -> Settings:
     except UserError as error:
         raise UserError(f"{layers.sources.get('depth', 'depth')}: {error}") from None
     chosen = {key: getattr(architecture, key) for key in ("unit", "stem", "shortcut", "stride_on")}
-    return settings.model_copy(update=chosen)
+    return settings.model_copy(update=chosen).prescribing(layers.prescribed)
 
 
 def _require_trainable(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""Whose files are in a folder: what a new run may replace, and what `--fresh` may remove.
+"""Which folder a run has, and whose files are in a folder: what a new run may replace or remove.
 
 A folder can contain a `config.yaml` or `metrics.csv` that a person or another program wrote.
 """
@@ -9,7 +9,7 @@ import os
 import re
 from pathlib import Path
 
-from resvar.config import Settings
+from resvar.config import Settings, differences
 from resvar.errors import UserError
 from resvar.files import open_regular
 from resvar.rundir import (
@@ -24,9 +24,11 @@ from resvar.rundir import (
     PROGRESS,
     RESULT,
     RUN_FILES,
+    read_settings,
     snapshots,
     write_settings,
 )
+from resvar.settings import RESOLVED
 
 _RESOLVED = "".join(
     rf"(?=.*^{name}: )"
@@ -52,6 +54,46 @@ its training, and nobody writes all of them by hand.
 """
 
 SIGNATURE_BYTES = 65_536
+
+
+def run_folder(root: Path, settings: Settings) -> Path:
+    """The folder of a run below `root`: where it already is, or else `settings.directory`.
+
+    Older versions put every run into `<variant>-<depth>/seed-<seed>`, whatever its other settings.
+    Settings from the `config.yaml` of a run also find a run that was started with a setting open
+    (such as `precision: auto`) or under a protocol whose file is elsewhere.
+    """
+    usual = root / settings.directory
+    if _contains(usual, settings):
+        return usual
+    cell = root / settings.protocol / f"{settings.variant}-{settings.depth}"
+    older = cell / usual.name
+    if older != usual and _contains(older, settings):
+        return older
+    if all(getattr(settings, name) == Settings.model_fields[name].default for name in RESOLVED):
+        return usual
+    for folder in sorted(cell.glob(f"*/{usual.name}")):
+        if _contains(folder, settings, exactly=True):
+            return folder
+    if (usual / CONFIG).exists():  # the values that a record has resolved distinguish the two
+        return root / settings.counting(RESOLVED).directory
+    return usual
+
+
+def _contains(folder: Path, settings: Settings, exactly: bool = False) -> bool:
+    """Whether the run in a folder has these settings.
+
+    Args:
+        exactly: a setting that is open does not match one that the run has resolved.
+    """
+    if not (folder / CONFIG).exists():
+        return False
+    try:
+        there = read_settings(folder)
+    except UserError:
+        return False
+    both_ways = exactly and differences(there, settings)
+    return not differences(settings, there) and not both_ways
 
 
 def refuse_foreign(folder: Path) -> None:

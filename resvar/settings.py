@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +17,8 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
-from resvar.errors import quoted
+from resvar.errors import UserError, quoted
+from resvar.foldername import folder_name
 from resvar.models.architecture import (
     IMAGE_SIZE,
     Architecture,
@@ -72,6 +74,9 @@ class Settings(pydantic.BaseModel):
     """Every setting of a run, validated. The order is that of `config.yaml`."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    _prescribed: dict[str, Any] = pydantic.PrivateAttr(default_factory=dict)
+    """What the protocol's file gives: only the other values appear in the folder's name."""
 
     # The ordering that `variant` names is written out, so that a record needs no other file.
     variant: Annotated[
@@ -289,10 +294,38 @@ class Settings(pydantic.BaseModel):
         """Pixels along a side of the network's images."""
         return self.image_size if self.dataset == "folder" else IMAGE_SIZE["cifar"]
 
+    def prescribing(self, values: dict[str, Any]) -> Settings:
+        """The same settings, with `values` as those that the protocol's file gives."""
+        copy = self.model_copy()
+        copy._prescribed = values
+        return copy
+
+    def counting(self, names: Iterable[str]) -> Settings:
+        """The same settings, with `names` as changes also where the protocol's file gives them."""
+        return self.prescribing({k: v for k, v in self._prescribed.items() if k not in names})
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The hashed settings in which the run leaves its protocol, and its depth's usual network.
+
+        Not variant, depth, seed and protocol, which have their own places in the folder's name.
+        """
+        values = self.model_dump(include=set(CHANGEABLE))
+        usual = {name: Settings.model_fields[name].default for name in values} | self._prescribed
+        changed = {name: value for name, value in values.items() if value != usual[name]}
+        return changed | network_deviations(self)
+
     @property
     def directory(self) -> Path:
-        """The default run directory, below the folder of all runs."""
-        return Path(self.protocol) / f"{self.variant}-{self.depth}" / f"seed-{self.seed}"
+        """The default run directory, below the folder of all runs.
+
+        `resvar.ownership.run_folder` decides; it knows where older versions put the run.
+        """
+        cell = Path(self.protocol) / f"{self.variant}-{self.depth}"
+        return cell / folder_name(self.changes) / f"seed-{self.seed}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Settings) and self.model_dump() == other.model_dump()
 
     def work(self, test_images: int, iteration: int = 0) -> float:
         """The cost of the run after `iteration` in training images, for estimates.
@@ -350,7 +383,14 @@ TRAINING_HALF = names_of("training")
 PROTOCOL_KEYS = names_of("training", "execution")
 """The settings that a protocol file may contain."""
 
+CHANGEABLE = tuple(name for name in names_of("data", "training", "execution") if ROLES[name].hashed)
+"""The settings that appear in the folder's name of a run that changes them; so do those in which
+its network deviates."""
+
 NOT_HASHED = tuple(name for name, role in ROLES.items() if not role.hashed)
+
+RESOLVED = tuple(name for name, role in ROLES.items() if role.recorded)
+"""The settings of which a run records the resolved value in place of the open default."""
 
 BEFORE = {name: role.before for name, role in ROLES.items() if role.before is not None}
 """The values to assume in records that are older than these settings."""
@@ -362,14 +402,32 @@ REMOVED = ("micro_batches",)
 """Settings of earlier versions, still found in records. They changed nothing."""
 
 
+def network_deviations(settings: Settings) -> dict[str, Any]:
+    """The settings in which the network deviates from that of the CIFAR family at this depth.
+
+    Includes the unit if both basic units and bottlenecks fit the depth.
+    """
+    asked = settings.model_dump(include=set(ARCHITECTURE))
+    found: dict[str, Any] = {} if settings.family == "cifar" else {"family": settings.family}
+    try:
+        unit = plan(settings.depth, settings.family).unit
+    except UserError:
+        unit = None
+    if asked["unit"] != unit:
+        found["unit"] = asked["unit"]
+    usual = plan(settings.depth, settings.family, asked["unit"])
+    names = ("stem", "cardinality", "base_width", "shortcut", "stride_on")
+    return found | {name: asked[name] for name in names if asked[name] != getattr(usual, name)}
+
+
 def differences(wanted: Settings, found: Settings) -> list[str]:
     """The settings in which a run differs from the one found, as `name: found → wanted`.
 
     A setting that `wanted` leaves open takes the value that the run found has recorded.
     """
     there, now = found.model_dump(), wanted.model_dump()
-    for name, role in ROLES.items():
-        if role.recorded and now[name] == Settings.model_fields[name].default:
+    for name in RESOLVED:
+        if now[name] == Settings.model_fields[name].default:
             now[name] = there[name]
     changed = [name for name in now if there[name] != now[name] and name not in NOT_HASHED]
     return [f"{name}: {there[name]} → {now[name]}" for name in changed]

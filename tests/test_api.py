@@ -45,7 +45,10 @@ def test_train_makes_a_run_and_returns_it_again(tmp_path, data, capsys):
 def test_the_default_directory_is_that_of_the_command(tmp_path, data, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = resvar.train("original", 8, data=data, seed=2, quiet=True, **TINY)
-    assert run.folder.as_posix() == "runs/quick/original-8/seed-2"
+    assert run.folder.as_posix() == (
+        "runs/quick/original-8/batch_size=8,bn_batch_size=8,eval_every=2,iterations=3,kernels=plain,"
+        "precision=fp32/seed-2"
+    )
 
 
 @pytest.mark.parametrize(

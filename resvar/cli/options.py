@@ -71,6 +71,14 @@ SetOption = Annotated[
         "--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set lr=0.05. Repeatable."
     ),
 ]
+GridOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE[,…]",
+        help="Change a setting; several values make a grid, e.g. --set lr=0.1,0.05. Repeatable.",
+    ),
+]
 
 # --- what several commands take -------------------------------------------------------------------
 

@@ -76,7 +76,9 @@ def train_command(
     out: Annotated[
         Path | None,
         opt.out_file(
-            "DIR", "Run directory. Default: runs/<protocol>/<variant>-<depth>/seed-<seed>."
+            "DIR",
+            "Run directory. Default: runs/<protocol>/<variant>-<depth>/seed-<seed>; for a run that "
+            "leaves its protocol …/lr=0.05/seed-<seed>.",
         ),
     ] = None,
     device: opt.DeviceOption = "auto",
@@ -111,7 +113,7 @@ def sweep_command(
         Path | None,
         typer.Argument(
             metavar="[FILE.yaml]",
-            help="A sweep file, or the name of a shipped one: table2.",
+            help="A sweep file, or the name of a shipped sweep (table2), which takes precedence.",
             parser=opt.parse_path,
         ),
     ] = None,
@@ -121,7 +123,7 @@ def sweep_command(
         str | None, opt.value("N|A,B,…", "Number of seeds (0 to N-1), or a list.")
     ] = None,
     protocol: opt.ProtocolOption = None,
-    sets: opt.SetOption = None,
+    sets: opt.GridOption = None,
     data: opt.DataOption = None,
     out: Annotated[Path, opt.out_file("DIR", "Folder of all runs.")] = Path("runs"),
     device: opt.DeviceOption = "auto",
@@ -160,7 +162,7 @@ def sweep_command(
         ),
     ] = None,
 ) -> None:
-    """Train many networks: variants × depths × seeds.
+    """Train many networks: variants × depths × seeds × several values of any setting.
 
     Finished runs are skipped and the others resumed, so the command can be rerun at any time. A
     failure is reported at the end and does not stop the other runs.
@@ -169,7 +171,9 @@ def sweep_command(
     resvar status shows their progress. A run that reaches its time limit or is preempted saves a
     checkpoint, is requeued, and resumes bit for bit. --dry-run prints the batch script.
 
-    Example:  resvar sweep configs/sweeps/table2.yaml --protocol quick --seeds 1
+    Example:  resvar sweep table2 --protocol quick --seeds 1
+
+    Example:  resvar sweep --variants full-preact --depths 20 --protocol quick --set lr=0.1,0.05
     """
     resources = {"partition": partition, "account": account, "time": time}
     if launcher != "slurm":

@@ -1,7 +1,8 @@
 """The cell that a run belongs to: its group (label and dataset), variant and depth.
 
 A run that cannot be read lacks settings. It belongs where its neighbours do, the runs in the same
-folder, or else where its path says: `<protocol>/<variant>-<depth>/seed-<seed>`.
+folder, or else where its path says: `<protocol>/<variant>-<depth>/seed-<seed>`, perhaps with the
+name of its changes, such as `lr=0.05`, above the seed.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from resvar.foldername import folder_name
 from resvar.reports.records import SEED_FOLDER, Record, settings_of
 
 GroupKey = tuple[str, str]
@@ -39,15 +41,17 @@ def cells_of_unread(
     for key, members in groups.items():
         for member in members:
             cells.setdefault(member.folder.parent, set()).add((key, cell_key(member)))
-    protocols: dict[str, set[GroupKey]] = {}
+    named: dict[str, dict[GroupKey, set[str]]] = {}
     for key, members in groups.items():
-        protocols.setdefault(settings_of(members[0]).protocol, set()).add(key)
+        settings = [settings_of(member) for member in members]
+        changes = {folder_name(each.changes) for each in settings}
+        named.setdefault(settings[0].protocol, {})[key] = changes
     found: dict[GroupKey, list[tuple[CellKey, Record]]] = {}
     for record in unread:
         if record.settings is not None:
             places = {(group_key(record), cell_key(record))}
         else:
-            places = cells.get(record.folder.parent) or _named_by(record.folder, protocols)
+            places = cells.get(record.folder.parent) or _named_by(record.folder, named)
         if len(places) == 1:
             ((key, cell),) = places
             found.setdefault(key, []).append((cell, record))
@@ -55,13 +59,24 @@ def cells_of_unread(
 
 
 def _named_by(
-    folder: Path, protocols: Mapping[str, set[GroupKey]]
+    folder: Path, named: Mapping[str, Mapping[GroupKey, set[str]]]
 ) -> set[tuple[GroupKey, CellKey]]:
-    """The cells that the path of a run directory allows; none for a path of another form."""
-    if len(folder.parts) < 3:
+    """The cells that the path of a run directory allows; none for a path of another form.
+
+    Args:
+        named: protocol → group → the names of changes that its runs have.
+    """
+    changes = folder.parent.name if "=" in folder.parent.name else None
+    above = folder.parent if changes is not None else folder
+    if len(above.parts) < 3:
         return set()
-    protocol, name, seed = folder.parts[-3:]
+    protocol, name = above.parts[-3:-1]
+    seed = folder.name
     variant, _, depth = name.rpartition("-")
     if not SEED_FOLDER.fullmatch(seed) or not re.fullmatch("[1-9][0-9]{0,3}", depth):
         return set()
-    return {(key, (variant, int(depth))) for key in protocols.get(protocol, ())}
+    return {
+        (key, (variant, int(depth)))
+        for key, known in named.get(protocol, {}).items()
+        if changes is None or changes in known
+    }

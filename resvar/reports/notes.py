@@ -12,11 +12,11 @@ from resvar.reports.records import (
     Record,
     RunState,
     follows_paper,
-    network_deviations,
     result_of,
     settings_of,
     shown,
 )
+from resvar.settings import network_deviations
 
 DATASET_NAMES = {
     "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "sample": "sample of CIFAR-10 (2,000 images)",

@@ -20,7 +20,6 @@ from resvar.condition import read_result, read_undisturbed, run_stamp
 from resvar.config import TRAINING_HALF, Settings, deviations
 from resvar.errors import UnreadableError, UserError
 from resvar.files import shipped
-from resvar.models.architecture import plan
 from resvar.models.ordering import in_paper_order
 from resvar.rundir import (
     CONFIG,
@@ -36,6 +35,7 @@ from resvar.rundir import (
     read_progress,
     read_settings,
 )
+from resvar.settings import network_deviations
 from resvar.strict_yaml import read_yaml
 
 if TYPE_CHECKING:
@@ -246,24 +246,6 @@ def label_of(settings: Settings) -> str:
         training = [digest[:6]]
     differing = ", ".join(training + network)
     return f"{settings.protocol} ({differing})" if differing else settings.protocol
-
-
-def network_deviations(settings: Settings) -> dict[str, Any]:
-    """The settings in which the network deviates from that of the CIFAR family at this depth.
-
-    Includes the unit if both basic units and bottlenecks fit the depth.
-    """
-    asked = settings.model_dump()
-    found: dict[str, Any] = {} if settings.family == "cifar" else {"family": settings.family}
-    try:
-        unit = plan(settings.depth, settings.family).unit
-    except UserError:
-        unit = None
-    if asked["unit"] != unit:
-        found["unit"] = asked["unit"]
-    usual = plan(settings.depth, settings.family, asked["unit"])
-    names = ("stem", "cardinality", "base_width", "shortcut", "stride_on")
-    return found | {name: asked[name] for name in names if asked[name] != getattr(usual, name)}
 
 
 def follows_paper(settings: Settings) -> bool:

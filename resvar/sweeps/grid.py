@@ -1,23 +1,26 @@
-"""A sweep is a list of runs: variants × depths × seeds under one protocol."""
+"""A sweep is a list of runs: variants × depths × seeds × the values of a grid of settings."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from resvar.config import Settings, resolve
-from resvar.errors import UserError, quoted, unknown
+from resvar.errors import UserError, nearest, quoted, shortened, unknown
 from resvar.files import shipped, write_json
+from resvar.ownership import run_folder
 from resvar.rundir import NOTE_FORMAT, read_json
 from resvar.strict_yaml import parse_yaml, read_yaml, spelling_advice, to_yaml
 
 GRID = ("variants", "depths", "seeds")
-SWEEP_KEYS = (*GRID, "protocol", "set")
+SWEEP_KEYS = (*GRID, "protocol", "set", "grid")
 MOST_RUNS = 100_000
 
 MANIFEST = ".sweep.json"
@@ -30,16 +33,26 @@ class PlannedRun:
 
     Attributes:
         settings: as they were when the sweep's command was given.
+        root: the folder of all runs; `name` is the run's path below it.
         arguments: the options of the same `resvar train`, for a person.
     """
 
     settings: Settings
-    folder: Path
+    root: Path
+    name: str
     arguments: tuple[str, ...] = ()
 
     @property
-    def name(self) -> str:
-        return str(self.settings.directory)
+    def folder(self) -> Path:
+        return self.root / self.name
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """A run of a sweep that is impossible: the options of its `resvar train`, and the reason."""
+
+    arguments: tuple[str, ...]
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -48,12 +61,28 @@ class Sweep:
 
     Attributes:
         file: the user's sweep file, if there is one.
+        conflicts: the impossible runs; they are not among `runs`.
     """
 
     name: str
     root: Path
     runs: tuple[PlannedRun, ...]
     file: Path | None = None
+    conflicts: tuple[Conflict, ...] = ()
+
+    def require_possible(self) -> None:
+        """Refuse a sweep with impossible runs.
+
+        Raises:
+            UserError: it names each reason, with one of its runs.
+        """
+        if self.conflicts:
+            first = {conflict.reason: conflict for conflict in reversed(self.conflicts)}
+            reasons = [f"{' '.join(c.arguments)}: {why.rstrip('.')}" for why, c in first.items()]
+            raise UserError(
+                f"{len(self.conflicts)} of {len(self.runs) + len(self.conflicts)} runs are "
+                f"impossible ({'; '.join(reversed(reasons))}); change the sweep."
+            )
 
     def write_manifest(self) -> None:
         """Write the list of runs into `root`, so that `resvar status` knows which are waiting.
@@ -112,20 +141,20 @@ def _is_below(name: object) -> bool:
 def plan_sweep(
     file: Path | None, given: Mapping[str, Any], overrides: Sequence[str], root: Path
 ) -> Sweep:
-    """The runs of a sweep file and the command line; the command line wins.
+    """The runs of a sweep file and the command line, which takes precedence.
 
     The sweep is named after the file and the protocol. Where the command line decides which runs
     there are, a hash of the list of runs is added: different sweeps have different names, and the
     same command has the same name each time.
 
     Args:
-        file: a YAML file with the keys variants, depths, seeds, protocol and set.
-        given: the same keys from the command line; None means not given.
-        overrides: `KEY=VALUE` for every run.
+        file: a YAML file with the keys variants, depths, seeds, protocol, set and grid.
+        given: the first four of these keys from the command line; None means not given.
+        overrides: `KEY=VALUE` for every run, or `KEY=VALUE,VALUE` for a grid.
         root: the folder of all runs.
 
     Raises:
-        UserError: a key is unknown, missing or wrong, or a run is impossible.
+        UserError: a key is unknown, missing or wrong, or every run is impossible for one reason.
     """
     values = _read_sweep(file) if file is not None else {}
     values |= {key: value for key, value in given.items() if value is not None}
@@ -133,43 +162,105 @@ def plan_sweep(
     variants = _parse_list(values, "variants", str, source)
     depths = _parse_list(values, "depths", int, source)
     seeds = _parse_seeds(values.get("seeds", 1), source)
-    protocol = values.get("protocol", "paper")
-    extra = values.get("set", {})
-    if not isinstance(extra, dict):
-        raise UserError(
-            f"{source}: 'set' must be a mapping of settings, such as 'set: {{lr: 0.05}}'."
-        )
-    sets = [line.replace(": ", "=", 1) for line in to_yaml(extra).splitlines()] + list(overrides)
-    if len(variants) * len(depths) * len(seeds) > MOST_RUNS:
+    choices = _choices(values, overrides, source)
+    if math.prod(map(len, (variants, depths, seeds, *choices.values()))) > MOST_RUNS:
         raise UserError(f"{source}: over {MOST_RUNS:,} runs; split the sweep.")
-    runs = tuple(
-        _plan_run(variant, depth, seed, protocol, sets, root)
-        for seed in seeds
-        for depth in depths
-        for variant in variants
-    )
-    folders = [run.folder for run in runs]
-    if twice := [str(folder) for folder, count in Counter(folders).items() if count > 1]:
-        raise UserError(f"{source}: two runs would share {min(twice)}; name each cell once.")
-    name = f"{file.stem if file is not None else 'sweep'}-{Path(str(protocol)).stem}"
+    runs: list[PlannedRun] = []
+    conflicts: list[Conflict] = []
+    for seed, sets, depth, variant in product(seeds, product(*choices.values()), depths, variants):
+        options = {"variant": variant, "depth": depth, "protocol": values.get("protocol", "paper")}
+        options["seed"] = seed
+        try:
+            runs.append(_plan_run(options, sets, root))
+        except UserError as error:
+            conflicts.append(Conflict(_arguments(options, sets), str(error)))
+    if not runs and len({conflict.reason for conflict in conflicts}) == 1:
+        raise UserError(conflicts[0].reason)
+    if twice := [name for name, n in Counter(run.name for run in runs).items() if n > 1]:
+        raise UserError(f"{source}: two runs would share {root / min(twice)}; name each cell once.")
+    name = f"{file.stem if file is not None else 'sweep'}-{Path(str(options['protocol'])).stem}"
     if file is None or overrides or any(given.get(key) is not None for key in GRID):
-        name += f"-{_list_digest([run.name for run in runs])}"
-    return Sweep(name, root, runs, None if str(file) in shipped("sweeps") else file)
+        name += f"-{_list_digest([str(run.settings.directory) for run in runs])}"
+    own = None if str(file) in shipped("sweeps") else file
+    return Sweep(name, root, tuple(runs), own, tuple(conflicts))
 
 
-def _plan_run(
-    variant: str, depth: int, seed: int, protocol: Any, sets: Sequence[str], root: Path
-) -> PlannedRun:
-    options = {"variant": variant, "depth": depth, "protocol": protocol, "seed": seed}
+def _plan_run(options: Mapping[str, Any], sets: Sequence[str], root: Path) -> PlannedRun:
     settings = resolve(options=options, overrides=sets)
-    arguments = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    arguments += [word for text in sets for word in ("--set", text)]
-    return PlannedRun(settings, root / settings.directory, tuple(arguments))
+    name = run_folder(root, settings).relative_to(root)
+    return PlannedRun(settings, root, str(name), _arguments(options, sets))
+
+
+def _arguments(options: Mapping[str, Any], sets: Sequence[str]) -> tuple[str, ...]:
+    """The options of `resvar train`, for any folder: the paths of files are absolute."""
+    words = [
+        word
+        for key, value in options.items()
+        for word in (
+            f"--{key}",
+            str(Path(value).absolute() if str(value).endswith((".yaml", ".yml")) else value),
+        )
+    ]
+    return (*words, *(word for text in sets for word in ("--set", text)))
+
+
+def _choices(
+    values: Mapping[str, Any], overrides: Sequence[str], source: str
+) -> dict[str, list[str]]:
+    """Setting → its values in the sweep, each as the `KEY=VALUE` of `--set`.
+
+    Raises:
+        UserError: `set` or `grid` is no such mapping, or a setting with an option of its own has
+            several values.
+    """
+    fixed, grid = values.get("set", {}), values.get("grid", {})
+    for key, found, form in (("set", fixed, "lr: 0.05"), ("grid", grid, "lr: [0.1, 0.05]")):
+        if not isinstance(found, dict):
+            raise UserError(
+                f"{source}: '{key}' must be a mapping of settings, such as '{key}: {{{form}}}'."
+            )
+    choices = {name: [_line(name, value)] for name, value in fixed.items()}
+    for name, listed in grid.items():
+        if not isinstance(listed, list) or not listed:
+            raise UserError(
+                f"{source}: 'grid' needs a list of values for '{name}', not {quoted(listed)}."
+            )
+        if name in fixed:
+            raise UserError(f"{source}: '{name}' is in both 'set' and 'grid'; leave one out.")
+        choices[name] = [_line(name, value) for value in listed]
+    for text in overrides:
+        name = text.partition("=")[0].strip()
+        choices[name] = _alternatives(text)
+    for name in (*GRID, "protocols"):
+        if len(choices.get(name[:-1], ())) > 1:
+            option = f"--{name}" if name in GRID else "a sweep for each"
+            raise UserError(f"{source}: for several values of '{name[:-1]}' use {option}.")
+    return choices
+
+
+def _alternatives(text: str) -> list[str]:
+    """`lr=0.1,0.05` → `lr=0.1` and `lr=0.05`; a list is one value: `milestones=[10,20],[30]`."""
+    name, _, value = text.partition("=")
+    if "," not in value:
+        return [text]
+    listed = parse_yaml(f"[{value}]", f"--set {shortened(name.strip())}")
+    return [_line(name.strip(), one) for one in listed] if len(listed) > 1 else [text]
+
+
+def _line(name: str, value: Any) -> str:
+    """A setting as the `KEY=VALUE` of `--set`."""
+    return to_yaml({name: value}).strip().replace(": ", "=", 1)
 
 
 def _read_sweep(file: Path) -> dict[str, Any]:
-    """The values of a sweep file, given as a path or by the name of a shipped one."""
+    """The values of a sweep file, given as a path or by the name of a shipped one.
+
+    The name of a shipped sweep takes precedence over a file or folder of that name.
+    """
     known = shipped("sweeps")
+    if str(file) not in known and not file.suffix and not file.exists():
+        hint = nearest(str(file), known) or f"; known are {', '.join(known)}, or a YAML file."
+        raise UserError(f"there is no sweep {quoted(str(file))}{hint}")
     values = read_yaml(known.get(str(file), file))
     for key in values:
         if key not in SWEEP_KEYS:
@@ -182,7 +273,7 @@ def _parse_list(values: Mapping[str, Any], key: str, kind: type, source: str) ->
     """The list under `key`; text from the command line is split at commas."""
     value = values.get(key)
     if value is None:
-        raise UserError(f"{source}: '{key}' is missing; say --{key}, separated by commas.")
+        raise UserError(f"{source}: '{key}' is missing; use --{key}, separated by commas.")
     if isinstance(value, str):
         value = [parse_yaml(word, f"--{key}") if kind is int else word for word in value.split(",")]
         value = [word.strip() if isinstance(word, str) else word for word in value]

@@ -39,11 +39,12 @@ def run_here(
         raise UserError("a sweep starts its processes itself: leave torchrun out.")
     sweep_process()  # before anything is written
     slots = make_slots(jobs, per_gpu, device, len(sweep.runs))
+    if dry_run:
+        show_plan(sweep, data, device)
+        return
+    sweep.require_possible()
     found = _standing(sweep)
     todo = found.open
-    if dry_run:
-        deliver("".join(f"  {pasteable_command(run)}\n" for run in todo), None)
-        return
     if todo:
         require_inputs(todo, data)
         try:
@@ -59,6 +60,16 @@ def run_here(
     print_line(
         f"All {len(sweep.runs)} runs are finished{diverged}. Next: resvar report {sweep.root}"
     )
+
+
+def show_plan(sweep: Sweep, data: Path, device: str) -> None:
+    """Print the open runs as a shell script; what is no command is a comment."""
+    found = standing_of(sweep, tolerant=True)
+    others = {"diverged": len(found.diverged), "unusable": len(found.failed)}
+    lines = [f"# {counts(sweep, len(found.finished), others)}"]
+    lines += [pasteable_command(run, data, device) for run in found.open]
+    lines += comments(sweep, found.failed)
+    deliver("".join(f"{line}\n" for line in lines), None)
 
 
 def _announce(todo: Sequence[PlannedRun], slots: Sequence[Slot], data: Path) -> None:
@@ -96,6 +107,7 @@ def estimate_here(
         UserError: a directory contains another run, or `speeds` is wrong.
     """
     require_positive(jobs, per_gpu)
+    sweep.require_possible()
     if not (todo := _standing(sweep).open):
         return
     if speeds is not None:
@@ -108,9 +120,20 @@ def estimate_here(
 # --- shared with the sweeps on Slurm --------------------------------------------------------------
 
 
-def pasteable_command(run: PlannedRun) -> str:
-    """The command that does the same run by itself."""
-    return shlex.join(["resvar", "train", *run.arguments, "--out", str(run.folder)])
+def pasteable_command(run: PlannedRun, data: Path, device: str) -> str:
+    """The command that makes the same run by itself, from any folder."""
+    where = ["--data", str(data.absolute()), "--out", str(run.folder.absolute())]
+    chosen = [] if device == "auto" else ["--device", device]
+    return shlex.join(["resvar", "train", *run.arguments, *where, *chosen])
+
+
+def comments(sweep: Sweep, failed: Sequence[FailedRun]) -> list[str]:
+    """The runs that would be refused, as comments of a shell script."""
+    lines = [f"# {failure.run.folder} cannot be used: {failure.reason}" for failure in failed]
+    lines += [f"# impossible: {shlex.join(c.arguments)}: {c.reason}" for c in sweep.conflicts]
+    if sweep.conflicts:
+        lines.append("# The sweep starts only without impossible runs.")
+    return lines
 
 
 def require_inputs(todo: Sequence[PlannedRun], data: Path) -> None:
@@ -130,10 +153,15 @@ def require_inputs(todo: Sequence[PlannedRun], data: Path) -> None:
 
 
 def print_counts(sweep: Sweep, finished: int, others: Mapping[str, int]) -> None:
+    """Print `counts`."""
+    print_line(counts(sweep, finished, others))
+
+
+def counts(sweep: Sweep, finished: int, others: Mapping[str, int]) -> str:
     """One line: the number of runs, how many of them are finished, and the others by word."""
     words = [f"{finished} of them finished already"]
     words += [f"{count} {word}" for word, count in others.items() if count]
-    print_line(f"{pluralize(len(sweep.runs), 'run')} in {sweep.root}, {', '.join(words)}.")
+    return f"{pluralize(len(sweep.runs), 'run')} in {sweep.root}, {', '.join(words)}."
 
 
 def print_unusable(failed: Sequence[FailedRun]) -> None:

@@ -112,13 +112,17 @@ class Standing:
     failed: list[FailedRun] = field(default_factory=list)
 
 
-def standing_of(sweep: Sweep) -> Standing:
+def standing_of(sweep: Sweep, tolerant: bool = False) -> Standing:
     """Every run of a sweep by its status; one whose directory cannot be used has failed.
 
+    Args:
+        tolerant: a run whose directory contains a run with other settings has failed too.
+
     Raises:
-        UserError: a run's directory holds a run with other settings.
+        OtherRunError: there are such runs; the sentence names all of them.
     """
     found = Standing()
+    taken: list[str] = []
     lists = {
         RunStatus.OPEN: found.open,
         RunStatus.FINISHED: found.finished,
@@ -127,10 +131,12 @@ def standing_of(sweep: Sweep) -> Standing:
     for run in sweep.runs:
         try:
             lists[run_status(run)].append(run)
-        except OtherRunError:
-            raise
         except UserError as error:
+            if isinstance(error, OtherRunError) and not tolerant:
+                taken.append(str(error))
             found.failed.append(FailedRun.because(run, error))
+    if taken:
+        raise OtherRunError(" ".join(taken))
     return found
 
 

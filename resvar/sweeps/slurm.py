@@ -20,6 +20,7 @@ from resvar.rundir import is_locked, locked
 from resvar.sequences import chunks
 from resvar.sweeps.grid import PlannedRun, Sweep
 from resvar.sweeps.launch import (
+    comments,
     pasteable_command,
     print_counts,
     print_unusable,
@@ -104,8 +105,9 @@ def run_on_slurm(
         Plan(sweep.root.absolute(), data.absolute(), device, max(1, cpus // per_gpu), {}),
     )
     if dry_run:
-        arrays.show(_unsubmitted_runs(sweep, needs_slurm=False)[0])
+        arrays.show(*_unsubmitted_runs(sweep, dry_run=True))
         return
+    sweep.require_possible()
     if shutil.which("sbatch") is None:
         raise UserError(
             "--launcher slurm needs sbatch, which is not on this machine's PATH: type it on a "
@@ -138,15 +140,17 @@ class ArrayJobs:
     resources: Resources
     plan: Plan
 
-    def show(self, todo: Sequence[PlannedRun]) -> None:
-        """Print the batch script of each array, and its runs; write nothing."""
+    def show(self, todo: Sequence[PlannedRun], failed: Sequence[FailedRun]) -> None:
+        """Print the batch script of each array, its runs, and those refused; write nothing."""
         arrays = self._split(todo, LARGEST_ARRAY)
         for tasks in arrays:
             folder = self.plan.root / SUBMISSIONS / f"resvar-TIME-{self.sweep.name}"
             deliver(f"\n{self._script(folder, len(tasks), len(arrays))}\n", None)
             for index, task in enumerate(tasks):
                 for run in task:
-                    deliver(f"  task {index}: {pasteable_command(run)}\n", None)
+                    command = pasteable_command(run, self.plan.data, self.plan.device)
+                    deliver(f"  task {index}: {command}\n", None)
+        deliver("".join(f"{line}\n" for line in comments(self.sweep, failed)), None)
 
     def submit(self, todo: Sequence[PlannedRun]) -> None:
         """Submit one array after the other.
@@ -232,20 +236,20 @@ class ArrayJobs:
 
 
 def _unsubmitted_runs(
-    sweep: Sweep, needs_slurm: bool = True
+    sweep: Sweep, dry_run: bool = False
 ) -> tuple[list[PlannedRun], list[FailedRun]]:
     """The runs to submit, and those that cannot be; after a line that counts the others.
 
     Args:
-        needs_slurm: whether Slurm must say which runs it has already.
+        dry_run: without Slurm's answer too, and past runs whose folder is taken.
     """
-    found = standing_of(sweep)
+    found = standing_of(sweep, tolerant=dry_run)
     open_runs = found.open
     queued: set[str] = set()
     try:
         queued = runs_in_slurm(sweep.root, [run.name for run in open_runs])
     except SlurmError as error:
-        if needs_slurm:
+        if not dry_run:
             raise RunError(
                 f"{error}, so which runs are queued already is not known; try again later."
             ) from error
@@ -258,7 +262,8 @@ def _unsubmitted_runs(
         "at work elsewhere": len(open_runs) - len(queued) - len(todo),
     }
     print_counts(sweep, len(found.finished), others)
-    print_unusable(found.failed)
+    if not dry_run:
+        print_unusable(found.failed)
     return todo, found.failed
 
 

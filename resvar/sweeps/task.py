@@ -80,9 +80,7 @@ class Task:
         self.data = plan.data
         self.configs = configs
         self.runs = [
-            PlannedRun(
-                settings_in(parse_mapping(plan.settings[name], name), name), plan.root / name
-            )
+            PlannedRun(settings_in(parse_mapping(plan.settings[name], name), name), plan.root, name)
             for name in submission.tasks[index]
         ]
 

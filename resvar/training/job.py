@@ -26,7 +26,7 @@ from resvar.data.folder import FolderImages
 from resvar.data.splits import Splits, open_images
 from resvar.errors import RunError, Stopped, UserError
 from resvar.files import replacing, write_json
-from resvar.ownership import refuse_foreign, start_over
+from resvar.ownership import refuse_foreign, run_folder, start_over
 from resvar.training.checkpoint import load_newest, outlook
 from resvar.training.distributed import Ranks
 from resvar.training.evaluate import Evaluation
@@ -70,7 +70,7 @@ def run_training(
 
     Args:
         data: the folder with the dataset.
-        out: the run directory; default `runs/<protocol>/<variant>-<depth>/seed-<seed>`.
+        out: the run directory; default: that of `run_folder`, below `runs`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         fresh: remove the run that is there and start over.
 
@@ -81,7 +81,7 @@ def run_training(
         PeerFailure: on all ranks but rank 0, which raises one of these.
     """
     continue_without_sweep()
-    folder = out or Path("runs") / settings.directory
+    folder = out or run_folder(Path("runs"), settings)
     with _interruptible(folder, fresh), process_group() as ranks:
         source = source_version()
         console = console if ranks.first else Console(quiet=True)

@@ -40,11 +40,11 @@ def write_run(
     """A run directory below `root`; unfinished where `test_error` is None.
 
     Args:
-        folder: instead of the default one below `root`.
+        folder: instead of the one where older versions put every run.
         changes: fields of the result to replace; a value of `...` takes the field away.
     """
     settings = make_settings(variant, depth, seed, protocol, overrides)
-    folder = folder or root / settings.directory
+    folder = folder or root / protocol / f"{settings.variant}-{depth}" / f"seed-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(settings.to_yaml(), encoding="utf-8")
     if test_error is not None:

@@ -18,7 +18,7 @@ from resvar.sweeps.submission import Plan, Submission, create_submission, write_
 from tests.slurm.fake import calls, fake, line
 from tests.support.commands import TINY
 
-RUN = Path("paper/original-8/seed-0")
+RUN = resolve(None, {"variant": "original", "depth": 8}, TINY).directory
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_what_a_run_directory_says_comes_first(root):
     slurm_says(root, "")
     with locked(begin(root)):
         assert state(root) == (RunState.RUNNING, "")
-    assert state(root, Path("paper/original-8/seed-1"))[0] is RunState.WAITING
+    assert state(root, RUN.parent / "seed-1")[0] is RunState.WAITING
     records, _ = overview(root)
     before = len(calls(root.parent / "bin", "squeue"))
     done = [r for r in records if r.state is RunState.DONE]
@@ -122,12 +122,10 @@ def test_a_task_that_died_hard_is_failed(root, submission, known):
     assert message.startswith("its Slurm task 7_0 died on node1")
     assert ("(OUT_OF_MEMORY)" in message) is known
     assert str(submission.log(0)) in message
-    assert state(root, Path("paper/full-preact-8/seed-0"))[0] is RunState.FAILED, (
+    assert state(root, Path("paper/full-preact-8", *RUN.parts[-2:]))[0] is RunState.FAILED, (
         "its neighbour too"
     )
-    assert state(root, Path("paper/original-8/seed-1"))[0] is RunState.WAITING, (
-        "not the other task's"
-    )
+    assert state(root, RUN.parent / "seed-1")[0] is RunState.WAITING, "not the other task's"
 
 
 def test_a_task_that_died_before_it_could_say_anything_is_failed(root, submission):

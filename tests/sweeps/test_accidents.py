@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from resvar.cli import run_command
-from resvar.config import differences
+from resvar.config import differences, resolve
 from resvar.errors import RunError, UserError
 from resvar.files import write_json
 from resvar.rundir import RESULT, read_settings, write_settings
@@ -31,8 +31,10 @@ from tests.support.commands import ROOT, TINY, contents, sets, wait_for
 NAMES = {"variants": "original", "depths": "8", "seeds": "4"}
 SETS = (*TINY, "precision=fp32")
 SWEEP = ("sweep", "--variants", "original", "--depths", "8", "--device", "cpu", *sets(*SETS))
-CELL = Path("runs/paper/original-8")
 ONE = Slot("cpu 0", 1, "cpu")
+CELL = (
+    "runs" / resolve(options={"variant": "original", "depth": 8}, overrides=SETS).directory.parent
+)
 
 
 def planned(root: Path, number: int = 0) -> PlannedRun:
@@ -74,7 +76,7 @@ def test_a_dry_run_names_unusable_folders_and_shows_the_other_runs(spoilt, capsy
     out = capsys.readouterr().out
     assert "5 runs in runs, 1 of them finished already, 3 unusable." in out
     for seed, reason in REASONS.items():
-        (line,) = (line for line in out.splitlines() if line.startswith(f"  {CELL}/seed-{seed} "))
+        (line,) = (line for line in out.splitlines() if line.startswith(f"# {CELL}/seed-{seed} "))
         assert "cannot be used: " in line
         assert line.endswith(reason)
     assert out.count("resvar train --variant original") == 1

@@ -42,8 +42,8 @@ def test_every_cell_comes_once_before_any_has_a_second_seed():
 
 def test_a_run_says_where_it_goes_and_what_resvar_train_is_told():
     run = plan(overrides=["lr=0.5"]).runs[1]
-    assert run.name == "paper/full-preact-8/seed-0"
-    assert run.folder == Path("runs/paper/full-preact-8/seed-0")
+    assert run.name == "paper/full-preact-8/lr=0.5/seed-0"
+    assert run.folder == Path("runs/paper/full-preact-8/lr=0.5/seed-0")
     assert run.arguments == (
         "--variant", "full-preact", "--depth", "8", "--protocol", "paper", "--seed", "0",
         "--set", "lr=0.5",

@@ -34,6 +34,9 @@ SWEEP = (
 )  # fmt: skip
 
 
+CHANGES = resolve(None, {"variant": "original", "depth": 8}, TINY).directory.parent.name
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
@@ -138,12 +141,12 @@ def test_the_record_says_which_runs_each_task_has(work, programs, capsys):
     submission = read_submission(record(work))
     assert submission.job == "7"
     assert [len(runs) for runs in submission.tasks] == [2, 2]
-    assert submission.tasks[0][0] == "paper/original-8/seed-0"
+    assert submission.tasks[0][0] == f"paper/original-8/{CHANGES}/seed-0"
     plan = read_plan(record(work))
     assert (plan.threads, plan.device) == (1, "cuda"), "a task that has a GPU does not do without"
     assert plan.root == work / "runs"
     config = work / "config.yaml"
-    config.write_text(plan.settings["paper/original-8/seed-0"], encoding="utf-8")
+    config.write_text(plan.settings[f"paper/original-8/{CHANGES}/seed-0"], encoding="utf-8")
     wanted = resolve(None, {"variant": "original", "depth": 8, "seed": 0}, TINY)
     assert resolve(config) == wanted
     assert json.loads((record(work) / "submission.json").read_text(encoding="utf-8"))["format"] == 1
@@ -162,7 +165,7 @@ def test_typed_again_it_submits_only_what_slurm_has_not(work, programs, capsys):
     assert "Submitted 2 runs" in out
     newest = max(work.glob("runs/.slurm/*/"), key=lambda folder: folder.stat().st_mtime_ns)
     assert read_submission(newest).tasks == (
-        ("paper/original-8/seed-1",), ("paper/full-preact-8/seed-1",),
+        (f"paper/original-8/{CHANGES}/seed-1",), (f"paper/full-preact-8/{CHANGES}/seed-1",),
     )  # fmt: skip
 
 

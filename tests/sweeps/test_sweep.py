@@ -12,12 +12,16 @@ from pathlib import Path
 import pytest
 
 from resvar.cli import run_command
+from resvar.config import resolve
 from tests.long.torture.sweeps import torture_sweep
 from tests.support.commands import TINY, contents, everyone, sets, wait_for
 from tests.support.outcome import differing
 
 FOLDERS = tuple(
-    Path("runs/paper") / f"{variant}-8" / f"seed-{seed}"
+    "runs"
+    / resolve(
+        options={"variant": variant, "depth": 8, "seed": seed}, overrides=[*TINY, "precision=fp32"]
+    ).directory
     for seed in (0, 1)
     for variant in ("original", "full-preact")
 )
@@ -89,7 +93,7 @@ def test_a_run_of_a_sweep_is_that_of_resvar_train(warm, undisturbed, tmp_path):
         *sets(*TINY, "precision=fp32"), cwd=tmp_path,
     )  # fmt: skip
     assert done.code == 0, done
-    run = Path("runs/paper/original-8/seed-1")
+    run = FOLDERS[2]
     assert not differing(tmp_path / run, undisturbed[0] / run)
 
 
@@ -114,7 +118,7 @@ def test_one_that_fails_is_reported_and_the_others_go_on(resvar, undisturbed, tm
     assert "Traceback" not in failed.err
     assert "1 run failed, 3 finished; rerun the command to retry what failed." in failed.err
     assert failed.err.startswith("resvar: error: ")
-    assert "runs/paper/original-8/seed-0 failed (exit 1):" in failed.out
+    assert f"{FOLDERS[0]} failed (exit 1):" in failed.out
     assert "No space left on device" in failed.out, "the end of its log is shown"
     finished = [(tmp_path / run / "result.json").exists() for run in FOLDERS]
     assert finished == [False, True, True, True]
@@ -250,10 +254,10 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(work, capsys):
     assert run_command([*SWEEP, "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "4 runs in runs, 0 of them finished already" in out
-    commands = [line for line in out.splitlines() if line.strip().startswith("resvar train ")]
+    commands = [line for line in out.splitlines() if line.startswith("resvar train ")]
     assert len(commands) == 4
     assert "--variant original --depth 8" in commands[0]
-    assert f"--out {FOLDERS[0]}" in commands[0]
+    assert f"--out {work / FOLDERS[0]}" in commands[0]
     assert not list(work.iterdir())
 
 
@@ -267,8 +271,6 @@ def test_missing_data_are_noticed_before_anything_is_written(work, capsys):
 
 
 def test_a_folder_with_a_run_of_other_settings_is_noticed_first(work, capsys):
-    from resvar.config import resolve
-
     folder = work / FOLDERS[3]
     folder.mkdir(parents=True)
     other = resolve(None, {"variant": "full-preact", "depth": 8, "seed": 1}, [*TINY, "lr=0.9"])
@@ -277,7 +279,7 @@ def test_a_folder_with_a_run_of_other_settings_is_noticed_first(work, capsys):
     assert run_command([*SWEEP, "--data", "nowhere"]) == 2
     err = capsys.readouterr().err
     assert "lr: 0.9 → 0.05" in err
-    assert "full-preact-8/seed-1" in err
+    assert str(FOLDERS[3]) in err
     assert contents(work) == before
 
 
