@@ -262,7 +262,7 @@ def _texts(table: Table) -> Iterator[list[str]]:
 def _widths(table: Table, width: int) -> list[int] | None:
     """The width of each column, so that the table fits; None if it cannot.
 
-    Titles are broken first, then the texts of columns with `wrap`, which share what is left.
+    Titles are broken first, then the texts of columns with `wrap`; the longest share what is left.
     """
     wanted = [max(map(columns_of, texts)) for texts in _texts(table)]
     free = width - GAP * (len(wanted) - 1)
@@ -279,14 +279,21 @@ def _widths(table: Table, width: int) -> list[int] | None:
     free -= sum(widths)
     if free < 0:
         return None
-    growing = [i for i, least in enumerate(widths) if least < wanted[i]]
-    growing.sort(key=lambda i: (table.columns[i].wrap > 0, wanted[i] - widths[i]))
-    for rest, index in zip(range(len(growing), 0, -1), growing, strict=True):
-        missing = wanted[index] - widths[index]
-        if table.columns[index].wrap:
-            more = min(missing, 2 * free // (rest + 1))
-        else:
-            more = missing if missing <= free else 0
+    missing = [natural - least for natural, least in zip(wanted, widths, strict=True)]
+    order = sorted(range(len(widths)), key=missing.__getitem__)
+    prose = [index for index in order if table.columns[index].wrap]
+    for index in [*prose, *order]:  # whole texts before whole titles
+        if missing[index] <= free:
+            widths[index] += missing[index]
+            free -= missing[index]
+            missing[index] = 0
+    broken = [index for index in prose if missing[index]]
+    for rest, index in zip(range(len(broken), 0, -1), broken, strict=True):
+        more = min(missing[index], 2 * free // (rest + 1))
+        widths[index] += more
+        free -= more
+    for index in [index for index in order if index not in prose]:  # a title on fewer lines
+        more = min(missing[index], free)
         widths[index] += more
         free -= more
     return widths

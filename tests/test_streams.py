@@ -142,6 +142,17 @@ def test_what_is_one_line_stays_one_line(monkeypatch, kind):
     assert screen.shown().count("\n") == 1
 
 
+@pytest.mark.parametrize("kind", ["line", "log", "text"])
+def test_a_narrow_terminal_breaks_lines_between_words(monkeypatch, kind):
+    monkeypatch.setenv("COLUMNS", "24")
+    screen = Screen("utf-8")
+    output = Output(screen)
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):  # type: ignore[type-var]
+        PRINTERS[kind]("the test error is 8.75 % in runs/quick/original-20/seed-0")
+    lines = STYLES.sub("", screen.shown()).splitlines()
+    assert lines == ["the test error is 8.75 %", "in runs/quick/", "original-20/seed-0"]
+
+
 def test_text_is_shown_as_it_is_where_nothing_is_wrong_with_it():
     screen = Screen("utf-8")
     with contextlib.redirect_stdout(screen):

@@ -328,6 +328,17 @@ def test_rows_become_paragraphs_where_even_the_least_is_too_wide():
     ]  # fmt: skip
 
 
+def test_whole_texts_are_worth_more_than_whole_titles():
+    table = make(
+        (left("run", lambda i: i["a"], wrap=20), right("test error %", lambda i: i["b"], ".2f")),
+        ("short/full-preact-8/seed-0", 65.85),
+    )
+    assert on_screen(TerminalTable(table), 36).splitlines()[1:3] == [
+        "                                test",
+        "run                          error %",
+    ]
+
+
 def test_short_titles_serve_a_table_that_does_not_fit():
     columns = [right("airplane", lambda i: i["a"], short="0"), left("what", lambda i: i["b"])]
     table = make(columns, ("911", "x" * 20))
