@@ -20,7 +20,7 @@ from rich.console import Console
 from resvar import rundir
 from resvar.condition import read_result, require_usable
 from resvar.config import Settings
-from resvar.console import duration
+from resvar.console import duration, percent
 from resvar.data.cifar import Images
 from resvar.data.folder import FolderImages
 from resvar.data.splits import Splits, open_images
@@ -198,7 +198,7 @@ def _finished(folder: Path, settings: Settings, log: Log) -> dict[str, Any] | No
             )
         return None
     log(
-        f"{folder}: already finished, test error {result['test_error']:.2f} %. "
+        f"{folder}: already finished, test error {percent(result['test_error'])}. "
         "Start it over with --fresh."
     )
     return result
@@ -286,7 +286,7 @@ class ClaimedRun:
             _write_result(self.folder, result, test, stop)
             self.log(
                 f"Finished {result['variant']}-{result['depth']}, seed {result['seed']}: test "
-                f"error {test.error:.2f} % after {duration(result['seconds'])}."
+                f"error {percent(test.error)} after {duration(result['seconds'])}."
             )
 
     def _trainer(self, images: Images | FolderImages) -> Trainer:
