@@ -14,7 +14,15 @@ from typing import Any
 
 import pydantic
 
-from resvar.errors import UnreadableError, UserError, nearest, quoted, shortened, unknown
+from resvar.errors import (
+    UnreadableError,
+    UserError,
+    nearest,
+    quoted,
+    require_given,
+    shortened,
+    unknown,
+)
 from resvar.files import shipped
 from resvar.models.layout import network_layers
 from resvar.models.ordering import PLACES, Ordering, find_ordering, shipped_as
@@ -70,6 +78,8 @@ def resolve(
         if value is not None:
             layers.add({name: value}, spelling.format(name.replace("_", "-")))
     layers.add(parse_overrides(overrides), "--set")
+    needed = {spelling.format(key): layers.values.get(key) for key in ("variant", "depth")}
+    require_given(needed, "--variant full-preact --depth 20")
     settings = _settle(layers)
     _require_trainable(settings)
     return settings
@@ -220,9 +230,9 @@ def _with_protocol(layers: Layers) -> Layers:
 def _with_ordering(layers: Layers) -> Layers:
     """The layers with the ordering that the variant names written out."""
     values, sources = layers.values, layers.sources
-    for key, example in (("variant", "full-preact"), ("depth", "110")):
+    for key in ("variant", "depth"):
         if key not in values:
-            raise UserError(f"'{key}' is missing: say --{key}, such as --{key} {example}.")
+            raise UserError(f"'{key}' is missing.")
     variant, source = values["variant"], sources["variant"]
     if not isinstance(variant, str):
         asked = quoted(variant)

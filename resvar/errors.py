@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 LONGEST_WORD = 200
 """Characters. A longer word is nobody's typing error, and difflib's time grows with its square."""
@@ -103,3 +103,18 @@ def nearest(word: str, known: Iterable[str]) -> str:
         return ""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{matches[0]}'?" if matches else ""
+
+
+def require_given(given: Mapping[str, object], example: str) -> None:
+    """Refuse a command line or a call that lacks something that it needs.
+
+    Args:
+        given: values by the name that a user would type; None means not given.
+
+    Raises:
+        UserError: something is missing; the message names all of it, and an example.
+    """
+    missing = [name for name, value in given.items() if value is None]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        raise UserError(f"{' and '.join(missing)} {verb} missing; an example is {example}.")

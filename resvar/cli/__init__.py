@@ -5,6 +5,7 @@ A command imports what it needs when it is called, so `resvar --help` does not w
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, NoReturn
 
@@ -12,8 +13,12 @@ import typer
 
 from resvar.cli import networks, runs
 from resvar.cli.exits import exit_code, leave
+from resvar.cli.help import PlainCommand
 from resvar.streams import check_stdout, open_standard_streams
 from resvar.version import __version__
+
+COMPLETION = "_RESVAR_COMPLETE"
+"""The variable with which a shell asks for completions."""
 
 app = typer.Typer(
     name="resvar",
@@ -26,7 +31,7 @@ app = typer.Typer(
     "(training that had begun has saved a checkpoint). With RESVAR_DEBUG=1 an error shows its "
     "traceback.",
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
 
@@ -53,16 +58,16 @@ def root_command(
         check_stdout()
 
 
-app.command("data")(runs.data_command)
-app.command("train")(runs.train_command)
-app.command("sweep")(runs.sweep_command)
-app.command("status")(runs.status_command)
-app.command("report")(runs.report_command)
-app.command("evaluate")(networks.evaluate_command)
+app.command("data", cls=PlainCommand)(runs.data_command)
+app.command("train", cls=PlainCommand)(runs.train_command)
+app.command("sweep", cls=PlainCommand)(runs.sweep_command)
+app.command("status", cls=PlainCommand)(runs.status_command)
+app.command("report", cls=PlainCommand)(runs.report_command)
+app.command("evaluate", cls=PlainCommand)(networks.evaluate_command)
 app.command("probe", cls=networks.ProbeHelp)(networks.probe_command)
-app.command("bench")(networks.bench_command)
-app.command("export")(networks.export_command)
-app.command("show")(networks.show_command)
+app.command("bench", cls=PlainCommand)(networks.bench_command)
+app.command("export", cls=PlainCommand)(networks.export_command)
+app.command("show", cls=PlainCommand)(networks.show_command)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -76,6 +81,8 @@ def run_command(arguments: list[str] | None = None) -> int:
 
     def command() -> None:
         group = typer.main.get_command(app)
+        if os.environ.get(COMPLETION):
+            group.main(prog_name="resvar", complete_var=COMPLETION)
         words = sys.argv[1:] if arguments is None else list(arguments)
         try:  # not `group.main`, which takes any BrokenPipeError for one of stdout
             with group.make_context("resvar", words) as context:

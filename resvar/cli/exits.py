@@ -7,17 +7,30 @@ With `RESVAR_DEBUG=1` the traceback of an error, causes included, precedes its s
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable
+from difflib import get_close_matches
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from resvar.errors import OutputError, PeerFailure, RunError, Stopped, UserError, is_out_of_memory
 from resvar.streams import log
 from resvar.training.stop import SIGNALS
+
+REWORDED = (
+    (r"No such command (.+?)\.? Did you mean (.+?)\?", "there is no command {}; did you mean {}?"),
+    (r"No such command (.+?)\.?", "there is no command {}."),
+    (r"Got unexpected extra arguments?(?:\(s\))? \((.+)\)", "unexpected argument: {}."),
+    (r"Option '(.+)' requires an argument\.?", "{} needs a value."),
+    (r"Option '(.+)' requires (\d+) arguments\.?", "{} needs {} values."),
+    (r"Option '(.+)' does not take a value\.?", "{} takes no value."),
+    (r"Invalid value for '(.+?)': (.+?)\.?", "{}: {}."),
+)
+"""Click's messages as patterns, and our sentences for them."""
 
 RETRY_SECONDS = 0.05
 
@@ -68,15 +81,34 @@ def _attempt(command: Callable[[], object]) -> int:
     except Exception as error:
         if is_out_of_memory(error):
             return _report("there is not enough memory.", 1, error)
-        if hasattr(error, "format_message"):  # click's: an unknown option, a missing value
-            problem = error.format_message().replace("Value error, ", "").rstrip(".")
-            return _report(f"{problem}. Try --help.", 2)
+        if hasattr(error, "format_message"):
+            context = getattr(error, "ctx", None)
+            asked = context.command_path if context else "resvar"
+            return _report(f"{usage_sentence(error)} See {asked} --help.", 2)
         raise
 
 
 def _stopped() -> int:
     log("resvar: stopped.")
     return Stopped.exit_code
+
+
+def usage_sentence(error: Any) -> str:
+    """What is wrong with a command line, from click's error."""
+    kind, message = type(error).__name__, error.format_message().replace("Value error, ", "")
+    if kind == "NoSuchOption":
+        nearest = get_close_matches(error.option_name, error.possibilities or (), 1)
+        hint = f"; did you mean {nearest[0]}?" if nearest else "."
+        return f"there is no option {error.option_name}{hint}"
+    if kind == "MissingParameter":
+        param = error.param
+        return (
+            f"{param.metavar if param.param_type_name == 'argument' else param.opts[0]} is missing."
+        )
+    for pattern, sentence in REWORDED:
+        if found := re.fullmatch(pattern, message, re.DOTALL):
+            return sentence.format(*found.groups())
+    return f"{message.rstrip('.')}."
 
 
 def _report(sentence: str, code: int, error: Exception | None = None) -> int:

@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-import typer.core
 
 import resvar.cli.options as opt
 from resvar.api import data_folder
-from resvar.errors import UserError
+from resvar.cli import completion
+from resvar.cli.help import PlainCommand
+from resvar.errors import UserError, require_given
+
+ModelFormat = Literal["safetensors", "torchvision", "onnx"]
 
 
 def evaluate_command(
     source: opt.SourceArgument,
     data: opt.DataOption = None,
     device: opt.DeviceOption = "auto",
-    format: Annotated[Literal["table", "json"] | None, opt.FORMAT_OPTION] = None,
+    format: Annotated[opt.TextFormat | None, opt.format_option(opt.TextFormat)] = None,
     out: opt.OutOption = None,
 ) -> None:
     """Measure a trained network on its test set.
@@ -32,7 +35,7 @@ def evaluate_command(
     evaluate_source(source, data_folder(data), device, format, out)
 
 
-class ProbeHelp(typer.core.TyperCommand):
+class ProbeHelp(PlainCommand):
     """Its help ends with the claims and their thresholds, from where they are defined."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
@@ -55,13 +58,12 @@ def probe_command(
         opt.value(
             "V[,V2…]",
             "Without RUN: orderings, at initialisation. Default: the paper's five.",
+            autocompletion=completion.complete_variant,
         ),
     ] = None,
-    depth: Annotated[
-        int | None, typer.Option(help="Without RUN: layers, such as 20 or 110.")
-    ] = None,
+    depth: Annotated[int | None, opt.number("Without RUN: layers, such as 20 or 110.")] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Without RUN: seed of the weights. Default: 0.")
+        int | None, opt.number("Without RUN: seed of the weights. Default: 0.", least=0)
     ] = None,
     at: Annotated[
         list[str] | None,
@@ -71,11 +73,11 @@ def probe_command(
         ),
     ] = None,
     images: Annotated[
-        int, typer.Option(min=1, help="Test images, from the first in the official order.")
+        int, opt.number("Test images, from the first in the official order.", least=1)
     ] = 512,
     data: opt.DataOption = None,
     device: opt.DeviceOption = "auto",
-    format: Annotated[Literal["table", "json", "markdown"] | None, opt.FORMAT_OPTION] = None,
+    format: Annotated[opt.PageFormat | None, opt.format_option(opt.PageFormat)] = None,
     out: opt.OutOption = None,
     figures: opt.FiguresOption = None,
 ) -> None:
@@ -97,13 +99,11 @@ def probe_command(
 
 
 def bench_command(
-    variant: Annotated[
-        str, opt.setting("variant", "full-preact", metavar="NAME|FILE")
-    ] = "full-preact",
+    variant: Annotated[str, opt.setting("variant", "full-preact")] = "full-preact",
     depth: Annotated[
-        list[int] | None, typer.Option(help="Layers. Repeatable. Default: 110.")
+        list[int] | None, opt.number("Layers. Repeatable. Default: 110.", least=1)
     ] = None,
-    protocol: Annotated[str, opt.setting("protocol", metavar="NAME|FILE")] = "paper",
+    protocol: Annotated[str, opt.setting("protocol")] = "paper",
     sets: opt.SetOption = None,
     compare: Annotated[
         list[str] | None,
@@ -114,7 +114,7 @@ def bench_command(
         ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of a contender. Default: torch's choice.")
+        int | None, opt.number("Threads of a contender. Default: torch's choice.", least=1)
     ] = None,
     baseline: Annotated[
         bool, typer.Option(help="Measure plain PyTorch too, and the ratio to it.")
@@ -125,9 +125,14 @@ def bench_command(
     sweep: Annotated[
         bool, opt.flag("--sweep", "One run on all cores against several on fewer.")
     ] = False,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each contender.")] = 7,
+    rounds: Annotated[int, opt.number("Turns of each contender.", least=1)] = 7,
     seconds: Annotated[
-        float, typer.Option(min=0.0, help="Length of a turn; at least one iteration.")
+        float,
+        opt.value(
+            "SECONDS",
+            "Length of a turn in seconds; at least one iteration.",
+            parser=opt.parse_seconds,
+        ),
     ] = 2.0,
     device: opt.DeviceOption = "auto",
     as_json: Annotated[bool, opt.flag("--json", "Print the figures as JSON.")] = False,
@@ -178,13 +183,12 @@ def bench_command(
 
 
 def export_command(
-    source: opt.SourceArgument,
+    source: opt.OptionalSourceArgument = None,
     out: Annotated[
-        Path, opt.out_file("FILE", "Ends in .safetensors, .onnx, or .pt for torchvision.")
-    ],
+        Path | None, opt.out_file("FILE", "Ends in .safetensors, .onnx, or .pt for torchvision.")
+    ] = None,
     to: Annotated[
-        Literal["safetensors", "torchvision", "onnx"] | None,
-        typer.Option(help="File format. Default: by the suffix of FILE."),
+        ModelFormat | None, opt.choice(ModelFormat, "File format. Default: by the suffix of FILE.")
     ] = None,
     data: opt.DataOption = None,
     force: Annotated[bool, opt.flag("--force", "Replace FILE if it exists.")] = False,
@@ -197,6 +201,10 @@ def export_command(
 
     Example:  resvar export runs/quick/full-preact-20/seed-0 --out v2.onnx
     """
+    example = "resvar export runs/quick/full-preact-20/seed-0 --out v2.onnx"
+    require_given({opt.SOURCE: source, "--out FILE": out}, example)
+    assert source is not None
+    assert out is not None
     from resvar.evaluation.commands import export_source
 
     export_source(source, out, to, data, force)
@@ -208,6 +216,7 @@ def show_command(
         opt.value(
             "V[,V2…]",
             "Orderings by name or YAML file, separated by commas. Default: full-preact.",
+            autocompletion=completion.complete_variant,
         ),
     ] = None,
     depth: Annotated[int | None, opt.setting("depth", "164; for imagenet 50")] = None,
@@ -219,7 +228,7 @@ def show_command(
     unit: opt.UnitOption = None,
     stride_on: opt.StrideOnOption = None,
     num_classes: Annotated[
-        int | None, opt.setting("num_classes", "10; with the imagenet stem 1000", min=1)
+        int | None, opt.setting("num_classes", "10; with the imagenet stem 1000", least=1)
     ] = None,
     compare: Annotated[
         tuple[str, str] | None,
@@ -229,7 +238,7 @@ def show_command(
             "or that of --variant (one, or one for each).",
         ),
     ] = None,
-    format: Annotated[Literal["table", "json", "markdown"] | None, opt.FORMAT_OPTION] = None,
+    format: Annotated[opt.PageFormat | None, opt.format_option(opt.PageFormat)] = None,
     out: Annotated[
         Path | None,
         opt.out_file("FILE", "Write to FILE; FILE.svg receives the drawing of the unit."),

@@ -5,33 +5,77 @@ The help text, the choices and the default of the latter come from `resvar.setti
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from resvar.cli import completion
 from resvar.models.architecture import Family, Shortcut, StrideOn, UnitKind
 from resvar.settings import ROLES, DatasetName, Settings
 
 
-def setting(name: str, default: str | None = None, **more: Any) -> Any:
-    """The option of a setting.
+def setting(name: str, default: str | None = None, least: int | None = None) -> Any:
+    """The option of a setting: `NAME|FILE` for a text, its choices, or a whole number.
 
     Args:
         default: the command's own default in words; None: that of the setting.
-        more: further arguments of `typer.Option`.
+        least: the smallest value of a number.
     """
     text, field = ROLES[name].help, Settings.model_fields[name]
     if default is not None:
         text = f"{text.partition(' Default:')[0]} Default: {default}."
     elif "Default:" not in text and not field.is_required():
         text = f"{text} Default: {field.default}."
-    return typer.Option(help=text, show_default=False, **more)
+    choices = [word for word in choices_of(field.annotation) if isinstance(word, str)]
+    if choices:
+        return value("|".join(choices), text)
+    if field.annotation is str:
+        return value("NAME|FILE", text, autocompletion=completion.NAMES[name])
+    return number(text, least)
+
+
+def choices_of(annotation: Any) -> tuple[Any, ...]:
+    """The values of a `Literal`, which may be optional."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return tuple(word for part in get_args(annotation) for word in choices_of(part))
 
 
 def value(metavar: str, help: str, **more: Any) -> Any:
     """An option with a value."""
     return typer.Option(metavar=metavar, help=help, **more)
+
+
+def choice(annotation: Any, help: str, **more: Any) -> Any:
+    """An option with the values of a `Literal`."""
+    return value("|".join(choices_of(annotation)), help, **more)
+
+
+def number(help: str, least: int | None = None) -> Any:
+    """An option with a whole number, `least` or more."""
+
+    def parse(text: str | int) -> int:
+        if not re.fullmatch(r"-?(0|[1-9][0-9]*)", str(text)):
+            raise typer.BadParameter(f"'{text}' is not a whole number, such as 20.")
+        if least is not None and int(text) < least:
+            raise typer.BadParameter(f"{text} is less than {least}.")
+        return int(text)
+
+    return value("N", help, parser=parse)
+
+
+def parse_seconds(text: str | float) -> float:
+    """The `parser` of durations in seconds."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is not a number of seconds.") from None
+    if not 0 <= seconds < math.inf:
+        raise typer.BadParameter(f"{text} is not a possible number of seconds.")
+    return seconds
 
 
 def parse_path(text: str | Path) -> Path:
@@ -53,7 +97,7 @@ def out_file(metavar: str = "FILE", help: str = "Write to FILE instead of the sc
 
 # --- settings -------------------------------------------------------------------------------------
 
-VariantOption = Annotated[str | None, setting("variant", metavar="NAME|FILE")]
+VariantOption = Annotated[str | None, setting("variant")]
 DepthOption = Annotated[int | None, setting("depth")]
 FamilyOption = Annotated[Family | None, setting("family")]
 StemOption = Annotated[Family | None, setting("stem")]
@@ -63,12 +107,15 @@ ShortcutOption = Annotated[Shortcut | None, setting("shortcut")]
 UnitOption = Annotated[UnitKind | None, setting("unit")]
 StrideOnOption = Annotated[StrideOn | None, setting("stride_on")]
 DatasetOption = Annotated[DatasetName | None, setting("dataset")]
-ProtocolOption = Annotated[str | None, setting("protocol", metavar="NAME|FILE")]
+ProtocolOption = Annotated[str | None, setting("protocol")]
 SeedOption = Annotated[int | None, setting("seed")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set lr=0.05. Repeatable."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting, e.g. --set lr=0.05. Repeatable.",
+        autocompletion=completion.complete_assignment,
     ),
 ]
 GridOption = Annotated[
@@ -91,32 +138,45 @@ DataOption = Annotated[
         parser=parse_path,
     ),
 ]
-DeviceOption = Annotated[str, value("NAME", "auto (a GPU if there is one), cpu, cuda or cuda:N.")]
-SourceArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="RUN|CHECKPOINT|FILE",
-        help="A run directory, a checkpoint in one, or an exported .safetensors file.",
-        parser=parse_path,
+DeviceOption = Annotated[
+    str,
+    value(
+        "NAME",
+        "auto (a GPU if there is one), cpu, cuda or cuda:N.",
+        autocompletion=completion.complete_device,
     ),
 ]
+SOURCE = "RUN|CHECKPOINT|FILE"
+SOURCE_ARGUMENT = typer.Argument(
+    metavar=SOURCE,
+    help="A run directory, a checkpoint in one, or an exported .safetensors file.",
+    parser=parse_path,
+)
+SourceArgument = Annotated[Path, SOURCE_ARGUMENT]
+OptionalSourceArgument = Annotated[Path | None, SOURCE_ARGUMENT]
 OutOption = Annotated[Path | None, out_file()]
 IntervalOption = Annotated[
-    float | None, value("SECONDS", "With --watch: seconds between refreshes.")
+    float | None,
+    value("SECONDS", "With --watch: seconds between refreshes.", parser=parse_seconds),
 ]
+TextFormat = Literal["table", "json"]
+PageFormat = Literal["table", "json", "markdown"]
 FiguresOption = Annotated[
     Path | None,
     value("DIR", "Draw figures there: SVG, PNG; a report's as PDF too.", parser=parse_path),
 ]
-FORMAT_OPTION = typer.Option(
-    "--format", help="Output format. Default: by the suffix of --out, else table."
-)
+
+
+def format_option(annotation: Any) -> Any:
+    """The option `--format`."""
+    return choice(annotation, "Output format. Default: by the suffix of --out, else table.")
+
 
 # --- Slurm ----------------------------------------------------------------------------------------
 
+Launcher = Literal["local", "slurm"]
 LauncherOption = Annotated[
-    Literal["local", "slurm"],
-    typer.Option(help="Where the runs start: on this machine, or in Slurm."),
+    Launcher, choice(Launcher, "Where the runs start: on this machine, or in Slurm.")
 ]
 LauncherConfigOption = Annotated[
     Path | None,

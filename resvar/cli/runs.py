@@ -9,8 +9,11 @@ import typer
 
 import resvar.cli.options as opt
 from resvar.api import ReportFormat, data_folder, probe_sections
+from resvar.cli import completion
 from resvar.errors import UserError
 from resvar.streams import print_line
+
+Downloadable = Literal["cifar10", "cifar100"]
 
 
 def data_command(
@@ -35,9 +38,7 @@ def data_command(
     url: Annotated[
         str | None, typer.Option("--url", metavar="URL", help="Download from this mirror.")
     ] = None,
-    dataset: Annotated[
-        Literal["cifar10", "cifar100"], typer.Option(help="The dataset.")
-    ] = "cifar10",
+    dataset: Annotated[Downloadable, opt.choice(Downloadable, "The dataset.")] = "cifar10",
 ) -> None:
     """Download CIFAR, or unpack a local archive, and verify it.
 
@@ -75,11 +76,7 @@ def train_command(
     data: opt.DataOption = None,
     out: Annotated[
         Path | None,
-        opt.out_file(
-            "DIR",
-            "Run directory. Default: runs/<protocol>/<variant>-<depth>/seed-<seed>; for a run that "
-            "leaves its protocol …/lr=0.05/seed-<seed>.",
-        ),
+        opt.out_file("DIR", "Run directory. Default: a folder in runs/, which --dry-run shows."),
     ] = None,
     device: opt.DeviceOption = "auto",
     fresh: Annotated[
@@ -115,9 +112,17 @@ def sweep_command(
             metavar="[FILE.yaml]",
             help="A sweep file, or the name of a shipped sweep (table2), which takes precedence.",
             parser=opt.parse_path,
+            autocompletion=completion.complete_sweep,
         ),
     ] = None,
-    variants: Annotated[str | None, opt.value("A,B,…", "Orderings, separated by commas.")] = None,
+    variants: Annotated[
+        str | None,
+        opt.value(
+            "A,B,…",
+            "Orderings, separated by commas.",
+            autocompletion=completion.complete_variant,
+        ),
+    ] = None,
     depths: Annotated[str | None, opt.value("110,164", "Depths, separated by commas.")] = None,
     seeds: Annotated[
         str | None, opt.value("N|A,B,…", "Number of seeds (0 to N-1), or a list.")
@@ -129,14 +134,12 @@ def sweep_command(
     device: opt.DeviceOption = "auto",
     jobs: Annotated[
         int | None,
-        typer.Option(
-            help="Runs at a time. Default: one per GPU, or one per core; with Slurm no limit."
-        ),
+        opt.number("Runs at a time. Default: one per GPU, or one per core; with Slurm no limit."),
     ] = None,
     per_gpu: Annotated[
         int | None,
-        typer.Option(
-            help="Most runs that share a GPU; with Slurm, a task of the job array. Default: 1, or "
+        opt.number(
+            "Most runs that share a GPU; with Slurm, a task of the job array. Default: 1, or "
             "as --jobs."
         ),
     ] = None,
@@ -241,7 +244,7 @@ def report_command(
             metavar="[DIR]…", help="Folders with runs. Default: runs.", parser=opt.parse_path
         ),
     ] = None,
-    format: Annotated[ReportFormat | None, opt.FORMAT_OPTION] = None,
+    format: Annotated[ReportFormat | None, opt.format_option(ReportFormat)] = None,
     out: opt.OutOption = None,
     figures: opt.FiguresOption = None,
     watch: Annotated[

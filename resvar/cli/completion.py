@@ -1,0 +1,30 @@
+"""What the shell completes: names of orderings, protocols, sweeps, devices and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from resvar.files import shipped
+from resvar.settings import ROLES
+
+Completer = Callable[[str], list[str]]
+
+
+def completer(names: Callable[[], Iterable[str]]) -> Completer:
+    """Complete the last of several words that commas separate."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        return [f"{before}{comma}{name}" for name in names() if name.startswith(last)]
+
+    return complete
+
+
+complete_variant = completer(lambda: ["v1", "v2", *shipped("variants")])
+complete_protocol = completer(lambda: shipped("protocols"))
+complete_sweep = completer(lambda: shipped("sweeps"))
+complete_device = completer(lambda: ["auto", "cpu", "cuda"])
+complete_assignment = completer(lambda: [f"{name}=" for name in ROLES])
+
+NAMES = {"variant": complete_variant, "protocol": complete_protocol}
+"""By setting."""
