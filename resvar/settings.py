@@ -28,7 +28,7 @@ from resvar.models.architecture import (
     UnitKind,
     plan,
 )
-from resvar.models.ordering import Ordering
+from resvar.models.ordering import PAPER_ORDER, Ordering
 from resvar.strict_yaml import to_yaml
 
 RolePart = Literal["ordering", "architecture", "data", "run", "training", "execution", "monitoring"]
@@ -81,7 +81,7 @@ class Settings(pydantic.BaseModel):
     # The ordering that `variant` names is written out, so that a record needs no other file.
     variant: Annotated[
         str,
-        Role("ordering", "Ordering: original (v1), full-preact (v2), another, or a YAML file."),
+        Role("ordering", f"Ordering: v1 or v2, {', '.join(PAPER_ORDER)}, or a YAML file."),
     ]
     lead: Annotated[Ops, Role("ordering", "Operations before a unit's first convolution.")]
     between: Annotated[Ops, Role("ordering", "Operations between two convolutions.")]

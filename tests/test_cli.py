@@ -36,7 +36,7 @@ def refuse(tmp_path, monkeypatch, capsys, tiny_data):
         assert "Traceback" not in out + err
         assert left == code, err
         assert err.rstrip().endswith((".", "?")), err
-        assert not re.search(r"\w Try --help", err), f"two sentences run into each other: {err}"
+        assert not re.search(r"\w See resvar", err), f"two sentences run into each other: {err}"
         assert contents(tmp_path) == before, "nothing is written"
         assert not (tmp_path / "runs").exists()
         return err.removeprefix("resvar: error: ")
@@ -63,8 +63,9 @@ def says(sentence: str, *parts: str) -> bool:
         (["--variant", "zzz", "--depth", "20"], ["'zzz'", "original", "full-preact", "YAML"]),
         (["--variant", "", "--depth", "20"], ["--variant"]),
         (["--variant", "missing.yaml", "--depth", "20"], ["missing.yaml", "No such file"]),
-        (["--depth", "20"], ["'variant' is missing", "--variant full-preact"]),
-        (["--variant", "original"], ["'depth' is missing", "--depth 110"]),
+        (["--depth", "20"], ["--variant is missing", "--variant full-preact"]),
+        ([], ["--variant and --depth are missing", "--variant full-preact --depth 20"]),
+        (["--variant", "original"], ["--depth is missing", "--depth 20"]),
         (["--variant", "original", "--depth", "21"], ["--depth", "21", "20 and 26", "20 and 29"]),
         (["--variant", "original", "--depth", "0"], ["--depth", "0"]),
         (["--variant", "original", "--depth", "-20"], ["--depth", "-20"]),
@@ -74,13 +75,16 @@ def says(sentence: str, *parts: str) -> bool:
          ["32", "bottleneck", "9n+2", "29 and 38"]),
         (["--variant", "original", "--depth", "32", "--set", "unit=basicc"],
          ["'unit' is 'basicc'", "bottleneck"]),
-        (["--variant", "original", "--depth", "abc"], ["--depth", "integer"]),
+        (["--variant", "original", "--depth", "abc"], ["--depth", "whole number"]),
         (["--variant", "original", "--depth", "20", "--protocol", "papper"],
          ["--protocol", "did you mean 'paper'"]),
         (["--variant", "original", "--depth", "20", "--protocol", "p.yaml"],
          ["p.yaml", "No such file"]),
         (["--variant", "original", "--depth", "20", "--seed", "-1"], ["--seed", "-1"]),
-        (["--variant", "original", "--depth", "20", "--seed", "1.5"], ["--seed", "integer"]),
+        (["--variant", "original", "--depth", "20", "--seed", "1.5"], ["--seed", "whole number"]),
+        (["--variant", "original", "--depth", "20", "--seed", "010"], ["--seed", "'010'"]),
+        (["--variant", "original", "--depth", "20", "--sed", "1"],
+         ["there is no option --sed; did you mean --seed?", "resvar train --help"]),
         (["--variant", "original", "--depth", "20", "--device", "nonsense"],
          ["--device nonsense", "cpu"]),
         (["--variant", "original", "--depth", "20", "--device", "cuda:x"], ["--device cuda:x"]),
@@ -369,7 +373,7 @@ def test_help_teaches(command, capsys):
     assert run_command([*command.split(), "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert text.startswith(f"Usage: resvar {command}".strip())
-    assert any(word in text for word in ("Example:", "Begin with:", "default:", "Default:")), text
+    assert any(word in text for word in ("Example:", "Start with:")), text
 
 
 @pytest.mark.parametrize("command", ["train", "sweep", "report"])
@@ -447,7 +451,8 @@ def test_python_m_and_the_installed_command_are_the_same(tmp_path):
     ("command", "name", "choices"),
     [
         ("train", "family", "cifar|imagenet"), ("train", "stem", "cifar|imagenet"),
-        ("train", "dataset", "cifar10|cifar100|folder"), ("show", "family", "cifar|imagenet"),
+        ("train", "dataset", "cifar10|cifar100|sample|folder"),
+        ("show", "family", "cifar|imagenet"),
         ("show", "stem", "cifar|imagenet"), ("show", "shortcut", "pad|project"),
         ("show", "unit", "basic|bottleneck"), ("show", "stride-on", "first|3x3"),
     ],
@@ -456,7 +461,7 @@ def test_the_choices_of_a_setting_are_in_the_help_and_in_the_error(
     refuse, capsys, command, name, choices
 ):
     run_command([command, "--help"])
-    assert re.search(rf"--{name} [<\[]{re.escape(choices)}[>\]]", capsys.readouterr().out)
+    assert re.search(rf"--{name} {re.escape(choices)}\s", capsys.readouterr().out)
     said = refuse(command, f"--{name}", "wrong")
     assert says(said, f"--{name}", "'wrong'", *(f"'{word}'" for word in choices.split("|")))
     assert "Value error" not in said
@@ -469,6 +474,53 @@ def test_help_fits_80_columns_and_cuts_nothing(name, capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert not [line for line in lines if line.endswith("...") and "Usage:" not in line]
+
+
+@pytest.mark.parametrize("name", [None, *typer.main.get_command(app).commands])
+def test_help_breaks_no_word_and_shows_no_type(name, capsys, monkeypatch):
+    arguments = [*([name] if name else []), "-h"]
+    monkeypatch.setenv("COLUMNS", "400")
+    assert run_command(arguments) == 0
+    words = set(capsys.readouterr().out.split())
+    monkeypatch.setenv("COLUMNS", "60")
+    assert run_command(arguments) == 0
+    narrow = capsys.readouterr().out
+    assert max(map(len, narrow.splitlines())) <= 60
+    assert set(narrow.split()) <= words
+    assert not re.search(r"\b(INTEGER|FLOAT|TEXT|PATH|RANGE)\b|<(int|list|Path|float|str)", narrow)
+
+
+@pytest.mark.parametrize("name", [*typer.main.get_command(app).commands])
+def test_the_example_of_every_command_parses(name):
+    command = typer.main.get_command(app).commands[name]
+    examples = re.findall(r"Example:  resvar (.+)", command.help)
+    assert examples
+    for example in examples:
+        asked, *arguments = example.split()
+        assert asked == name
+        command.make_context(name, arguments)
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("tr", {"train"}), ("train --variant v", {"v1", "v2"}),
+        ("train --set lr", {"lr=", "lr_factor="}),
+        ("sweep --variants v1,full", {"v1,full-preact"}), ("sweep ta", {"table2"}),
+        ("train --protocol s", {"short"}), ("train --dev", {"--device"}),
+        ("report --format ht", {"html"}), ("train --family ", {"cifar", "imagenet"}),
+    ],
+)  # fmt: skip
+@pytest.mark.process
+def test_the_shell_completes_names(typed, found):
+    words = f"resvar {typed}"
+    asked = {"_RESVAR_COMPLETE": "complete_bash", "COMP_WORDS": words,
+             "COMP_CWORD": str(len(words.split(" ")) - 1)}  # fmt: skip
+    code = "import sys; from resvar.cli import run_command; run_command([])"
+    left = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True
+    )
+    assert (left.returncode, set(left.stdout.split()), left.stderr) == (0, found, "")
 
 
 # --- errors and exit codes ------------------------------------------------------------------------
@@ -494,7 +546,7 @@ def test_a_traceback_with_causes_is_shown_when_asked_for(tmp_path, monkeypatch, 
         (RunError("full."), 1, "resvar: error: full.\n"),
         (Stopped("saved."), 130, "resvar: saved.\n"),
         (PeerFailure(2), 2, ""),
-        (KeyboardInterrupt(), 130, "resvar: error: stopped; rerun the command to resume from"),
+        (KeyboardInterrupt(), 130, "resvar: stopped.\n"),
         (OutputError("closed.", reader_gone=True), 0, ""),
         (OutputError("stdout is full.", reader_gone=False), 1,
          "resvar: error: stdout is full.\n"),

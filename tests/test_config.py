@@ -292,7 +292,7 @@ def test_nesterov_without_momentum_is_refused():
 @pytest.mark.parametrize("key", ["variant", "depth"])
 def test_a_missing_variant_or_depth_is_asked_for(key):
     options = {name: value for name, value in V1_20.items() if name != key}
-    with pytest.raises(UserError, match=f"'{key}' is missing: say --{key}, such as"):
+    with pytest.raises(UserError, match=f"--{key} is missing; an example is"):
         resolve(options=options)
 
 

@@ -13,7 +13,7 @@ import typer
 
 from resvar.cli import networks, runs
 from resvar.cli.exits import exit_code, leave
-from resvar.cli.help import PlainCommand
+from resvar.cli.help import PlainCommand, PlainGroup
 from resvar.streams import check_stdout, open_standard_streams
 from resvar.version import __version__
 
@@ -22,11 +22,15 @@ COMPLETION = "_RESVAR_COMPLETE"
 
 app = typer.Typer(
     name="resvar",
-    help="Where should BatchNorm and ReLU stand in a residual unit?\n\n"
+    cls=PlainGroup,
+    help="Where should BatchNorm and ReLU go in a residual unit?\n\n"
     "Trains the five orderings of He et al. 2016 (arXiv:1603.05027) on CIFAR-10, resumes exactly, "
-    "and sets the test errors beside the published ones.\n\n"
-    "Begin with:  resvar data  ·  resvar train --variant full-preact --depth 20 --protocol quick  "
-    "·  resvar report",
+    "and reports the test errors next to the published ones.\n\n"
+    "\b\n"
+    "Start with:\n"
+    "  resvar data\n"
+    "  resvar train --variant v2 --depth 20 --protocol quick\n"
+    "  resvar report",
     epilog="Exit codes: 0 done, 1 failed, 2 wrong input, 130 stopped by Ctrl-C or a signal "
     "(training that had begun has saved a checkpoint). With RESVAR_DEBUG=1 an error shows its "
     "traceback.",

@@ -1,4 +1,4 @@
-"""How a command prints its help: metavars instead of type names, defaults in words."""
+"""How commands print their help: metavars instead of type names, defaults in words."""
 
 from __future__ import annotations
 
@@ -6,9 +6,20 @@ from typing import Any
 
 import typer.core
 
+HYPHEN = "\u2011"
+"""A hyphen at which no line breaks."""
+
 
 class PlainCommand(typer.core.TyperCommand):
     """A command whose help is the same with every version of Typer."""
+
+    def get_help(self, ctx: Any) -> str:
+        """The help; no name with hyphens is broken."""
+        own, self.help = self.help, (self.help or "").replace("-", HYPHEN)
+        try:
+            return super().get_help(ctx).replace(HYPHEN, "-")
+        finally:
+            self.help = own
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         arguments = [p for p in self.get_params(ctx) if p.param_type_name == "argument"]
@@ -18,11 +29,28 @@ class PlainCommand(typer.core.TyperCommand):
         records: dict[str, list[tuple[str, str]]] = {"argument": [], "option": []}
         for param in self.get_params(ctx):
             if not getattr(param, "hidden", False):
-                records[param.param_type_name].append((_signature(param), _description(param)))
+                records[param.param_type_name].append(
+                    (_signature(param), _description(param).replace("-", HYPHEN))
+                )
         for kind, rows in records.items():
             if rows:
                 with formatter.section(f"{kind.title()}s"):
                     formatter.write_dl(rows)
+
+
+class PlainGroup(typer.core.TyperGroup):
+    """A group of commands that cuts no command's first sentence."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [
+                    (name, (found.help or "").split("\n\n")[0])
+                    for name, found in commands.items()
+                    if found
+                ]
+            )
 
 
 def _signature(param: Any) -> str:

@@ -10,7 +10,7 @@ import typer
 import resvar.cli.options as opt
 from resvar.api import data_folder
 from resvar.cli import completion
-from resvar.cli.help import PlainCommand
+from resvar.cli.help import HYPHEN, PlainCommand
 from resvar.errors import UserError, require_given
 
 ModelFormat = Literal["safetensors", "torchvision", "onnx"]
@@ -43,7 +43,7 @@ class ProbeHelp(PlainCommand):
         from resvar.probes.claims import CLAIMS
 
         with formatter.section("Claims"):
-            formatter.write_dl([(claim.name, claim.help) for claim in CLAIMS])
+            formatter.write_dl([(claim.name, claim.help.replace("-", HYPHEN)) for claim in CLAIMS])
 
 
 def probe_command(

@@ -180,9 +180,7 @@ LauncherOption = Annotated[
 ]
 LauncherConfigOption = Annotated[
     Path | None,
-    value(
-        "FILE", "Slurm: resources of a task; see configs/launchers/slurm.yaml.", parser=parse_path
-    ),
+    value("FILE", "Slurm: a YAML file with the resources of a task.", parser=parse_path),
 ]
 PartitionOption = Annotated[str | None, value("NAME", "Slurm. Default: the cluster's.")]
 AccountOption = Annotated[str | None, value("NAME", "Slurm: account to charge.")]

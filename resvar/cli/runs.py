@@ -46,6 +46,8 @@ def data_command(
     resumes at the next call. Where another process fetches data into the folder, this one waits for
     it. A proxy is taken from https_proxy and http_proxy in the environment; a password in an
     address is not shown.
+
+    Example:  resvar data --archive cifar-10-python.tar.gz
     """
     from resvar.data.cifar import DATASETS
     from resvar.data.obtain import obtain
@@ -227,6 +229,8 @@ def status_command(
 
     --watch refreshes every 2 seconds (every 10 if Slurm is asked), or as --interval says. It ends
     with the last run; Ctrl-C ends it earlier with exit code 130, and the runs continue.
+
+    Example:  resvar status --watch
     """
     from resvar.reports.status import print_status, watch_status
 
