@@ -3,7 +3,7 @@
     python examples/plain.py --ordering full-preact --depth 20 --iterations 2000
 
 A ResNet of 6n+2 layers learns CIFAR-10 with BatchNorm (bn) and ReLU in one of the five orderings of
-He et al., "Identity Mappings in Deep Residual Networks" (arXiv:1603.05027, figure 4), under the
+He et al., "Identity Mappings in Deep Residual Networks" (arXiv:1603.05027, figure 4), with the
 paper's protocol. `--data` names the folder that contains `cifar-10-batches-py`, unpacked from
 https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz.
 
@@ -54,7 +54,7 @@ class Unit(nn.Module):
 
     def __init__(self, ordering: Ordering, channels_in: int, channels: int) -> None:
         super().__init__()
-        self.stride = channels // channels_in  # half the resolution where the channels double
+        self.stride = channels // channels_in  # halve the resolution where the channels double
         self.extra = (channels - channels_in) // 2
         self.lead = operations(ordering.lead, channels_in)
         self.branch = nn.Sequential(
@@ -69,7 +69,7 @@ class Unit(nn.Module):
         return self.after_add(self.branch(self.lead(x)) + self.shortcut(x))
 
     def shortcut(self, x: Tensor) -> Tensor:
-        """Identity; where the shape changes, every second pixel, and zeros as new channels."""
+        """Identity; if the shape changes, every second pixel, and zeros as new channels."""
         x = x[:, :, :: self.stride, :: self.stride]
         return F.pad(x, (0, 0, 0, 0, self.extra, self.extra)) if self.extra else x
 
@@ -82,8 +82,8 @@ class ResNet(nn.Module):
         n, rest = divmod(depth - 2, 6)
         if n < 1 or rest:
             raise ValueError(f"depth {depth} is not 6n+2, such as 20, 32, 44, 56 or 110")
-        # What the lead does not contain of BN and ReLU follows the first convolution. The first
-        # unit's lead stands here, before the split: its shortcut passes the activated signal on.
+        # Of BN and ReLU, those that are not in the lead follow the first convolution. The first
+        # unit's lead comes here, before the split: its shortcut passes on the activated signal.
         after_first = [op for op in ("bn", "relu") if op not in ordering.lead]
         self.stem = nn.Sequential(
             convolution(3, 16), *operations(after_first, 16), *operations(ordering.lead, 16)
@@ -138,7 +138,7 @@ class Cifar10(Dataset[tuple[Tensor, Tensor]]):
 
 
 def load_cifar10(folder: Path) -> tuple[Cifar10, Cifar10]:
-    """Training and test set. A pickle can run any program: open the official files only."""
+    """Training and test set. A pickle can run any program: only open the official files."""
 
     def read(*names: str) -> tuple[Tensor, Tensor]:
         paths = [folder / "cifar-10-batches-py" / name for name in names]
@@ -163,7 +163,7 @@ def endless_batches(images: Cifar10, size: int) -> Iterator[tuple[Tensor, Tensor
 
 
 def build_optimizer(network: nn.Module) -> torch.optim.SGD:
-    """SGD with momentum; weight decay on weights, not on BN's parameters and the bias."""
+    """SGD with momentum; weight decay on weights, not on BN's parameters or the bias."""
     weights = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim == 1]
     groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": 1e-4}, {"params": others}]
@@ -171,7 +171,7 @@ def build_optimizer(network: nn.Module) -> torch.optim.SGD:
 
 
 def learning_rate(iteration: int, iterations: int) -> float:
-    """0.1, divided by 10 at half and at three quarters; 0.01 at the very beginning."""
+    """0.1, divided by 10 halfway and at three quarters; 0.01 at the very beginning."""
     if iteration < iterations * 400 // 64_000:
         return 0.01
     return 0.1 * 0.1 ** ((iteration >= iterations // 2) + (iteration >= iterations * 3 // 4))

@@ -1,10 +1,10 @@
-"""Check on a GPU what the tests cannot check without one, and print a verdict per claim.
+"""Check on a GPU what the tests cannot check without one, and print a verdict for each claim.
 
     python scripts/check_gpu.py [--depth 20] [--device cuda]
 
-Each claim is checked in a process of its own, since torch's switches belong to a process; those of
-time one by one, when the others are through. Leaves with 0 where all hold, 1 where one does not, 2
-where there is no GPU. No dataset is needed.
+Each claim is checked in a separate process, since torch's global switches belong to a process.
+Claims about time are checked last, one at a time. Exits with 0 if all hold, 1 if one does not, 2 if
+there is no GPU. No dataset is needed.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from resvar.training.machine import device_name
 from resvar.training.trainer import Trainer
 
 IMAGES = 1024
-"""Made up: of ten flat colours with noise, so that there is something to learn."""
+"""Synthetic: ten flat colours with noise, so that there is something to learn."""
 
 
 def main() -> int:
-    """Check what was asked for; the exit code."""
+    """Check the requested claims; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--depth", type=int, default=20)
     parser.add_argument("--device", default="cuda", help="default: cuda")
-    parser.add_argument("--claim", choices=CLAIMS, help="only this one, in this process")
+    parser.add_argument("--claim", choices=CLAIMS, help="check only this one, in this process")
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        print("There is no GPU that torch can use here, so nothing was checked.", file=sys.stderr)
+        print("There is no GPU that torch can use, so nothing was checked.", file=sys.stderr)
         return 2
     if options.claim:
         return _here(options.claim, options.depth, torch.device(options.device))
@@ -67,7 +67,7 @@ def _here(claim: str, depth: int, device: torch.device) -> int:
     check = CLAIMS[claim]
     try:
         holds, evidence = check(depth, device)
-    except Exception as error:  # a claim whose check breaks does not hold, and the others go on
+    except Exception as error:  # a check that breaks fails its claim, not the others
         holds, evidence = False, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
     print(f"{'holds' if holds else 'FAILS':6} {claim}: {evidence}", flush=True)
     return 0 if holds else 1
@@ -79,14 +79,14 @@ Verdict = tuple[bool, str]
 
 
 def trains(depth: int, device: torch.device) -> Verdict:
-    """The loss on ten colours falls by a quarter and more in 60 updates."""
+    """The loss on ten colours falls by at least a quarter in 60 updates."""
     trainer = start(settings_of(depth), device)
     first, last = losses(trainer, 60)[:5], losses(trainer, 5)
     return median(last) < 0.75 * median(first), f"loss {median(first):.3f} → {median(last):.3f}"
 
 
 def equals_cpu(depth: int, device: torch.device) -> Verdict:
-    """Logits at the start and losses of three updates, in fp32, are those of the processor."""
+    """Initial logits and the losses of three updates, in fp32, match those of the CPU."""
     settings = settings_of(
         depth, "precision=fp32", "deterministic=true", "lr=0.01", "kernels=plain"
     )
@@ -104,20 +104,20 @@ def equals_cpu(depth: int, device: torch.device) -> Verdict:
 
 
 def repeats(depth: int, device: torch.device) -> Verdict:
-    """With deterministic=true two runs have the same bits."""
+    """With deterministic=true, two runs have the same bits."""
     settings = settings_of(depth, "deterministic=true")
     return _same([run_to(start(settings, device), 12) for _ in range(2)])
 
 
 def captures(depth: int, device: torch.device) -> Verdict:
-    """They are also those of a run whose kernels are launched one by one."""
+    """They also have the bits of a run without a CUDA graph."""
     asked = ("capture=iteration", "capture=none")
     settings = [settings_of(depth, "deterministic=true", capture) for capture in asked]
     return _same([run_to(start(each, device), 12) for each in settings])
 
 
 def resumes(depth: int, device: torch.device) -> Verdict:
-    """A run that goes on from a checkpoint of iteration 5 ends with the same bits."""
+    """A run resumed from a checkpoint at iteration 5 ends with the same bits."""
     settings = settings_of(depth, "deterministic=true")
     whole = run_to(start(settings, device), 12)
     begun = start(settings, device)
@@ -129,13 +129,13 @@ def resumes(depth: int, device: torch.device) -> Verdict:
 
 
 def repeats_compiled(depth: int, device: torch.device) -> Verdict:
-    """The same bits twice with compile=unit too."""
+    """Two runs also have the same bits with compile=unit."""
     settings = settings_of(depth, "deterministic=true", "compile=unit")
     return _same([run_to(start(settings, device), 12) for _ in range(2)])
 
 
 def queues_only(depth: int, device: torch.device, overrides: tuple[str, ...] = ()) -> Verdict:
-    """Inside an epoch an update waits for nothing: torch raises where one would."""
+    """Within an epoch an update never synchronises: torch would raise an error."""
     trainer = start(settings_of(depth, *overrides), device)
     run_to(trainer, WARM_UPS + 1)
     with no_waiting():
@@ -144,12 +144,12 @@ def queues_only(depth: int, device: torch.device, overrides: tuple[str, ...] = (
 
 
 def capturing_pays(depth: int, device: torch.device) -> Verdict:
-    """An update from a graph is at least a tenth faster than its kernels one by one."""
+    """An update from a CUDA graph is at least a tenth faster than without one."""
     return _faster(depth, device, (), ("capture=none",))
 
 
 def compiling_pays(depth: int, device: torch.device) -> Verdict:
-    """compile=unit is at least a tenth faster, in turns; both captured."""
+    """compile=unit is at least a tenth faster, measured in turns, both with CUDA graphs."""
     return _faster(depth, device, ("compile=unit",), ())
 
 
@@ -165,7 +165,7 @@ def _faster(
 
 
 def packing_pays(depth: int, device: torch.device) -> Verdict:
-    """Two runs that share the GPU do more together than one alone (`--per-gpu 2`): not without
+    """Two runs that share the GPU are faster together than one alone (`--per-gpu 2`); this needs
     NVIDIA's multi-process service (`nvidia-cuda-mps-control -d`)."""
     settings = settings_of(depth)
     crowd = [Contender(f"run {n}", settings) for n in range(2)]
@@ -179,7 +179,7 @@ def packing_pays(depth: int, device: torch.device) -> Verdict:
             alone.append(50 * settings.batch_size / run_together(workers[:1], 50))
             both.append(100 * settings.batch_size / run_together(workers, 50))
     ratio = median(both) / median(alone)
-    return ratio > 1, f"{median(alone):,.0f} → {median(both):,.0f} images/s in all, {ratio:.2f} ×"
+    return ratio > 1, f"{median(alone):,.0f} → {median(both):,.0f} images/s in total, {ratio:.2f} ×"
 
 
 OF_BITS: dict[str, Callable[[int, torch.device], Verdict]] = {
@@ -235,7 +235,7 @@ def run_to(trainer: Trainer, iteration: int) -> Trainer:
 
 
 def losses(trainer: Trainer, updates: int) -> list[float]:
-    """The mean loss of each of the next so many batches."""
+    """The mean loss of each of the next `updates` batches."""
     found, before = [], float(trainer.updater.meters.loss)
     for _ in range(updates):
         trainer.updater(*trainer.splits.training.batch(trainer.iteration))

@@ -1,13 +1,13 @@
-"""What a checkpoint costs, against the training between two of them.
+"""The cost of a checkpoint, relative to the training between two of them.
 
     python scripts/checkpoint_cost.py --depth 110 --depth 164 --repeats 9
 
-Writes checkpoints as a run does at its default settings: the metrics, then the state written,
-flushed, read back and verified, the old one verified and renamed, the folder flushed, and the note
-of progress. Between them it trains a few iterations of the paper's protocol on made-up images, and
-works out how long `checkpoint_every` of them take. Prints medians with the least and the most, and
-the share of the training time, which is to stay below 1 %. Seconds of a disk: name a folder on the
-disk that your runs go to with --dir.
+Writes checkpoints as a run does with its default settings: write the metrics; write, flush, read
+back and verify the state; verify and rename the old one; flush the folder; record the progress.
+Between checkpoints it trains a few iterations of the paper's protocol on synthetic images, and
+computes how long `checkpoint_every` of them take. Prints medians with minimum and maximum, and the
+share of the training time, which should stay below 1 %. The result depends on the disk: with --dir,
+name a folder on the disk that your runs use.
 """
 
 from __future__ import annotations
@@ -35,14 +35,16 @@ ALLOWED = 0.01
 
 
 def main() -> int:
-    """Measure as asked; 0 if every checkpoint costs at most 1 %."""
+    """Measure; returns 0 if every checkpoint costs at most 1 %."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--variant", default="full-preact")
     parser.add_argument("--depth", type=int, action="append", help="default: 110 and 164")
     parser.add_argument("--repeats", type=int, default=9, help="checkpoints; default: 9")
-    parser.add_argument("--iterations", type=int, default=2, help="between two of them; default: 2")
+    parser.add_argument(
+        "--iterations", type=int, default=2, help="between two checkpoints; default: 2"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dir", type=Path, help="where to write; default: the temporary folder")
     asked = parser.parse_args()

@@ -1,8 +1,8 @@
-"""What the training loop costs beyond the mathematics.
+"""The cost of the training loop beyond the mathematics.
 
     python scripts/loop_overhead.py --depth 110 --blocks 10 --iterations 5
 
-Measures two ways to do the same updates, in turn in one process (A B A B …): the bare forward,
+Measures the same updates done in two ways, in turns in one process (A B A B …): the bare forward,
 backward and optimizer step on one fixed batch, and resvar's own iteration with its data,
 augmentation, sums and progress. Prints medians and the ratio of each pair of blocks.
 """
@@ -59,7 +59,7 @@ def main() -> None:
                 bare=bare_update(plain),
                 ours=lambda: trainer.step([writer, progress]),
             )
-    show(options, device, pairs)  # outside: the progress bar takes what is printed
+    show(options, device, pairs)  # outside: the progress bar captures what is printed
 
 
 def bare_update(trainer: Trainer) -> Callable[[], None]:
@@ -86,7 +86,7 @@ def measure(
     bare: Callable[[], None],
     ours: Callable[[], None],
 ) -> list[tuple[float, float]]:
-    """Seconds an iteration takes in blocks of each in turn: (bare, ours) for each pair."""
+    """Seconds per iteration in alternating blocks: (bare, ours) for each pair."""
 
     def block(update: Callable[[], None]) -> float:
         begun = time.perf_counter()
@@ -102,17 +102,17 @@ def measure(
 def show(
     options: argparse.Namespace, device: torch.device, pairs: list[tuple[float, float]]
 ) -> None:
-    """Medians, ranges, and the ratio pair by pair."""
+    """Print medians, ranges, and the ratio pair by pair."""
     ratios = [b / a for a, b in pairs]
     print(f"{options.variant}-{options.depth}, protocol {options.protocol}, {device_name(device)}")
     for name, times in zip(("bare", "resvar"), zip(*pairs, strict=True), strict=True):
         low, middle, high = min(times), statistics.median(times), max(times)
         print(
-            f"{name:>7}: {1e3 * middle:8.2f} ms an iteration ({1e3 * low:.2f} to {1e3 * high:.2f})"
+            f"{name:>7}: {1e3 * middle:8.2f} ms per iteration ({1e3 * low:.2f} to {1e3 * high:.2f})"
         )
     print(
         f"  ratio: {statistics.median(ratios):8.4f} (median of {len(ratios)} pairs, "
-        f"{min(ratios):.4f} to {max(ratios):.4f}); the loop's own cost is "
+        f"{min(ratios):.4f} to {max(ratios):.4f}); the overhead of the loop is "
         f"{100 * (statistics.median(ratios) - 1):.1f} %"
     )
 

@@ -2,7 +2,7 @@
 
     python scripts/lowest_versions.py --without torch torchvision > constraints.txt
 
-Only bounds of the form `name>=version` are understood, and no others are used there.
+Only bounds of the form `name>=version` are supported; pyproject.toml uses no others.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Bring finished runs into `results/`, and rewrite its report and the README's table from them.
+"""Copy finished runs into `results/`, and rewrite its report and the README's table from them.
 
     python scripts/refresh_results.py runs/quick
 
-Copies the records of finished runs (no checkpoints, no logs); with no folder it only rewrites. With
-`--as short-search` they go below `results/short-search`, as their folders lie there, and into no
-report. No figure in the README's block is typed by hand.
+Copies the records of finished runs (no checkpoints, no logs); without a folder it only rewrites.
+With `--as short-search` the records go below `results/short-search`, with the same subfolders, and
+into no report. No figure in the README's block is entered by hand.
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ RECORDS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="*", type=Path)
-    parser.add_argument("--as", dest="beside", metavar="NAME", help="beside the protocols' runs")
+    parser.add_argument(
+        "--as", dest="beside", metavar="NAME", help="a folder next to those of the protocols"
+    )
     asked = parser.parse_args()
     for folder in asked.folders:
         copy_records(folder, asked.beside)
-    # Folders beside those of the protocols hold runs that a note of ours rests on.
+    # Other folders than those of the protocols contain runs that support a note.
     report = build(
         read_records(sorted(filter(Path.is_dir, map(RESULTS.joinpath, shipped("protocols")))))
     )
@@ -57,7 +59,7 @@ def main() -> None:
 
 
 def draw(report: Report) -> None:
-    """Every figure of the report anew, as SVG; none stays that the report no longer gives."""
+    """Draw all figures of the report as SVG; old ones are removed."""
     shutil.rmtree(FIGURES, ignore_errors=True)
     found = [picture for _, picture in figures(report)]
     write_pictures(found, FIGURES, ("svg",))
@@ -78,7 +80,7 @@ def copy_records(folder: Path, beside: str | None) -> None:
 
 
 def readme_block(report: Report) -> str:
-    """For each group its heading, the test errors, and V1 against V2; `report.md` has the rest."""
+    """For each group: heading, test errors, and V1 against V2; `report.md` has the rest."""
     lines = []
     for group in report.groups:
         drawn = (picture for owner, picture in figures(report, curves=False) if owner is group)

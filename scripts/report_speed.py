@@ -1,10 +1,10 @@
-"""How long `resvar report` and `resvar status` take over many runs, and how much memory: run
-directories are made up, as training would have left them; each is timed in a process of its own.
+"""Time and memory that `resvar report` and `resvar status` take for many runs. The run directories
+are synthetic, like those that training leaves; each command is timed in a separate process.
 
     python scripts/report_speed.py --runs 1000
     python scripts/report_speed.py --status --runs 10000
 
-Prints a line per format of the report, or one per look at the status of a sweep that is under way.
+Prints a line per format of the report, or several lines for the status of a sweep in progress.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> None:
             time_status(runs, arguments.runs, Path(folder) / "status.txt")
             return
         made = make_runs(runs, arguments.runs)
-        print(f"{made} made-up runs of protocol paper, 164 evaluations each")
+        print(f"{made} synthetic runs of protocol paper, 164 evaluations each")
         for name in arguments.formats.split(","):
             cost = measure(runs, name, Path(folder) / f"report.{name}")
             print(
@@ -49,13 +49,13 @@ def main() -> None:
             )
 
 
-def time_status(runs: Path, wanted: int, out: Path, looks: int = 5) -> None:
-    """Several looks at one sweep: the first finds the files where writing them has left them."""
+def time_status(runs: Path, wanted: int, out: Path, repeats: int = 5) -> None:
+    """Time the status of one sweep several times; the first finds recently written files."""
     working = make_sweep(runs, wanted)
     with ExitStack() as held:
         for folder in working:
             held.enter_context(rundir.locked(folder))
-        for _ in range(looks):
+        for _ in range(repeats):
             cost = measure_status(runs, out)
             print(
                 f"status of {wanted:,} run directories: {cost.seconds:5.2f} s, "
@@ -72,10 +72,10 @@ def make_runs(root: Path, wanted: int, protocol: str = "paper") -> int:
 
 
 def make_sweep(root: Path, wanted: int, protocol: str = "paper") -> list[Path]:
-    """Write `wanted` run directories of a sweep under way, and the list that it left.
+    """Write `wanted` run directories of a sweep in progress, and its list of runs.
 
-    Of a hundred 70 are done, 10 stopped, 9 failed, 10 diverged and one is for the caller to hold
-    the lock of, as a run at work does: returns those. A tenth as many more wait: listed, not begun.
+    Of every hundred, 70 are done, 10 stopped, 9 failed and 10 diverged; one is returned, for the
+    caller to lock like a running run. The list contains a tenth more, which have not begun.
     """
     working, planned = [], []
     for index, settings in enumerate(islice(cells(protocol), wanted + wanted // 10)):
@@ -126,7 +126,7 @@ def write_run(root: Path, settings: Settings, evaluations: int | None = None) ->
     """A run that looks like one of the paper's figure 6: noise, then steps down with the rate.
 
     Args:
-        evaluations: how many it has come to; None for a finished run.
+        evaluations: number of evaluations so far; None for a finished run.
     """
     folder = root / settings.directory
     folder.mkdir(parents=True, exist_ok=True)
@@ -196,7 +196,7 @@ def environment(settings: Settings) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds by the clock and of the processor, peak of resident memory and output in bytes."""
+    """Wall and processor time in seconds, peak resident memory and output in bytes."""
 
     seconds: float
     processor: float
@@ -211,22 +211,22 @@ used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(used.ru_utime + used.ru_stime, used.ru_maxrss)
 sys.exit(code)
 """
-"""Starts a command and prints what it took. The peak of a process begins with the memory of the one
-that started it, so that must be a small one."""
+"""Starts a command and prints its cost. The peak of a process starts with the memory of its parent,
+so the parent must be small."""
 
 
 def measure(runs: Path, format: str, out: Path) -> Cost:
-    """What one report costs."""
+    """The cost of one report."""
     return timed(["report", str(runs), "--format", format, "--out", str(out)], out)
 
 
 def measure_status(runs: Path, out: Path) -> Cost:
-    """What one look at the status costs; what it prints goes to `out`."""
+    """The cost of one status; its output goes to `out`."""
     return timed(["status", str(runs)], out, printed=out)
 
 
 def timed(command: list[str], written: Path, printed: Path = Path(os.devnull)) -> Cost:
-    """What a command of resvar costs, in a process of its own."""
+    """The cost of a resvar command, run in a separate process."""
     command = [sys.executable, "-m", "resvar", *command]
     begun = time.monotonic()
     done = subprocess.run(
@@ -245,10 +245,10 @@ def timed(command: list[str], written: Path, printed: Path = Path(os.devnull)) -
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=1000, help="how many (1000)")
+    parser.add_argument("--runs", type=int, default=1000, help="number of runs (1000)")
     parser.add_argument("--formats", default=",".join(FORMATS), help="separated by commas")
     parser.add_argument("--status", action="store_true", help="time `resvar status` instead")
-    parser.add_argument("--keep", metavar="DIR", help="make the runs there, and leave them")
+    parser.add_argument("--keep", metavar="DIR", help="create the runs there, and keep them")
     return parser.parse_args()
 
 

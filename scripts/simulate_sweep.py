@@ -1,5 +1,5 @@
 """Simulate a sweep of 10,000 runs on 1 to 1,000 devices that fail and are preempted: its duration
-and its losses, by the checkpoint interval.
+and its losses for each checkpoint interval.
 
     python scripts/simulate_sweep.py --images-per-second 110=240,164=160 --checkpoint 0.2
 
@@ -36,7 +36,7 @@ DEVICES = (1, 10, 100, 1000)
 INTERVALS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1 / 2**0.5, 1.0, 2**0.5, 2.0, 4.0, 8.0, 16.0)
 """Simulated, as multiples of Young's optimum."""
 LOOKS = (("#009E73", "o"), ("#CC79A7", "s"), ("#555555", "^"))
-"""Colour and marker of a scenario; none is that of an ordering."""
+"""Colour and marker of each scenario, distinct from those of the orderings."""
 FASTER = (1, 3, 10, 30, 100)
 """Speeds of a device, as multiples of the given throughput."""
 
@@ -64,7 +64,7 @@ def make_load(speeds: str, runs: int) -> Load:
     """The ten cells of table 2, repeated up to `runs`.
 
     Raises:
-        UserError: `speeds` is no valid value of `resvar sweep --images-per-second`.
+        UserError: `speeds` is not a valid value of `resvar sweep --images-per-second`.
     """
     cells = plan_sweep(Path("table2"), {"seeds": "1"}, [], Path("nowhere")).runs
     throughput = given_throughput(speeds, cells)
@@ -116,7 +116,7 @@ def run_scenario(load: Load, conditions: Conditions, devices: int, seed: int) ->
     intervals = {
         interval: simulate(load.lengths, [interval] * len(load.lengths), devices, conditions, seed)
         for interval in tried
-        if interval < 2 * conditions.mtbf  # beyond, runs hardly end
+        if interval < 2 * conditions.mtbf  # beyond this, runs hardly finish
     }
     counts = {
         count: simulate(load.lengths, load.intervals, count, conditions, seed)
@@ -183,7 +183,7 @@ def print_optimum(console: Console, found: Sequence[Scenario], devices: int) -> 
 def print_intervals(console: Console, scenario: Scenario, load: Load) -> None:
     """The parts of the overhead by interval."""
     title = f"Interrupted {scenario.name}: seconds added to each second of work"
-    columns = ("interval", "computed again", "starts", "checkpoints", "in all", "by Daly")
+    columns = ("interval", "computed again", "starts", "checkpoints", "total", "by Daly")
 
     rows = []
     for interval, one in [*scenario.intervals.items(), (None, scenario.default)]:
@@ -215,9 +215,7 @@ def print_faster(console: Console, conditions: Conditions, load: Load) -> None:
 
 def print_devices(console: Console, found: Sequence[Scenario], load: Load) -> None:
     """The makespan at the default interval, as a multiple of the ideal."""
-    title = (
-        "Time by the clock with the default interval, as a multiple of the ideal (work / devices)"
-    )
+    title = "Wall time with the default interval, as a multiple of the ideal (work / devices)"
     columns = ("devices", "ideal", "bound", "undisturbed", *(scenario.name for scenario in found))
     rows = []
     for devices in found[0].devices:
@@ -269,7 +267,7 @@ def draw(load: Load, found: Sequence[Scenario]) -> Picture:
         left.set(xscale="log", yscale="log", xlabel="seconds between checkpoints",
                  ylabel="added to the work (%)", title="What is lost")  # fmt: skip
         right.set(xscale="log", xlabel="devices", ylabel="makespan / (work / devices)",
-                  title="Time by the clock")  # fmt: skip
+                  title="Wall time")  # fmt: skip
         right.set_ylim(bottom=1.0)
         for axis in (left.xaxis, left.yaxis, right.xaxis):
             axis.set_major_formatter("{x:,g}")
@@ -286,14 +284,20 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images-per-second", required=True, metavar="DEPTH=N,…",
                         help="of one device, for depths 110 and 164")  # fmt: skip
-    parser.add_argument("--checkpoint", type=float, required=True, help="seconds that one takes")
-    parser.add_argument("--start", type=float, default=10.0, help="seconds until a process trains")
+    parser.add_argument("--checkpoint", type=float, required=True, help="seconds per checkpoint")
+    parser.add_argument(
+        "--start", type=float, default=10.0, help="seconds until a process starts to train"
+    )
     parser.add_argument("--failure", type=float, default=720.0,
                         help="hours between failures of a device (720)")  # fmt: skip
-    parser.add_argument("--repair", type=float, default=60.0, help="minutes after one (60)")
+    parser.add_argument(
+        "--repair", type=float, default=60.0, help="minutes until a failed device is back (60)"
+    )
     parser.add_argument("--preempted-every", type=float, nargs="+", default=[0.0, 24.0, 2.0],
                         metavar="HOURS", help="one scenario each; 0: never (0 24 2)")  # fmt: skip
-    parser.add_argument("--requeue", type=float, default=10.0, help="minutes after one (10)")
+    parser.add_argument(
+        "--requeue", type=float, default=10.0, help="minutes until a preempted device is back (10)"
+    )
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--devices", type=int, default=100, help="for the intervals (100)")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,9 +1,9 @@
-"""How long it takes to start: the help, and a run to its first iteration with the data there.
+"""Start-up time: of the help, and of a run until its first iteration, with the data available.
 
     python scripts/start_up.py --repeats 5
 
-Prints the median of so many starts, with the quickest and the slowest. Needs CIFAR-10 (see
-`resvar data`). Linux, macOS.
+Prints the median of this many starts, with the fastest and the slowest. Needs CIFAR-10 (see
+`resvar data`). For Linux and macOS.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def first(*arguments, **named):
 Updater.__call__ = first
 main(sys.argv[1:])
 """
-"""`resvar train` that ends after one update and says when that was."""
+"""`resvar train` that exits after one update and prints the time."""
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def first_iteration(depth: str) -> float:
-    """Seconds from typing the command to the end of its first update."""
+    """Seconds from the start of the command to the end of its first update."""
     with tempfile.TemporaryDirectory() as folder:
         train = ["train", "--variant", "full-preact", "--depth", depth, "--out", f"{folder}/run"]
         begun = time.time()
@@ -62,7 +62,7 @@ def first_iteration(depth: str) -> float:
     for line in done.stdout.splitlines():
         if line.startswith("FIRST "):
             return float(line.split()[1]) - begun
-    raise SystemExit("resvar train did not come to its first iteration")
+    raise SystemExit("resvar train did not reach its first iteration")
 
 
 if __name__ == "__main__":

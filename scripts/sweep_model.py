@@ -22,9 +22,9 @@ class Conditions:
         failure: mean time of work between two failures; infinite: none.
         preemption: mean time of work between two preemptions; infinite: none.
         repair: from a failure until the device is available again.
-        requeue: from a preemption until then.
-        start: of a process until it computes, for a new and for a resumed run.
-        checkpoint: duration of one.
+        requeue: from a preemption until the device is available again.
+        start: from the start of a process until it computes, for a new or resumed run.
+        checkpoint: duration of a checkpoint.
     """
 
     failure: float = math.inf
@@ -58,7 +58,7 @@ class Outcome:
 
     @property
     def overhead(self) -> float:
-        """Everything but the work, as a share of the work."""
+        """Everything except the work, relative to the work."""
         return self.busy / self.work - 1
 
 
@@ -73,14 +73,14 @@ def simulate(
 
     Args:
         lengths: seconds of work of each run, in the order of the queue.
-        intervals: seconds of work between two checkpoints of each run; its end is one too.
+        intervals: seconds of work between two checkpoints of each run, which ends with one.
     """
     chance = random.Random(seed)
     outcome = Outcome(work=sum(lengths))
     left = list(lengths)
-    queue = list(range(len(lengths)))  # sorted, and so a heap
+    queue = list(range(len(lengths)))  # sorted, so already a heap
     free = devices
-    # Time; the run that leaves its device then, or -1; seconds until the device is back.
+    # Time; the run that leaves its device at that time, or -1; seconds until the device is back.
     events: list[tuple[float, int, float]] = []
     clock = 0.0
     while queue or events:
@@ -152,7 +152,7 @@ def expected_busy(work: float, interval: float, conditions: Conditions) -> float
     """Mean seconds of a device for a run, in equal segments: Daly (2006), equation 20.
 
     M e^(R/M) (e^((τ+δ)/M) − 1) for each segment τ with its checkpoint δ, and here M (e^(R/M) − 1)
-    before the first, since that process has to start as well. Without the time to repair.
+    before the first, since the first process must start too. Repair time is not included.
     """
     mtbf, segments = conditions.mtbf, work / interval
     if math.isinf(mtbf):

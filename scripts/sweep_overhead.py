@@ -1,11 +1,11 @@
-"""The overhead of a sweep: its time by the clock, minus the sum of its runs' own times.
+"""The overhead of a sweep: its wall time minus the total time of its runs.
 
     python scripts/sweep_overhead.py --runs 4 --iterations 150
 
-One sweep does some runs of ResNet-20 one after the other. The `seconds` of their results count from
-the moment a run's network is built. The difference is the start of processes, the loading of torch
-and the dataset, and the sweep's own estimate: seconds for each run, however long the run is. Prints
-them, and the length of a run for which they are below 2 %. Needs CIFAR-10.
+A sweep does a few runs of ResNet-20 one after the other. The `seconds` in their results start when
+a run's network is built. The difference is the start of processes, the loading of torch and the
+dataset, and the sweep's own estimate: a few seconds per run, however long the run is. Prints these
+seconds, and the length of a run for which they are below 2 %. Needs CIFAR-10.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def main() -> None:
     runs = sum(result["seconds"] for result in results)
     each = (wall - runs) / options.runs
     print(
-        f"{options.runs} runs of {runs / options.runs:.1f} s: {wall:.1f} s by the clock, "
-        f"{each:.2f} s a run beside the runs themselves ({(wall - runs) / runs:.1%}).\n"
+        f"{options.runs} runs of {runs / options.runs:.1f} s: {wall:.1f} s of wall time, "
+        f"{each:.2f} s of overhead per run ({(wall - runs) / runs:.1%}).\n"
         f"That is below {ALLOWED:.0%} for runs longer than {each / ALLOWED:.0f} s."
     )
 

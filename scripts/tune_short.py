@@ -3,10 +3,10 @@
     python scripts/tune_short.py --out runs/short-search
 
 Trains ResNet-20 in full-preact for ten epochs of 45,000 training images with each of the settings
-below, one seed each, and sorts them by the error on the 5,000 images kept aside. The test set has
-no part in it. What is finished is not trained again, so that the records in results/short-search
-print the table at once; a run takes twelve minutes to an hour on one CPU core. On a GPU more
-settings of Muon were compared: docs/runs/short-gpu.
+below, one seed each, and sorts them by the error on the 5,000 held-out images. The test set is not
+used. Finished runs are not trained again, so the records in results/short-search give the table
+immediately; a run takes twelve minutes to an hour on one CPU core. More settings of Muon were
+compared on a GPU: docs/runs/short-gpu.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SEARCH: dict[str, dict[str, object]] = {
         "nesterov": True, "crop_padding": 2,
     },
 }  # fmt: skip
-"""Folder → the settings in which a run leaves `BASE`; in the order in which they were tried."""
+"""Folder → the settings that differ from `BASE`, in the order in which they were tried."""
 
 BASE: dict[str, object] = {
     "schedule": "one-cycle", "lr": 0.3, "peak_at": 0.3, "warmup_lr": 0.01,
@@ -60,7 +60,7 @@ def main() -> None:
     asked = parser.parse_args()
     found = []
     for name, changes in SEARCH.items():
-        if not (asked.out / name / "result.json").exists():  # on whatever device it was made
+        if not (asked.out / name / "result.json").exists():  # on any device
             subprocess.run(command(asked.out / name, changes, asked.device), check=True)
         result = json.loads((asked.out / name / "result.json").read_text(encoding="utf-8"))
         found.append((result["holdout_error"], name, result["train_loss"]))
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def command(folder: Path, changes: dict[str, object], device: str) -> list[str]:
-    """The command line of one run; measured once, at its end."""
+    """The command line of one run, which is evaluated once, at its end."""
     values = BASE | changes
     iterations = math.ceil(EPOCHS * (IMAGES - HELD_OUT) / int(str(values["batch_size"])))
     values |= {"holdout": HELD_OUT, "iterations": iterations, "eval_every": iterations}
