@@ -5,7 +5,8 @@
 # make test-lowest      the fast tests with the oldest versions that pyproject.toml allows, torch aside
 # make coverage         line coverage of the fast tests, per file
 # make lint             ruff (lint and format), mypy and the import order
-# make reproduce-table  the data, the ten cells of Table 2, the report
+# make reproduce-table  the data, the ten cells of Table 2, the report; where the data cannot be
+#                       downloaded, from the sample of 2,000 images in the package
 #
 # make reproduce-table PROTOCOL=short SEEDS=3 DATA_ARCHIVE=/somewhere/cifar-10-python.tar.gz
 

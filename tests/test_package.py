@@ -47,7 +47,10 @@ def test_configurations_and_examples_are_inside_and_the_same(wheel, folder, suff
 
 
 def test_all_of_the_package_is_inside_and_nothing_else(wheel):
-    kinds = ("*.py", "page/*.j2", "page/*.css", "page/*.js")
+    kinds = (
+        "*.py", "page/*.j2", "page/*.css", "page/*.js", "cifar10-sample/*.webp",
+        "cifar10-sample/*.csv", "cifar10-sample/*.txt",
+    )  # fmt: skip
     found = [path for kind in kinds for path in (ROOT / "resvar").rglob(kind)]
     modules = {str(path.relative_to(ROOT)) for path in found}
     assert len({path.suffix for path in found}) == len(kinds)
@@ -67,6 +70,7 @@ def test_the_wheel_works_alone(wheel, tmp_path):
     wheel.extractall(tmp_path / "unpacked")
     program = (
         "import resvar.files as f; print(f.configs()); "
+        "import resvar.data.sample as s; print(s.SAMPLE_FOLDER, len(s.load_sample().test_labels)); "
         "print(*f.shipped('variants'), *f.shipped('protocols'), *f.shipped('sweeps'))"
     )
     done = subprocess.run(
@@ -75,6 +79,7 @@ def test_the_wheel_works_alone(wheel, tmp_path):
         env={"PYTHONPATH": str(tmp_path / "unpacked")}, timeout=60,
     )  # fmt: skip
     assert str(tmp_path / "unpacked" / "resvar" / "configs") in done.stdout
+    assert f"{tmp_path / 'unpacked' / 'resvar' / 'data' / 'cifar10-sample'} 1000" in done.stdout
     assert {"full-preact", "paper", "table2"} <= set(done.stdout.split())
 
 

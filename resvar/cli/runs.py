@@ -129,6 +129,7 @@ def sweep_command(
     seeds: Annotated[
         str | None, opt.value("N|A,B,…", "Number of seeds (0 to N-1), or a list.")
     ] = None,
+    dataset: opt.DatasetOption = None,
     protocol: opt.ProtocolOption = None,
     sets: opt.GridOption = None,
     data: opt.DataOption = None,
@@ -190,7 +191,8 @@ def sweep_command(
     from resvar.sweeps.grid import plan_sweep
 
     given = {"variants": variants, "depths": depths, "seeds": seeds, "protocol": protocol}
-    planned = plan_sweep(file, given, sets or [], out)
+    chosen = [f"dataset={dataset}"] if dataset else []
+    planned = plan_sweep(file, given, [*chosen, *(sets or [])], out)
     folder = data_folder(data)
     from resvar.sweeps.launch import estimate_here, run_here
 

@@ -124,6 +124,13 @@ def test_a_stopped_run_ends_with_the_same_bits(tmp_path, monkeypatch):
         assert torch.equal(ours, theirs)
 
 
+def test_a_sweep_needs_no_data_either(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RESVAR_DATA", str(tmp_path / "nowhere"))
+    cells = ["--variants", "original", "--depths", "8", "--seeds", "1", "--dataset", "sample"]
+    assert run_command(["sweep", *cells, "--out", str(tmp_path / "runs"), "--dry-run"]) == 0
+    assert "dataset=sample" in capsys.readouterr().out
+
+
 def settings_of_sample(**options):
     return resolve(options={"variant": "original", "depth": 20, "dataset": "sample", **options})
 

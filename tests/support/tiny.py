@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resvar.data.cifar import DATASETS, Dataset
+from resvar.data.cifar import DATASETS, Dataset, Images
 
 
 def make_cifar(
@@ -27,6 +27,19 @@ def make_cifar(
     """
     official = DATASETS[name]
     rng = np.random.default_rng(seed)
+
+    def part(count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        labels = rng.permutation(np.arange(count) % official.classes)
+        rows = make_rows(labels, official.classes, rng)
+        return rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
+
+    names = tuple(f"class{number}" for number in range(official.classes))
+    return write_cifar(folder, Images(*part(train), *part(test), names, ""), name)
+
+
+def write_cifar(folder: Path, images: Images, name: str = "cifar10") -> Dataset:
+    """Write images as the files of a dataset, and return it with their MD5s."""
+    official = DATASETS[name]
     (folder / official.folder).mkdir(parents=True, exist_ok=True)
     md5 = {}
 
@@ -35,10 +48,12 @@ def make_cifar(
         (folder / official.folder / file).write_bytes(data)
         md5[file] = hashlib.md5(data).hexdigest()
 
-    for files, count in ((official.train, train), (official.test, test)):
-        labels = rng.permutation(np.arange(count) % official.classes)
-        rows = make_rows(labels, official.classes, rng)
-        for number, part in enumerate(np.array_split(np.arange(count), len(files))):
+    for files, pixels, labels in (
+        (official.train, images.train_images, images.train_labels),
+        (official.test, images.test_images, images.test_labels),
+    ):
+        rows = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).reshape(len(labels), -1)
+        for number, part in enumerate(np.array_split(np.arange(len(labels)), len(files))):
             write(
                 files[number],
                 {
@@ -48,8 +63,7 @@ def make_cifar(
                     b"filenames": [f"image_{index:05d}.png".encode() for index in part],
                 },
             )
-    names = [f"class{number}".encode() for number in range(official.classes)]
-    write(official.meta, {official.names_key: names})
+    write(official.meta, {official.names_key: [name.encode() for name in images.class_names]})
     return dataclasses.replace(official, md5=md5)
 
 
