@@ -5,7 +5,8 @@
     run = resvar.train("full-preact", 20, protocol="quick")
     runs = resvar.load_runs("runs")
 
-The names load on first use, so `import resvar` and `resvar --help` do not wait for torch.
+`train`, `sweep` and `report` do what the commands do; see `help(resvar.train)`. The names load on
+first use, so `import resvar` and `resvar --help` do not wait for torch.
 """
 
 from __future__ import annotations

@@ -5,8 +5,12 @@
     run = resvar.train("full-preact", 20, protocol="quick")
     runs = resvar.load_runs("runs")
 
-They do what the commands of the same names do, and raise `resvar.UserError` for wrong input. Those
-that train or measure print their progress.
+They do what the commands of the same names do. Wrong input raises `resvar.UserError`, other
+failures `resvar.RunError`, and Ctrl-C, or a notebook's interrupt, `resvar.Stopped` after a
+checkpoint was saved; each message is one sentence. Functions that train print their progress.
+
+Import resvar before torch: it fits torch's threads to the cores of a container, and torch reads
+that once, when it loads.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from resvar.condition import read_result, read_undisturbed, run_stamp
 from resvar.config import Settings, resolve
+from resvar.console import percent
 from resvar.errors import UserError
 from resvar.ownership import run_folder
 from resvar.rundir import CONFIG, read_metrics, read_settings
@@ -37,12 +42,15 @@ IDENTITY = ("variant", "depth", "protocol", "dataset", "seed")
 NO_FIGURES = ("format", "best_test_error_note")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Run:
     """A run read from its directory.
 
     Attributes:
-        metrics: one row per evaluation, with the columns of `metrics.csv`.
+        folder: the run directory.
+        config: every setting.
+        metrics: one row per evaluation, with the columns of `metrics.csv`: errors in percent,
+            `seconds` since the start of the run.
         result: the content of `result.json`; None while the run is unfinished.
     """
 
@@ -51,9 +59,24 @@ class Run:
     metrics: pandas.DataFrame
     result: dict[str, Any] | None
 
+    def __repr__(self) -> str:
+        """One line: which run, how far, and where."""
+        c, rows = self.config, self.metrics["iteration"]
+        state = (
+            f"{int(rows.iloc[-1]) if len(rows) else 0:,} of {c.iterations:,} iterations measured"
+        )
+        if self.result is not None:
+            state = f"test error {percent(self.result['test_error'])}"
+        return (
+            f"<Run {c.variant}-{c.depth}, protocol {c.protocol}, seed {c.seed}: {state}; "
+            f"{self.folder}>"
+        )
+
     @property
     def model(self) -> nn.Module:
         """The network with the weights of the newest checkpoint, in evaluation mode.
+
+        Its input is float [N, 3, H, W], normalised as in training, its output logits [N, classes].
 
         Raises:
             UserError: there is no checkpoint, or it is of another network.
@@ -158,8 +181,10 @@ def train(
 
     Raises:
         UserError: wrong input; nothing was written.
-        RunError: the run cannot be finished; what it has saved is kept.
-        Stopped: Ctrl-C; a checkpoint was saved.
+        RunError: the run cannot be finished, for example since it diverged or the disk is full;
+            what it has saved is kept.
+        Stopped: Ctrl-C. The message says whether a checkpoint is saved, and at which iteration the
+            same call resumes.
     """
     given = {"variant": None if variant is None else str(variant), "depth": depth, **settings}
     resolved = resolve(None if config is None else Path(config), given, spelling="train({}=…)")
@@ -178,8 +203,8 @@ def train(
 def sweep(
     file: str | Path | None = None,
     *,
-    variants: Sequence[str] | None = None,
-    depths: Sequence[int] | None = None,
+    variants: str | Sequence[str] | None = None,
+    depths: int | Sequence[int] | None = None,
     seeds: int | Sequence[int] | None = None,
     protocol: str | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -196,10 +221,15 @@ def sweep(
 
     Args:
         file: a sweep file, or the name of a shipped one such as `table2`; arguments override it.
+        variants: one or several names of orderings, or paths of YAML files.
+        depths: one or several numbers of layers.
         seeds: how many, or which.
+        protocol: the name of a protocol or the path of a YAML file; default `paper`.
         settings: further settings of every run by name.
         grid: several values of a setting, such as `{"lr": [0.1, 0.05]}`; every combination is run.
+        data: the folder of the dataset; default `$RESVAR_DATA`, else `data`.
         out: the folder of all runs.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
         jobs: runs at a time; default: one per GPU, or one per core.
         per_gpu: runs that share a GPU, at most; default 1.
 
@@ -208,15 +238,15 @@ def sweep(
 
     Raises:
         UserError: wrong input; nothing was started.
-        RunError: some runs failed; the others are finished.
-        Stopped: Ctrl-C; the runs have saved checkpoints.
+        RunError: some runs failed, after all others were trained.
+        Stopped: Ctrl-C. The message says how many runs are finished or have a checkpoint.
     """
     from resvar.sweeps.grid import plan_sweep
     from resvar.sweeps.launch import run_here
 
     given = {
-        "variants": None if variants is None else list(variants),
-        "depths": None if depths is None else list(depths),
+        "variants": [variants] if isinstance(variants, str) else variants and list(variants),
+        "depths": [depths] if isinstance(depths, int) else depths and list(depths),
         "seeds": list(seeds) if isinstance(seeds, Sequence) else seeds,
         "protocol": protocol,
     }

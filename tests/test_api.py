@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import os
+import signal
+import threading
 
 import pytest
 
@@ -124,3 +128,78 @@ def test_sweep_plans_what_it_is_given(tmp_path, monkeypatch):
     assert {(run.settings.lr, tuple(run.settings.milestones)) for run in runs} == {(1e-5, (1, 2))}
     with pytest.raises(resvar.UserError, match="'depths' is missing"):
         resvar.sweep(variants=["original"])
+
+
+# --- as in a notebook -----------------------------------------------------------------------------
+
+
+def test_the_names_are_found_and_described():
+    for name in ("train", "sweep", "report", "load_run", "load_runs", "build_model", "UserError"):
+        assert name in dir(resvar)
+        assert getattr(resvar, name).__doc__
+    for name in ("train", "sweep"):
+        function = getattr(resvar, name)
+        for argument in set(inspect.signature(function).parameters) - {"file"}:
+            assert f"        {argument}: " in function.__doc__, argument
+    assert "resvar.UserError" in resvar.api.__doc__
+
+
+def test_a_run_is_shown_in_one_line(tmp_path, data):
+    run = resvar.train("full-preact", 8, data=data, out=tmp_path / "run", quiet=True, **TINY)
+    error = f"{run.result['test_error']:.2f} %"
+    where = f"<Run full-preact-8, protocol quick, seed 0: test error {error}; {tmp_path / 'run'}>"
+    assert repr(run) == where
+    (tmp_path / "run" / "result.json").unlink()
+    assert "seed 0: 3 of 3 iterations measured; " in repr(resvar.load_run(tmp_path / "run"))
+    (tmp_path / "run" / "metrics.csv").unlink()
+    assert "seed 0: 0 of 3 iterations measured; " in repr(resvar.load_run(tmp_path / "run"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_ctrl_c_stops_with_a_checkpoint_and_the_same_call_resumes(tmp_path, data, monkeypatch):
+    from resvar.training.trainer import Trainer
+
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    step = Trainer.step
+
+    def interrupted(trainer, callbacks):
+        step(trainer, callbacks)
+        signal.raise_signal(signal.SIGINT)
+
+    def train():
+        return resvar.train("original", 8, data=data, out=tmp_path / "run", quiet=True, **TINY)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", interrupted)
+        with pytest.raises(resvar.Stopped, match=r"resume at iteration 1\.$"):
+            train()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert train().result["iterations"] == 3
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_in_other_threads_and_twice_in_a_process_the_result_is_the_same(tmp_path, data):
+    found = {}
+
+    def train(name):
+        out = tmp_path / name
+        found[name] = resvar.train("original", 8, data=data, out=out, quiet=True, **TINY).result
+
+    train("main")
+    for name in ("one", "two"):
+        thread = threading.Thread(target=train, args=(name,))
+        thread.start()
+        thread.join()
+    assert len({result["test_error"] for result in found.values()}) == 1
+    assert len({result["train_loss"] for result in found.values()}) == 1
+
+
+def test_one_variant_and_one_depth_need_no_list(tmp_path, monkeypatch):
+    planned = []
+    monkeypatch.setattr(
+        "resvar.sweeps.launch.run_here", lambda sweep, *_, **__: planned.append(sweep)
+    )
+    monkeypatch.setattr("resvar.api.load_runs", lambda folder: folder)
+    resvar.sweep(variants="original", depths=8, protocol="quick", out=tmp_path)
+    (run,) = planned[0].runs
+    assert (run.settings.variant, run.settings.depth) == ("original", 8)
