@@ -110,7 +110,7 @@ def _measurement_parts(found: dict[str, Any]) -> Sequence[str | Table]:
         (
             left("contender", _contender_label, wrap=20),
             right("images/s", lambda c: per_second(c["images_per_second"])),
-            right("lowest to\nhighest", lambda c: _range(c["slowest"], c["fastest"]), drop=1),
+            right("min to max", lambda c: _range(c["slowest"], c["fastest"]), drop=1),
             right("ratio", lambda c: c["ratio"], ".2f"),
             right("of\nceiling", lambda c: percent(100 * c["share_of_ceiling"], 0), drop=3),
             right("memory", lambda c: c["own_bytes"] and file_size(c["own_bytes"]), drop=2),
