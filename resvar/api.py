@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from resvar.condition import read_result, read_undisturbed, run_stamp
-from resvar.config import Settings, resolve
+from resvar.config import Settings, Spelling, resolve
 from resvar.console import percent
 from resvar.errors import UserError
 from resvar.ownership import run_folder
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 ReportFormat = Literal["table", "markdown", "csv", "latex", "json", "html"]
 
+PYTHON = Spelling(lambda name: f"train({name}=…)", 'train("full-preact", 20)')
 IDENTITY = ("variant", "depth", "protocol", "dataset", "seed")
 NO_FIGURES = ("format", "best_test_error_note")
 
@@ -187,7 +188,7 @@ def train(
             same call resumes.
     """
     given = {"variant": None if variant is None else str(variant), "depth": depth, **settings}
-    resolved = resolve(None if config is None else Path(config), given, spelling="train({}=…)")
+    resolved = resolve(None if config is None else Path(config), given, spelling=PYTHON)
 
     from rich.console import Console
 

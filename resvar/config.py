@@ -7,7 +7,7 @@ file, `--config`, the options of the command line, `--set`. The variant's file g
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,11 +55,28 @@ WANTED: dict[str, type] = {"int_type": int, "float_type": float, "bool_type": bo
 """The type that a setting should have, by pydantic's name of the error."""
 
 
+@dataclass(frozen=True)
+class Spelling:
+    """How error messages name an option.
+
+    Attributes:
+        example: what can be given for a variant and a depth.
+    """
+
+    option: Callable[[str], str]
+    example: str
+
+
+COMMAND_LINE = Spelling(
+    lambda name: f"--{name.replace('_', '-')}", "--variant full-preact --depth 20"
+)
+
+
 def resolve(
     config: Path | None = None,
     options: Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
-    spelling: str = "--{}",
+    spelling: Spelling = COMMAND_LINE,
 ) -> Settings:
     """The settings of a run to be trained.
 
@@ -67,7 +84,7 @@ def resolve(
         config: a YAML file of settings, such as a run's `config.yaml`.
         options: values by name; None means not given.
         overrides: the `KEY=VALUE` of `--set`.
-        spelling: how an error message names an option.
+        spelling: how error messages name an option.
 
     Raises:
         UserError: a name is unknown, a value wrong, or the network cannot be trained; the message
@@ -76,10 +93,10 @@ def resolve(
     layers = Layers() if config is None else _read_layer(read_yaml(config), str(config))
     for name, value in (options or {}).items():
         if value is not None:
-            layers.add({name: value}, spelling.format(name.replace("_", "-")))
+            layers.add({name: value}, spelling.option(name))
     layers.add(parse_overrides(overrides), "--set")
-    needed = {spelling.format(key): layers.values.get(key) for key in ("variant", "depth")}
-    require_given(needed, "--variant full-preact --depth 20")
+    needed = {spelling.option(key): layers.values.get(key) for key in ("variant", "depth")}
+    require_given(needed, spelling.example)
     settings = _settle(layers)
     _require_trainable(settings)
     return settings

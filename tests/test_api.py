@@ -59,7 +59,11 @@ def test_the_default_directory_is_that_of_the_command(tmp_path, data, monkeypatc
     ("settings", "said"),
     [
         ({"lr": -1.0}, r"train\(lr=…\): 'lr' is -1.0, but should be greater than 0"),
-        ({"learning_rate": 1.0}, "unknown setting 'learning_rate'"),
+        ({"learning_rate": 1.0}, r"train\(learning_rate=…\): unknown setting 'learning_rate'"),
+        (
+            {"variant": None, "depth": None},
+            r"train\(variant=…\) and train\(depth=…\) are missing; .* train\(\"full-preact\", 20\)",
+        ),
         ({"depth": 21}, r"train\(depth=…\): depth 21 fits no residual unit"),
         ({"data": "nowhere"}, "nowhere"),
     ],
