@@ -11,6 +11,7 @@ from resvar.console import plain
 from resvar.reports.findings import V1, Entry, Group, PlacementMap, Report
 from resvar.reports.records import Record, RunState
 from resvar.reports.tables import reason
+from resvar.reports.variations import Grid, grids
 
 if TYPE_CHECKING:
     import pandas
@@ -75,6 +76,7 @@ def report_json(report: Report) -> str:
     data = {
         "format": 1,
         "groups": [_group_data(group) for group in report.groups],
+        "grids": [_grid_data(grid) for grid in grids(report.groups)],
         "damaged": [_run_data(record, None) for record in report.unread],
     }
     text = json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
@@ -158,6 +160,18 @@ def _group_data(group: Group) -> dict[str, Any]:
         "maps": [_map_data(found) for found in group.maps],
         "agreements": [asdict(found) for found in group.agreements],
         "runs": [_run_data(record, group) for record in group.records],
+    }
+
+
+def _grid_data(grid: Grid) -> dict[str, Any]:
+    """`settings` of a cell are texts as `--set` takes them; `default`: as the depth decides."""
+    return {
+        "heading": grid.heading,
+        "settings": list(grid.names),
+        "cells": [
+            {"settings": dict(zip(grid.names, point, strict=True)), **_entry_data(entry)}
+            for point, entry in grid.cells
+        ],
     }
 
 

@@ -161,7 +161,8 @@ class Group:
         agreements: of the predictions, for every cell with predictions.
         records: every run but the unread ones.
         copies: folder of a run that is not counted → folder of the same run, which is.
-        notes: caveats that precede the tables.
+        caveats: of the runs.
+        notes: the caveats, and why nothing can be compared; they precede the tables.
     """
 
     label: str
@@ -177,6 +178,7 @@ class Group:
     agreements: tuple[Agreement, ...]
     records: tuple[Record, ...]
     copies: Mapping[Path, Path]
+    caveats: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -233,6 +235,7 @@ def _group(records: list[Record], lost: Sequence[tuple[CellKey, Record]]) -> Gro
     contrasts = tuple(c for depth in depths for c in _contrasts(entries, variants, depth))
     predictions, unread = _predictions(finished)
     counted = [record for by_seed in finished.values() for record in by_seed.values()]
+    caveats = (*group_notes(records, counted, copies), *unread)
     return Group(
         label=label,
         dataset=dataset,
@@ -247,11 +250,8 @@ def _group(records: list[Record], lost: Sequence[tuple[CellKey, Record]]) -> Gro
         agreements=tuple(_agreements(predictions, variants, depths)),
         records=tuple(records),
         copies=copies,
-        notes=(
-            *group_notes(records, counted, copies),
-            *_nothing_to_compare(entries.values()),
-            *unread,
-        ),
+        caveats=caveats,
+        notes=(*caveats, *_nothing_to_compare(entries.values())),
     )
 
 

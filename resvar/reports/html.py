@@ -31,6 +31,7 @@ from resvar.reports.notes import DATASET_NAMES
 from resvar.reports.provenance import FACTS, Environments, cells_text, commands, environments
 from resvar.reports.records import Record, RunState, settings_of
 from resvar.reports.tables import folder_cell, group_tables, reason, unread_table
+from resvar.reports.variations import grids
 from resvar.rundir import CONFIG
 from resvar.table import Filled, Table, filled, left
 from resvar.version import __version__
@@ -101,6 +102,10 @@ def render_html(report: Report, page: Page | None = None) -> str:
         "verdicts": list(_verdicts(report)),
         "facts": _fact_counts(report, page),
         "groups": groups,
+        "grids": [
+            Section(plain(grid.heading), tuple(map(plain, grid.notes)), tuple(grid.tables()))
+            for grid in grids(report.groups)
+        ],
         "sections": page.sections,
         "missing": _missing_parts(report, page),
         "environments": _environment_parts(environments(records)),

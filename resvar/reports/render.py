@@ -14,6 +14,7 @@ from resvar.errors import UserError, nearest
 from resvar.reports.data import report_csv, report_json
 from resvar.reports.findings import Report
 from resvar.reports.tables import error_tables, group_tables, unread_table
+from resvar.reports.variations import MOST_ABREAST, grids, is_tabulated
 from resvar.sequences import chunks
 from resvar.table import (
     EXTRA,
@@ -44,10 +45,15 @@ def render_report(report: Report, format: str) -> str:
 
 
 def _sections(
-    report: Report, abreast: int = 2
+    report: Report, abreast: int = 2, cells: int = MOST_ABREAST
 ) -> Iterator[tuple[str, tuple[str, ...], list[Table]]]:
     """Heading, notes and tables of every part of a report."""
+    found = grids(report.groups)
+    for grid in found:
+        yield plain(grid.heading), tuple(map(plain, grid.notes)), grid.tables(cells)
     for group in report.groups:
+        if is_tabulated(group) and any(group in grid.groups.values() for grid in found):
+            continue
         yield plain(group.heading), tuple(map(plain, group.notes)), group_tables(group, abreast)
     if report.unread:
         yield "Runs that could not be read", (), [unread_table(report)]
@@ -102,7 +108,7 @@ _LATEX_ROWS = 40  # what fits on a page
 
 def _as_latex(report: Report) -> str:
     lines = ["% A resvar report. It needs \\usepackage{booktabs}."]
-    for heading, notes, made in _sections(report, abreast=1):
+    for heading, notes, made in _sections(report, abreast=1, cells=2):
         lines += ["", f"% {heading}"]
         for index, table in enumerate(made):
             more = notes if index == 0 else ()
@@ -178,7 +184,14 @@ def print_report(report: Report, console: Console) -> None:
     width = console.width if console.is_terminal else WIDE
     wide = (table for group in report.groups for table in error_tables(group, 2))
     abreast = 2 if all(natural_width(table) <= width for table in wide) else 1
-    for heading, notes, made in _sections(report, abreast):
+    found = grids(report.groups)
+    cells = next(
+        n
+        for n in range(MOST_ABREAST, 0, -1)
+        if n == 1
+        or all(natural_width(table) <= width for grid in found for table in grid.error_tables(n))
+    )
+    for heading, notes, made in _sections(report, abreast, cells):
         console.print(Prose(heading, "bold"), crop=False)
         for note in notes:
             console.print(Prose(note, "dim", 2), crop=False)

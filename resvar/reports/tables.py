@@ -40,7 +40,7 @@ def group_tables(group: Group, abreast: int = 2) -> list[Table]:
     made += _difference_tables(group)
     if any(found.pairing or found.predicted_sd is not None for found in group.agreements):
         made.append(_agreement_table(group))
-    return [*made, _run_table(group)]
+    return [*made, run_table(group)]
 
 
 def unread_table(report: Report) -> Table:
@@ -85,7 +85,7 @@ def _error_columns(group: Group, depth: int) -> Iterator[Filled]:
         return right(f"{depth}:\n{title}", cell, drop=drop, wrap=wrap)
 
     yield column("median", lambda e: f"{e.summary.median:.2f}" if e.summary else None)
-    yield column("mean ± sd", lambda e: _mean_and_sd(e.summary) if e.summary else None, drop=1)
+    yield column("mean ± sd", lambda e: mean_and_sd(e.summary) if e.summary else None, drop=1)
     yield column("n", lambda e: seeds(e) if e.summary else TableCell(seeds(e), grey=True), wrap=7)
     if group.dataset == "sample":
         return
@@ -106,7 +106,7 @@ def _lost(group: Group, depths: Sequence[int]) -> Iterator[str]:
         yield f"Runs that could not be read and are not counted: {'; '.join(lost)}."
 
 
-def _mean_and_sd(summary: Summary) -> str:
+def mean_and_sd(summary: Summary) -> str:
     return f"{summary.mean:.2f}" + ("" if summary.sd is None else f" ± {summary.sd:.2f}")
 
 
@@ -334,14 +334,16 @@ def _agreement_table(group: Group) -> Table:
     return filled("Agreement of predictions", columns, group.agreements, notes)
 
 
-def _run_table(group: Group) -> Table:
+def run_table(group: Group) -> Table:
     def result(key: str) -> Callable[[Record], Value]:
         """A field of the result; of the progress, while the run is unfinished."""
         return lambda r: r.result[key] if r.result else getattr(r.progress, key, None)
 
+    several = len({record.label for record in group.records}) > 1
     columns = (
         left("variant", lambda r: TableCell(settings_of(r).variant, folder=r.folder)),
         right("depth", lambda r: settings_of(r).depth),
+        *([left("protocol", lambda r: r.label, wrap=12)] if several else []),
         right("seed", lambda r: settings_of(r).seed),
         right("test\nerror", result("test_error"), ".2f"),
         right("best\n(optimistic)", result("best_test_error"), ".2f", drop=2),

@@ -1,0 +1,232 @@
+"""Groups of runs that differ in one or two settings only, as one table: a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+from resvar.config import ARCHITECTURE, TRAINING_HALF, deviations
+from resvar.files import shipped
+from resvar.reports.cells import CellKey
+from resvar.reports.findings import Entry, Group
+from resvar.reports.notes import DATASET_NAMES
+from resvar.reports.records import settings_of, shown
+from resvar.reports.tables import mean_and_sd, run_table, seeds
+from resvar.sequences import chunks
+from resvar.settings import network_deviations
+from resvar.table import Filled, Table, TableCell, filled, left, right
+
+MOST_SETTINGS = 2
+"""In which the groups of a grid differ: one gives its rows, one its columns."""
+
+MOST_ABREAST = 4
+"""Columns of a table beside its first one."""
+
+Point = tuple[str, ...]
+"""The values of a grid's settings, as `--set` takes them."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Groups under one protocol and on one dataset, by their values of one or two settings.
+
+    Attributes:
+        names: the settings; the one with more values first.
+    """
+
+    names: tuple[str, ...]
+    groups: Mapping[Point, Group]
+
+    @property
+    def heading(self) -> str:
+        group = next(iter(self.groups.values()))
+        dataset = DATASET_NAMES.get(group.dataset, group.dataset)
+        protocol = settings_of(group.records[0]).protocol
+        return f"{dataset}, protocol {protocol}: {' and '.join(self.names)} varied"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Those of the groups that have no part of their own in a report."""
+        return tuple(dict.fromkeys(note for group in self._tabulated for note in group.caveats))
+
+    @property
+    def cells(self) -> Iterator[tuple[Point, Entry]]:
+        """The cells with a run, by point, depth and variant."""
+        for point, group in self.groups.items():
+            for entry in group.entries.values():
+                if entry.summary is not None or entry.unfinished:
+                    yield point, entry
+
+    @property
+    def _tabulated(self) -> list[Group]:
+        return [group for group in self.groups.values() if is_tabulated(group)]
+
+    def tables(self, abreast: int = MOST_ABREAST) -> list[Table]:
+        """The test errors, and the runs of the groups that have no part of their own in a report.
+
+        The rows are the values of the first setting. A column is a value of the second one, and a
+        variant at a depth; `abreast` of them share a table.
+        """
+        made = self.error_tables(abreast)
+        if own := self._tabulated:
+            records = tuple(record for group in own for record in group.records)
+            copies = {copy: first for group in own for copy, first in group.copies.items()}
+            made.append(run_table(replace(own[0], records=records, copies=copies)))
+        return made
+
+    def error_tables(self, abreast: int) -> list[Table]:
+        found = {(point, (entry.variant, entry.depth)): entry for point, entry in self.cells}
+        keys = list(dict.fromkeys((point[1:], cell) for point, cell in found))
+        keys.sort(key=lambda key: (key[1][1], key[1][0], [_rank(value) for value in key[0]]))
+        firsts = dict.fromkeys(point[0] for point in self.groups)
+        made = []
+        for part in chunks(keys, abreast):
+            columns: list[Filled] = [left(self.names[0], self._row_name)]
+            for rest, cell in part:
+                by_value = {value: found.get(((value, *rest), cell)) for value in firsts}
+                if len(keys) == 1:
+                    columns += _columns(by_value)
+                else:
+                    columns.append(_column(self._column_name(rest, cell, keys), by_value))
+            made.append(filled(self._title(keys), columns, firsts, NOTES, "errors"))
+        return made
+
+    def _title(self, keys: Sequence[tuple[Point, CellKey]]) -> str:
+        title = f"Test error (%) by {' and '.join(self.names)}"
+        cells = {cell for _, cell in keys}
+        if len(cells) == 1:
+            ((variant, depth),) = cells
+            title += f", {variant}, ResNet-{depth}"
+        return title
+
+    def _column_name(
+        self, rest: Point, cell: CellKey, keys: Sequence[tuple[Point, CellKey]]
+    ) -> str:
+        """What distinguishes a column from its neighbours: the second setting, and the cell."""
+        lines = [f"{name}\n= {value}" for name, value in zip(self.names[1:], rest, strict=True)]
+        if len({cell for _, cell in keys}) > 1:
+            lines.append(f"{cell[0]}\n{cell[1]}")
+        return "\n".join(lines)
+
+    def _row_name(self, value: str) -> str:
+        """The value; that of a shipped protocol is marked."""
+        name = self.names[0]
+        group = next(group for point, group in self.groups.items() if point[0] == value)
+        settings = settings_of(group.records[0])
+        usual = settings.protocol in shipped("protocols") and name not in (
+            deviations(settings) | network_deviations(settings)
+        )
+        return f"{value} (protocol)" if usual and value != USUAL else value
+
+
+USUAL = "default"
+"""The value of a setting of the network that its depth decides."""
+
+NOTES = (
+    "Test error at the last iteration, in percent: median; mean ± sd (standard deviation); n: "
+    "seeds.",
+    "A value that is chosen by these test errors has an optimistic one.",
+)
+
+
+def _columns(entries: Mapping[str, Entry | None]) -> Iterator[Filled]:
+    """The columns of the only cell; their items are the values of the first setting."""
+    yield right("median", lambda value: _figures(entries[value])[0])
+    yield right("mean ± sd", lambda value: _figures(entries[value])[1])
+    yield right("n", lambda value: _figures(entries[value])[2], wrap=8)
+
+
+def _column(name: str, entries: Mapping[str, Entry | None]) -> Filled:
+    """The column of one cell among several, with its figures below one another."""
+
+    def cell(value: str) -> TableCell | None:
+        median, spread, n = _figures(entries[value])
+        if median is None:
+            return TableCell(n, grey=True) if n else None
+        return TableCell(f"{median}\n{spread}\nn = {n}")
+
+    return right(name, cell, wrap=12)
+
+
+def _figures(entry: Entry | None) -> tuple[str | None, str | None, str | None]:
+    """Median, mean ± sd, and n or the state of the runs."""
+    if entry is None or entry.summary is None:
+        return None, None, seeds(entry) if entry else None
+    return f"{entry.summary.median:.2f}", mean_and_sd(entry.summary), seeds(entry)
+
+
+def is_tabulated(group: Group) -> bool:
+    """Whether a grid says all about a group: it leaves its protocol and compares no variants."""
+    settings = settings_of(group.records[0])
+    return group.label != settings.protocol and not group.contrasts and not group.maps
+
+
+def grids(groups: Sequence[Group]) -> list[Grid]:
+    """The grids among groups, largest first; a group may be in several."""
+    families: dict[tuple[str, str], list[Group]] = {}
+    for group in groups:
+        key = (settings_of(group.records[0]).protocol, group.dataset)
+        families.setdefault(key, []).append(group)
+    return [grid for family in families.values() for grid in _grids_of(family)]
+
+
+def _grids_of(family: Sequence[Group]) -> Iterator[Grid]:
+    """The grids of groups under one protocol: the largest one first, then those of the rest."""
+    values = {group.label: _values(group) for group in family}
+    names = [n for n in _names(family) if len({each[n] for each in values.values()}) > 1]
+    found: list[tuple[tuple[str, ...], list[Group]]] = []
+    for count in range(1, MOST_SETTINGS + 1):
+        for varied in combinations(names, count):
+            alike: dict[Point, list[Group]] = {}
+            for group in family:
+                rest = tuple(values[group.label][n] for n in names if n not in varied)
+                alike.setdefault(rest, []).append(group)
+            found += [(varied, groups) for groups in alike.values() if len(groups) > 1]
+    open_labels = {group.label for group in family}
+    while found:
+        found.sort(key=lambda pair: -len(open_labels & {group.label for group in pair[1]}))
+        varied, groups = found.pop(0)
+        if not open_labels & {group.label for group in groups if group.label != _base(group)}:
+            return
+        open_labels -= {group.label for group in groups}
+        yield _grid(varied, groups, values)
+
+
+def _grid(
+    varied: Sequence[str], groups: Sequence[Group], values: Mapping[str, Mapping[str, str]]
+) -> Grid:
+    counts = {name: len({values[group.label][name] for group in groups}) for name in varied}
+    names = tuple(sorted((n for n in varied if counts[n] > 1), key=lambda name: -counts[name]))
+    points = {tuple(values[group.label][name] for name in names): group for group in groups}
+    ordered = sorted(points, key=lambda point: [_rank(value) for value in point])
+    return Grid(names, {point: points[point] for point in ordered})
+
+
+def _base(group: Group) -> str:
+    """The label of a group that follows its protocol."""
+    return settings_of(group.records[0]).protocol
+
+
+def _names(family: Sequence[Group]) -> tuple[str, ...]:
+    return tuple(_values(family[0]))
+
+
+def _values(group: Group) -> dict[str, str]:
+    """The settings that distinguish groups, as text."""
+    settings = settings_of(group.records[0])
+    network: Mapping[str, Any] = network_deviations(settings)
+    return {name: shown(getattr(settings, name)) for name in TRAINING_HALF} | {
+        name: shown(network[name]) if name in network else USUAL
+        for name in ARCHITECTURE
+        if name != "depth"
+    }
+
+
+def _rank(value: str) -> tuple[bool, float, str]:
+    """Numbers in their order, then texts."""
+    try:
+        return False, float(value), ""
+    except ValueError:
+        return True, 0.0, value
