@@ -84,6 +84,10 @@ def train_command(
     fresh: Annotated[
         bool, opt.flag("--fresh", "Remove the run in that directory and start over.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        opt.flag("--dry-run", "Print settings, run directory and time; train and write nothing."),
+    ] = False,
 ) -> None:
     """Train one network, or resume its run.
 
@@ -101,6 +105,11 @@ def train_command(
     }  # fmt: skip
     settings = resolve(config, options, sets or [])
 
+    if dry_run:
+        from resvar.training.preview import preview_run
+
+        preview_run(settings, data_folder(data), out, device, fresh)
+        return
     from resvar.console import console_for_progress
     from resvar.training.job import run_training
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from resvar.config import Settings, resolve
-from resvar.errors import UserError, nearest, quoted, shortened, unknown
+from resvar.errors import UserError, nearest, quoted, require_given, shortened, unknown
 from resvar.files import shipped, write_json
 from resvar.ownership import run_folder
 from resvar.rundir import NOTE_FORMAT, read_json
@@ -159,6 +159,9 @@ def plan_sweep(
     values = _read_sweep(file) if file is not None else {}
     values |= {key: value for key, value in given.items() if value is not None}
     source = str(file) if file is not None else "the sweep"
+    if file is None:
+        wanted = {f"--{key}": values.get(key) for key in ("variants", "depths")}
+        require_given(wanted, "resvar sweep --variants v1,v2 --depths 20, or resvar sweep table2")
     variants = _parse_list(values, "variants", str, source)
     depths = _parse_list(values, "depths", int, source)
     seeds = _parse_seeds(values.get("seeds", 1), source)

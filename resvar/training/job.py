@@ -90,11 +90,11 @@ def run_training(
             console.print(text, soft_wrap=True, highlight=False)
 
         chosen = ranks.on_all_ranks(lambda: _check(settings, device, ranks))
-        result = ranks.on_rank0(lambda: _check_folder(folder, settings, fresh, log))
+        result = ranks.on_rank0(lambda: check_folder(folder, settings, fresh, log))
         if result is not None:
             return result
         images = ranks.on_all_ranks(lambda: open_images(settings, data))
-        plan = _resolve(_with_classes(settings, images), chosen, ranks, folder, fresh, log)
+        plan = _resolve(with_classes(settings, images), chosen, ranks, folder, fresh, log)
         ranks.on_all_ranks(lambda: require_memory(plan))
         _agree(plan, images, fresh)
         with _claim(folder, plan, fresh, log) as run:
@@ -136,7 +136,7 @@ def _check(settings: Settings, device: str, ranks: Ranks) -> torch.device:
     return ranks.device(device)
 
 
-def _with_classes(settings: Settings, images: Images | FolderImages) -> Settings:
+def with_classes(settings: Settings, images: Images | FolderImages) -> Settings:
     """A folder of images tells its number of classes only once it is open."""
     if not isinstance(images, FolderImages):
         return settings
@@ -170,7 +170,7 @@ def _agree(plan: Execution, images: Images | FolderImages, fresh: bool) -> None:
     )
 
 
-def _check_folder(folder: Path, settings: Settings, fresh: bool, log: Log) -> dict[str, Any] | None:
+def check_folder(folder: Path, settings: Settings, fresh: bool, log: Log) -> dict[str, Any] | None:
     """The result of a run that has it, unless it starts over.
 
     Raises:
