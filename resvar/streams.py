@@ -68,7 +68,7 @@ _JOINED = re.compile(
     r"(?<=\d) (?=(?:%|s|min|h|d|images/s|[kMG]i?B)(?!\w))"  # a number and its unit
     r"|(?<= [-−±/×]) | (?=[-−±/×] )"  # what a sign joins
 )
-_FOLDERS = re.compile(r"(?<=/)(?=[^\W\d]\w|[.~])")  # in a path, and not in `images/s` or `128/64`
+_PIECES = re.compile(r"(?<=[/,])(?=[^\W\d]\w|[.~])")  # of a path or list; not in `images/s`
 _KEPT = "\x00"  # a space that does not break a line
 
 
@@ -76,8 +76,8 @@ def folded(text: str, width: int) -> list[str]:
     """`text` in lines of at most `width` columns, broken between words.
 
     Parts that are two spaces apart are kept whole, where they can be. A word that is too long for a
-    line is broken after a `/`; otherwise it stays whole, and the terminal breaks it. Further lines
-    begin where the first does, and those of a text in parts two columns further.
+    line is broken after a `/` or a comma; otherwise it stays whole, and the terminal breaks it.
+    Further lines begin where the first does, and those of a text in parts two columns further.
     """
     if columns_of(text) <= width:
         return [text]
@@ -100,7 +100,7 @@ def folded(text: str, width: int) -> list[str]:
         if len(gap) > 1 and lines[-1].strip():
             lines.append(margin)
         for word in _JOINED.sub(_KEPT, part).split(" "):
-            pieces = _FOLDERS.split(word) if columns_of(word) > width else [word]
+            pieces = _PIECES.split(word) if columns_of(word) > width else [word]
             for number, piece in enumerate(pieces):
                 put(piece.replace(_KEPT, " "), "" if number else gap[:1] or " ")
     return lines

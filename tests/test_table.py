@@ -279,6 +279,7 @@ def test_folding_breaks_between_words_and_loses_nothing(text, width):
         ("12,345 images/s", 6, ["12,345 images/s"]),
         ("  a note of words", 9, ["  a note", "  of", "  words"]),
         ("lr 0.1  loss 2.3  3 s left", 16, ["lr 0.1  loss 2.3", "  3 s left"]),
+        ("in a=1,lr=0.05,milestones=[1,2]", 10, ["in a=1,", "lr=0.05,", "milestones=[1,2]"]),
         ("a_very_long_word is whole", 6, ["a_very_long_word", "is", "whole"]),
     ],
 )

@@ -124,7 +124,7 @@ def _measurement_parts(found: dict[str, Any]) -> Sequence[str | Table]:
         drop = int(name in ("addition", "optimizer"))
         return right(name, lambda c: percent(100 * c["time"].get(name, 0), 0), drop=drop)
 
-    columns = (left("time in", _spaced_name, wrap=12), *map(share, shown))
+    columns = (left("time in", lambda c: c["name"], wrap=12), *map(share, shown))
     times = filled("", columns, contenders)
     top = found["ceiling"]
     return (
@@ -141,14 +141,9 @@ def _measurement_parts(found: dict[str, Any]) -> Sequence[str | Table]:
 
 def _contender_label(one: dict[str, Any]) -> str:
     return (
-        f"{_spaced_name(one)} ({one['precision']}, {one['batch_size']}/{one['bn_batch_size']}, "
+        f"{one['name']} ({one['precision']}, {one['batch_size']}/{one['bn_batch_size']}, "
         f"{pluralize(one['threads'], 'thread')})"
     )
-
-
-def _spaced_name(one: dict[str, Any]) -> str:
-    """The name with spaces, where a line may end: `precision=fp32, batch_size=64`."""
-    return str(one["name"]).replace(",", ", ")
 
 
 def _range(lowest: float, highest: float) -> str:
