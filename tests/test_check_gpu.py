@@ -43,7 +43,7 @@ def test_without_a_gpu_it_says_one_sentence():
         [sys.executable, str(SCRIPT)], capture_output=True, encoding="utf-8", check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == ("There is no GPU that torch can use here, so nothing was checked.\n")
+    assert done.stderr == ("There is no GPU that torch can use, so nothing was checked.\n")
 
 
 @pytest.mark.parametrize("claim", ["training works", "repeats bit for bit", "resumes bit for bit"])

@@ -1,10 +1,10 @@
-"""Build `fused.cpp` and its headers at their first use here, keep the library, load it into torch.
+"""Build `fused.cpp` and its headers at first use, cache the library, load it into torch.
 
-The library lies in the user's cache under a name made of everything that decides what is in it: the
-source, torch's version, the compiler, its flags and the processor. So nothing stale is ever loaded,
-and nobody has to clean up. It uses torch's own threads (`at::parallel_for`): it is compiled with
-OpenMP but not linked to it, and finds the runtime that torch has loaded. A second one would keep
-threads of its own.
+The library's name in the user's cache depends on everything that determines its content: the
+source, torch's version, the compiler, its flags and the processor. So a stale library is never
+loaded, and no cleanup is needed. It uses torch's threads (`at::parallel_for`): it is compiled with
+OpenMP but not linked to it, and finds the runtime that torch has loaded. A second runtime would
+keep its own threads.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SOURCE = Path(__file__).parent / "fused.cpp"
 FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-fopenmp", "-Wno-psabi")
 
 LONGEST = 600
-"""Seconds that the compiler may take; it needs about twenty."""
+"""Time limit of the compiler in seconds; it needs about twenty."""
 
 TRIAL = """
 import sys, torch
@@ -40,20 +40,20 @@ try:
 except Exception as error:
     sys.exit(f"error: {error.__cause__ or error}")
 """
-"""Uses a library in a process of its own, which a broken one may end."""
+"""Uses a library in a separate process, which a broken one may crash."""
 
 
 class BuildError(Exception):
-    """The operators cannot be built or loaded here; one clause that says why."""
+    """The operators cannot be built or loaded here; the text is a clause with the reason."""
 
 
 def load_operators(say: Say | None = None) -> None:
-    """Make `torch.ops.resvar` available; does nothing where it is already.
+    """Make `torch.ops.resvar` available; does nothing if it already is.
 
-    Processes that come at once wait for the one that builds.
+    Processes that start together wait for the one that builds.
 
     Args:
-        say: told before something takes a while, and if the cache cannot be used.
+        say: called with a sentence before a long step, and if the cache cannot be used.
 
     Raises:
         BuildError: there is no compiler, it fails, or the library cannot be kept or loaded.
@@ -69,19 +69,19 @@ def load_operators(say: Say | None = None) -> None:
 def loaded_operators() -> str | None:
     """The digest of the library that this process has loaded; None without one.
 
-    The same digest computes the same bits, and the same compiler builds the same library again.
+    Equal digests compute equal bits, and the same compiler always builds the same library.
     """
     names = (Path(path).name for path in torch.ops.loaded_libraries)
     return next((digest_in(name) for name in names if name.startswith("fused-")), None)
 
 
 def find_compiler() -> list[str] | None:
-    """The command of the compiler for the operators; None on systems other than Linux."""
+    """The compiler command for the operators; None if there is none or the system is not Linux."""
     return (compiler_command() or None) if platform.system() == "Linux" else None
 
 
 def compiler_command() -> list[str]:
-    """The command of the C++ compiler: `$CXX` where that is set, else the system's; empty without.
+    """The command of the C++ compiler, `$CXX` or the system's; empty if there is none.
 
     `$CXX` may be a name, a path or a command with arguments, such as `ccache g++`.
     """
@@ -98,7 +98,7 @@ def compiler_command() -> list[str]:
 
 
 def compiler_version(compiler: Sequence[str]) -> str:
-    """What `--version` prints.
+    """The output of `--version`.
 
     Raises:
         BuildError: there is no compiler, or it does not run.
@@ -115,7 +115,7 @@ def compiler_version(compiler: Sequence[str]) -> str:
 
 
 def _load_or_build(say: Say) -> None:
-    """Load the library into this process; built first where it is missing or does not load."""
+    """Load the library into this process; build it first if it is missing or does not load."""
     compiler = find_compiler() or []
     key, folder = _key(compiler), private_folder(say)
     library = find_library(folder, key)
@@ -126,7 +126,7 @@ def _load_or_build(say: Say) -> None:
             torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
             return
         except (OSError, RuntimeError) as error:
-            say(f"The fused operators are built again, since they do not load: {_why(error)}.")
+            say(f"Rebuilding the fused operators, since they do not load: {_why(error)}.")
     with building(folder, say) as work:
         library = find_library(folder, key, say)
         if library is None or library.stat().st_mtime_ns == unfit:
@@ -136,7 +136,7 @@ def _load_or_build(say: Say) -> None:
 
 
 def _key(compiler: Sequence[str]) -> str:
-    """16 hexadecimal digits that change with whatever makes another library."""
+    """16 hexadecimal digits that change with everything that changes the library."""
     cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     cpu = cpuinfo.split("\n\n")[0].splitlines()
     cpu = [line for line in cpu if line.startswith(("model", "flags", "Features", "CPU part"))]
@@ -147,11 +147,11 @@ def _key(compiler: Sequence[str]) -> str:
 
 
 def _build(compiler: Sequence[str], work: Path) -> Path:
-    """Compile, link and try; returns the library, which lies in the folder `work`."""
+    """Compile, link and try the library; returns its path in the folder `work`."""
     root = Path(torch.__file__).parent
     includes = [f"-I{root / 'include'}", f"-I{root / 'include/torch/csrc/api/include'}"]
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
-    # Messages name the source; without its place the same library comes out everywhere.
+    # Messages name the source; without its folder the library is the same everywhere.
     places = [f"-ffile-prefix-map={SOURCE.parent}=resvar", f"-ffile-prefix-map={root}=torch"]
     torch_libraries = [f"-L{root / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
     compiled, linked = f"{work}/fused.o", f"{work}/fused.so"
@@ -163,10 +163,10 @@ def _build(compiler: Sequence[str], work: Path) -> Path:
 
 
 def _run(name: str, command: Sequence[str], work: Path) -> None:
-    """Run a command that ends with this process, and with an exception in it.
+    """Run a command that ends with this process, or with an exception in it.
 
     Raises:
-        RuntimeError: the command fails; the first error that it reports.
+        RuntimeError: the command fails; the text is the first error that it reports.
     """
     environment = {**os.environ, "LC_ALL": "C", "TMPDIR": str(work)}
     supervisor = [sys.executable, "-I", "-S", str(SOURCE.with_name("supervise.py"))]
@@ -197,6 +197,6 @@ def _run(name: str, command: Sequence[str], work: Path) -> None:
 
 
 def _why(error: Exception) -> str:
-    """The first line of an error's text, or of its cause's: of dlopen's, torch reports none."""
+    """The first line of an error's text, or of its cause's, since torch hides dlopen's message."""
     text = str(error.__cause__ or error).strip() or type(error).__name__
     return text.splitlines()[0][:300]

@@ -1,8 +1,8 @@
-"""Where built libraries are kept: in folders in which nobody else can put code that we would run.
+"""The cache of built libraries, in folders where nobody else can put code that we would run.
 
-A library's name ends with the SHA-256 of its content, so one that is damaged is never loaded. It
-appears whole or not at all, and one process builds at a time: whatever lies in the folder `build`
-when a process has the lock was left by one that was killed.
+A library's name ends with the SHA-256 of its content, so a damaged one is never loaded. It appears
+complete or not at all, and one process builds at a time: anything in the folder `build` when a
+process gets the lock was left by a killed one.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from resvar.rundir import try_lock
 Say = Callable[[str], None]
 
 SILENT_WAIT = 2.0
-"""Seconds after which a process that waits for another one's build logs that."""
+"""Seconds after which a process that waits for another's build says so."""
 
 
 def cache() -> Path:
-    """The folder of built libraries: `$XDG_CACHE_HOME/resvar`, else `~/.cache/resvar`."""
-    named = Path(os.environ.get("XDG_CACHE_HOME", ""))  # by its standard, a relative one is ignored
+    """The folder of built libraries: `$XDG_CACHE_HOME/resvar` or `~/.cache/resvar`."""
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))  # its standard ignores a relative one
     return (named if named.is_absolute() else Path.home() / ".cache") / "resvar"
 
 
 def private_folder(say: Say) -> Path:
-    """The cache, made if need be; one below the system's temporary folder if others can write here.
+    """The cache, created if necessary; below the temporary folder if others can write to it.
 
     Raises:
-        OSError: the folder cannot be made.
-        RuntimeError: there is no home directory, or both folders are open to others.
+        OSError: the folder cannot be created.
+        RuntimeError: there is no home directory, or others can write to both folders.
     """
     reasons: list[str] = []
     for folder in (cache(), Path(tempfile.gettempdir()) / f"resvar-{os.geteuid()}"):
@@ -57,7 +57,7 @@ def private_folder(say: Say) -> Path:
 
 
 def find_library(folder: Path, key: str, say: Say = lambda _: None) -> Path | None:
-    """A whole library with this key that only we or root can have put there."""
+    """A complete library with this key that only we or root can have put there."""
     for library in _libraries(folder, key):
         if _is_sound(library):
             return library
@@ -72,9 +72,9 @@ def digest_in(library: str) -> str:
 
 @contextmanager
 def building(folder: Path, say: Say) -> Iterator[Path]:
-    """An empty folder to build in, for one process at a time; it is removed at the end.
+    """An empty folder to build in, for one process at a time; removed at the end.
 
-    Waits for a process that builds; the lock dies with its process.
+    Waits for another process that builds; the lock ends with its process.
     """
     work = folder / "build"
     with open_to_append(folder / "build.lock") as file:
@@ -93,8 +93,8 @@ def building(folder: Path, say: Say) -> Iterator[Path]:
 
 
 def keep(built: Path, folder: Path, key: str) -> Path:
-    """Move a library that works into the cache, in place of those that did not; it survives a power
-    cut. Returns its new path."""
+    """Move a working library into the cache and remove the old ones for this key; survives a power
+    cut. Returns the new path."""
     for unfit in _libraries(folder, key):
         unfit.unlink()
     library = folder / f"fused-{key}-{_digest(built)}.so"
@@ -118,7 +118,7 @@ def _is_sound(library: Path) -> bool:
         whole = library.resolve()
         ours = whole.is_file() and _open_to_others(whole) is None
         return ours and _digest(whole) == digest_in(library.name)
-    except (OSError, RuntimeError):  # gone meanwhile, or a link to itself
+    except (OSError, RuntimeError):  # removed meanwhile, or a link to itself
         return False
 
 
@@ -127,8 +127,8 @@ def _digest(library: Path) -> str:
 
 
 def _open_to_others(path: Path) -> str | None:
-    """Why somebody else could put a file of theirs at `path`, which has no links; None if only we
-    and root can."""
+    """Why someone else could put their own file at `path`, which has no links; None if only we and
+    root can."""
     for part in (path, *path.parents):
         status = part.stat()
         above = part != path

@@ -1,13 +1,13 @@
 """Fewer passes over memory: BN, ReLU and convolution as one operator, the same function.
 
-`fuse(network)` replaces the `forward` of each residual unit and of each `nn.Sequential` in a
-network. A replaced forward gives BN, the ReLU after it and the convolution after that to one
-operator (fused.cpp) wherever that operator accepts them, and calls the modules one by one wherever
-it does not: in evaluation mode, under hooks, for another memory format or type. Weights, their
-names and random numbers stay untouched; results agree to rounding.
+`fuse(network)` replaces the `forward` of each residual unit and each `nn.Sequential` in a network.
+The new forward gives BN, the ReLU after it and the convolution after that to one operator
+(fused.cpp) where that operator accepts them. Otherwise it calls the modules separately: in
+evaluation mode, with hooks, or for another memory format or type. Weights, their names and random
+numbers stay untouched; results agree up to rounding.
 
-The networks themselves (resvar/models) know nothing of this. Fuse before `recompute` and before
-`compile`, which wrap whatever forward they find.
+The networks (resvar/models) contain nothing of this. Fuse before `recompute` and before `compile`,
+which wrap the forward that they find.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from resvar.models.unit import ResidualUnit
 
 
 def fuse(network: nn.Module) -> None:
-    """Let a network use the fused operators, which must be loaded (`build.load_operators`).
+    """Make a network use the fused operators, which must be loaded (`build.load_operators`).
 
-    A deep copy of a fused network is fused: a bound method is copied with its module.
+    A deep copy of a fused network is also fused, since bound methods are copied with their module.
     """
     for module in network.modules():
         if isinstance(module, ResidualUnit):
@@ -61,8 +61,8 @@ def fork(
 ) -> Tensor:
     """`branch(lead(x)) + shortcut(x)`.
 
-    Both paths send a gradient back to x. BN's backward pass adds the second one to its own as it
-    writes it; otherwise that sum is an operation of its own.
+    Both paths send a gradient back to x. BN's backward pass adds the second gradient to its own
+    while writing it; otherwise the sum is a separate operation.
     """
     if is_hooked(lead) or is_hooked(branch):
         return cast(Tensor, branch(lead(x)) + shortcut(x))
@@ -75,14 +75,14 @@ def fork(
 
 
 def add(branch: nn.Sequential, x: Tensor, added: Tensor) -> Tensor:
-    """`branch(x) + added`; the convolution that ends a branch adds as it writes."""
+    """`branch(x) + added`; the convolution that ends a branch adds while it writes."""
     if is_hooked(branch):
         return cast(Tensor, branch(x) + added)
     return run(list(branch), x, added)
 
 
 def run(modules: list[nn.Module], x: Tensor, added: Tensor | None = None) -> Tensor:
-    """The modules one after the other on x [N, C, H, W], plus `added`; merged where possible."""
+    """Apply the modules in order to x [N, C, H, W] and add `added`; fused where possible."""
     while modules:
         if head := _head(modules, x):
             last = len(head) == len(modules) and _takes_added(head[-1], x, added)
@@ -97,7 +97,7 @@ def run(modules: list[nn.Module], x: Tensor, added: Tensor | None = None) -> Ten
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether a hook, forward or backward, wants to see this module's input or output."""
+    """Whether a forward or backward hook observes this module's input or output."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks
@@ -108,9 +108,9 @@ def is_hooked(module: nn.Module) -> bool:
 
 
 def _head(modules: list[nn.Module], x: Tensor) -> list[nn.Module]:
-    """The first modules that one operator computes together: BN, ReLU, convolution, in this order.
+    """The first modules that one operator can compute together: BN, ReLU, convolution, in order.
 
-    BN may be alone, and so may a convolution; ReLU only follows BN. Empty where none fits.
+    BN or a convolution may be alone; ReLU only follows BN. Empty if the operator accepts none.
     """
     head: list[nn.Module] = []
     if modules and _takes_bn(modules[0], x):
@@ -128,7 +128,7 @@ def _takes_bn(bn: nn.Module, x: Tensor) -> bool:
         and bn.momentum is not None
         and not is_hooked(bn)
         and _in_rows(x)
-        and x.numel() > x.shape[1]  # torch refuses one value per channel, and says so
+        and x.numel() > x.shape[1]  # torch refuses one value per channel, with a message
         and _WIDE.get(x.dtype) is bn.weight.dtype
     )
 
@@ -172,7 +172,7 @@ def _in_rows(x: Tensor) -> bool:
 
 
 def _stays(signal: torch.dtype, weights: torch.dtype) -> bool:
-    """Whether torch's own convolution would keep the signal's type, with or without autocast."""
+    """Whether torch's convolution would keep the signal's type, with or without autocast."""
     if torch.is_autocast_enabled("cpu"):
         return signal is torch.get_autocast_dtype("cpu") and weights is torch.float32
     return signal is weights

@@ -1,9 +1,9 @@
-"""Run a command that ends with the process that started this one, however that ended.
+"""Run a command that ends with the process that started this one, however that one ends.
 
-    python -I -S supervise.py COMMAND ARGUMENT…    # in a session of its own, stdin: a pipe
+    python -I -S supervise.py COMMAND ARGUMENT…    # in a new session, stdin: a pipe
 
-The other end of the pipe closes when the starter ends, by SIGKILL too. Then the whole process group
-is killed: the command, and what it has started. A compiler is several processes.
+The other end of the pipe closes when the starter ends, even by SIGKILL. Then the whole process
+group is killed: the command and its child processes. A compiler is several processes.
 """
 
 import os
@@ -22,4 +22,4 @@ def end_with_starter() -> None:
 if __name__ == "__main__":
     threading.Thread(target=end_with_starter, daemon=True).start()
     code = subprocess.call(sys.argv[1:], stdin=subprocess.DEVNULL)
-    sys.exit(code if code >= 0 else 128 - code)  # as a shell tells of a signal
+    sys.exit(code if code >= 0 else 128 - code)  # as a shell reports a signal
