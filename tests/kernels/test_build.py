@@ -129,7 +129,7 @@ def test_a_library_that_does_not_load_is_built_again_once(compiler, tmp_path):
     kept.with_name(f"{kept.stem.rpartition('-')[0]}-{digest}.so").write_bytes(text)
     kept.unlink()
     said, _ = start(compiler, tmp_path).communicate(timeout=PATIENCE)
-    assert "built again, since they do not load: " in said
+    assert "Rebuilding the fused operators, since they do not load: " in said
     assert "invalid ELF header" in said or "file too short" in said
     assert "works 0.0" in said
     assert "Building" not in start(compiler, tmp_path).communicate(timeout=PATIENCE)[0]
