@@ -266,7 +266,7 @@ def report(
     out: str | Path | None = None,
     figures: str | Path | None = None,
 ) -> None:
-    """Set the test errors of runs beside the published ones, on the screen or in a file.
+    """Compare the test errors of runs with the published ones, on the screen or in a file.
 
     Args:
         folders: folders with runs; default `runs`.
@@ -276,7 +276,7 @@ def report(
 
     Raises:
         UserError: there is no run, two runs contradict each other, or a file cannot be written.
-        OutputError: the screen is not written: its disk is full, or nobody reads it any more.
+        OutputError: stdout cannot be written: its disk is full, or its reader is gone.
     """
     from resvar.reports.report import write_report
 

@@ -92,8 +92,8 @@ def train_command(
     """Train one network, or resume its run.
 
     Rerun the command to resume where it stopped, bit for bit; a finished run says so. Ctrl-C saves
-    a checkpoint first. --set tensorboard=true writes TensorBoard event files too
-    (pip install 'resvar[tensorboard]').
+    a checkpoint first. --set tensorboard=true writes TensorBoard event files, and
+    --set wandb=true logs to Weights & Biases (pip install 'resvar[tensorboard,wandb]').
 
     Example:  resvar train --variant full-preact --depth 164 --protocol quick
     """

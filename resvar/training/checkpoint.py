@@ -34,11 +34,11 @@ LARGEST_UNFOLDING = 4
 
 
 class DamagedError(Exception):
-    """A checkpoint file whose content is not the one that was written."""
+    """A checkpoint file whose content has changed since it was written."""
 
 
 class NewerError(RunError):
-    """A sound checkpoint file of a later version of resvar."""
+    """An intact checkpoint file of a later version of resvar."""
 
 
 def save(folder: Path, state: State) -> None:
@@ -46,7 +46,7 @@ def save(folder: Path, state: State) -> None:
 
     Raises:
         OSError: the disk is full or read-only; the existing checkpoints are untouched.
-        BrokenOffError: the new file does not read back; the existing ones are untouched here too.
+        BrokenOffError: the new file does not read back; the existing ones are untouched.
     """
     newest, previous = folder / CHECKPOINT, folder / PREVIOUS_CHECKPOINT
     temporary = temporary_beside(newest)
@@ -74,7 +74,7 @@ def load(path: Path) -> State:
     No code in the file can run, and reading it takes no more memory or time than its size explains.
 
     Raises:
-        DamagedError: the file was cut, changed, or is no checkpoint of resvar.
+        DamagedError: the file was cut, changed, or is not a checkpoint of resvar.
         NewerError: it was written by a later version of resvar.
         OSError: it is missing, or this user may not read it.
         MemoryError, RuntimeError: there is not enough memory to read it.
@@ -84,7 +84,7 @@ def load(path: Path) -> State:
             size = os.fstat(file.fileno()).st_size
             _check_stored(file, size)
             file.seek(0)
-            with warnings.catch_warnings():  # of strange pickles: what comes of them is said below
+            with warnings.catch_warnings():  # about unusual pickles: reported below
                 warnings.simplefilter("ignore")
                 content = torch.load(file, map_location="cpu", weights_only=True)
         _check_unfolding(content, LARGEST_UNFOLDING * size)
@@ -104,7 +104,7 @@ def load(path: Path) -> State:
     except UserError as error:
         raise DamagedError(str(error).removeprefix(f"{path}: ").rstrip(".")) from error
     except pickle.UnpicklingError as error:
-        raise DamagedError("it holds more than numbers and text") from error
+        raise DamagedError("it contains more than numbers and text") from error
     except Exception as error:  # flipped bits can make torch's reader raise nearly anything
         if is_out_of_memory(error):
             raise
@@ -114,7 +114,7 @@ def load(path: Path) -> State:
 
 
 def load_newest(folder: Path, warn: Any = None) -> State | None:
-    """The newest sound state in a run directory; None where there is no checkpoint.
+    """The newest intact state in a run directory; None if there is no checkpoint.
 
     Args:
         warn: receives a sentence when a damaged file is skipped.
@@ -172,7 +172,7 @@ def _check_stored(file: IO[bytes], size: int) -> None:
 
     Raises:
         DamagedError: it is compressed, or its members overlap.
-        zipfile.BadZipFile: it is no archive.
+        zipfile.BadZipFile: it is not an archive.
     """
     with zipfile.ZipFile(file) as archive:
         if sum(member.file_size for member in archive.infolist()) > size:
@@ -201,9 +201,9 @@ def _check_unfolding(value: Any, most: int) -> None:
             if size <= most:
                 waiting.extend(inside)
         elif held is not None and not isinstance(held, int | float):
-            raise DamagedError("it holds more than numbers and text")
+            raise DamagedError("it contains more than numbers and text")
         if size > most:
-            raise DamagedError("it unfolds to far more than its file holds")
+            raise DamagedError("it unfolds to far more than its file contains")
 
 
 def _is_whole(path: Path) -> bool:
@@ -215,7 +215,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _keep_as(kept: Path, path: Path) -> None:
-    """Give a file a second name, in place of the file that has it; then `path` is never missing.
+    """Give a file a second name, replacing a file of that name, so that `path` is never missing.
 
     Where the system has no hard links, the file is renamed.
     """

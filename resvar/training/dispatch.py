@@ -1,4 +1,4 @@
-"""What decides which instructions torch's libraries use, besides the processor: it changes bits."""
+"""What selects the instructions of torch's libraries besides the processor; it changes bits."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def variables_set() -> str:
 
 
 def onednn_level() -> str | None:
-    """The instruction set that oneDNN uses on this processor; None where it cannot be told."""
+    """The instruction set that oneDNN uses on this processor; None if unknown."""
     features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     named = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
     most, _ = _ONEDNN_LEVELS.get(named.upper(), (-1, ""))

@@ -168,7 +168,7 @@ class Ranks:
                     raise PeerFailure(UserError.exit_code)
                 raise UserError(
                     f"process {rank} on {theirs['machine']} has {name} {theirs[name]} where "
-                    f"process 0 has {ours}: give all the same command, on machines that are alike."
+                    f"process 0 has {ours}: start all with the same command, on identical machines."
                 )
 
     def _of_first(self, value: tuple[int | None, Any] | None) -> tuple[int | None, Any]:
@@ -196,7 +196,7 @@ class Ranks:
         count = torch.cuda.device_count()
         if self.local_rank >= count:
             raise UserError(
-                f"there is no GPU for the process number {self.local_rank} of this machine, which "
+                f"there is no GPU for process number {self.local_rank} of this machine, which "
                 f"has {count}: start one process per GPU (--nproc-per-node {count})."
             )
         own = torch.device("cuda", self.local_rank)
@@ -233,7 +233,7 @@ def _number(name: str, low: int, high: int | None = None) -> int:
     """The value of an environment variable.
 
     Raises:
-        UserError: it is no whole number from `low` to `high`.
+        UserError: it is not a whole number from `low` to `high`.
     """
     text = os.environ[name]
     with suppress(ValueError):
@@ -335,7 +335,7 @@ def _buffer_with_views(tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]
 
 @contextmanager
 def _peer_failures() -> Iterator[None]:
-    """A broken connection or a missing answer becomes `LostError`; any other error stays itself."""
+    """Turn a broken connection or a missing answer into `LostError`; pass on other errors."""
     try:
         yield
     except torch.cuda.OutOfMemoryError:

@@ -1,4 +1,4 @@
-"""TensorBoard event files, where a run asks for them: the rows of `metrics.csv` in another form.
+"""TensorBoard event files for runs with `tensorboard: true`: the rows of `metrics.csv`.
 
 Needs the optional extra `resvar[tensorboard]`. A process that resumes a run removes the event files
 of the process before it and writes the kept rows again, so that no point appears twice and none
@@ -40,7 +40,7 @@ def require_trackers(settings: Settings) -> None:
     """Refuse before anything is written.
 
     Raises:
-        UserError: the run asks for TensorBoard or Weights & Biases, and the package is missing.
+        UserError: the run uses TensorBoard or Weights & Biases, and the package is missing.
     """
     for name in ("tensorboard", "wandb"):
         if getattr(settings, name) and not _is_installed(name):
@@ -51,7 +51,7 @@ def require_trackers(settings: Settings) -> None:
 
 
 def _is_installed(package: str) -> bool:
-    """A mere folder of that name, such as the `wandb` that runs leave behind, does not count."""
+    """A mere folder of that name, such as the `wandb` that runs create, does not count."""
     found = find_spec(package)
     return found is not None and found.origin is not None
 

@@ -41,8 +41,8 @@ class Execution:
             a result, so they are recorded with the run.
         ranks: the processes that share the run.
         kernels: what computes here. A run that was begun with `fused` continues with `plain` where
-            it cannot have them; its settings stay.
-        compiles: whether units are compiled here; the same holds.
+            they are unavailable; its settings stay.
+        compiles: whether units are compiled here; likewise.
         memory_format: of images and weights.
         captures: whether an update becomes one CUDA graph. Not recorded, since the bits are the
             same: another device may resume the run, and decides anew.
@@ -73,7 +73,7 @@ class Execution:
             log: receives a sentence when operators are built, and when a run has to do without.
 
         Raises:
-            UserError: a setting asks for something that this device or machine cannot do.
+            UserError: a setting requires something that this device or machine cannot do.
         """
         if begun is not None:
             settings = _as_begun(settings, begun)
@@ -180,7 +180,7 @@ def _captures(settings: Settings, device: torch.device, processes: int) -> bool:
     """`auto` captures on a GPU, for a run that one process has to itself."""
     obstacle = None
     if device.type != "cuda":
-        obstacle = "a graph is captured on a GPU only"
+        obstacle = "only a GPU captures graphs"
     elif processes > 1:
         obstacle = "a run shared by several processes waits for the others within an update"
     if obstacle is not None and settings.capture == "iteration":
@@ -225,7 +225,7 @@ def _choose_kernels(
 
 
 Without = Callable[[str, str], None]
-"""Called with a setting that cannot be had here, and the reason."""
+"""Called with a setting that is not possible here, and the reason."""
 
 
 def _refuse(setting: str, obstacle: str) -> None:
@@ -244,7 +244,7 @@ def _obstacle(settings: Settings, device: torch.device) -> str | None:
     if device.type != "cpu":
         return "they are for the processor"
     if settings.compile != "none":
-        return "they do not go with 'compile' unit, which fuses in its own way"
+        return "they cannot be combined with 'compile' unit, which fuses in its own way"
     if settings.memory_format == "contiguous":
         return "they need channels_last (--set memory_format=channels_last, or auto)"
     if _only_for_speed(settings) and torch.backends.cpu.get_cpu_capability() == "DEFAULT":

@@ -22,7 +22,7 @@ from resvar.training.trainer import DivergedError
 
 @contextmanager
 def record_failures(folder: Path, fresh: bool = False) -> Iterator[None]:
-    """Record in the run directory why the work failed; not when it is stopped or refused.
+    """Record in the run directory why the work failed, unless it was stopped or refused.
 
     What the messages say about checkpoints is what the folder contains.
 

@@ -116,7 +116,7 @@ def run_training(
 
 @contextmanager
 def _interruptible(folder: Path, fresh: bool) -> Iterator[None]:
-    """Ctrl-C outside the training loop, which listens to it by itself."""
+    """Handle Ctrl-C outside the training loop, which handles it itself."""
     try:
         yield
     except KeyboardInterrupt:
@@ -127,7 +127,7 @@ def _check(settings: Settings, device: str, ranks: Ranks) -> torch.device:
     """The device of this rank, after the checks that cost nothing.
 
     Raises:
-        UserError: the device, a package or a division of the batch cannot be had, or the
+        UserError: the device or a package is missing, the batch cannot be divided, or the
             environment names an impossible sweep.
     """
     sweep_process()
@@ -137,7 +137,7 @@ def _check(settings: Settings, device: str, ranks: Ranks) -> torch.device:
 
 
 def with_classes(settings: Settings, images: Images | FolderImages) -> Settings:
-    """A folder of images tells its number of classes only once it is open."""
+    """The number of classes of a folder of images is known only once it is open."""
     if not isinstance(images, FolderImages):
         return settings
     return settings.model_copy(update={"num_classes": len(images.class_names)})
@@ -146,7 +146,7 @@ def with_classes(settings: Settings, images: Images | FolderImages) -> Settings:
 def _resolve(
     settings: Settings, device: torch.device, ranks: Ranks, folder: Path, fresh: bool, log: Log
 ) -> Execution:
-    """How the run is carried out; a resumed one as it was begun, where that can be had here."""
+    """How the run is carried out; a resumed one as it was begun, if that is possible here."""
 
     def recorded() -> Settings | None:
         there = (folder / rundir.CONFIG).exists() and not fresh
@@ -171,7 +171,7 @@ def _agree(plan: Execution, images: Images | FolderImages, fresh: bool) -> None:
 
 
 def check_folder(folder: Path, settings: Settings, fresh: bool, log: Log) -> dict[str, Any] | None:
-    """The result of a run that has it, unless it starts over.
+    """The result of a finished run, unless it starts over.
 
     Raises:
         UserError: the folder cannot be used, or contains files of others or another run.
@@ -183,7 +183,7 @@ def check_folder(folder: Path, settings: Settings, fresh: bool, log: Log) -> dic
 
 
 def _finished(folder: Path, settings: Settings, log: Log) -> dict[str, Any] | None:
-    """The result of a run that has it.
+    """The result of a finished run; None if it is not finished.
 
     Raises:
         UserError: the folder contains a run with other settings.
@@ -312,7 +312,7 @@ class ClaimedRun:
             self.log(f"To watch it: tensorboard --logdir {shlex.quote(str(self.folder))}")
 
     def _record_environment(self, here: dict[str, Any], iteration: int) -> list[str | None]:
-        """Where the run was started; if it is resumed elsewhere, that too, with a warning.
+        """Record where the run was started, and where it is resumed elsewhere, with a warning.
 
         Returns:
             The commits that the run has worked with.
@@ -390,7 +390,7 @@ def _require_same_images(folder: Path, images: Images | FolderImages) -> None:
     """A run that has a checkpoint is resumed with its own images only.
 
     Raises:
-        UserError: they are not those that `environment.json` records.
+        UserError: they differ from those that `environment.json` records.
     """
     checkpoints = (folder / rundir.CHECKPOINT, folder / rundir.PREVIOUS_CHECKPOINT)
     path = folder / rundir.ENVIRONMENT

@@ -77,7 +77,7 @@ def _joined(ranks: Ranks) -> Iterator[None]:
     finally:
         _leave()
         if not ranks.first:
-            with suppress(Exception):  # nobody may be there any more
+            with suppress(Exception):  # the store may be gone
                 store.add(LEFT, 1)
 
 
@@ -152,10 +152,10 @@ def _connect(ranks: Ranks) -> Store:
 
 
 def _await(missing: Callable[[], str], ranks: Ranks) -> None:
-    """Wait until nobody is missing, and tell for whom if that takes long.
+    """Wait until all have joined; print who is missing if that takes long.
 
     Args:
-        missing: the processes that are, in words.
+        missing: the missing processes in words.
 
     Raises:
         RunError: they did not come within `PATIENCE`.

@@ -65,7 +65,7 @@ def _kept_by_torch(path: Sequence[Layer]) -> list[Layer]:
 
 
 def memory_of(device: torch.device) -> int:
-    """Bytes of a device's memory; of a processor, those that this process may use."""
+    """Bytes of a device's memory; for a processor, what this process may use."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return available_memory()

@@ -11,8 +11,8 @@ from resvar.config import Settings
 class Pace:
     """The stopwatch of one process of a run.
 
-    It runs from the end of the first update, which warms up, and stands still during evaluations.
-    So a speed is updates by the time that they took, whatever was interrupted before.
+    It runs from the end of the first update, which warms up, and pauses during evaluations. So a
+    speed is updates divided by the time that they took, whatever was interrupted before.
 
     Args:
         test_images: in one evaluation, held-out images left out.

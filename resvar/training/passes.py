@@ -96,7 +96,7 @@ def compile_units(network: nn.Module) -> None:
     if compiler := compiler_command():
         cpp.cxx = (None, shlex.join(compiler))
     if sys.platform == "linux" and INDUCTOR_CACHE not in os.environ:
-        with suppress(OSError, RuntimeError):  # no folder of our own can be had
+        with suppress(OSError, RuntimeError):  # no private folder is possible
             os.environ[INDUCTOR_CACHE] = str(private_folder(lambda _: None) / "torchinductor")
     limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
     setattr(config, limit, RECOMPILE_LIMIT)  # the second name is that of torch before 2.6

@@ -20,7 +20,7 @@ REFRESH = 0.3
 """Seconds between two reads of the loss: each waits for the device once."""
 
 LOG_EVERY = 60.0
-"""Seconds between two plain progress lines where the output is no terminal."""
+"""Seconds between two plain progress lines where the output is not a terminal."""
 
 FIRST_ESTIMATE = 5.0
 """Seconds of training after which the run logs how long it will take."""

@@ -53,7 +53,7 @@ def source_version(package: Path = PACKAGE) -> SourceVersion:
 
 
 def _git(folder: Path, *command: str) -> str:
-    """What git prints about the repository of a folder. It takes no lock and asks nobody.
+    """What git prints about the repository of a folder. It takes no lock and prompts for nothing.
 
     Variables such as GIT_DIR would name another repository.
     """

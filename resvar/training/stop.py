@@ -37,7 +37,7 @@ MESSAGE = "\nStopping after this iteration; once more stops at once.\n"
 
 
 class StopRequest:
-    """Whether somebody asked this process to stop; a second request ends it at once.
+    """Whether this process was asked to stop; a second request ends it at once.
 
     A run of a sweep ignores the second: its sweep asks once, and Slurm may signal both of them.
     """

@@ -1,4 +1,4 @@
-"""Training on made-up images, to measure speed without a dataset."""
+"""Training on random images, to measure speed without a dataset."""
 
 from __future__ import annotations
 

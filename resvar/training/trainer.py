@@ -45,7 +45,7 @@ class DivergedError(RunError):
 MALFORMED_STATE = (
     LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError,
 )  # fmt: skip
-"""What restoring a made-up state raises; a lack of memory is told apart."""
+"""What restoring an invalid state raises; a lack of memory is handled separately."""
 
 
 class Callback:
@@ -121,10 +121,10 @@ class Trainer:
 
         Args:
             callbacks: called in their order.
-            stop: true as soon as somebody asked the run to stop.
+            stop: true as soon as the run is asked to stop.
 
         Raises:
-            Stopped: `stop` became true, and the callbacks were told to save a checkpoint.
+            Stopped: `stop` became true, and the callbacks saved a checkpoint.
             DivergedError: the loss became NaN or infinite; no checkpoint of that state is saved.
         """
         settings, ranks = self.settings, self.plan.ranks
@@ -204,7 +204,7 @@ class Trainer:
         """Resume from a `state`.
 
         Raises:
-            RunError: it belongs to a run with other settings, or is no state of a run.
+            RunError: it belongs to a run with other settings, or is not the state of a run.
             RuntimeError: the memory is too small; nothing is wrong with the state.
         """
         try:
@@ -216,7 +216,7 @@ class Trainer:
                 raise
             reason = (str(error).splitlines() or [""])[0][:120]
             raise RunError(
-                "the checkpoint is whole, but does not hold the state of this run "
+                "the checkpoint is intact, but does not contain the state of this run "
                 f"({type(error).__name__}: {reason}); use --fresh."
             ) from error
 

@@ -1,4 +1,4 @@
-"""Weights & Biases, where a run asks for it: the figures of TensorBoard, from a separate process.
+"""Weights & Biases for runs with `wandb: true`: the figures of TensorBoard, by a separate process.
 
 Needs the optional extra `resvar[wandb]`. The process `python -m resvar.training.wandb_log` alone
 imports wandb and talks to its server, so that a server that is slow or gone, and whatever wandb

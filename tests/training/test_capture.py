@@ -142,7 +142,7 @@ def test_auto_is_a_graph_on_a_gpu_that_a_run_has_to_itself():
 
 
 def test_what_cannot_be_captured_is_refused():
-    with pytest.raises(UserError, match="'capture' iteration: a graph is captured on a GPU only"):
+    with pytest.raises(UserError, match="'capture' iteration: only a GPU captures graphs"):
         Execution.resolve(make("capture=iteration"), CPU)
     with pytest.raises(UserError, match="several processes"):
         Execution.resolve(make("capture=iteration"), GPU, Ranks(0, 2))

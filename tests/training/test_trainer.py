@@ -462,7 +462,7 @@ def test_a_state_that_is_none_is_refused_in_words(spoil):
     sets = Splits.prepare(make_images(), settings, CPU)
     state = copy.deepcopy(trainer_of(settings, sets).state())
     spoil(state)
-    with pytest.raises(RunError, match=r"does not hold the state.*--fresh"):
+    with pytest.raises(RunError, match=r"does not contain the state.*--fresh"):
         trainer_of(settings, sets).restore(state)
 
 
