@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from resvar.condition import read_result, read_undisturbed, run_stamp
 from resvar.config import Settings, Spelling, resolve
 from resvar.console import percent
-from resvar.errors import UserError
+from resvar.errors import UserError, require_given
 from resvar.ownership import run_folder
 from resvar.rundir import CONFIG, read_metrics, read_settings
 from resvar.settings import ROLES
@@ -245,6 +245,9 @@ def sweep(
     from resvar.sweeps.grid import plan_sweep
     from resvar.sweeps.launch import run_here
 
+    if file is None:
+        wanted = {"sweep(variants=…)": variants, "sweep(depths=…)": depths}
+        require_given(wanted, 'sweep(variants=["original", "full-preact"], depths=[20])')
     given = {
         "variants": [variants] if isinstance(variants, str) else variants and list(variants),
         "depths": [depths] if isinstance(depths, int) else depths and list(depths),

@@ -130,7 +130,9 @@ def test_sweep_plans_what_it_is_given(tmp_path, monkeypatch):
         ("original", 8, 0), ("full-preact", 8, 0), ("original", 8, 3), ("full-preact", 8, 3),
     ]  # fmt: skip
     assert {(run.settings.lr, tuple(run.settings.milestones)) for run in runs} == {(1e-5, (1, 2))}
-    with pytest.raises(resvar.UserError, match="'depths' is missing"):
+    with pytest.raises(
+        resvar.UserError, match=r"^sweep\(depths=…\) is missing; an example is sweep\("
+    ):
         resvar.sweep(variants=["original"])
 
 
