@@ -63,7 +63,7 @@ format: setup
 	$(BIN)/ruff format .
 
 reproduce-table: setup
-	$(BIN)/python scripts/reproduce_table.py --runs "$(RUNS)" $(if $(PROTOCOL),--protocol "$(PROTOCOL)") \
+	@$(BIN)/python scripts/reproduce_table.py --runs "$(RUNS)" $(if $(PROTOCOL),--protocol "$(PROTOCOL)") \
 		$(if $(SEEDS),--seeds "$(SEEDS)") $(if $(JOBS),--jobs "$(JOBS)") \
 		$(if $(DATA_ARCHIVE),--archive "$(DATA_ARCHIVE)")
 

@@ -30,6 +30,7 @@ from resvar.settings import (
     ARCHITECTURE,
     BEFORE,
     CIFAR_TEST_IMAGES,
+    IMAGES_OF,
     NOT_HASHED,
     PROTOCOL_KEYS,
     RECORDED,
@@ -43,8 +44,8 @@ from resvar.settings import (
 from resvar.strict_yaml import parse_yaml, read_yaml, spelling_advice
 
 __all__ = [
-    "ARCHITECTURE", "CIFAR_TEST_IMAGES", "NOT_HASHED", "SAMPLE_TEST_IMAGES", "TRAINING_HALF",
-    "Settings", "deviations",
+    "ARCHITECTURE", "CIFAR_TEST_IMAGES", "IMAGES_OF", "NOT_HASHED", "SAMPLE_TEST_IMAGES",
+    "TRAINING_HALF", "Settings", "deviations",
     "differences", "parse_overrides", "read_protocol", "resolve", "settings_in",
 ]  # fmt: skip
 

@@ -41,6 +41,12 @@ SECTION_4_2 = "arXiv:1512.03385, section 4.2"
 CIFAR_TEST_IMAGES = 10_000
 SAMPLE_TRAINING_IMAGES, SAMPLE_TEST_IMAGES = 2_000, 1_000
 
+IMAGES_OF = {
+    "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "sample": "the sample of CIFAR-10",
+    "folder": "a folder",
+}  # fmt: skip
+"""What a sentence calls a dataset: `1,000 test images of …`."""
+
 
 @dataclass(frozen=True)
 class Role:

@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
+from resvar.config import IMAGES_OF
 from resvar.console import percent
-from resvar.data.cifar import DATASETS
 from resvar.table import Filled, Table, TableCell, draw_parts, filled, left, right
 
 MOST_CLASSES_SHOWN = 20
@@ -31,13 +31,12 @@ def after_iteration(iteration: int | None, iterations: int) -> str:
 
 
 def _parts(found: dict[str, Any]) -> Iterator[str | Table]:
-    dataset = DATASETS.get(found["dataset"])
-    images = f"of {dataset.title}" if dataset is not None else "in a folder"
     yield (
         f"{found['source']}: {found['variant']}-{found['depth']}, protocol {found['protocol']}, "
         f"seed {found['seed']}{after_iteration(found['iteration'], found['iterations'])}."
     )
-    yield f"{found['images']:,} test images {images}, on {found['device']} in {found['precision']}."
+    images = f"{found['images']:,} test images of {IMAGES_OF[found['dataset']]}"
+    yield f"{images}, on {found['device']} in {found['precision']}."
     yield ""
     yield f"Test error {percent(found['test_error'])}, loss {found['test_loss']:.4f}."
     if found["run"] is not None:

@@ -11,12 +11,12 @@ from typing import Self
 
 from rich.console import Console
 
+from resvar.config import IMAGES_OF
 from resvar.console import drawn_text, percent
 from resvar.probes.claims import CLAIMS, SUPPORTED, ClaimVerdict, judge
 from resvar.probes.measurements import PROBE_FORMAT, Moment, Probe
 from resvar.probes.runs import RunGroup
 from resvar.probes.series import ALL_SERIES, Series, Values, moment_name
-from resvar.reports.notes import DATASET_NAMES
 from resvar.reports.render import markdown_table
 from resvar.table import NOTHING, Column, Table, TableCell, print_table
 
@@ -114,11 +114,10 @@ def _series_row(series: Series, values: Values) -> tuple[TableCell, ...]:
 
 
 def _notes(probe: Probe, moment: Moment) -> Iterator[str]:
-    dataset = DATASET_NAMES.get(probe.network.dataset, probe.network.dataset)
+    dataset = IMAGES_OF.get(probe.network.dataset, probe.network.dataset)
     yield (
         f"{len(moment.units)} units; the first {probe.images:,} test images of {dataset}, "
-        f"BN in training mode over {probe.bn_images} at a time, in fp32; "
-        f"loss {moment.loss:.4f}."
+        f"BN in training mode over {probe.bn_images} at a time, in fp32; loss {moment.loss:.4f}."
     )
     if (found := moment.deletion) is None:
         return

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from resvar import rundir
 from resvar.condition import read_result, require_usable
-from resvar.config import Settings
+from resvar.config import IMAGES_OF, Settings
 from resvar.console import duration, percent
 from resvar.data.cifar import Images
 from resvar.data.folder import FolderImages
@@ -305,7 +305,7 @@ class ClaimedRun:
         self.log(
             f"{s.variant}-{s.depth}, protocol {s.protocol}, seed {s.seed}: "
             f"{count_parameters(trainer.network):,} parameters, {s.iterations:,} iterations of "
-            f"{s.batch_size} images of {s.dataset}{micro}{start}."
+            f"{s.batch_size} images of {IMAGES_OF[s.dataset]}{micro}{start}."
         )
         self.log(f"On {devices} in {self.plan}; everything goes to {self.folder}")
         if s.tensorboard:

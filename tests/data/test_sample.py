@@ -86,7 +86,7 @@ def test_a_mosaic_is_lossless():
     np.testing.assert_array_equal(split_mosaic(make_mosaic(images)), images)
 
 
-def test_a_run_needs_no_data_and_records_the_checksum(tmp_path, monkeypatch):
+def test_a_run_needs_no_data_and_records_the_checksum(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RESVAR_DATA", str(tmp_path / "nowhere"))
     train = ["train", "--variant", "original", "--depth", "8", "--device", "cpu"]
     train += ["--dataset", "sample", "--out", str(tmp_path / "run"), *FEW]
@@ -97,7 +97,11 @@ def test_a_run_needs_no_data_and_records_the_checksum(tmp_path, monkeypatch):
     assert run.metrics["epoch"].tolist() == [2 * 16 / 2_000, 4 * 16 / 2_000]
     environment = json.loads((tmp_path / "run" / "environment.json").read_text("utf-8"))
     assert environment["dataset_checksum"] == sample_checksum()
+    capsys.readouterr()
     assert run_command(["evaluate", str(tmp_path / "run")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "1,000 test images of the sample of CIFAR-10" in shown
+    assert "All 1,000 predictions are the same as the run's own" in shown
 
 
 def test_a_stopped_run_ends_with_the_same_bits(tmp_path, monkeypatch):
@@ -147,7 +151,7 @@ def test_it_has_ten_classes():
 
 def test_an_estimate_counts_its_own_test_images(tmp_path):
     settings = settings_of_sample(protocol="quick")
-    run = PlannedRun(settings=settings, folder=tmp_path / "run", arguments=())
+    run = PlannedRun(settings, tmp_path, "run")
     found = estimate([run], Throughput({workload(settings): 100.0}, ""))
     evaluations = -(-settings.iterations // settings.eval_every)
     images = settings.iterations * settings.batch_size + evaluations * 1_000 / 3
