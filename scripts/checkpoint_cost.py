@@ -77,7 +77,7 @@ def measure(
     trainer = Trainer(plan, made_up(plan.settings, plan.device))
     saves: list[float] = []
     iterations: list[float] = []
-    with Writer(folder, trainer) as writer:
+    with Writer(folder, trainer, print) as writer:
         for _ in range(asked.repeats + 2):
             for _ in range(asked.iterations):
                 begun = time.perf_counter()

@@ -52,7 +52,7 @@ def main() -> None:
             force_terminal=True, file=(Path(folder) / "screen").open("w", encoding="utf-8")
         )
         trainer, plain = (Trainer(plan, splits) for _ in range(2))
-        with Writer(Path(folder), trainer) as writer, Progress(trainer, console) as progress:
+        with Writer(Path(folder), trainer, print) as writer, Progress(trainer, console) as progress:
             pairs = measure(
                 options,
                 device,
