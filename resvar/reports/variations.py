@@ -42,7 +42,8 @@ class Grid:
     @property
     def heading(self) -> str:
         group = next(iter(self.groups.values()))
-        dataset = DATASET_NAMES.get(group.dataset, group.dataset)
+        sample = group.dataset == "sample"
+        dataset = group.heading if sample else DATASET_NAMES.get(group.dataset, group.dataset)
         protocol = settings_of(group.records[0]).protocol
         return f"{dataset}, protocol {protocol}: {' and '.join(self.names)} varied"
 

@@ -82,3 +82,13 @@ def test_runs_on_the_sample_and_on_cifar_10_are_apart(tmp_path):
     groups = build(read_records([tmp_path])).groups
     assert {group.dataset for group in groups} == {"cifar10", "sample"}
     assert all(len(group.records) == 1 and not group.contrasts for group in groups)
+
+
+def test_a_grid_on_the_sample_says_it_too(tmp_path):
+    for dataset in ("sample", "cifar10"):
+        for lr in ("0.1", "0.05"):
+            sets = (f"dataset={dataset}", f"lr={lr}")
+            write_run(tmp_path, overrides=sets, folder=tmp_path / f"{dataset}-{lr}")
+    report = build(read_records([tmp_path]))
+    lines = [line for line in render_report(report, "table").splitlines() if "varied" in line]
+    assert [line.startswith(HEADING) for line in lines] == [False, True]
