@@ -84,11 +84,11 @@ def _sound(result: dict[str, Any], path: Path) -> dict[str, Any]:
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise UserError(f"{path}: '{key}' is {value!r:.100}, which is of the wrong type.")
         if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{path}: '{key}' is {value}, which is no finite number.")
+            raise UserError(f"{path}: '{key}' is {value}, which is not a finite number.")
         if isinstance(value, int) and abs(value) >= 2**63:
             raise UserError(f"{path}: '{key}' is far too large a number.")
         if key in _PERCENT and not 0 <= value <= 100:
-            raise UserError(f"{path}: '{key}' is {value}, which is no percentage.")
+            raise UserError(f"{path}: '{key}' is {value}, which is not a percentage.")
     return result
 
 
@@ -99,21 +99,23 @@ def require_usable(folder: Path, writing: bool = False) -> None:
         writing: whether the run will be trained here, not only read.
 
     Raises:
-        UserError: it is no folder, or one of a run's files is no regular file.
+        UserError: it is not a folder, or one of a run's files is not a regular file.
         UnreadableError: this user may not read or write it.
     """
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name in (*RUN_FILES, LOCK, LOG) and not entry.is_file():
-                    raise UserError(f"{folder / entry.name}: this is no file; remove or rename it.")
+                    raise UserError(
+                        f"{folder / entry.name}: this is not a file; remove or rename it."
+                    )
         here = folder
     except FileNotFoundError:
         if folder.is_symlink():
             raise UserError(f"{folder}: this link leads nowhere; remove it.") from None
         here = next(parent for parent in folder.absolute().parents if parent.exists())
     except ValueError as error:  # a lone surrogate, which no name can have
-        raise UserError(f"{str(folder)!r}: this is no folder name ({error}).") from error
+        raise UserError(f"{str(folder)!r}: this is not a folder name ({error}).") from error
     except OSError as error:
         denied = isinstance(error, PermissionError)
         kind = UnreadableError if denied else UserError
@@ -129,7 +131,7 @@ def read_undisturbed(folder: Path, read: Callable[[], Read]) -> Read:
     """What `read` finds in a run directory; read again if its run began or ended meanwhile.
 
     Raises:
-        UserError: whatever `read` raises: the parsers of damaged files raise many types.
+        UserError: any error that `read` raises: the parsers of damaged files raise many types.
         UnreadableError: the disk or the memory failed.
         RunError: `read` raises it.
     """

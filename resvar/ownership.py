@@ -50,7 +50,7 @@ SIGNATURES = {
 """File → a pattern at its beginning.
 
 A `config.yaml` of an older version lacks the first line. It has the settings of a network and of
-its training, and nobody writes all of them by hand.
+its training, which is unlikely to be written by hand.
 """
 
 SIGNATURE_BYTES = 65_536

@@ -138,7 +138,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         RunError: another process has the lock (its pid and host are named), or the file system has
             no locks.
-        UserError: `run.lock` is a link or no regular file.
+        UserError: `run.lock` is a link or not a regular file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open_to_append(folder / LOCK) as file:
@@ -171,7 +171,7 @@ def is_locked(folder: Path) -> bool:
 
 
 def _acquire(descriptor: int) -> bool:
-    """Take the lock. Retries for a second: `is_locked` holds it for a moment too."""
+    """Take the lock. Retries for a second: `is_locked` takes it for a moment too."""
     for _ in range(10):
         if try_lock(descriptor, shared=False):
             return True
@@ -249,8 +249,8 @@ def guard(folder: Path, wanted: Settings) -> None:
         return
     if differing := differences(wanted, read_settings(folder)):
         raise OtherRunError(
-            f"{folder} holds a run with other settings ({'; '.join(differing)}): choose another "
-            "--out, or start that run over with `resvar train … --fresh`."
+            f"{folder} contains a run with other settings ({'; '.join(differing)}): choose another "
+            "folder with --out, or start that run over with `resvar train … --fresh`."
         )
 
 
@@ -304,13 +304,13 @@ def read_predictions(folder: Path) -> NDArray[np.integer[Any]] | None:
                 raise ValueError("too large")
             found = np.lib.format.read_array(file, allow_pickle=False)
         if found.ndim != 1 or not len(found) or not np.issubdtype(found.dtype, np.integer):
-            raise ValueError("no list of classes")
+            raise ValueError("not a list of classes")
     except UserError:
         raise
     except PermissionError as error:
         raise UnreadableError(f"{path}: cannot be read ({error.strerror}).") from error
     except Exception as error:  # NumPy parses the header as Python, which raises many types
-        raise UserError(f"{path}: this is damaged or no NumPy file.") from error
+        raise UserError(f"{path}: this is damaged or not a NumPy file.") from error
     return found
 
 
@@ -359,7 +359,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: this is damaged or no JSON ({error}).") from error
+        raise UserError(f"{path}: this is damaged or not JSON ({error}).") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: this is damaged: an object is expected.")
     refuse_newer(path, value.get("format"), NOTE_FORMAT)
@@ -411,7 +411,7 @@ def _metrics_row(names: Sequence[str], fields: Sequence[str], before: float) -> 
     if not math.isfinite(row["train_loss"]):
         raise ValueError(f"the training loss is {row['train_loss']}")
     if not 0 <= row["test_error"] <= 100:
-        raise ValueError(f"the test error is {row['test_error']}, which is no percentage")
+        raise ValueError(f"the test error is {row['test_error']}, which is not a percentage")
     return row
 
 

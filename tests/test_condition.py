@@ -64,11 +64,11 @@ def test_a_run_and_a_folder_that_is_yet_to_be_made_are_usable(run, tmp_path):
 def test_a_folder_or_a_pipe_in_place_of_a_file_makes_it_unusable(run, name):
     (run / name).unlink(missing_ok=True)
     (run / name).mkdir()
-    with pytest.raises(UserError, match=f"{name}: this is no file"):
+    with pytest.raises(UserError, match=f"{name}: this is not a file"):
         require_usable(run)
     (run / name).rmdir()
     os.mkfifo(run / name)
-    with pytest.raises(UserError, match=f"{name}: this is no file"):
+    with pytest.raises(UserError, match=f"{name}: this is not a file"):
         require_usable(run)
 
 

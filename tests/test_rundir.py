@@ -156,7 +156,7 @@ def test_the_guard_names_what_differs(tmp_path):
     with pytest.raises(UserError) as caught:
         guard(tmp_path, make_settings("lr=0.2", seed=3))
     sentence = str(caught.value)
-    assert sentence.startswith(f"{tmp_path} holds a run with other settings (")
+    assert sentence.startswith(f"{tmp_path} contains a run with other settings (")
     assert "seed: 0 → 3" in sentence
     assert "lr: 0.1 → 0.2" in sentence
     assert "depth" not in sentence

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby, product
 from pathlib import Path
 
-from resvar.config import differences
+from resvar.config import NOT_HASHED, Settings, differences
 from resvar.errors import UserError
 from resvar.models.ordering import (
     MAP_PLACES,
@@ -20,7 +20,7 @@ from resvar.models.ordering import (
     known_variants,
 )
 from resvar.reports.agreement import Agreement, Predictions, agreement, scored_predictions
-from resvar.reports.cells import CellKey, cell_key, cells_of_unread, group_key
+from resvar.reports.cells import CellKey, GroupKey, cell_key, cells_of_unread, group_key
 from resvar.reports.notes import group_notes, heading
 from resvar.reports.published import Published, published
 from resvar.reports.records import (
@@ -31,6 +31,7 @@ from resvar.reports.records import (
     in_report_order,
     result_of,
     settings_of,
+    with_more,
 )
 from resvar.reports.statistics import (
     Comparison,
@@ -43,6 +44,7 @@ from resvar.reports.statistics import (
     summarise,
     verdict,
 )
+from resvar.settings import names_of
 
 V1, V2 = "original", "full-preact"
 
@@ -201,13 +203,38 @@ def build(records: Sequence[Record]) -> Report:
         UserError: two folders claim the same cell and seed, or the same variant name, with
             different settings.
     """
-    ordered = in_report_order(records)
+    ordered = in_report_order(_told_apart(records))
     readable = [record for record in ordered if record.is_read]
     unread = [record for record in ordered if not record.is_read]
     members = {key: list(those) for key, those in groupby(readable, group_key)}
     lost = cells_of_unread(unread, members)
     groups = [_group(those, lost.get(key, ())) for key, those in members.items()]
     return Report(tuple(groups), tuple(unread))
+
+
+def _told_apart(records: Sequence[Record]) -> list[Record]:
+    """The records, with more in the label where finished runs of a seed differ in their execution.
+
+    Runs with different `precision`, `eval_every` and the like are comparable, unless the names of
+    their folders say that this is what distinguishes them.
+    """
+    names: dict[GroupKey, set[str]] = {}
+    first: dict[tuple[GroupKey, CellKey, int], Settings] = {}
+    for record in records:
+        if record.is_read and record.state is RunState.DONE:
+            key, settings = group_key(record), settings_of(record)
+            other = first.setdefault((key, cell_key(record), settings.seed), settings)
+            differing = [n for n in EXECUTION if getattr(settings, n) != getattr(other, n)]
+            names.setdefault(key, set()).update(differing)
+    return [
+        replace(record, label=with_more(record, names.get(group_key(record), set())))
+        if record.is_read
+        else record
+        for record in records
+    ]
+
+
+EXECUTION = tuple(name for name in names_of("execution") if name not in NOT_HASHED)
 
 
 def _group(records: list[Record], lost: Sequence[tuple[CellKey, Record]]) -> Group:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from resvar.config import TRAINING_HALF, Settings
@@ -41,14 +41,18 @@ def _paper_but_network(settings: Settings) -> str:
     return f"paper ({network})"
 
 
+def protocol_note(name: str, settings: Settings, names: Iterable[str]) -> str:
+    """The values of a user's own protocol."""
+    text = ", ".join(f"{name}={shown(getattr(settings, name))}" for name in names)
+    return f"Protocol {name}: {text}."
+
+
 def group_notes(
     records: Sequence[Record], counted: Sequence[Record], copies: Mapping[Path, Path]
 ) -> Iterator[str]:
     settings = settings_of(records[0])
     if settings.protocol not in shipped("protocols"):
-        values = settings.model_dump(include=set(TRAINING_HALF))
-        text = ", ".join(f"{name}={shown(values[name])}" for name in TRAINING_HALF)
-        yield f"Protocol {records[0].label}: {text}."
+        yield protocol_note(records[0].label, settings, TRAINING_HALF)
     elif settings.dataset == "sample":  # the heading does not name it
         yield f"Protocol {records[0].label}."
     for what, found in (

@@ -248,6 +248,16 @@ def label_of(settings: Settings) -> str:
     return f"{settings.protocol} ({differing})" if differing else settings.protocol
 
 
+def with_more(record: Record, names: Set[str]) -> str:
+    """The label of a record, with those of further settings that its folder's name has."""
+    there = {part.partition("=")[0] for part in record.folder.parent.name.split(",")}
+    more = [f"{n}={shown(getattr(settings_of(record), n))}" for n in sorted(names & there)]
+    if not more:
+        return record.label
+    head, _, inside = record.label.removesuffix(")").partition(" (")
+    return f"{head} ({', '.join([*([inside] if inside else []), *more])})"
+
+
 def follows_paper(settings: Settings) -> bool:
     """Whether protocol, images and network are the paper's: its figures are comparable."""
     return (

@@ -339,11 +339,11 @@ def run_table(group: Group) -> Table:
         """A field of the result; of the progress, while the run is unfinished."""
         return lambda r: r.result[key] if r.result else getattr(r.progress, key, None)
 
-    several = len({record.label for record in group.records}) > 1
+    varied = len({record.label for record in group.records}) > 1
     columns = (
         left("variant", lambda r: TableCell(settings_of(r).variant, folder=r.folder)),
         right("depth", lambda r: settings_of(r).depth),
-        *([left("protocol", lambda r: r.label, wrap=12)] if several else []),
+        *([left("settings", lambda r: r.label, wrap=12)] if varied else []),
         right("seed", lambda r: settings_of(r).seed),
         right("test\nerror", result("test_error"), ".2f"),
         right("best\n(optimistic)", result("best_test_error"), ".2f", drop=2),

@@ -10,8 +10,8 @@ from typing import Any
 from resvar.config import ARCHITECTURE, TRAINING_HALF, deviations
 from resvar.files import shipped
 from resvar.reports.cells import CellKey
-from resvar.reports.findings import Entry, Group
-from resvar.reports.notes import DATASET_NAMES
+from resvar.reports.findings import EXECUTION, Entry, Group
+from resvar.reports.notes import DATASET_NAMES, protocol_note
 from resvar.reports.records import settings_of, shown
 from resvar.reports.tables import mean_and_sd, run_table, seeds
 from resvar.sequences import chunks
@@ -49,8 +49,15 @@ class Grid:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Those of the groups that have no part of their own in a report."""
-        return tuple(dict.fromkeys(note for group in self._tabulated for note in group.caveats))
+        """Those of the groups that have no part of their own in a report, once each."""
+        notes: list[str] = []
+        for group in self._tabulated:
+            settings = settings_of(group.records[0])
+            own = protocol_note(group.label, settings, TRAINING_HALF)
+            common = [name for name in TRAINING_HALF if name not in self.names]
+            instead = protocol_note(settings.protocol, settings, common)
+            notes += [instead if note == own else note for note in group.caveats]
+        return tuple(dict.fromkeys(notes))
 
     @property
     def cells(self) -> Iterator[tuple[Point, Entry]]:
@@ -72,7 +79,12 @@ class Grid:
         """
         made = self.error_tables(abreast)
         if own := self._tabulated:
-            records = tuple(record for group in own for record in group.records)
+            records = tuple(
+                replace(record, label=self._point_name(point))
+                for point, group in self.groups.items()
+                if group in own
+                for record in group.records
+            )
             copies = {copy: first for group in own for copy, first in group.copies.items()}
             made.append(run_table(replace(own[0], records=records, copies=copies)))
         return made
@@ -93,6 +105,9 @@ class Grid:
                     columns.append(_column(self._column_name(rest, cell, keys), by_value))
             made.append(filled(self._title(keys), columns, firsts, NOTES, "errors"))
         return made
+
+    def _point_name(self, point: Point) -> str:
+        return ", ".join(f"{name}={value}" for name, value in zip(self.names, point, strict=True))
 
     def _title(self, keys: Sequence[tuple[Point, CellKey]]) -> str:
         title = f"Test error (%) by {' and '.join(self.names)}"
@@ -161,7 +176,8 @@ def _figures(entry: Entry | None) -> tuple[str | None, str | None, str | None]:
 def is_tabulated(group: Group) -> bool:
     """Whether a grid says all about a group: it leaves its protocol and compares no variants."""
     settings = settings_of(group.records[0])
-    return group.label != settings.protocol and not group.contrasts and not group.maps
+    follows = group.like_paper or group.label == settings.protocol
+    return not (follows or group.contrasts or group.maps)
 
 
 def grids(groups: Sequence[Group]) -> list[Grid]:
@@ -175,8 +191,11 @@ def grids(groups: Sequence[Group]) -> list[Grid]:
 
 def _grids_of(family: Sequence[Group]) -> Iterator[Grid]:
     """The grids of groups under one protocol: the largest one first, then those of the rest."""
-    values = {group.label: _values(group) for group in family}
-    names = [n for n in _names(family) if len({each[n] for each in values.values()}) > 1]
+    told = [n for n in EXECUTION if any(f"{n}=" in group.label for group in family)]
+    values = {group.label: _values(group, told) for group in family}
+    names = [
+        n for n in next(iter(values.values())) if len({each[n] for each in values.values()}) > 1
+    ]
     found: list[tuple[tuple[str, ...], list[Group]]] = []
     for count in range(1, MOST_SETTINGS + 1):
         for varied in combinations(names, count):
@@ -210,15 +229,15 @@ def _base(group: Group) -> str:
     return settings_of(group.records[0]).protocol
 
 
-def _names(family: Sequence[Group]) -> tuple[str, ...]:
-    return tuple(_values(family[0]))
+def _values(group: Group, told: Sequence[str]) -> dict[str, str]:
+    """The settings that distinguish groups, as text.
 
-
-def _values(group: Group) -> dict[str, str]:
-    """The settings that distinguish groups, as text."""
+    Args:
+        told: those of the execution that do.
+    """
     settings = settings_of(group.records[0])
     network: Mapping[str, Any] = network_deviations(settings)
-    return {name: shown(getattr(settings, name)) for name in TRAINING_HALF} | {
+    return {name: shown(getattr(settings, name)) for name in (*TRAINING_HALF, *told)} | {
         name: shown(network[name]) if name in network else USUAL
         for name in ARCHITECTURE
         if name != "depth"

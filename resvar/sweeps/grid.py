@@ -119,8 +119,8 @@ def _read_manifest(path: Path) -> list[str]:
     runs = read_json(path).get("runs")
     if not isinstance(runs, list) or not all(map(_is_below, runs)):
         raise UserError(
-            f"{path}: this is damaged: 'runs' is no list of folders below it; start the sweep "
-            "again, which rewrites it."
+            f"{path}: this is damaged: 'runs' is not a list of folders below it; rerun the "
+            "sweep, which rewrites it."
         )
     return runs
 
@@ -213,7 +213,7 @@ def _choices(
     """Setting → its values in the sweep, each as the `KEY=VALUE` of `--set`.
 
     Raises:
-        UserError: `set` or `grid` is no such mapping, or a setting with an option of its own has
+        UserError: `set` or `grid` is not such a mapping, or a setting with an option of its own has
             several values.
     """
     fixed, grid = values.get("set", {}), values.get("grid", {})

@@ -63,7 +63,7 @@ def run_here(
 
 
 def show_plan(sweep: Sweep, data: Path, device: str) -> None:
-    """Print the open runs as a shell script; what is no command is a comment."""
+    """Print the open runs as a shell script; everything else is a comment."""
     found = standing_of(sweep, tolerant=True)
     others = {"diverged": len(found.diverged), "unusable": len(found.failed)}
     lines = [f"# {counts(sweep, len(found.finished), others)}"]
@@ -85,7 +85,7 @@ def _announce(todo: Sequence[PlannedRun], slots: Sequence[Slot], data: Path) -> 
         found = estimate(todo, measured_throughput(todo, slots[0]), data)
         time = f"About {duration(found.by_the_clock(len(slots)))} in all"
     except RunError as error:
-        time = f"How long it takes is not known: {str(error).rstrip('.')}"
+        time = f"The time is unknown: {str(error).rstrip('.')}"
     print_line(f"{time}. Ctrl-C stops the runs; rerun the command to resume.")
 
 

@@ -50,7 +50,7 @@ class LocalSweep:
     """The runs of a sweep that are waiting, at work and ended, and what a person sees of them.
 
     Raises:
-        UserError: a run's directory holds a run with other settings.
+        UserError: a run's directory contains a run with other settings.
     """
 
     def __init__(self, sweep: Sweep, slots: Sequence[Slot], data: Path) -> None:
@@ -116,7 +116,9 @@ class LocalSweep:
             with suppress(UserError):
                 found = read_divergence(run.folder)
                 where = f" at iteration {found.iteration}" if found is not None else ""
-                text = f"{run.folder} diverged{where}; it would again, so it is not tried again."
+                text = (
+                    f"{run.folder} diverged{where}; it would diverge again, so it is not retried."
+                )
                 print_line(text)
         for failure in self.failed:
             print_line(f"{failure.run.folder} {failure}{':' if failure.log else ''}")

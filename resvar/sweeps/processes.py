@@ -41,7 +41,7 @@ SAFE_PYTHON = (sys.executable, "-P")
 """The command of a Python that imports nothing from the current folder; see `import_path`."""
 
 LOG_TAIL = 8_000
-"""Bytes at the end of a log that hold its last lines."""
+"""Bytes at the end of a log that contain its last lines."""
 
 
 class RunStatus(Enum):
@@ -216,7 +216,7 @@ def start(run: PlannedRun, slot: Slot, data: Path, configs: Path) -> RunProcess:
             files that they came from may have changed.
 
     Raises:
-        UserError: the log is no regular file.
+        UserError: the log is not a regular file.
         OSError: the directory cannot be written, or no process started.
     """
     run.folder.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ RESERVED_OPTIONS = {
     "ntasks": "a run is one process",
     "ntasks-per-node": "a run is one process",
     "parsable": "resvar reads what sbatch prints",
-    "test-only": "say --dry-run",
+    "test-only": "use --dry-run",
     "wait": "the terminal may be closed",
 }
 """Options of sbatch that resvar sets or rules out, with the reason or the alternative."""
@@ -48,7 +48,7 @@ def one_line(value: object) -> str:
     """The text of a name, or of a whole number that is one.
 
     Raises:
-        ValueError: it is no text, empty, or more than one line; or a number such as 1.10, whose
+        ValueError: it is not text, empty, or more than one line; or a number such as 1.10, whose
             spelling is lost.
     """
     text = str(value)
@@ -184,7 +184,7 @@ def _sbatch_options(options: Any, source: str) -> dict[str, str | bool]:
         name = str(key).lstrip("-").replace("_", "-")
         if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
             raise UserError(
-                f"{source}: {quoted(key)} is no long option of sbatch, such as constraint."
+                f"{source}: {quoted(key)} is not a long option of sbatch, such as constraint."
             )
         if name in RESERVED_OPTIONS:
             raise UserError(f"{source}: 'sbatch' cannot set {name}: {RESERVED_OPTIONS[name]}.")

@@ -50,7 +50,7 @@ SUBMIT_TIMEOUT = 300.0
 UNREACHABLE = re.compile(r"contact|timed out|temporarily|connection|socket", re.IGNORECASE)
 """In a message of sbatch: the controller is at fault, and not the request."""
 
-NO_GPUS = "; say --device cpu, or another gpus_per_task in the launcher's file"
+NO_GPUS = "; use --device cpu, or another gpus_per_task in the launcher's file"
 
 BATCH_SCRIPT = """\
 #!/bin/bash
@@ -82,8 +82,8 @@ def run_on_slurm(
         per_gpu: runs side by side in one task.
 
     Raises:
-        UserError: sbatch or the data is missing, sbatch refuses the job, or a run's directory holds
-            other settings.
+        UserError: sbatch or the data is missing, sbatch refuses the job, or a run's directory
+            contains other settings.
         RunError: Slurm does not answer, or a part of the runs could not be submitted.
     """
     require_positive(jobs, per_gpu)

@@ -191,7 +191,7 @@ def test_a_damaged_list_of_a_sweep_is_one_sentence(tmp_path, runs, capsys):
     path.write_text(json.dumps({"format": 1, "runs": runs}), encoding="utf-8")
     assert run_command(["status", str(tmp_path)]) == 2
     err = capsys.readouterr().err
-    assert err.startswith(f"resvar: error: {path}: this is damaged: 'runs' is no list")
+    assert err.startswith(f"resvar: error: {path}: this is damaged: 'runs' is not a list")
     assert len(err.splitlines()) == 1
     assert run_command(["report", str(tmp_path)]) == 0, "a report does not need it"
 

@@ -156,7 +156,7 @@ WRONG = [
     ({"test_error": "6.37"}, "'test_error' is '6.37', which is of the wrong type"),
     ({"test_error": True}, "wrong type"),
     ({"test_error": None}, "wrong type"),
-    ({"test_error": math.nan}, "'test_error' is nan, which is no finite number"),
+    ({"test_error": math.nan}, "'test_error' is nan, which is not a finite number"),
     ({"train_loss": math.inf}, "no finite number"),
     ({"test_error": 101.0}, "no percentage"),
     ({"commit": 7}, "'commit' is 7"),

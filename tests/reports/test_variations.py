@@ -120,3 +120,22 @@ def test_the_tables_fit_the_terminal_and_lose_no_digit(tmp_path, width, monkeypa
     grid = text.partition("Every run")[0]
     assert max(map(len, grid.splitlines())) <= width
     assert grid.count("42.50 ± 1.77") == 18
+
+
+def test_runs_that_differ_in_execution_alone_are_told_apart_and_not_refused(tmp_path):
+    write(tmp_path, {"": [31, 32], "precision=bf16": [33, 34], "checkpoint_every=7": [35, 36]})
+    found = report_on(tmp_path)
+    assert {group.label for group in found.groups} == {
+        "quick (precision=fp32)", "quick (precision=bf16)",
+        "quick (checkpoint_every=7, precision=fp32)",
+    }  # fmt: skip
+    (grid,) = grids(found.groups)
+    assert set(grid.names) == {"precision", "checkpoint_every"}
+
+
+def test_precision_alone_does_not_separate_runs_of_different_seeds(tmp_path):
+    write(tmp_path, {"": [31, 32]})
+    write_run(tmp_path, "full-preact", 20, 5, 33.0, "quick", ["precision=bf16"])
+    (group,) = report_on(tmp_path).groups
+    assert group.label == "quick"
+    assert group.entries["full-preact", 20].summary.n == 3

@@ -63,7 +63,7 @@ def spoilt(tmp_path, monkeypatch) -> Path:
 
 
 REASONS = {
-    1: "log.txt: this is no file; remove or rename it.",
+    1: "log.txt: this is not a file; remove or rename it.",
     2: "this folder cannot be used (Not a directory).",
     3: "result.json: 'variant' is missing.",
 }
