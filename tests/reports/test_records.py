@@ -20,7 +20,7 @@ from resvar.reports.records import (
     read_records,
 )
 from resvar.reports.status import print_status, seconds_left, standing
-from resvar.rundir import CONFIG, LOCK, PROGRESS, RESULT
+from resvar.rundir import CHECKPOINT, CONFIG, LOCK, PROGRESS, RESULT
 from tests.reports.runs import how_far, make_settings, write_run
 
 # --- finding them ---------------------------------------------------------------------------------
@@ -132,7 +132,8 @@ def test_status_counts_a_diverged_run_as_ended(tmp_path, capsys):
     assert "2 runs: 1 done, 1 diverged." in out
     assert "the loss became nan" in out
     assert "command to resume" not in out
-    write_run(tmp_path, seed=2, test_error=None, progress=how_far(200))
+    stopped = write_run(tmp_path, seed=2, test_error=None, progress=how_far(200))
+    (stopped / CHECKPOINT).touch()
     assert seconds_left(standing(tmp_path)) > 0
     print_status(tmp_path)
     out = capsys.readouterr().out
