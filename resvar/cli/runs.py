@@ -36,11 +36,25 @@ def data_command(
         ),
     ] = None,
     url: Annotated[
-        str | None, typer.Option("--url", metavar="URL", help="Download from this mirror.")
+        str | None,
+        typer.Option(
+            "--url", metavar="URL", help="Download from this mirror, and no other source."
+        ),
+    ] = None,
+    stall_below: Annotated[
+        float | None,
+        opt.value(
+            "KB/S",
+            "Leave a source that is slower than this, over 10 s, for the next. Default: 200; "
+            "0: never.",
+        ),
     ] = None,
     dataset: Annotated[Downloadable, opt.choice(Downloadable, "The dataset.")] = "cifar10",
 ) -> None:
     """Download CIFAR, or unpack a local archive, and verify it.
+
+    The sources in configs/datasets.yaml are tried in order. One that is slow, refuses or breaks off
+    is left for the next, which continues where it stopped; the last one may be slow.
 
     The published MD5 of every file is checked before the file is used. An interrupted download
     resumes at the next call. Where another process fetches data into the folder, this one waits for
@@ -50,10 +64,16 @@ def data_command(
     Example:  resvar data --archive cifar-10-python.tar.gz
     """
     from resvar.data.cifar import DATASETS
+    from resvar.data.download import brisk
     from resvar.data.obtain import obtain
 
+    if stall_below is not None and (archive is not None or url is not None):
+        other = "--url" if archive is None else "--archive"
+        raise UserError(
+            f"--stall-below is for several sources, and {other} names one; leave one out."
+        )
     wanted, folder = DATASETS[dataset], data_folder(dir)
-    new = obtain(wanted, folder, archive=archive, url=url)
+    new = obtain(wanted, folder, archive=archive, url=url, early=brisk(stall_below))
     print_line(
         f"{folder / wanted.folder}: {wanted.title} is {'now' if new else 'already'} here; all "
         f"{len(wanted.files)} files have their published MD5."

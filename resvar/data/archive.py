@@ -75,6 +75,18 @@ def unpack(dataset: Dataset, folder: Path, archive: Path, show: bool) -> None:
     flush_folder(folder)
 
 
+def require_archive(path: Path) -> None:
+    """Check that a file begins as a tar archive does.
+
+    Raises:
+        BadArchiveError: it does not.
+        UserError: it is not a regular file.
+        OSError: it cannot be read.
+    """
+    with _opened_tar(path):
+        pass
+
+
 def remove_stale(dataset: Dataset, folder: Path) -> None:
     """Remove what killed processes have left of unpacking; nobody else may be at work there."""
     for place in (folder, folder / dataset.folder):
@@ -92,16 +104,11 @@ def _collect(dataset: Dataset, archive: Path, temporary: Path, show: bool) -> No
     The archive is read once, to its end: a bad name after the last needed file is refused too.
     """
     wrong = dict.fromkeys(dataset.files, "is not in it")
-    title = f"Unpacking and checking {archive.name}"
+    title = f"Unpacking and checking {dataset.title}"
     with (
-        open_regular(archive) as packed,
+        _opened_tar(archive) as (raw, tape, tar),
         show_progress(title, archive.stat().st_size, 0, show, lines=False) as tell,
-        _describing_damage(),
-        io.FileIO(packed.fileno(), closefd=False) as raw,
-        _decompressed(raw, archive.name) as plain,
     ):
-        tape = _Tape(plain)
-        tar: Any = tarfile.TarFile(fileobj=tape)  # type: ignore[arg-type]  # no other methods used
         member, number = tar.firstmember, 0
         while member is not None:
             _check_member(number, member)
@@ -120,6 +127,19 @@ def _collect(dataset: Dataset, archive: Path, temporary: Path, show: bool) -> No
             member, number = tar.next(), number + 1
     for name, problem in wrong.items():
         raise BadArchiveError(f"{name} {problem}")
+
+
+@contextlib.contextmanager
+def _opened_tar(archive: Path) -> Iterator[tuple[io.FileIO, _Tape, Any]]:
+    """An archive as a file, as the tape in it, and as tarfile's reader of that tape."""
+    with (
+        open_regular(archive) as packed,
+        _describing_damage(),
+        io.FileIO(packed.fileno(), closefd=False) as raw,
+        _decompressed(raw, archive.name) as plain,
+    ):
+        tape = _Tape(plain)
+        yield raw, tape, tarfile.TarFile(fileobj=tape)  # type: ignore[arg-type]  # no other methods
 
 
 @contextlib.contextmanager

@@ -1,274 +1,269 @@
-"""Downloads that resume where they were cut, and end in one sentence whatever a server does.
+"""The download of an archive: from several sources of the same bytes, resumed where it was cut.
 
-Names and passwords in addresses are used, but not shown.
+A source that is slow, refuses or breaks off is left for the next, which continues the same partial
+file; the MD5 of the whole decides. Whatever servers do, a download ends in one sentence.
 """
 
 from __future__ import annotations
 
-import base64
-import concurrent.futures
+import hashlib
 import http.client
-import re
-import threading
+import math
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
+from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO
 
 from resvar.data.archive import CHUNK, LARGEST_ARCHIVE
-from resvar.data.transfer import megabytes, show_progress
-from resvar.errors import RunError, UserError, first_line
+from resvar.data.cifar import Archive, md5_of
+from resvar.data.transfer import megabytes, show_progress, speed
+from resvar.data.web import (
+    Patience,
+    SourceError,
+    ask,
+    await_answer,
+    explain,
+    host_of,
+    without_password,
+)
+from resvar.errors import RunError, UserError
 from resvar.files import open_to_append
 
-Answer = TypeVar("Answer")
+BRISK = Patience(silence=10, answer=10, slowest=200_000, window=10)
+"""With a source that others follow."""
 
-TIMEOUT = 30.0
-"""Seconds without a byte after which the server counts as dead."""
+PATIENT = Patience(silence=30, answer=60, slowest=1_000, window=60)
+"""With the last source. At less than 1 kB/s CIFAR-10 takes two days: that is as good as silence."""
 
-LONGEST_WAIT = 60.0
-"""Seconds for an answer, redirects included; and between two looks at the rate."""
-
-SLOWEST = 1000.0
-"""Bytes per second; at less, CIFAR-10 would take two days."""
-
-OTHER_SOURCE = "try another address with --url MIRROR, or a local archive with --archive FILE."
+OTHER_SOURCE = "use --archive FILE or --url URL"
 
 
-def check_url(url: str) -> None:
-    """Refuse what is no address on the web, and a proxy that is none, before anything is asked.
+def brisk(stall_below: float | None) -> Patience:
+    """`BRISK` with another slowest speed, in kB/s; None: its own.
 
     Raises:
-        UserError: the reason, and what is needed.
+        UserError: the speed is negative, infinite or NaN.
     """
-    if not _is_usable(url) or not url.isascii() or any(character <= " " for character in url):
+    if stall_below is None:
+        return BRISK
+    if not 0 <= stall_below < math.inf:
         raise UserError(
-            f"--url {without_password(url)!r}: an address such as https://HOST/FILE is needed, "
-            "beginning with https:// or http://, in ASCII and without blanks (write %20)."
+            f"--stall-below {stall_below:g}: a speed in kB/s is needed, 0 or more; with 0 no "
+            "source is left for its speed."
         )
-    variable, proxy = _proxy(url)
-    if proxy and not _is_usable(proxy if re.match(r"\w+:/", proxy) else f"http://{proxy}"):
-        raise UserError(
-            f"{variable}={without_password(proxy)!r} in the environment: this is no address of a "
-            f"proxy; write http://HOST:PORT, or unset {variable}."
-        )
+    return replace(BRISK, slowest=1000 * stall_below)
 
 
-def download(url: str, part: Path, show: bool) -> None:
-    """Download into `part`, resuming where an earlier call was interrupted.
+def download(
+    archive: Archive,
+    path: Path,
+    tell: Callable[[str], None] | None,
+    early: Patience = BRISK,
+    last: Patience = PATIENT,
+) -> None:
+    """Download an archive to `path`, continuing what an earlier call has left there.
+
+    Args:
+        tell: prints a line, each time when one source is left for another; None: no line and no
+            progress.
+        early: when a source is left that others follow.
+        last: when the last source is left. The slow ones then get a second attempt, as patient.
 
     Raises:
         UserError: the file is larger than any archive of a dataset.
-        RunError: the server cannot be reached, refuses, or is too slow, or the connection was lost;
-            `part` is kept, and the next call resumes at its end.
+        RunError: no source could complete it, each with its reason; `path` is kept, and the next
+            call resumes at its end.
     """
-    response, start, total = _ask(url, part.stat().st_size if part.exists() else 0)
-    if response is None:
+    part = _Part(path, archive)
+    todo = deque((source, early) for source in archive.sources[:-1])
+    todo.append((archive.sources[-1], last))
+    again: list[str] = []
+    second_round = mixed = False
+    reasons: dict[str, str] = {}
+    name = host_of if len(archive.sources) > 1 else without_password
+    if part.is_full() and not part.is_official():
+        part.discard()
+    while todo:
+        source, patience = todo.popleft()
+        if mixed and part.origins - {host_of(source)}:  # from now on each source works alone
+            part.discard()
+        try:
+            _fetch(source, part, patience, show=tell is not None, first=not reasons)
+            _verify(part, source)
+            return
+        except _MixedError as error:
+            mixed = True
+            again += [other for other in archive.sources if host_of(other) in error.origins]
+            reasons[source] = str(error)
+        except SourceError as error:
+            if error.slow and patience is early:
+                again.append(source)
+            reasons[source] = str(error)
+        if not todo and not second_round:
+            todo.extend((source, last) for source in dict.fromkeys(again))
+            second_round = True
+        if todo and tell is not None:
+            tell(
+                f"{name(source)} {reasons[source]}: trying {name(todo[0][0])}"
+                f"{f'; {part.progress()} are kept' if part.size() and not mixed else ''}."
+            )
+    listed = "; ".join(f"{name(source)} {reason}" for source, reason in reasons.items())
+    raise RunError(
+        f"{archive.name} could not be downloaded: {listed}; rerun the command to "
+        f"{f'resume at {part.progress()}' if part.size() else 'try again'}, {OTHER_SOURCE}, or "
+        "train on the sample, which needs no download, with --dataset sample."
+    )
+
+
+# --- the partial file -----------------------------------------------------------------------------
+
+
+class _Part:
+    """The partial file of an archive, and the hosts that sent its bytes."""
+
+    def __init__(self, path: Path, archive: Archive) -> None:
+        self.path = path
+        self.archive = archive
+        self.origins = {"an earlier download"} if self.size() else set()
+
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def is_full(self) -> bool:
+        return self.archive.size is not None and self.size() >= self.archive.size
+
+    def is_official(self) -> bool:
+        """Whether its MD5 is the published one, as far as there is one."""
+        if self.archive.md5 is None:
+            return True
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, md5_of).hexdigest() == self.archive.md5
+
+    def discard(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self.origins = set()
+
+    def progress(self) -> str:
+        """`12.4 of 170.5 MB`."""
+        total = self.archive.size
+        done = megabytes(self.size())
+        return done if total is None else f"{done.removesuffix(' MB')} of {megabytes(total)}"
+
+
+class _MixedError(SourceError):
+    """Bytes of several origins do not make the archive, and nobody knows whose are wrong."""
+
+    def __init__(self, source: str, origins: set[str]) -> None:
+        others = " and ".join(sorted(origins - {host_of(source)}))
+        super().__init__(f"completed what {others} began, but the MD5 is wrong, so it was deleted")
+        self.origins = origins
+
+
+def _verify(part: _Part, source: str) -> None:
+    """Check the MD5 of a complete archive, and delete one that is wrong."""
+    if part.is_official():
         return
-    done, title = start, f"Downloading {without_password(url)}"
-    with open_to_append(part) as file, show_progress(title, total, start, show) as tell:
-        file.truncate(start)
-        if not _is_too_large(total or 0):
-            done = _copy(url, response, file, start, total, tell)
-    response.close()  # not after Ctrl-C: that would wait for the thread that reads
-    if _is_too_large(total or done):
-        part.unlink()
-        raise UserError(
-            f"{without_password(url)}: this is larger than {megabytes(LARGEST_ARCHIVE)} and so no "
-            f"archive of a dataset; {OTHER_SOURCE}"
-        )
-    if total is not None and done < total:
-        raise _cut(url, done, total, "the connection ended")
-
-
-def without_password(text: str) -> str:
-    """A text without the `user:password@` of addresses in it."""
-    return re.sub(r"(^|:/+)[^/?#\s'\"]*@", r"\1", text)
+    origins = part.origins
+    part.discard()
+    if origins == {host_of(source)}:
+        raise SourceError("sent an archive with a wrong MD5, which was deleted")
+    raise _MixedError(source, origins)
 
 
 # --- the transfer ---------------------------------------------------------------------------------
 
 
+def _fetch(source: str, part: _Part, patience: Patience, show: bool, first: bool) -> None:
+    """Append to `part` what it lacks, from one source.
+
+    Args:
+        first: no source was tried before, so the progress needs a title.
+    """
+    if part.is_full():
+        return
+    size, have = part.archive.size, part.size()
+    response, position, total = ask(source, have, patience)
+    if size is not None:
+        _require_archive(response, total, size)
+        total = size
+    if response is None:
+        return
+    # Where nothing vouches that a server has the same bytes as before, it may start over.
+    start = position if size is None else have
+    verb = "Resuming" if start else "Downloading"
+    title = f"{verb} {part.archive.name} from {host_of(source)}" if first else ""
+    done = start
+    with (
+        open_to_append(part.path) as file,
+        show_progress(title, total, start, show) as advance,
+    ):
+        file.truncate(start)
+        try:
+            if not _is_too_large(total or 0):
+                done = _copy(response, position, file, start, total, patience, advance)
+        finally:
+            if part.size() > start:
+                part.origins.add(host_of(source))
+    response.close()  # not after Ctrl-C: that would wait for the thread that reads
+    if _is_too_large(total or done):
+        part.discard()
+        raise UserError(
+            f"{without_password(source)}: this is larger than {megabytes(LARGEST_ARCHIVE)}, so it "
+            f"is not an archive of a dataset; {OTHER_SOURCE}."
+        )
+    if total is not None and done < total:
+        raise SourceError(f"broke off at {megabytes(done)} of {megabytes(total)}")
+
+
+def _require_archive(
+    response: http.client.HTTPResponse | None, total: int | None, size: int
+) -> None:
+    """Refuse an answer that cannot be the archive of `size` bytes."""
+    if response is not None and response.headers.get_content_type() == "text/html":
+        raise SourceError("answered with a web page instead of the archive")
+    if total is not None and total != size:
+        raise SourceError(f"has another file ({total:,} bytes instead of {size:,})")
+
+
 def _copy(
-    url: str,
     response: http.client.HTTPResponse,
+    position: int,
     file: IO[bytes],
     done: int,
     total: int | None,
-    tell: Callable[[int], None],
+    patience: Patience,
+    advance: Callable[[int], None],
 ) -> int:
-    """Append the body to the file; returns the bytes that the file then has."""
-    looked, before = time.monotonic(), done
+    """Append the body, which begins at `position`, from byte `done` of the whole on.
+
+    Returns:
+        The bytes that the file then has.
+    """
+    looked, before = time.monotonic(), position
     while not _is_too_large(done) and (total is None or done < total):
         try:
-            chunk = _await_answer(LONGEST_WAIT, lambda: response.read1(CHUNK))
+            chunk = await_answer(patience.answer, lambda: response.read1(CHUNK))
         except TimeoutError as error:
-            raise _cut(url, done, total, f"the server sent nothing for {TIMEOUT:.0f} s") from error
+            raise SourceError(f"sent nothing for {patience.silence:.3g} s") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise _cut(url, done, total, f"the connection broke: {_explain(error)}") from error
+            raise SourceError(f"broke off ({explain(error)})") from error
         if not chunk:
             break
-        file.write(chunk)
+        end = len(chunk) if total is None else total - position
+        file.write(chunk[max(0, done - position) : end])
         file.flush()
-        done += len(chunk)
-        tell(done)
-        if (seconds := time.monotonic() - looked) > LONGEST_WAIT:
-            if done - before < SLOWEST * seconds:
-                rate = (done - before) / seconds
-                raise _cut(url, done, total, f"the server sends {rate:,.0f} bytes per second")
-            looked, before = time.monotonic(), done
+        position += len(chunk)
+        done = max(done, position if total is None else min(position, total))
+        advance(done)
+        if (seconds := time.monotonic() - looked) > patience.window:
+            rate = (position - before) / seconds
+            if rate < patience.slowest:
+                raise SourceError(f"is slow ({speed(rate)})", slow=True)
+            looked, before = time.monotonic(), position
     return done
 
 
 def _is_too_large(size: int) -> bool:
     return size > LARGEST_ARCHIVE
-
-
-def _cut(url: str, done: int, total: int | None, why: str) -> RunError:
-    size = megabytes(total) if total is not None else "an unknown size"
-    return RunError(
-        f"{without_password(url)}: the download was cut at {megabytes(done)} of {size} ({why}); "
-        "run the same command again to resume it."
-    )
-
-
-def _await_answer(seconds: float, call: Callable[[], Answer]) -> Answer:
-    """The value of a call that may block; Ctrl-C and the limit end the wait for it.
-
-    A socket's own limit begins anew with each byte, and looking up a name has none.
-
-    Raises:
-        TimeoutError: there is no value after `seconds`; or what the call raises.
-    """
-    outcome: concurrent.futures.Future[Answer] = concurrent.futures.Future()
-
-    def work() -> None:
-        try:
-            outcome.set_result(call())
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    return outcome.result(seconds)
-
-
-# --- the request ----------------------------------------------------------------------------------
-
-
-def _ask(url: str, start: int) -> tuple[http.client.HTTPResponse | None, int, int | None]:
-    """Request the bytes from `start` on.
-
-    Returns:
-        The response, the position of its first byte (0 where the server starts over), and the
-        total size where it is known. No response where the download is already complete.
-    """
-    request = _request(url)
-    if start:
-        request.add_header("Range", f"bytes={start}-")
-    try:
-        response: http.client.HTTPResponse = _await_answer(
-            LONGEST_WAIT, lambda: _opener().open(request, timeout=TIMEOUT)
-        )
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == 416 and start:  # no bytes after `start`: complete, or another file
-            whole = error.headers.get("Content-Range", "").strip() == f"bytes */{start}"
-            return (None, start, start) if whole else _ask(url, 0)
-        raise RunError(
-            f"{without_password(url)}: the server answered {error.code} ({_explain(error)})"
-            f"{_through_proxy(url)}; {OTHER_SOURCE}"
-        ) from error
-    except (OSError, http.client.HTTPException, ValueError) as error:  # a host that cannot be one
-        raise RunError(
-            f"{without_password(url)}: the server cannot be reached{_through_proxy(url)} "
-            f"({_explain(error)}); {OTHER_SOURCE}"
-        ) from error
-    if response.status != 206 or not start:
-        return response, 0, response.length
-    span = re.fullmatch(
-        r"bytes (\d{1,18})-\d+/(\d{1,18}|\*)", response.headers.get("Content-Range", "").strip()
-    )
-    if span is None or int(span[1]) != start:
-        response.close()
-        return _ask(url, 0)
-    if span[2] != "*":
-        return response, start, int(span[2])
-    return response, start, None if response.length is None else start + response.length
-
-
-def _request(url: str) -> urllib.request.Request:
-    """A request whose user and password, if the address has them, go to that server alone."""
-    parts = urllib.parse.urlsplit(url)
-    user, _, host = parts.netloc.rpartition("@")
-    request = urllib.request.Request(
-        parts._replace(netloc=host).geturl(), headers={"User-Agent": "resvar"}
-    )
-    if user:
-        secret = base64.b64encode(urllib.parse.unquote_to_bytes(user)).decode()
-        request.add_unredirected_header("Authorization", f"Basic {secret}")
-    return request
-
-
-def _explain(error: Exception) -> str:
-    """Why a request failed, in one line without passwords."""
-    reason = getattr(error, "reason", None) or error
-    if isinstance(reason, TimeoutError):
-        return "no answer in time"
-    return without_password(first_line(Exception(reason)) or type(error).__name__)
-
-
-def _is_usable(url: str) -> bool:
-    """Whether this is an address on the web that a request can be sent to."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host = parts.hostname or ""
-        host.encode("idna")  # no label is empty or too long
-        return parts.scheme in ("http", "https") and bool(host) and parts.port != 0
-    except ValueError:  # a port that is no number, half an IPv6 address
-        return False
-
-
-def _proxy(url: str) -> tuple[str, str]:
-    """The environment's variable for proxies of this address, and its value or an empty text."""
-    parts = urllib.parse.urlsplit(url)
-    if urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):
-        return "", ""
-    return f"{parts.scheme}_proxy", urllib.request.getproxies().get(parts.scheme, "")
-
-
-def _through_proxy(url: str) -> str:
-    variable, proxy = _proxy(url)
-    return f" through the proxy {without_password(proxy)} of {variable}" if proxy else ""
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but never from https to http."""
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        fp.close()  # or urllib would read what comes with it, which may be endless
-        if req.type == "https" and not newurl.startswith("https:"):
-            raise RunError(
-                f"{without_password(req.full_url)}: the server leads to "
-                f"{without_password(newurl)}, which is not protected by https; {OTHER_SOURCE}"
-            )
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """urllib's usual opener without file:, ftp: and data:, so that no redirect leads there."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler,
-        urllib.request.UnknownHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
-        urllib.request.HTTPDefaultErrorHandler,
-        _Redirects,
-        urllib.request.HTTPErrorProcessor,
-    ):
-        opener.add_handler(handler())
-    return opener

@@ -285,7 +285,7 @@ def test_a_second_call_waits_for_the_first_and_finds_its_data(source, tmp_path, 
         printed.write(text)
         proceed.set()
 
-    monkeypatch.setattr("resvar.data.obtain.log", printing)
+    monkeypatch.setattr("resvar.data.obtain.show_line", printing)
     assert obtain(dataset, folder, archive=archive) is False
     first.join()
     assert done == [True]
