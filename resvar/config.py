@@ -7,7 +7,7 @@ file, `--config`, the options of the command line, `--set`. The variant's file g
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from resvar.errors import (
     quoted,
     require_given,
     shortened,
-    unknown,
 )
 from resvar.files import shipped
 from resvar.models.layout import network_layers
@@ -42,6 +41,7 @@ from resvar.settings import (
     differences,
 )
 from resvar.strict_yaml import parse_yaml, read_yaml, spelling_advice
+from resvar.synonyms import meant_setting
 
 __all__ = [
     "ARCHITECTURE", "CIFAR_TEST_IMAGES", "IMAGES_OF", "NOT_HASHED", "SAMPLE_TEST_IMAGES",
@@ -147,7 +147,7 @@ def read_protocol(protocol: str) -> tuple[str, dict[str, Any], Path]:
     for key in values:
         if key not in PROTOCOL_KEYS:
             otherwise = "; a protocol contains training settings only."
-            raise UserError(f"{path}: {unknown('setting', key, PROTOCOL_KEYS, otherwise)}")
+            raise UserError(f"{path}: {unknown_setting(key, PROTOCOL_KEYS, otherwise)}")
     return path.stem, values, path
 
 
@@ -167,6 +167,12 @@ def deviations(settings: Settings) -> dict[str, Any]:
 
 
 # --- layers ---------------------------------------------------------------------------------------
+
+
+def unknown_setting(name: str, known: Collection[str], otherwise: str = "") -> str:
+    """`unknown setting 'learning_rate'; did you mean 'lr'?`, and where the settings are listed."""
+    hint = meant_setting(name, known) or otherwise or "."
+    return f"unknown setting {quoted(name)}{hint} `resvar settings` lists them all."
 
 
 @dataclass
@@ -190,8 +196,7 @@ class Layers:
         """
         for key in values:
             if key not in Settings.model_fields:
-                otherwise = "; `resvar train --help` lists them."
-                sentence = f"{source}: {unknown('setting', key, Settings.model_fields, otherwise)}"
+                sentence = f"{source}: {unknown_setting(key, Settings.model_fields)}"
                 if set(values) >= RECORDED:
                     raise UnreadableError(
                         f"{sentence} This is the record of a run, probably of a later version of "
@@ -307,7 +312,7 @@ def _validated(layers: Layers) -> Settings:
 
 
 def _require_trainable(settings: Settings) -> None:
-    """Refuse a network in which BN would see one value per channel, whose variance is nothing.
+    """Refuse a network in which BN would see one value per channel, which has no variance.
 
     The images of a micro-batch are always `bn_batch_size`: batches run on from epoch to epoch.
     """
@@ -333,7 +338,7 @@ def _one_sentence(error: pydantic.ValidationError, layers: Layers) -> str:
         return f"{sources.pop()}: {sentence}" if len(sources) == 1 else sentence
     key = str(first["loc"][0])
     if first["type"] == "missing":
-        return f"the protocol '{layers.values.get('protocol')}' does not say '{key}'; add it."
+        return f"the protocol '{layers.values.get('protocol')}' lacks '{key}'; add it."
     expected = re.sub("^(Input|String|List) should ", "", first["msg"])
     given, advice = (
         quoted(layers.values.get(key)),

@@ -49,7 +49,7 @@ class OutputError(Exception):
     """stdout no longer takes the output that is the product of a command.
 
     Attributes:
-        reader_gone: nobody reads it any more (`| head`, a closed terminal), which is no failure.
+        reader_gone: the reader has gone (`| head`, a closed terminal), which is not a failure.
     """
 
     def __init__(self, sentence: str, reader_gone: bool) -> None:

@@ -58,6 +58,7 @@ class Role:
             reports ignore it, and it may change when a run resumes.
         recorded: a run records the resolved value in place of the open default.
         before: what runs did before the setting existed; records of that time lack it.
+        unit: of a number.
     """
 
     part: RolePart
@@ -66,6 +67,7 @@ class Role:
     hashed: bool = True
     recorded: bool = False
     before: Any = None
+    unit: str = ""
 
 
 PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
@@ -98,7 +100,11 @@ class Settings(pydantic.BaseModel):
     depth: Annotated[
         int,
         Field(ge=1, le=10_000),
-        Role("architecture", "Layers: 20, 32, 44, 56, 110, 164, 1001, or another that fits."),
+        Role(
+            "architecture",
+            "Layers: 20, 32, 44, 56, 110, 164, 1001, or another that fits.",
+            unit="layers",
+        ),
     ]
     family: Annotated[Family, Role("architecture", "Family of networks.")] = "cifar"
     unit: Annotated[
@@ -115,7 +121,9 @@ class Settings(pydantic.BaseModel):
         Role("architecture", "Groups of a bottleneck's 3×3 convolution (ResNeXt)."),
     ] = 1
     base_width: Annotated[
-        int, Field(ge=1, le=4096), Role("architecture", "Channels per group in the first stage.")
+        int,
+        Field(ge=1, le=4096),
+        Role("architecture", "Channels per group in the first stage.", unit="channels"),
     ] = 64
     shortcut: Annotated[
         Shortcut | None,
@@ -138,7 +146,7 @@ class Settings(pydantic.BaseModel):
         PositiveInt | None, Role("data", "Classes. Default: as many as there are.", recorded=True)
     ] = None
     image_size: Annotated[
-        int, Field(ge=8, le=1024), Role("data", "folder: side of a crop, in pixels.")
+        int, Field(ge=8, le=1024), Role("data", "folder: side of a crop, in pixels.", unit="pixels")
     ] = 224
     normalize: Annotated[
         Literal["pixel-mean", "channel", "imagenet"],
@@ -147,11 +155,18 @@ class Settings(pydantic.BaseModel):
     crop_padding: Annotated[
         int,
         Field(ge=0, le=16),
-        Role("training", "Pixels added on each side before a random crop.", SECTION_4_2),
+        Role(
+            "training",
+            "Pixels added on each side before a random crop.",
+            SECTION_4_2,
+            unit="pixels",
+        ),
     ] = 4
     flip: Annotated[bool, Role("training", "Mirror images at random.", SECTION_4_2)] = True
     holdout: Annotated[
-        int, Field(ge=0, lt=50_000), Role("training", "Training images set aside and measured.")
+        int,
+        Field(ge=0, lt=50_000),
+        Role("training", "Training images set aside and measured.", unit="images"),
     ] = 0
 
     seed: Annotated[
@@ -163,10 +178,15 @@ class Settings(pydantic.BaseModel):
         Role("run", "Training settings: paper, short (10 epochs), quick, or a YAML file."),
     ] = "paper"
 
-    iterations: Annotated[PositiveInt, Role("training", "Updates of the weights.", SECTION_4_2)]
-    batch_size: Annotated[BatchSize, Role("training", "Images of an update.", APPENDIX)]
+    iterations: Annotated[
+        PositiveInt, Role("training", "Updates of the weights.", SECTION_4_2, unit="iterations")
+    ]
+    batch_size: Annotated[
+        BatchSize, Role("training", "Images of an update.", APPENDIX, unit="images")
+    ]
     bn_batch_size: Annotated[
-        BatchSize, Role("training", "Images whose statistics BN computes together.", APPENDIX)
+        BatchSize,
+        Role("training", "Images whose statistics BN computes together.", APPENDIX, unit="images"),
     ]
     schedule: Annotated[
         Literal["step", "one-cycle"], Role("training", "Course of the learning rate.", APPENDIX)
@@ -174,7 +194,12 @@ class Settings(pydantic.BaseModel):
     lr: Annotated[Positive, Role("training", "Learning rate; one-cycle: its peak.", APPENDIX)]
     milestones: Annotated[
         list[PositiveInt],
-        Role("training", "step: iterations at which lr is multiplied by lr_factor.", APPENDIX),
+        Role(
+            "training",
+            "step: iterations at which lr is multiplied by lr_factor.",
+            APPENDIX,
+            unit="iterations",
+        ),
     ] = []
     lr_factor: Annotated[
         float,
@@ -184,13 +209,15 @@ class Settings(pydantic.BaseModel):
     warmup_iterations: Annotated[
         int,
         Field(ge=0, le=10**9),
-        Role("training", "step: first iterations, at warmup_lr.", APPENDIX),
+        Role("training", "step: first iterations, at warmup_lr.", APPENDIX, unit="iterations"),
     ] = 0
     warmup_lr: Annotated[
         Positive, Role("training", "Learning rate of the warm-up; one-cycle: the first.", APPENDIX)
     ] = 0.01
     peak_at: Annotated[
-        float, Field(gt=0, lt=1), Role("training", "one-cycle: share of the run before the peak.")
+        float,
+        Field(gt=0, lt=1),
+        Role("training", "one-cycle: share of the run before the peak.", unit="share of the run"),
     ] = 0.3
     optimizer: Annotated[
         Literal["sgd", "muon"],
@@ -240,9 +267,11 @@ class Settings(pydantic.BaseModel):
     deterministic: Annotated[
         bool, Role("execution", "GPU: slower kernels that repeat bit for bit.")
     ] = False
-    eval_every: Annotated[PositiveInt, Role("execution", "Iterations between evaluations.")] = 391
+    eval_every: Annotated[
+        PositiveInt, Role("execution", "Iterations between evaluations.", unit="iterations")
+    ] = 391
     checkpoint_every: Annotated[
-        PositiveInt, Role("execution", "Iterations between checkpoints.")
+        PositiveInt, Role("execution", "Iterations between checkpoints.", unit="iterations")
     ] = 391
     tensorboard: Annotated[
         bool, Role("monitoring", "Write TensorBoard event files.", hashed=False)
@@ -252,38 +281,43 @@ class Settings(pydantic.BaseModel):
     ] = False
     probe_at: Annotated[
         list[Annotated[int, Field(ge=0, le=10**9)]],
-        Role("monitoring", "Iterations whose weights are kept for `resvar probe`.", hashed=False),
+        Role(
+            "monitoring",
+            "Iterations whose weights are kept for `resvar probe`.",
+            hashed=False,
+            unit="iterations",
+        ),
     ] = []
 
     @pydantic.model_validator(mode="after")
     def _agree(self) -> Settings:
         if self.batch_size % self.bn_batch_size:
             raise ValueError(
-                f"'batch_size' {self.batch_size} is no multiple of 'bn_batch_size' "
+                f"'batch_size' {self.batch_size} is not a multiple of 'bn_batch_size' "
                 f"{self.bn_batch_size}; set bn_batch_size too (--set bn_batch_size=…)"
             )
         for name in ("milestones", "probe_at"):
             value = getattr(self, name)
             if value != sorted(set(value)):
-                raise ValueError(f"'{name}' {quoted(value)} must grow from each to the next")
+                raise ValueError(f"'{name}' {quoted(value)} must increase strictly")
         if self.probe_at and self.probe_at[-1] > self.iterations:
             raise ValueError(
-                f"'probe_at' {self.probe_at[-1]} lies beyond the last iteration, {self.iterations}"
+                f"'probe_at' {self.probe_at[-1]} is after the last iteration, {self.iterations}"
             )
         if (self.dataset == "folder") != (self.normalize == "imagenet"):
             raise ValueError(
-                f"'normalize' {self.normalize} does not go with 'dataset' {self.dataset}: a folder "
+                f"'normalize' {self.normalize} does not fit 'dataset' {self.dataset}: a folder "
                 "of images takes imagenet (--set normalize=imagenet), CIFAR pixel-mean or channel"
             )
         if self.dataset == "folder" and self.holdout:
-            raise ValueError("'holdout' is for CIFAR; put images of a folder aside in its val/")
+            raise ValueError("'holdout' is for CIFAR; in a folder, move images to val/")
         if self.dataset == "sample" and self.holdout >= SAMPLE_TRAINING_IMAGES:
             raise ValueError(
                 f"'holdout' {self.holdout} leaves none of the {SAMPLE_TRAINING_IMAGES:,} training "
                 "images of the sample"
             )
         if self.compile == "unit" and self.recompute == "unit":
-            raise ValueError("'recompute' unit does not go with 'compile' unit; leave one out")
+            raise ValueError("'recompute' unit and 'compile' unit exclude each other")
         if self.nesterov and self.momentum == 0:
             raise ValueError("'nesterov' needs a 'momentum' above 0")
         return self

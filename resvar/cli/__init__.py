@@ -62,6 +62,8 @@ def root_command(
         check_stdout()
 
 
+app.command("list", cls=PlainCommand)(networks.list_command)
+app.command("settings", cls=PlainCommand)(networks.settings_command)
 app.command("data", cls=PlainCommand)(runs.data_command)
 app.command("train", cls=PlainCommand)(runs.train_command)
 app.command("sweep", cls=PlainCommand)(runs.sweep_command)

@@ -24,6 +24,7 @@ complete_variant = completer(lambda: ["v1", "v2", *shipped("variants")])
 complete_protocol = completer(lambda: shipped("protocols"))
 complete_sweep = completer(lambda: shipped("sweeps"))
 complete_device = completer(lambda: ["auto", "cpu", "cuda"])
+complete_setting = completer(lambda: ROLES)
 complete_assignment = completer(lambda: [f"{name}=" for name in ROLES])
 
 NAMES = {"variant": complete_variant, "protocol": complete_protocol}

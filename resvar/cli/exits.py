@@ -18,7 +18,9 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from resvar.errors import OutputError, PeerFailure, RunError, Stopped, UserError, is_out_of_memory
+from resvar.settings import ROLES
 from resvar.streams import log
+from resvar.synonyms import NEAR, meant_setting
 from resvar.training.stop import SIGNALS
 
 REWORDED = (
@@ -97,9 +99,7 @@ def usage_sentence(error: Any) -> str:
     """What is wrong with a command line, from click's error."""
     kind, message = type(error).__name__, error.format_message().replace("Value error, ", "")
     if kind == "NoSuchOption":
-        nearest = get_close_matches(error.option_name, error.possibilities or (), 1)
-        hint = f"; did you mean {nearest[0]}?" if nearest else "."
-        return f"there is no option {error.option_name}{hint}"
+        return f"there is no option {error.option_name}{_meant(error)}"
     if kind == "MissingParameter":
         param = error.param
         return (
@@ -109,6 +109,19 @@ def usage_sentence(error: Any) -> str:
         if found := re.fullmatch(pattern, message, re.DOTALL):
             return sentence.format(*found.groups())
     return f"{message.rstrip('.')}."
+
+
+def _meant(error: Any) -> str:
+    """What a user means by an unknown option: another one, or a setting."""
+    word, options = error.option_name.lstrip("-"), error.possibilities or ()
+    if near := get_close_matches(error.option_name, options, 1, NEAR):
+        return f"; did you mean {near[0]}?"
+    meant = meant_setting(word, ROLES)
+    if found := re.fullmatch("; did you mean '(.+)'\\?", meant):
+        known = {option for param in error.ctx.command.params for option in param.opts}
+        option = f"--{found[1].replace('_', '-')}"
+        return f"; did you mean {option if option in known else f'--set {found[1]}=…'}?"
+    return meant or "."
 
 
 def _report(sentence: str, code: int, error: Exception | None = None) -> int:

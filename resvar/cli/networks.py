@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
@@ -13,6 +13,7 @@ from resvar.cli import completion
 from resvar.cli.help import HYPHEN, PlainCommand
 from resvar.errors import UserError, require_given
 
+ListKind = Literal["orderings", "protocols", "sweeps", "launchers", "datasets", "depths"]
 ModelFormat = Literal["safetensors", "torchvision", "onnx"]
 
 
@@ -257,3 +258,43 @@ def show_command(
         "stem": stem, "shortcut": shortcut, "unit": unit, "stride_on": stride_on,
     }  # fmt: skip
     show_networks(variant, options, compare, num_classes, format, out)
+
+
+def settings_command(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]",
+            help="A setting, such as lr. Default: all.",
+            autocompletion=completion.complete_setting,
+        ),
+    ] = None,
+    format: Annotated[opt.TextFormat | None, opt.format_option(opt.TextFormat)] = None,
+    out: opt.OutOption = None,
+) -> None:
+    """Explain the settings of a run: default, choices, source in the paper, protocols.
+
+    A setting has the same name in YAML, in --set, in Python and in a run's config.yaml.
+
+    Example:  resvar settings lr
+    """
+    from resvar.explain.reference import print_settings
+
+    print_settings(name, format, out)
+
+
+def list_command(
+    kind: Annotated[
+        ListKind | None,
+        typer.Argument(metavar="[KIND]", help=f"One of {', '.join(get_args(ListKind))}."),
+    ] = None,
+    format: Annotated[opt.TextFormat | None, opt.format_option(opt.TextFormat)] = None,
+    out: opt.OutOption = None,
+) -> None:
+    """List the orderings, protocols, sweeps, launchers, datasets and depths by name.
+
+    Example:  resvar list protocols
+    """
+    from resvar.explain.reference import print_list
+
+    print_list(kind, format, out)

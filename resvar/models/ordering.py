@@ -1,7 +1,7 @@
-"""An ordering: where BatchNorm and ReLU stand in a residual unit.
+"""An ordering: where BatchNorm and ReLU are in a residual unit.
 
 This is the one idea of the project. He et al. 2016 (arXiv:1603.05027, figure 4) compare five
-orderings; each differs from the others only in where **one** BN and **one** ReLU stand:
+orderings; each differs from the others only in where **one** BN and **one** ReLU are:
 
     lead        before the first convolution
     between     between two convolutions: always BN and ReLU
@@ -34,12 +34,15 @@ MOST_OPS = 20
 PAPER_ORDER = ("original", "bn-after-add", "relu-before-add", "relu-only-preact", "full-preact")
 """The five published orderings as figure 4 of the paper lists them, (a) to (e)."""
 
+ALIASES = {"v1": "original", "v2": "full-preact"}
+"""Other names of orderings, in any case. Records have the name of the file."""
+
 MAP_PLACES = ("lead", "trail", "after_add")
 """The places of the 3 × 3 map: its rows are those of BN, its columns those of ReLU."""
 
 
 class Described(Protocol):
-    """Whatever names an ordering and writes out its four lists, such as a run's settings."""
+    """An object with the name and the four lists of an ordering, such as a run's settings."""
 
     @property
     def variant(self) -> str: ...
@@ -52,7 +55,7 @@ class Ordering:
     """The ops, `bn` or `relu`, at each of the four places of a residual unit.
 
     Raises:
-        UserError: an op is unknown, or BN or ReLU does not stand exactly once outside `between`
+        UserError: an op is unknown, or BN or ReLU does not occur exactly once outside `between`
             (`unusual=True` lifts the second rule, for orderings beyond the published idea).
     """
 
@@ -75,24 +78,24 @@ class Ordering:
             for op in getattr(self, place):
                 if op not in OPS:
                     raise UserError(
-                        f"ordering '{self.name}': '{place}' holds the unknown op {quoted(op)}"
+                        f"ordering '{self.name}': '{place}' contains the unknown op {quoted(op)}"
                         f"{nearest(str(op), OPS) or '; known are bn and relu.'}"
                     )
         if self.unusual:
             return
         if sorted(self.between) != sorted(OPS):
             raise UserError(
-                f"ordering '{self.name}': 'between' must hold bn and relu once each, "
+                f"ordering '{self.name}': 'between' must contain bn and relu once each, "
                 f"not {list(self.between)}; 'unusual: true' allows it."
             )
         for op in OPS:
             places = [place for place in PLACES if place != "between"]
             found = [place for place in places for held in getattr(self, place) if held == op]
             if len(found) != 1:
-                where = f"stands {len(found)} times ({', '.join(found)})" if found else "is missing"
+                where = f"occurs {len(found)} times ({', '.join(found)})" if found else "is missing"
                 raise UserError(
-                    f"ordering '{self.name}': {op} {where}; it must stand once in lead, trail or "
-                    "after_add. For another number say 'unusual: true'."
+                    f"ordering '{self.name}': {op} {where}; it must occur once in lead, trail or "
+                    "after_add. For another number set 'unusual: true'."
                 )
 
     @classmethod
@@ -103,7 +106,7 @@ class Ordering:
 
     @property
     def stem(self) -> tuple[str, ...]:
-        """What stands after the network's first convolution: BN and ReLU less what `lead` takes."""
+        """The ops after the network's first convolution: BN and ReLU without those in `lead`."""
         return tuple(op for op in OPS if op not in self.lead)
 
     @property
@@ -113,7 +116,7 @@ class Ordering:
 
     @property
     def position(self) -> tuple[str, str] | None:
-        """Where BN and ReLU stand on the 3 × 3 map, such as `("trail", "after_add")`.
+        """The places of BN and ReLU on the 3 × 3 map, such as `("trail", "after_add")`.
 
         None where the map has no such cell: for another `between`, for another number of ops, and
         where ReLU comes before BN at one place.
@@ -135,14 +138,14 @@ def find_ordering(variant: str | Ordering) -> Ordering:
     """The ordering that a user means: an `Ordering`, a shipped name, or the path of a YAML file.
 
     A shipped ordering is known by its place on the 3 × 3 map too: `bn-trail-relu-after-add` is
-    the one named `original`.
+    the one named `original`. `v1` means `original` and `v2` `full-preact`.
 
     Raises:
         UserError: there is no such variant (the nearest name is suggested), or the file is wrong.
     """
     if isinstance(variant, Ordering):
         return variant
-    if (file := shipped_as(variant)) is not None:
+    if (file := shipped_as(ALIASES.get(variant.lower(), variant))) is not None:
         return read_ordering(file)
     if variant.endswith((".yaml", ".yml")) or "/" in variant:
         return read_ordering(Path(variant))
@@ -158,7 +161,7 @@ def shipped_as(name: str) -> Path | None:
 
 
 def _by_position() -> dict[str, Path]:
-    """`bn-<place>-relu-<place>` → file, for the shipped orderings that the 3 × 3 map holds."""
+    """`bn-<place>-relu-<place>` → file, for the shipped orderings on the 3 × 3 map."""
     at = {path: read_ordering(path).position for path in shipped("variants").values()}
     return {map_name(*position): path for path, position in at.items() if position is not None}
 

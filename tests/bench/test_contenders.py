@@ -53,7 +53,7 @@ def test_without_a_baseline_there_is_none():
         (["threads=²"], "not ²"),
         (["threads=" + "9" * 5000], "threads must be a number from 1 to 4096"),
         (["precison=fp32"], "did you mean 'precision'"),
-        (["batch_size=100,bn_batch_size=64"], "no multiple"),
+        (["batch_size=100,bn_batch_size=64"], "not a multiple"),
         (["precision=fp32", "precision=fp32"], "the same as"),
         (["dataset=folder,normalize=imagenet,num_classes=3"], "CIFAR's size"),
     ],

@@ -119,14 +119,14 @@ def test_every_cell_of_the_map_builds_a_network(bn, relu, bn_first):
 @pytest.mark.parametrize(
     ("places", "message"),
     [
-        ({"lead": BN, "trail": BN, "after_add": RELU}, r"bn stands 2 times \(lead, trail\)"),
-        ({"trail": ("bn", "bn", "relu")}, r"bn stands 2 times \(trail, trail\)"),
+        ({"lead": BN, "trail": BN, "after_add": RELU}, r"bn occurs 2 times \(lead, trail\)"),
+        ({"trail": ("bn", "bn", "relu")}, r"bn occurs 2 times \(trail, trail\)"),
         ({"lead": BN}, "relu is missing"),
         ({"after_add": RELU}, "bn is missing"),
         ({}, "bn is missing"),
-        ({"lead": ("relu", "bn"), "after_add": RELU}, r"relu stands 2 times \(lead, after_add\)"),
-        ({"lead": BOTH, "between": ()}, "'between' must hold bn and relu"),
-        ({"lead": BOTH, "between": ("bn", "bn")}, "'between' must hold bn and relu"),
+        ({"lead": ("relu", "bn"), "after_add": RELU}, r"relu occurs 2 times \(lead, after_add\)"),
+        ({"lead": BOTH, "between": ()}, "'between' must contain bn and relu"),
+        ({"lead": BOTH, "between": ("bn", "bn")}, "'between' must contain bn and relu"),
     ],
 )
 def test_a_broken_rule_is_named_and_unusual_lifts_it(places, message):
@@ -149,7 +149,7 @@ def test_an_unusual_ordering_builds_a_network():
 @pytest.mark.parametrize("place", [*PLACES, "between"])
 @pytest.mark.parametrize("unusual", [True, False])
 def test_an_unknown_op_is_named_with_its_place(op, hint, place, unusual):
-    with pytest.raises(UserError, match=f"'{place}' holds the unknown op '{op}'.*{hint}"):
+    with pytest.raises(UserError, match=f"'{place}' contains the unknown op '{op}'.*{hint}"):
         Ordering("mine", **{"lead": BOTH, place: (op,)}, unusual=unusual)
 
 
@@ -220,8 +220,8 @@ def test_a_copy_of_a_shipped_file_keeps_its_name(tmp_path):
         ({"between": "bn"}, "'between' must be a list of ops"),
         ({"lead": "[1]"}, "'lead' must be a list of ops"),
         ({"lead": "[[bn]]"}, "'lead' must be a list of ops"),
-        ({"lead": "[tanh]"}, "'lead' holds the unknown op 'tanh'"),
-        ({"lead": "[bn]"}, "bn stands 2 times"),
+        ({"lead": "[tanh]"}, "'lead' contains the unknown op 'tanh'"),
+        ({"lead": "[bn]"}, "bn occurs 2 times"),
         ({"after_add": "[]"}, "relu is missing"),
         ({"name": "a/b"}, "'name' must be made of letters"),
         ({"name": "'a b'"}, "'name' must be made of letters"),

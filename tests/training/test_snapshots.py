@@ -144,9 +144,9 @@ def test_the_hash_and_the_report_know_a_run_with_snapshots_as_the_same_run():
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
-        ("[0,400,4000]", "'probe_at' 4000 lies beyond the last iteration, 6"),
-        ("[3,0]", "'probe_at' .3, 0. must grow"),
-        ("[1,1]", "must grow"),
+        ("[0,400,4000]", "'probe_at' 4000 is after the last iteration, 6"),
+        ("[3,0]", "'probe_at' .3, 0. must increase"),
+        ("[1,1]", "must increase"),
         ("[-1]", "probe_at"),
         ("3", "probe_at"),
         ("[a]", "probe_at"),
