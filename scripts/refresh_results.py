@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from resvar import rundir
+from resvar.console import pluralize
 from resvar.files import shipped
 from resvar.reports.figures import figures
 from resvar.reports.findings import Group, Report, build
 from resvar.reports.plotting import write_pictures
 from resvar.reports.records import RunState, read_records, result_of
-from resvar.reports.render import markdown_table, render_report
+from resvar.reports.render import markdown_notes, markdown_table, render_report
 from resvar.reports.tables import group_tables
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +29,10 @@ RESULTS = ROOT / "results"
 FIGURES = RESULTS / "figures"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- results: written by scripts/refresh_results.py -->", "<!-- end of results -->"
+ABOUT = """Test error in percent, last iteration. [results/](results/README.md) contains every run with its settings,
+metrics, predictions and command; the [report](results/report.md) has all comparisons.
+"""
+"""The last lines of the README's block."""
 RECORDS = (
     rundir.CONFIG,
     rundir.ENVIRONMENT,
@@ -80,33 +86,29 @@ def copy_records(folder: Path, beside: str | None) -> None:
 
 
 def readme_block(report: Report) -> str:
-    """For each group: heading, test errors, and V1 against V2; `report.md` has the rest."""
+    """The test errors of each group, with a sentence on V1 against V2; `report.md` has the rest."""
     lines = []
     for group in report.groups:
         drawn = (picture for owner, picture in figures(report, curves=False) if owner is group)
         first = next(drawn, None)
-        lines += [f"**{group.heading}**", "", machine(group), ""]
-        chosen = [table for table in group_tables(group) if table.kind in ("errors", "verdict")]
-        for table in chosen:
-            lines += [f"*{table.title}*", "", *markdown_table(table), ""]
+        lines += [f"**{group.heading}** ({made_on(group)})", ""]
+        for table in group_tables(group):
+            if table.kind == "errors":
+                lines += markdown_table(replace(table, notes=()))
+            elif table.kind == "verdict":
+                lines += markdown_notes(table.notes)
         if first is not None:
             path = (FIGURES / f"{first.name}.svg").relative_to(ROOT).as_posix()
             lines += [f"![{first.title}]({path})", ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, ABOUT])
 
 
-def machine(group: Group) -> str:
-    """Where the runs were made, and how long they took."""
+def made_on(group: Group) -> str:
+    """How many runs a group has, how long they took, and on what."""
     results = [result_of(record) for record in group.records if record.state is RunState.DONE]
     devices = ", ".join(sorted({f"{r['device']} in {r['precision']}" for r in results}))
     hours = sum(r["seconds"] for r in results) / 3600
-    many = "s" * (len(results) > 1)
-    return (
-        f"{len(results)} run{many}, {hours:.1f} hours of run time in all, each on {devices}. Every "
-        "run, with its settings, metrics and predictions, is in [results/](results/README.md), "
-        "with the command that made it; the map, the comparisons and the agreement of predictions "
-        "are in the [report](results/report.md)."
-    )
+    return f"{pluralize(len(results), 'run')} of {hours:.1f} hours in all, on {devices}"
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def _as_markdown(report: Report) -> str:
     lines = ["# Where should BatchNorm and ReLU stand? A resvar report", ""]
     for heading, notes, made in _sections(report):
         lines += [f"## {_markdown_text(heading)}", ""]
-        lines += _markdown_notes(notes)
+        lines += markdown_notes(notes)
         for table in made:
             lines += [f"### {_markdown_text(table.title)}", "", *markdown_table(table)]
     return "\n".join(lines).rstrip() + "\n"
@@ -77,7 +77,7 @@ def markdown_table(table: Table) -> list[str]:
         _markdown_row(rules),
         *(_markdown_row(_markdown_cell(cell) for cell in row) for row in table.rows),
         "",
-        *_markdown_notes(table.notes),
+        *markdown_notes(table.notes),
     ]
 
 
@@ -90,7 +90,8 @@ def _markdown_cell(cell: TableCell) -> str:
     return f"**{text}**" if cell.strong else text
 
 
-def _markdown_notes(notes: Sequence[str]) -> list[str]:
+def markdown_notes(notes: Sequence[str]) -> list[str]:
+    """Notes as a list, and an empty line."""
     return [*(f"- {_markdown_text(note)}" for note in notes), ""] if notes else []
 
 
