@@ -29,8 +29,9 @@ RESULTS = ROOT / "results"
 FIGURES = RESULTS / "figures"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- results: written by scripts/refresh_results.py -->", "<!-- end of results -->"
-ABOUT = """Test error in percent, last iteration. [results/](results/README.md) contains every run with its settings,
-metrics, predictions and command; the [report](results/report.md) has all comparisons.
+ABOUT = """Test error in percent, last iteration. [results/](results/README.md) contains every run
+with its settings, metrics, predictions and command; all comparisons are in the
+[report](results/report.md).
 """
 """The last lines of the README's block."""
 RECORDS = (
@@ -86,11 +87,12 @@ def copy_records(folder: Path, beside: str | None) -> None:
 
 
 def readme_block(report: Report) -> str:
-    """The test errors of each group, with a sentence on V1 against V2; `report.md` has the rest."""
+    """Test errors and V1 against V2 of each group, and a figure of the largest."""
     lines = []
+    largest = max(report.groups, key=lambda group: len(group.records), default=None)
     for group in report.groups:
         drawn = (picture for owner, picture in figures(report, curves=False) if owner is group)
-        first = next(drawn, None)
+        first = next(drawn, None) if group is largest else None
         lines += [f"**{group.heading}** ({made_on(group)})", ""]
         for table in group_tables(group):
             if table.kind == "errors":
