@@ -518,7 +518,10 @@ def test_the_shell_completes_names(typed, found):
              "COMP_CWORD": str(len(words.split(" ")) - 1)}  # fmt: skip
     code = "import sys; from resvar.cli import run_command; run_command([])"
     left = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        env={**os.environ, **asked},
+        capture_output=True,
+        encoding="utf-8",
     )
     assert (left.returncode, set(left.stdout.split()), left.stderr) == (0, found, "")
 

@@ -69,14 +69,18 @@ def test_the_readme_is_short_enough_to_be_read():
 
 
 def test_the_readme_explains_every_command():
-    rows = re.findall(r"^\| `resvar (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `resvar (\w+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert set(rows) == set(typer.main.get_command(app).commands)
 
 
 def test_the_names_in_the_python_of_the_readme_exist():
     import resvar
 
-    for code in re.findall(r"^```python\n(.+?)^```", (ROOT / "README.md").read_text(), re.M | re.S):
+    for code in re.findall(
+        r"^```python\n(.+?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S
+    ):
         for node in ast.walk(ast.parse(code)):
             if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "resvar":
                 assert node.attr in dir(resvar)

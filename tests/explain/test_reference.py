@@ -27,7 +27,9 @@ def test_every_setting_is_in_the_list_with_its_protocols(capsys):
     names = header.split("fixed in")[0].split()[1:]
     table = {row.split()[0]: row for row in rows if row.split()}
     for name in names:
-        for setting, value in yaml.safe_load(shipped("protocols")[name].read_text()).items():
+        for setting, value in yaml.safe_load(
+            shipped("protocols")[name].read_text(encoding="utf-8")
+        ).items():
             assert str(value).lower() in table[setting].lower()
 
 
@@ -73,7 +75,7 @@ def test_a_kind_alone_and_as_json(capsys, tmp_path):
     found = json.loads(printed(capsys, "list", "sweeps", "--format", "json"))
     assert {row["name"]: row["runs"] for row in found["sweeps"]}["table2"] == 50
     assert run_command(["list", "--out", str(tmp_path / "all.json")]) == 0
-    assert set(json.loads((tmp_path / "all.json").read_text())) == {
+    assert set(json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))) == {
         "orderings", "protocols", "sweeps", "launchers", "datasets", "depths",
     }  # fmt: skip
     capsys.readouterr()

@@ -193,7 +193,7 @@ def test_a_dry_run_is_a_script_that_makes_the_runs_of_the_sweep_from_any_folder(
     script = capsys.readouterr().out
     assert not (work / "my runs").exists()
     done = subprocess.run(
-        ["sh", "-e"], input=script, text=True, cwd=other, capture_output=True, timeout=300,
+        ["sh", "-e"], input=script, encoding="utf-8", cwd=other, capture_output=True, timeout=300,
         env={**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -208,7 +208,11 @@ def test_a_dry_run_is_a_script_that_makes_the_runs_of_the_sweep_from_any_folder(
 
 def test_the_name_of_a_shipped_sweep_takes_precedence_in_any_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for make in (lambda: None, Path("table2").mkdir, lambda: Path("table2").write_text("x")):
+    for make in (
+        lambda: None,
+        Path("table2").mkdir,
+        lambda: Path("table2").write_text("x", encoding="utf-8"),
+    ):
         if Path("table2").exists():
             Path("table2").rmdir()
         make()

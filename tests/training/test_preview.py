@@ -47,7 +47,9 @@ def test_the_settings_are_those_that_the_run_records(tmp_path, capsys):
     listed = printed.out.partition("All settings:\n")[2].partition("\n\n")[0]
     (folder,) = re.findall(r"^Run directory: (\S+)", printed.out, re.M)
     assert run_command(train("--set", "kernels=plain")) == 0
-    assert yaml.safe_load(listed) == yaml.safe_load((tmp_path / folder / "config.yaml").read_text())
+    assert yaml.safe_load(listed) == yaml.safe_load(
+        (tmp_path / folder / "config.yaml").read_text(encoding="utf-8")
+    )
 
 
 def test_a_run_that_would_resume_and_one_that_is_finished(tmp_path, capsys):
