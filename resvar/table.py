@@ -311,8 +311,12 @@ def _cell_lines(text: str, width: int) -> list[str]:
 
 def _title_lines(title: str, width: int) -> list[str]:
     """A title in lines, broken where it says so, between words, and after the hyphens of names."""
-    parts = re.sub(r"(?<=\w)-(?=\w)", "- ", title).split("\n")
-    return [line.replace("- ", "-") for part in parts for line in folded(part, width)]
+    lines = []
+    for part in title.split("\n"):
+        if columns_of(part) > width:
+            part = re.sub(r"(?<=\w)-(?=\w)", "- ", part)
+        lines += [line.replace("- ", "-") for line in folded(part, width)]
+    return lines
 
 
 def _aligned(table: Table, widths: Sequence[int]) -> Iterator[Text]:

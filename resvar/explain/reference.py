@@ -134,7 +134,9 @@ def _in_order(protocols: Mapping[str, Path]) -> list[str]:
 
 def _default(name: str) -> Any:
     field = Settings.model_fields[name]
-    return "required" if field.is_required() else field.default
+    if not field.is_required():
+        return field.default
+    return "by protocol" if ROLES[name].part == "training" else "required"
 
 
 def _shown(value: Any) -> str:
@@ -169,7 +171,7 @@ def _example(name: str) -> str:
         *_choices(name),
         _default(name),
     ]
-    given = [value for value in values if value not in (None, "required", [])]
+    given = [value for value in values if value not in (None, "required", "by protocol", [])]
     return f"--set {shlex.quote(f'{name}={_shown(given[0])}')}" if given else ""
 
 

@@ -23,7 +23,7 @@ from jinja2 import Environment as Templates
 from jinja2 import FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from resvar.console import plain
+from resvar.console import duration, plain
 from resvar.reports.charts import COLOURS, charts
 from resvar.reports.curves import points_per_curve
 from resvar.reports.findings import Group, Report, V1V2Comparison
@@ -204,8 +204,7 @@ def _fact_counts(report: Report, page: Page) -> list[tuple[str, str]]:
     counts = Counter(record.state for record in (*records, *report.unread))
     counts[RunState.WAITING] = page.waiting
     facts = [(f"{counts[state]:,}", state.value) for state in RunState if counts[state]]
-    hours = sum(r.result["seconds"] for r in records if r.result) / 3600
-    time = f"{hours:,.1f} h" if hours < 1000 else f"{hours / 24:,.0f} days"
+    time = duration(sum(r.result["seconds"] for r in records if r.result))
     return [*facts, (time, "of run time")] if counts[RunState.DONE] else facts
 
 
