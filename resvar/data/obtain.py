@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from resvar.console import file_size
 from resvar.data.archive import BadArchiveError, remove_stale, require_archive, unpack
 from resvar.data.cifar import Archive, Dataset, find_problems
 from resvar.data.download import BRISK, OTHER_SOURCE, PATIENT, download
 from resvar.data.lock import exclusive
 from resvar.data.transfer import show_line
 from resvar.data.web import Patience, check_proxy, check_url, without_password
-from resvar.errors import RunError, UserError
+from resvar.errors import RunError, Stopped, UserError
 
 OBSTACLES = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
@@ -86,7 +87,10 @@ def obtain(
                     unpack(dataset, folder, archive, progress)
             else:
                 part = _part(dataset, folder, wanted)
-                download(wanted, part, tell, early, last)
+                try:
+                    download(wanted, part, tell, early, last)
+                except KeyboardInterrupt:
+                    raise Stopped(f"stopped; {_kept(part)}.") from None
                 _unpack_download(dataset, folder, part, wanted, progress)
     except OSError as error:
         failure = f"{error.filename or folder}: {error.strerror or error}; no data in {folder} was "
@@ -139,6 +143,13 @@ def _part(dataset: Dataset, folder: Path, wanted: Archive) -> Path:
     owner = wanted.sources[0] if wanted.md5 is None else dataset.home
     mark = hashlib.sha256(owner.encode(errors="replace")).hexdigest()[:8]
     return folder / f"{wanted.name}.{mark}.part"
+
+
+def _kept(part: Path) -> str:
+    """What is left of a download that was stopped, and what a rerun does."""
+    if not part.exists():
+        return "nothing was downloaded yet; rerun the command to start again"
+    return f"{file_size(part.stat().st_size)} are kept: rerun the command to resume"
 
 
 def _unpack_download(

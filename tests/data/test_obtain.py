@@ -19,7 +19,7 @@ from resvar.data import download as downloads
 from resvar.data import obtain as obtaining
 from resvar.data.cifar import Dataset, find_problems
 from resvar.data.obtain import obtain
-from resvar.errors import RunError, UserError
+from resvar.errors import RunError, Stopped, UserError
 from tests.support.tiny import make_cifar
 
 # --- helpers --------------------------------------------------------------------------------------
@@ -438,7 +438,7 @@ def test_an_interrupted_download_keeps_its_part(source, packed, tmp_path, monkey
     with serving(packed) as server:
         with monkeypatch.context() as patch:
             patch.setattr(downloads, "show_progress", interrupting)
-            with pytest.raises(KeyboardInterrupt):
+            with pytest.raises(Stopped, match=r"stopped; .* are kept: rerun the command to resume"):
                 obtain(source[1], tmp_path, url=server.url)
         (part,) = parts(tmp_path)
         size = part.stat().st_size
