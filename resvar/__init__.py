@@ -1,4 +1,4 @@
-"""resvar: where should BatchNorm and ReLU stand in a residual unit?
+"""resvar: where should BatchNorm and ReLU go in a residual unit?
 
     import resvar
     model = resvar.build_model("full-preact", depth=164)
@@ -63,9 +63,9 @@ def __dir__() -> list[str]:
 def shorten_spinning(environment: MutableMapping[str, str]) -> None:
     """Let OpenMP threads of torch that wait for others yield their core after about 0.1 ms.
 
-    By default they spin for some milliseconds. Where another process needs that core, each of the
-    thousands of barriers in an iteration then costs a time slice: on two cores with one process
-    beside it ResNet-164 took 32 s an iteration instead of 1, and 4.5 s with this. OpenMP reads the
+    By default they spin for some milliseconds. If another process needs that core, each of the
+    thousands of barriers in an iteration then costs a time slice: on two cores, next to one other
+    process, ResNet-164 took 32 s per iteration instead of 1, and 4.5 s with this. OpenMP reads the
     variable when torch loads, so `import resvar` must come before `import torch`. The user's own
     choice has priority.
     """
@@ -74,15 +74,15 @@ def shorten_spinning(environment: MutableMapping[str, str]) -> None:
 
 
 def fit_threads(environment: MutableMapping[str, str], cores: int, by_affinity: int) -> None:
-    """Let OpenMP start no more threads than a cgroup's quota allows to work at a time.
+    """Let OpenMP start no more threads than a cgroup's quota allows to run at a time.
 
-    By default it starts one for each processor that it sees, in a container those of the whole
-    machine; they then share the quota and wait for each other. Read when torch loads, as above.
+    By default it starts one for each processor that it sees, in a container all of the machine's;
+    they then share the quota and wait for each other. Read when torch loads, as above.
     Without a quota nothing changes, and the user's own choice has priority.
 
     Args:
-        cores: processors that may work at a time, the quota included.
-        by_affinity: those that OpenMP sees.
+        cores: processors that may be in use at a time, the quota included.
+        by_affinity: processors that OpenMP sees.
     """
     if cores < by_affinity:
         environment.setdefault("OMP_NUM_THREADS", str(cores))

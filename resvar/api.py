@@ -80,7 +80,7 @@ class Run:
         Its input is float [N, 3, H, W], normalised as in training, its output logits [N, classes].
 
         Raises:
-            UserError: there is no checkpoint, or it is of another network.
+            UserError: there is no checkpoint, or it belongs to another network.
             RunError: all checkpoints are damaged, or one is of a later version of resvar.
         """
         from resvar.evaluation.trained import open_trained
@@ -92,12 +92,12 @@ class Run:
 
 
 def load_run(folder: str | Path) -> Run:
-    """Read a run directory, also while its run is at work.
+    """Read a run directory, even while the run is active.
 
     Raises:
         UserError: there is no run in the folder, or one of its files is damaged.
-        UnreadableError: a file cannot be read here, though nothing shows that it is damaged: by its
-            permissions, or since a later version of resvar wrote it. A kind of UserError.
+        UnreadableError: a file cannot be read here, though nothing shows that it is damaged: no
+            permission, or a later version of resvar wrote it. A kind of UserError.
     """
     folder = Path(folder)
 
@@ -172,9 +172,9 @@ def train(
         variant: the name of an ordering or the path of a YAML file.
         depth: layers.
         config: a YAML file of settings, such as a run's `config.yaml`; arguments override it.
-        data: the folder of the dataset; default `$RESVAR_DATA`, else `data`.
+        data: the folder of the dataset; default `$RESVAR_DATA`, or `data`.
         out: the run directory; default `runs/<protocol>/<variant>-<depth>/seed-<seed>`; a run that
-            leaves its protocol has a folder such as `lr=0.05` above `seed-<seed>`.
+            changes its protocol has a folder such as `lr=0.05` above `seed-<seed>`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         fresh: remove the run in that directory and start over.
         quiet: print nothing.
@@ -182,7 +182,7 @@ def train(
 
     Raises:
         UserError: wrong input; nothing was written.
-        RunError: the run cannot be finished, for example since it diverged or the disk is full;
+        RunError: the run cannot be finished, for example because it diverged or the disk is full;
             what it has saved is kept.
         Stopped: Ctrl-C. The message says whether a checkpoint is saved, and at which iteration the
             same call resumes.
@@ -228,11 +228,11 @@ def sweep(
         protocol: the name of a protocol or the path of a YAML file; default `paper`.
         settings: further settings of every run by name.
         grid: several values of a setting, such as `{"lr": [0.1, 0.05]}`; every combination is run.
-        data: the folder of the dataset; default `$RESVAR_DATA`, else `data`.
+        data: the folder of the dataset; default `$RESVAR_DATA`, or `data`.
         out: the folder of all runs.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         jobs: runs at a time; default: one per GPU, or one per core.
-        per_gpu: runs that share a GPU, at most; default 1.
+        per_gpu: maximum number of runs per GPU; default 1.
 
     Returns:
         The table `load_runs(out)`.
@@ -273,7 +273,7 @@ def report(
 
     Args:
         folders: folders with runs; default `runs`.
-        format: default: by the suffix of `out`, such as `report.html`; else `table`.
+        format: default: by the suffix of `out`, such as `report.html`, or `table`.
         out: a file to write instead of the screen.
         figures: a folder for figures as SVG, PDF and PNG.
 
@@ -299,7 +299,7 @@ def probe_sections(records: Sequence[Record]) -> Sequence[Section]:
 
 
 def data_folder(folder: str | Path | None) -> Path:
-    """The folder of the dataset; None: `$RESVAR_DATA`, else `data`."""
+    """The folder of the dataset; None: `$RESVAR_DATA`, or `data`."""
     from resvar.data.cifar import default_folder
 
     return Path(folder) if folder is not None else default_folder()

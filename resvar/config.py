@@ -17,10 +17,10 @@ import pydantic
 from resvar.errors import (
     UnreadableError,
     UserError,
-    nearest,
     quoted,
     require_given,
     shortened,
+    unknown,
 )
 from resvar.files import shipped
 from resvar.models.layout import network_layers
@@ -133,7 +133,7 @@ def read_protocol(protocol: str) -> tuple[str, dict[str, Any], Path]:
     """Name, values and file of a protocol: a shipped name or the path of a YAML file.
 
     Raises:
-        UserError: there is no such protocol, or its file contains other than training settings.
+        UserError: the protocol is unknown, or its file contains settings not of training.
     """
     known = shipped("protocols")
     if protocol in known:
@@ -141,8 +141,8 @@ def read_protocol(protocol: str) -> tuple[str, dict[str, Any], Path]:
     elif protocol.endswith((".yaml", ".yml")):
         path = Path(protocol)
     else:
-        hint = nearest(protocol, known) or f"; known are {', '.join(known)}, or a YAML file."
-        raise UserError(f"there is no protocol {quoted(protocol)}{hint}")
+        otherwise = f"; choose from {', '.join(known)}, or give a YAML file."
+        raise UserError(unknown("protocol", protocol, known, otherwise))
     values = read_yaml(path)
     for key in values:
         if key not in PROTOCOL_KEYS:
@@ -180,7 +180,7 @@ class Layers:
     """Values by name, each with its source, which error messages name.
 
     Attributes:
-        prescribed: what the protocol gives, and what a record has resolved: no change of the run.
+        prescribed: values from the protocol or resolved in a record, which do not count as changes.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -192,7 +192,7 @@ class Layers:
 
         Raises:
             UserError: a name is not a setting; the message suggests the nearest.
-            UnreadableError: so it is in the record of a run.
+            UnreadableError: likewise, in the record of a run.
         """
         for key in values:
             if key not in Settings.model_fields:
@@ -229,7 +229,7 @@ def _settle(layers: Layers) -> Settings:
 
 
 def _with_protocol(layers: Layers) -> Layers:
-    """The layers with the protocol's values below them."""
+    """The layers, with the protocol's values at the bottom."""
     asked = layers.values.get("protocol", "paper")
     source = layers.sources.get("protocol", "--protocol")
     if not isinstance(asked, str):
@@ -251,7 +251,7 @@ def _with_protocol(layers: Layers) -> Layers:
 
 
 def _with_ordering(layers: Layers) -> Layers:
-    """The layers with the ordering that the variant names written out."""
+    """The layers, with the variant's ordering written out."""
     values, sources = layers.values, layers.sources
     for key in ("variant", "depth"):
         if key not in values:
@@ -264,8 +264,8 @@ def _with_ordering(layers: Layers) -> Layers:
     if given and set(PLACES) - set(given):
         missing = ", ".join(sorted(set(PLACES) - set(given)))
         raise UserError(
-            f"{sources[next(iter(given))]}: an ordering is changed in a YAML file of its own, "
-            f"given as --variant FILE.yaml (here {missing} would be missing)."
+            f"{sources[next(iter(given))]}: to change an ordering, write a YAML file and use "
+            f"--variant FILE.yaml (here {missing} would be missing)."
         )
     try:
         if given and shipped_as(variant) is None:
@@ -279,8 +279,8 @@ def _with_ordering(layers: Layers) -> Layers:
         if given and given[place] != written[place]:
             shown = quoted(given[place])
             raise UserError(
-                f"{sources[place]}: '{place}: {shown}' is not the ordering '{variant}'; give yours "
-                "a name of its own in a YAML file (--variant FILE.yaml)."
+                f"{sources[place]}: '{place}: {shown}' differs from the ordering '{variant}'; give "
+                "yours its own name in a YAML file (--variant FILE.yaml)."
             )
     values |= {"variant": ordering.name, **written, "unusual": ordering.unusual}
     return layers
@@ -325,7 +325,7 @@ def _require_trainable(settings: Settings) -> None:
         other = ", or --set stem=cifar" if settings.stem == "imagenet" else ""
         raise UserError(
             f"'bn_batch_size' is 1, and images of {size}×{size} pixels shrink to one in this "
-            "network: BN cannot normalise a single value per channel; take 2 images or more (--set "
+            "network: BN cannot normalise a single value per channel; use 2 images or more (--set "
             f"bn_batch_size=2 --set batch_size=2){other}."
         )
 

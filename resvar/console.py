@@ -178,7 +178,7 @@ def console_for_progress(stream: TextIO | None = None) -> Console:
 
 
 def deliver_drawn(draw: Callable[[Console], None], out: Path | None) -> None:
-    """`deliver` what `draw` prints; a terminal receives it in colour and fitted to its width."""
+    """`deliver` what `draw` prints; a terminal gets it in colour and fitted to its width."""
     if out is None:
         draw(console_for_output())
     else:
@@ -226,7 +226,7 @@ def _console(file: _ConsoleFile, **options: Any) -> Console:
 
 
 class _ConsoleFile(io.TextIOBase):
-    """The file of a `PlainConsole`, which escapes the text and adds control sequences of its own.
+    """The file of a `PlainConsole`, which escapes the text; its own control sequences are kept.
 
     Args:
         fails: raise `OutputError` if the output fails.

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 
 LONGEST_WORD = 200
-"""Characters. A longer word is nobody's typing error, and difflib's time grows with its square."""
+"""Characters. A longer word is not a typo, and difflib's time grows with its square."""
 
 
 class UserError(Exception):
@@ -36,7 +36,7 @@ class RunError(Exception):
 
 
 class BrokenOffError(RunError):
-    """A run broke off in the middle; what reports it adds what a rerun of the command will do."""
+    """A run broke off in the middle; the report adds what a rerun of the command will do."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error
@@ -46,10 +46,10 @@ class Stopped(Exception):  # noqa: N818 - not an error
 
 
 class OutputError(Exception):
-    """stdout no longer takes the output that is the product of a command.
+    """A command could not write its product to stdout.
 
     Attributes:
-        reader_gone: the reader has gone (`| head`, a closed terminal), which is not a failure.
+        reader_gone: the reader closed it (`| head`, a closed terminal), which is not a failure.
     """
 
     def __init__(self, sentence: str, reader_gone: bool) -> None:

@@ -56,8 +56,8 @@ class Role:
         paper: where the paper fixes the value; empty where it is silent.
         hashed: False for a setting that changes none of the run's bits. The hash leaves it out, so
             reports ignore it, and it may change when a run resumes.
-        recorded: a run records the resolved value in place of the open default.
-        before: what runs did before the setting existed; records of that time lack it.
+        recorded: a run records the resolved value instead of the open default.
+        before: the value in effect before the setting existed; records of that time lack it.
         unit: of a number.
     """
 
@@ -243,7 +243,7 @@ class Settings(pydantic.BaseModel):
 
     precision: Annotated[
         Literal["auto", "fp32", "bf16"],
-        Role("execution", "auto: bf16 autocast where it is native, else fp32.", recorded=True),
+        Role("execution", "auto: bf16 autocast where it is native, or fp32.", recorded=True),
     ] = "auto"
     memory_format: Annotated[
         Literal["auto", "contiguous", "channels_last"],
@@ -307,7 +307,7 @@ class Settings(pydantic.BaseModel):
         if (self.dataset == "folder") != (self.normalize == "imagenet"):
             raise ValueError(
                 f"'normalize' {self.normalize} does not fit 'dataset' {self.dataset}: a folder "
-                "of images takes imagenet (--set normalize=imagenet), CIFAR pixel-mean or channel"
+                "of images needs imagenet (--set normalize=imagenet), CIFAR pixel-mean or channel"
             )
         if self.dataset == "folder" and self.holdout:
             raise ValueError("'holdout' is for CIFAR; in a folder, move images to val/")
@@ -317,7 +317,7 @@ class Settings(pydantic.BaseModel):
                 "images of the sample"
             )
         if self.compile == "unit" and self.recompute == "unit":
-            raise ValueError("'recompute' unit and 'compile' unit exclude each other")
+            raise ValueError("'recompute' unit and 'compile' unit cannot be combined")
         if self.nesterov and self.momentum == 0:
             raise ValueError("'nesterov' needs a 'momentum' above 0")
         return self
@@ -336,18 +336,18 @@ class Settings(pydantic.BaseModel):
         return self.image_size if self.dataset == "folder" else IMAGE_SIZE["cifar"]
 
     def prescribing(self, values: dict[str, Any]) -> Settings:
-        """The same settings, with `values` as those that the protocol's file gives."""
+        """The same settings, with `values` taken from the protocol's file."""
         copy = self.model_copy()
         copy._prescribed = values
         return copy
 
     def counting(self, names: Iterable[str]) -> Settings:
-        """The same settings, with `names` as changes also where the protocol's file gives them."""
+        """The same settings; `names` count as changes even if the protocol's file sets them."""
         return self.prescribing({k: v for k, v in self._prescribed.items() if k not in names})
 
     @property
     def changes(self) -> dict[str, Any]:
-        """The hashed settings in which the run leaves its protocol, and its depth's usual network.
+        """The hashed settings in which the run differs from its protocol and its usual network.
 
         Not variant, depth, seed and protocol, which have their own places in the folder's name.
         """
@@ -371,7 +371,7 @@ class Settings(pydantic.BaseModel):
     def work(self, test_images: int, iteration: int = 0) -> float:
         """The cost of the run after `iteration` in training images, for estimates.
 
-        The evaluation at `iteration` itself, if one is due, counts as not done.
+        An evaluation that is due at `iteration` itself counts as not done.
         """
         last = max(0, iteration - 1) // self.eval_every * self.eval_every
         images = (self.iterations - iteration) * self.batch_size
@@ -425,13 +425,13 @@ PROTOCOL_KEYS = names_of("training", "execution")
 """The settings that a protocol file may contain."""
 
 CHANGEABLE = tuple(name for name in names_of("data", "training", "execution") if ROLES[name].hashed)
-"""The settings that appear in the folder's name of a run that changes them; so do those in which
-its network deviates."""
+"""A run that changes one of these settings shows it in its folder's name, like those in which its
+network deviates."""
 
 NOT_HASHED = tuple(name for name, role in ROLES.items() if not role.hashed)
 
 RESOLVED = tuple(name for name, role in ROLES.items() if role.recorded)
-"""The settings of which a run records the resolved value in place of the open default."""
+"""The settings for which a run records the resolved value instead of the open default."""
 
 BEFORE = {name: role.before for name, role in ROLES.items() if role.before is not None}
 """The values to assume in records that are older than these settings."""
@@ -444,7 +444,7 @@ REMOVED = ("micro_batches",)
 
 
 def network_deviations(settings: Settings) -> dict[str, Any]:
-    """The settings in which the network deviates from that of the CIFAR family at this depth.
+    """The settings in which the network deviates from the CIFAR family's at this depth.
 
     Includes the unit if both basic units and bottlenecks fit the depth.
     """

@@ -4,7 +4,7 @@
 
 Copies the records of finished runs (no checkpoints, no logs); without a folder it only rewrites.
 With `--as short-search` the records go below `results/short-search`, with the same subfolders, and
-into no report. No figure in the README's block is entered by hand.
+are not in the report. No figure in the README's block is entered by hand.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument(
-        "--as", dest="beside", metavar="NAME", help="a folder next to those of the protocols"
+        "--as", dest="subfolder", metavar="NAME", help="a folder next to the protocols' folders"
     )
     asked = parser.parse_args()
     for folder in asked.folders:
-        copy_records(folder, asked.beside)
-    # Other folders than those of the protocols contain runs that support a note.
+        copy_records(folder, asked.subfolder)
+    # Folders of other names contain runs that support a note.
     report = build(
         read_records(sorted(filter(Path.is_dir, map(RESULTS.joinpath, shipped("protocols")))))
     )
@@ -75,11 +75,11 @@ def draw(report: Report) -> None:
         file.writelines(["\n## Figures\n", *lines])
 
 
-def copy_records(folder: Path, beside: str | None) -> None:
+def copy_records(folder: Path, subfolder: str | None) -> None:
     for record in read_records([folder]):
         if record.state is RunState.DONE and record.settings is not None:
             own = record.folder.relative_to(folder)
-            target = RESULTS / (Path(beside) / own if beside else record.settings.directory)
+            target = RESULTS / (Path(subfolder) / own if subfolder else record.settings.directory)
             target.mkdir(parents=True, exist_ok=True)
             for name in RECORDS:
                 shutil.copyfile(record.folder / name, target / name)
@@ -110,7 +110,7 @@ def made_on(group: Group) -> str:
     results = [result_of(record) for record in group.records if record.state is RunState.DONE]
     devices = ", ".join(sorted({f"{r['device']} in {r['precision']}" for r in results}))
     hours = sum(r["seconds"] for r in results) / 3600
-    return f"{pluralize(len(results), 'run')} of {hours:.1f} hours in all, on {devices}"
+    return f"{pluralize(len(results), 'run')} of {hours:.1f} hours in total, on {devices}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The door: wrong input gets one sentence that names what is wrong and how to mend it."""
+"""The door: wrong input gets one sentence that names what is wrong and the remedy."""
 
 from __future__ import annotations
 
@@ -235,12 +235,12 @@ def test_wrong_protocol_files(refuse, tmp_path, text, parts):
 def test_an_empty_path_is_not_the_current_folder(refuse, command):
     """It is a variable without a value: --out "$FOLDER"."""
     option = command.rpartition(" ")[2].removesuffix("=")
-    assert says(refuse(*command.split()), option, "a path is needed")
+    assert says(refuse(*command.split()), option, "the path is empty")
 
 
 @pytest.mark.parametrize("command", ["report", "status", "evaluate", "sweep", "probe"])
 def test_an_empty_argument_is_not_the_current_folder(refuse, command):
-    assert says(refuse(command, ""), "a path is needed")
+    assert says(refuse(command, ""), "the path is empty")
 
 
 @pytest.mark.parametrize(

@@ -262,16 +262,16 @@ def test_a_protocol_of_ones_own_is_named_after_its_file(tmp_path):
         ("precision=fp16", "--set: 'precision' is 'fp16'"),
         ("deterministic=1", "--set: 'deterministic' is 1"),
         ("cardinality=0", "--set: 'cardinality' is 0"),
-        ("protocol=papr", "--set: there is no protocol 'papr'; did you mean 'paper'"),
-        ("protocol=xyzxyz", "--set: there is no protocol 'xyzxyz'; known are "),
+        ("protocol=papr", "--set: unknown protocol 'papr'; did you mean 'paper'"),
+        ("protocol=xyzxyz", "--set: unknown protocol 'xyzxyz'; choose from "),
         ("protocol=5", "--set: 'protocol' must be a name or a YAML file, not 5"),
         ("protocol=none.yaml", "none.yaml: cannot be read"),
-        ("variant=orignal", "--set: there is no variant 'orignal'; did you mean 'original'"),
+        ("variant=orignal", "--set: unknown variant 'orignal'; did you mean 'original'"),
         ("variant=5", "--set: 'variant' must be a name or a YAML file, not 5"),
         ("variant=none.yaml", "none.yaml: cannot be read"),
-        ("lead=[bn]", "--set: an ordering is changed in a YAML file of its own"),
-        ("after_add=[]", "--set: an ordering is changed in a YAML file of its own"),
-        ("unusual=true", "--set: an ordering is changed in a YAML file of its own"),
+        ("lead=[bn]", "--set: to change an ordering, write a YAML file"),
+        ("after_add=[]", "--set: to change an ordering, write a YAML file"),
+        ("unusual=true", "--set: to change an ordering, write a YAML file"),
         ("lr=&a 1", "--set lr, line 1: anchors and aliases are not allowed"),
         ("lr=*a", "--set lr, line 1: anchors and aliases are not allowed"),
         ("lr=!!float 1", "--set lr, line 1: tags such as"),
@@ -298,8 +298,8 @@ def test_a_missing_variant_or_depth_is_asked_for(key):
 
 def test_an_option_is_named_as_it_is_written():
     assert "--depth: depth 21" in refused(depth=21)
-    assert "--protocol: there is no protocol 'papr'" in refused(protocol="papr")
-    assert "--variant: there is no variant 'V3'" in refused(variant="V3")
+    assert "--protocol: unknown protocol 'papr'" in refused(protocol="papr")
+    assert "--variant: unknown variant 'V3'" in refused(variant="V3")
     assert "--seed: 'seed' is -1" in refused(seed=-1)
 
 
@@ -313,11 +313,11 @@ def test_an_option_is_named_as_it_is_written():
         ("variant: original\ndepth: &d 20\n", "line 2: anchors"),
         ("variant: original\ndepth: !!int 20\n", "line 2: tags"),
         ("- variant\n", "a mapping of names"),
-        ("variant: original\ndepth: 20\nlead: [bn, relu]\n", "an ordering is changed in a YAML"),
+        ("variant: original\ndepth: 20\nlead: [bn, relu]\n", "to change an ordering, write a YAML"),
         (
             "variant: original\ndepth: 20\nlead: []\nbetween: [bn, relu]\n"
             "trail: []\nafter_add: [bn, relu]\n",
-            "is not the ordering 'original'",
+            "differs from the ordering 'original'",
         ),
         (
             "variant: own\ndepth: 20\nlead: [bn]\nbetween: [bn, relu]\ntrail: []\nafter_add: []\n",
@@ -375,7 +375,7 @@ def test_a_number_of_thousands_of_digits_is_refused(key, number):
         ("nesterov=Off", "'nesterov' is 'Off', but should be a valid boolean; write false."),
         ("seed=2016-03-16", "'seed' is '2016-03-16', but should be a valid integer."),
         ("variant=1e5", "'variant' must be a name or a YAML file, not 100000.0."),
-        ("protocol=a b", "there is no protocol 'a b'; known are"),
+        ("protocol=a b", "unknown protocol 'a b'; choose from"),
     ],
 )
 def test_notations_of_yaml_1_1_are_refused_and_the_usual_one_is_named(override, message):

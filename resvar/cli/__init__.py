@@ -90,7 +90,7 @@ def run_command(arguments: list[str] | None = None) -> int:
         if os.environ.get(COMPLETION):
             group.main(prog_name="resvar", complete_var=COMPLETION)
         words = sys.argv[1:] if arguments is None else list(arguments)
-        try:  # not `group.main`, which takes any BrokenPipeError for one of stdout
+        try:  # not `group.main`, which attributes any BrokenPipeError to stdout
             with group.make_context("resvar", words) as context:
                 group.invoke(context)
         except typer.Exit:  # after --help or --version

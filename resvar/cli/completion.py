@@ -11,7 +11,7 @@ Completer = Callable[[str], list[str]]
 
 
 def completer(names: Callable[[], Iterable[str]]) -> Completer:
-    """Complete the last of several words that commas separate."""
+    """Complete the last of several words separated by commas."""
 
     def complete(incomplete: str) -> list[str]:
         before, comma, last = incomplete.rpartition(",")

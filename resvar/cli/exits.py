@@ -137,8 +137,8 @@ def _report(sentence: str, code: int, error: Exception | None = None) -> int:
 def _stopping() -> list[signal.Signals]:
     """The signals that stop a command.
 
-    What was ignored when the process was started (`nohup`, `trap '' INT`) stays so; but not
-    SIGTERM, with which a sweep stops its runs.
+    A signal that was ignored when the process started (`nohup`, `trap '' INT`) stays ignored,
+    except SIGTERM, with which a sweep stops its runs.
     """
     return [
         number

@@ -14,7 +14,7 @@ class PlainCommand(typer.core.TyperCommand):
     """A command whose help is the same with every version of Typer."""
 
     def get_help(self, ctx: Any) -> str:
-        """The help; no name with hyphens is broken."""
+        """The help; names with hyphens are not broken."""
         own, self.help = self.help, (self.help or "").replace("-", HYPHEN)
         try:
             return super().get_help(ctx).replace(HYPHEN, "-")
@@ -39,7 +39,7 @@ class PlainCommand(typer.core.TyperCommand):
 
 
 class PlainGroup(typer.core.TyperGroup):
-    """A group of commands that cuts no command's first sentence."""
+    """A group of commands that shows the first sentence of each in full."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}

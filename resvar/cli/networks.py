@@ -27,7 +27,7 @@ def evaluate_command(
     """Measure a trained network on its test set.
 
     It prints errors by class, the confusion matrix and the calibration, and compares the
-    predictions with those that the run recorded.
+    predictions with the recorded ones.
 
     Example:  resvar evaluate runs/quick/full-preact-20/seed-0
     """
@@ -37,7 +37,7 @@ def evaluate_command(
 
 
 class ProbeHelp(PlainCommand):
-    """Its help ends with the claims and their thresholds, from where they are defined."""
+    """The help ends with the claims and their thresholds, taken from their definitions."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         del ctx
@@ -121,12 +121,12 @@ def bench_command(
         bool, typer.Option(help="Measure plain PyTorch too, and the ratio to it.")
     ] = True,
     floor: Annotated[
-        bool, opt.flag("--floor", "Print the least time of an iteration instead.")
+        bool, opt.flag("--floor", "Print a lower bound on the time per iteration instead.")
     ] = False,
     sweep: Annotated[
-        bool, opt.flag("--sweep", "One run on all cores against several on fewer.")
+        bool, opt.flag("--sweep", "Compare one run on all cores with several on fewer.")
     ] = False,
-    rounds: Annotated[int, opt.number("Turns of each contender.", least=1)] = 7,
+    rounds: Annotated[int, opt.number("Turns per contender.", least=1)] = 7,
     seconds: Annotated[
         float,
         opt.value(
@@ -139,18 +139,18 @@ def bench_command(
     as_json: Annotated[bool, opt.flag("--json", "Print the figures as JSON.")] = False,
     out: Annotated[
         Path | None,
-        opt.out_file(help="Write to FILE instead of the screen; FILE.json receives the figures."),
+        opt.out_file(help="Write to FILE instead of the screen; FILE.json gets the figures."),
     ] = None,
 ) -> None:
     """Measure the speed of training here, its memory and its parts.
 
     The contenders take turns (A B A B …), each in its own process: the given settings, one more
-    for each --compare, and plain PyTorch as people write it (fp32, contiguous, a DataLoader with
+    for each --compare, and PyTorch code as commonly written (fp32, contiguous, a DataLoader with
     torchvision's transforms, the whole batch at once). The images are random.
 
     images/s is the median of the turns, with the slowest and the fastest. ratio is to plain
     PyTorch, turn by turn. "of ceiling" is the network's FLOP (forward and backward: three times
-    forward) relative to a large matrix product measured in the same run. memory is the most that
+    forward) relative to a large matrix product measured in the same run. memory is the peak that
     an iteration adds to the process.
 
     Example:  resvar bench --depth 20 --compare precision=fp32
@@ -160,7 +160,7 @@ def bench_command(
     from resvar.console import output_format
 
     if floor and sweep:
-        raise UserError("--floor and --sweep are two questions; ask one at a time.")
+        raise UserError("--floor and --sweep cannot be combined; use one at a time.")
     options = BenchOptions(
         variant=variant,
         protocol=protocol,
@@ -196,9 +196,9 @@ def export_command(
 ) -> None:
     """Write a trained network as safetensors, ONNX or state dict.
 
-    The metadata of safetensors and ONNX files describe the network and, if the dataset is here, how
-    images are normalised; resvar.load_model(FILE) reads safetensors. A state dict for torchvision
-    is possible for ImageNet networks in the ordering 'original'.
+    The metadata of safetensors and ONNX files describes the network and, if the dataset is here,
+    how images are normalised; resvar.load_model(FILE) reads safetensors. A state dict for
+    torchvision exists only for ImageNet networks in the ordering 'original'.
 
     Example:  resvar export runs/quick/full-preact-20/seed-0 --out v2.onnx
     """
@@ -242,7 +242,7 @@ def show_command(
     format: Annotated[opt.PageFormat | None, opt.format_option(opt.PageFormat)] = None,
     out: Annotated[
         Path | None,
-        opt.out_file("FILE", "Write to FILE; FILE.svg receives the drawing of the unit."),
+        opt.out_file("FILE", "Write to FILE; FILE.svg gets the drawing of the unit."),
     ] = None,
 ) -> None:
     """Explain a network: its unit, stages, parameters and cost.

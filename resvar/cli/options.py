@@ -79,9 +79,9 @@ def parse_seconds(text: str | float) -> float:
 
 
 def parse_path(text: str | Path) -> Path:
-    """The `parser` of paths. An empty one is a variable without a value, and not this folder."""
+    """The `parser` of paths. An empty one is a variable without a value, not this folder."""
     if not str(text):
-        raise typer.BadParameter("a path is needed, and this is empty.")
+        raise typer.BadParameter("the path is empty.")
     return Path(text)
 
 
@@ -127,14 +127,14 @@ GridOption = Annotated[
     ),
 ]
 
-# --- what several commands take -------------------------------------------------------------------
+# --- options of several commands ------------------------------------------------------------------
 
 DataOption = Annotated[
     Path | None,
     typer.Option(
         "--data",
         metavar="DIR",
-        help="Dataset folder. Default: $RESVAR_DATA, else data/.",
+        help="Dataset folder. Default: $RESVAR_DATA, or data/.",
         parser=parse_path,
     ),
 ]
@@ -169,27 +169,27 @@ FiguresOption = Annotated[
 
 def format_option(annotation: Any) -> Any:
     """The option `--format`."""
-    return choice(annotation, "Output format. Default: by the suffix of --out, else table.")
+    return choice(annotation, "Output format. Default: by the suffix of --out, or table.")
 
 
 # --- Slurm ----------------------------------------------------------------------------------------
 
 Launcher = Literal["local", "slurm"]
 LauncherOption = Annotated[
-    Launcher, choice(Launcher, "Where the runs start: on this machine, or in Slurm.")
+    Launcher, choice(Launcher, "Where the runs start: on this machine or in Slurm.")
 ]
 LauncherConfigOption = Annotated[
     Path | None,
-    value("FILE", "Slurm: a YAML file with the resources of a task.", parser=parse_path),
+    value("FILE", "Slurm: YAML file with the resources of a task.", parser=parse_path),
 ]
-PartitionOption = Annotated[str | None, value("NAME", "Slurm. Default: the cluster's.")]
+PartitionOption = Annotated[str | None, value("NAME", "Slurm: partition. Default: the cluster's.")]
 AccountOption = Annotated[str | None, value("NAME", "Slurm: account to charge.")]
 TimeOption = Annotated[
     str | None,
     value(
         "LIMIT",
         "Slurm: time limit of a task, such as 90 (minutes) or 12:00:00. A run that reaches it "
-        "resumes in the queue.",
+        "is requeued and resumes.",
     ),
 ]
 SbatchOption = Annotated[

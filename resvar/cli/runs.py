@@ -19,11 +19,11 @@ Downloadable = Literal["cifar10", "cifar100"]
 def data_command(
     dir: Annotated[
         Path | None,
-        # Named, since Typer 0.27 takes a metavar for the name where the two differ in case alone.
+        # Named, since Typer 0.27 uses a metavar as the name if the two differ only in case.
         typer.Option(
             "--dir",
             metavar="DIR",
-            help="Folder. Default: $RESVAR_DATA, else data/.",
+            help="Folder. Default: $RESVAR_DATA, or data/.",
             parser=opt.parse_path,
         ),
     ] = None,
@@ -31,35 +31,32 @@ def data_command(
         Path | None,
         opt.value(
             "FILE",
-            "Use a local tar archive: plain, gz, bz2, xz, or zst, lz4 by their programs.",
+            "Use a local tar archive: plain, gz, bz2, xz, or, with their programs, zst, lz4.",
             parser=opt.parse_path,
         ),
     ] = None,
     url: Annotated[
         str | None,
-        typer.Option(
-            "--url", metavar="URL", help="Download from this mirror, and no other source."
-        ),
+        typer.Option("--url", metavar="URL", help="Download from this mirror only."),
     ] = None,
     stall_below: Annotated[
         float | None,
         opt.value(
             "KB/S",
-            "Leave a source that is slower than this, over 10 s, for the next. Default: 200; "
-            "0: never.",
+            "Switch to the next source if this one is slower, over 10 s. Default: 200; 0: never.",
         ),
     ] = None,
     dataset: Annotated[Downloadable, opt.choice(Downloadable, "The dataset.")] = "cifar10",
 ) -> None:
     """Download CIFAR, or unpack a local archive, and verify it.
 
-    The sources in configs/datasets.yaml are tried in order. One that is slow, refuses or breaks off
-    is left for the next, which continues where it stopped; the last one may be slow.
+    The sources in configs/datasets.yaml are tried in order. If one is slow, refuses or breaks off,
+    the next continues where it stopped; the last one may be slow.
 
     The published MD5 of every file is checked before the file is used. An interrupted download
-    resumes at the next call. Where another process fetches data into the folder, this one waits for
-    it. A proxy is taken from https_proxy and http_proxy in the environment; a password in an
-    address is not shown.
+    resumes on the next run. If another process is downloading into the folder, this one waits for
+    it. The proxy settings https_proxy and http_proxy are used; a password in an address is not
+    shown.
 
     Example:  resvar data --archive cifar-10-python.tar.gz
     """
@@ -70,7 +67,7 @@ def data_command(
     if stall_below is not None and (archive is not None or url is not None):
         other = "--url" if archive is None else "--archive"
         raise UserError(
-            f"--stall-below is for several sources, and {other} names one; leave one out."
+            f"--stall-below is for several sources, but {other} names one; use only one of them."
         )
     wanted, folder = DATASETS[dataset], data_folder(dir)
     new = obtain(wanted, folder, archive=archive, url=url, early=brisk(stall_below))
@@ -171,7 +168,7 @@ def sweep_command(
     per_gpu: Annotated[
         int | None,
         opt.number(
-            "Most runs that share a GPU; with Slurm, a task of the job array. Default: 1, or "
+            "Maximum number of runs per GPU; with Slurm, per task of the job array. Default: 1, or "
             "as --jobs."
         ),
     ] = None,
@@ -182,11 +179,11 @@ def sweep_command(
     time: opt.TimeOption = None,
     sbatch: opt.SbatchOption = None,
     dry_run: Annotated[
-        bool, opt.flag("--dry-run", "Print what would be done, and do nothing.")
+        bool, opt.flag("--dry-run", "Print what would be done; do nothing.")
     ] = False,
     estimate: Annotated[
         bool,
-        opt.flag("--estimate", "Measure, print the hours left, and start nothing."),
+        opt.flag("--estimate", "Measure and print the hours left; start nothing."),
     ] = False,
     images_per_second: Annotated[
         str | None,
@@ -214,9 +211,9 @@ def sweep_command(
     if launcher != "slurm":
         _refuse_slurm_options(**resources, launcher_config=launcher_config, sbatch=sbatch)
     if estimate and dry_run:
-        raise UserError("--estimate and --dry-run are two questions; ask one at a time.")
+        raise UserError("--estimate and --dry-run cannot be combined; use one at a time.")
     if images_per_second is not None and not estimate:
-        raise UserError("--images-per-second is for --estimate; add that option.")
+        raise UserError("--images-per-second needs --estimate; add that option.")
     from resvar.sweeps.grid import plan_sweep
 
     given = {"variants": variants, "depths": depths, "seeds": seeds, "protocol": protocol}
@@ -241,7 +238,7 @@ def sweep_command(
 def _refuse_slurm_options(**options: Any) -> None:
     for key, value in options.items():
         if value:
-            raise UserError(f"--{key.replace('_', '-')} is for Slurm; say --launcher slurm too.")
+            raise UserError(f"--{key.replace('_', '-')} is for Slurm; use --launcher slurm too.")
 
 
 def status_command(
@@ -255,11 +252,11 @@ def status_command(
 ) -> None:
     """Show the state of every run, and when the last should end.
 
-    A run is done, running, stopped, waiting, failed, damaged or unreadable (by its permissions, or
-    of a later version); in Slurm also queued or requeued, or lost with its task.
+    A run is done, running, stopped, waiting, failed, damaged or unreadable (no permission, or
+    written by a later version); in Slurm also queued, requeued, or lost with its task.
 
-    --watch refreshes every 2 seconds (every 10 if Slurm is asked), or as --interval says. It ends
-    with the last run; Ctrl-C ends it earlier with exit code 130, and the runs continue.
+    --watch refreshes every 2 seconds (10 if Slurm is queried), or every --interval seconds. It
+    exits when the last run ends, or on Ctrl-C (exit code 130); the runs continue.
 
     Example:  resvar status --watch
     """
@@ -287,14 +284,14 @@ def report_command(
     ] = False,
     interval: opt.IntervalOption = None,
 ) -> None:
-    """Tabulate the test errors of runs beside the published ones.
+    """Compare the test errors of runs with the published ones.
 
     Every run below the folders is listed. One that cannot be read is not counted; its cell, a note
-    and a table of their own say so, with the reason.
+    and a separate table say so, with the reason.
 
     html is one page with tables, curves, environment and the commands that repeat the runs; it
-    needs no network. With --watch it is rewritten every 5 seconds, and an open browser follows;
-    Ctrl-C ends that with exit code 130.
+    works offline. With --watch it is rewritten every 5 seconds, and an open browser reloads it;
+    Ctrl-C stops this with exit code 130.
 
     --figures draws the curves, the test errors, V1 against V2 and the 3 × 3 map.
 
@@ -307,11 +304,11 @@ def report_command(
         _require_watch(interval)
         write_report(where, format, out, figures, probe_sections)
     elif figures is not None:
-        raise UserError("--figures draws once; leave --watch out.")
+        raise UserError("--figures draws once; leave out --watch.")
     else:
         watch_report(where, format, out, interval, probe_sections)
 
 
 def _require_watch(interval: float | None) -> None:
     if interval is not None:
-        raise UserError("--interval is for --watch; add that option.")
+        raise UserError("--interval needs --watch; add that option.")

@@ -12,18 +12,18 @@ from resvar.console import percent
 from resvar.table import Filled, Table, TableCell, draw_parts, filled, left, right
 
 MOST_CLASSES_SHOWN = 20
-"""Up to this many classes the whole confusion matrix is printed; beyond, the worst entries."""
+"""Up to this many classes the whole confusion matrix is printed; for more, the worst entries."""
 
 WORST = 10
 
 
 def print_findings(findings: dict[str, Any], console: Console) -> None:
-    """Print them, fitted to a terminal."""
+    """Print the findings, fitted to a terminal."""
     draw_parts(_parts(findings), console)
 
 
 def after_iteration(iteration: int | None, iterations: int) -> str:
-    """How far the weights are trained, where it is known."""
+    """How far the weights are trained, if it is known."""
     if iteration is None:
         return ""
     unfinished = f" of {iterations:,} (not the last)" if iteration < iterations else ""
@@ -54,7 +54,7 @@ def _parts(found: dict[str, Any]) -> Iterator[str | Table]:
 
 def _agreement(run: dict[str, Any], images: int) -> str:
     if run["same_predictions"]:
-        return f"All {images:,} predictions are the same as the run's own."
+        return f"All {images:,} predictions are the same as the run's."
     return (
         f"{run['differing_predictions']:,} of {images:,} predictions differ from the run's own "
         f"(test error {percent(run['test_error'])}): another device, thread count or version of "
@@ -108,7 +108,7 @@ def _worst_pairs(found: dict[str, Any]) -> Table:
     columns = (
         right("images", lambda pair: pair[0], ",d"),
         left("of", lambda pair: pair[1], wrap=12),
-        left("taken for", lambda pair: pair[2], wrap=12),
+        left("predicted as", lambda pair: pair[2], wrap=12),
     )
     worst = sorted(pairs, key=lambda pair: -pair[0])[:WORST]
     return filled(f"The {WORST} most frequent confusions", columns, worst)

@@ -8,7 +8,7 @@ orderings; each differs from the others only in where **one** BN and **one** ReL
     trail       after the last convolution
     after_add   after the addition of branch and shortcut
 
-Everything else in the package reads these four lists. An ordering is a YAML file and no code.
+Everything else in the package reads these four lists. An ordering is a YAML file, not code.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class Ordering:
     def __post_init__(self) -> None:
         if not re.fullmatch(ORDERING_NAME, self.name):
             raise UserError(
-                "an ordering's 'name' must be made of letters, digits, '-', '_' and '.', 200 at "
-                f"most, and begin with a letter or digit; {quoted(self.name)} is not."
+                "an ordering's 'name' must consist of at most 200 letters, digits, '-', '_' and "
+                f"'.', and begin with a letter or digit; {quoted(self.name)} does not."
             )
         for place in PLACES:
             if len(getattr(self, place)) > MOST_OPS:
@@ -79,7 +79,7 @@ class Ordering:
                 if op not in OPS:
                     raise UserError(
                         f"ordering '{self.name}': '{place}' contains the unknown op {quoted(op)}"
-                        f"{nearest(str(op), OPS) or '; known are bn and relu.'}"
+                        f"{nearest(str(op), OPS) or '; choose from bn, relu.'}"
                     )
         if self.unusual:
             return
@@ -100,7 +100,7 @@ class Ordering:
 
     @classmethod
     def of(cls, settings: Described) -> Ordering:
-        """The ordering that settings write out."""
+        """The ordering that settings spell out."""
         places = {place: tuple(getattr(settings, place)) for place in PLACES}
         return cls(name=settings.variant, unusual=settings.unusual, **places)
 
@@ -111,7 +111,7 @@ class Ordering:
 
     @property
     def projection_has_bn(self) -> bool:
-        """A projection shortcut is followed by BN exactly where the branch's `trail` begins so."""
+        """BN follows a projection shortcut exactly if the branch's `trail` begins with BN."""
         return self.trail[:1] == ("bn",)
 
     @property
@@ -141,7 +141,7 @@ def find_ordering(variant: str | Ordering) -> Ordering:
     the one named `original`. `v1` means `original` and `v2` `full-preact`.
 
     Raises:
-        UserError: there is no such variant (the nearest name is suggested), or the file is wrong.
+        UserError: the variant is unknown (the nearest name is suggested), or the file is wrong.
     """
     if isinstance(variant, Ordering):
         return variant
@@ -149,9 +149,9 @@ def find_ordering(variant: str | Ordering) -> Ordering:
         return read_ordering(file)
     if variant.endswith((".yaml", ".yml")) or "/" in variant:
         return read_ordering(Path(variant))
-    hint = nearest(variant, [*shipped("variants"), *_by_position()])
-    hint = hint or f"; known are {', '.join(known_variants())}, or a YAML file."
-    raise UserError(f"there is no variant {quoted(variant)}{hint}")
+    known = [*shipped("variants"), *_by_position()]
+    otherwise = f"; choose from {', '.join(known_variants())}, or give a YAML file."
+    raise UserError(unknown("variant", variant, known, otherwise))
 
 
 def shipped_as(name: str) -> Path | None:
@@ -172,7 +172,7 @@ def known_variants() -> list[str]:
 
 
 def in_paper_order(variants: Mapping[str, Any] | set[str] | list[str]) -> list[str]:
-    """Variant names sorted as figure 4 has them; those that it has not follow by name."""
+    """Variant names in the order of figure 4; the others follow by name."""
     rank = {name: index for index, name in enumerate(PAPER_ORDER)}
     return sorted(variants, key=lambda name: (rank.get(name, len(rank)), name))
 
@@ -187,7 +187,7 @@ def read_ordering(path: Path) -> Ordering:
     known = ("name", "figure", *PLACES, "unusual")
     for key in values:
         if key not in known:
-            otherwise = f"; known are {', '.join(known)}."
+            otherwise = f"; choose from {', '.join(known)}."
             raise UserError(f"{path}: {unknown('key', key, known, otherwise)}")
     for place in PLACES:
         value = values.get(place, list(OPS) if place == "between" else None)
@@ -197,7 +197,7 @@ def read_ordering(path: Path) -> Ordering:
     name, unusual = values.get("name", path.stem), values.get("unusual", False)
     if not isinstance(name, str):
         given = quoted(name)
-        raise UserError(f"{path}: 'name' must be made of letters, and in quotes, not {given}.")
+        raise UserError(f"{path}: 'name' must be text, in quotes if need be, not {given}.")
     if not isinstance(unusual, bool):
         raise UserError(f"{path}: 'unusual' must be true or false.")
     published = shipped_as(name)

@@ -132,16 +132,16 @@ def _notes(probe: Probe, moment: Moment) -> Iterator[str]:
         + (
             "."
             if effective is None
-            else f"; the damage is that of {effective:.1f} units of equal weight."
+            else f"; the damage equals that of {effective:.1f} units of equal weight."
         )
     )
 
 
 def verdict_table(verdicts: Sequence[ClaimVerdict]) -> Table:
-    """Claim by claim; moments with the same answer share a row."""
+    """The verdicts by claim; moments with the same answer share a row."""
     columns = (
         *(Column(title, align="left") for title in ("claim", "of", "iterations", "verdict")),
-        Column("the paper\nsays it", align="left"),
+        Column("claimed by\nthe paper", align="left"),
         Column("evidence", align="left", wrap=24),
     )
     order = [claim.name for claim in CLAIMS]
@@ -149,7 +149,7 @@ def verdict_table(verdicts: Sequence[ClaimVerdict]) -> Table:
     alike = groupby(by_claim, lambda v: (v.claim, v.of, v.group, v.word))
     rows = tuple(_verdict_row(list(same)) for _, same in alike)
     notes = tuple(f"{claim.name}: {claim.help} ({claim.source})" for claim in CLAIMS)
-    return Table("Claims of the paper, asked of these networks", columns, rows, notes)
+    return Table("Claims of the paper, tested on these networks", columns, rows, notes)
 
 
 def _verdict_row(same: Sequence[ClaimVerdict]) -> tuple[TableCell, ...]:

@@ -57,7 +57,7 @@ class Pairing:
 
 @dataclass(frozen=True)
 class Agreement:
-    """The predictions of a cell, among themselves and beside those of the others at its depth.
+    """The predictions of a cell, compared with each other and with the other cells' at its depth.
 
     Attributes:
         n: runs with predictions.
@@ -182,7 +182,7 @@ def scored_predictions(
         return "damaged"
     right = _right(found, dataset)
     if right is not None and abs(100.0 * float((~right).mean()) - test_error) > 1e-6:
-        return "not those of the recorded test error"
+        return "inconsistent with the recorded test error"
     return Predictions(seed, found.astype(np.int32), right)
 
 

@@ -1,6 +1,6 @@
 """Training curves: the runs of each variant as one band, drawn alike on the page and in files.
 
-The look is that of the paper's figure 6: test error solid on the right axis, training loss dashed
+It looks like the paper's figure 6: test error solid on the right axis, training loss dashed
 on the left, logarithmic one.
 """
 
@@ -186,7 +186,7 @@ def band_of(curves: Sequence[pandas.DataFrame], grid: Array) -> pandas.DataFrame
 
 
 def curve_picture(group: Group, depth: int) -> Picture:
-    """A panel per variant beside `original`: test error solid, training loss dashed."""
+    """A panel per variant, with `original`: test error solid, training loss dashed."""
     curves = depth_curves(group, depth)
     assert curves is not None
     shown = [name for name in curves.bands if name != V1] or [V1]
@@ -228,7 +228,7 @@ def curve_picture(group: Group, depth: int) -> Picture:
     if top > limit:
         caption += f" Test errors above {percent(limit, 1)} are cut off."
     if cut := [plain(row_name(name)) for name in curves.runs if curves.unfinished(name)]:
-        caption += f" With runs that have not come to the end: {', '.join(cut)}."
+        caption += f" Includes unfinished runs: {', '.join(cut)}."
     return titled(f"Training, ResNet-{depth}", group.heading, figure, caption)
 
 

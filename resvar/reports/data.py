@@ -26,7 +26,7 @@ RUN_FIELDS = (
 """What CSV and JSON say about a run; `iteration` is how far it is, `iterations` how far it goes.
 
 `bn_place` and `relu_place` are its cell on the 3 × 3 map, `best_on_map` whether that is the best of
-its group and depth; None where there is no such cell or map. `heading` is that of its group, which
+its group and depth; None if there is no such cell or map. `heading` is its group's, which
 says what the run is comparable with.
 """
 
@@ -36,7 +36,7 @@ FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 
 
 def runs_frame(report: Report) -> pandas.DataFrame:
-    """A row per run, those that cannot be read last; `message` is the reason.
+    """A row per run, unreadable ones last; `message` is the reason.
 
     The columns are `RUN_FIELDS`, None where unknown.
     """

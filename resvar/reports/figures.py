@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK, GREY = "#000000", "#767676"
-"""Text and lines, and what is less important."""
+"""Text and lines, and less important items."""
 
 ABREAST = 3
 """Depths in one figure of test errors."""
@@ -66,7 +66,7 @@ def figures(report: Report, curves: bool = True) -> Iterator[tuple[Group, Pictur
     File names consist of letters, digits and hyphens, and no two are the same.
 
     Args:
-        curves: also the training curves, of which the HTML page has charts of its own.
+        curves: also the training curves, of which the HTML page has its own charts.
     """
     taken: set[str] = set()
     for group in report.groups:
@@ -191,7 +191,7 @@ def _error_row(panel: Axes, row: int, entry: Entry, like_paper: bool) -> None:
 
 
 def _slopes(group: Group) -> Picture:
-    """A line per depth from the median of V1 to that of V2, with every run beside it."""
+    """A line per depth from the median of V1 to the median of V2, and a point per run."""
     pairs = [pair for pair in group.v1_v2 if pair.comparison is not None]
     figure, ((panel,),) = panels(1, 1, (5.0, 3.0 + 0.12 * len(pairs)))
     left: list[tuple[float, str, str]] = []
@@ -213,8 +213,8 @@ def _slopes(group: Group) -> Picture:
     panel.spines["bottom"].set_visible(False)
     panel.tick_params(axis="x", length=0)
     panel.set_ylabel("test error, %")
-    _beside(panel, left, -0.06, "right")
-    _beside(panel, right, 1.06, "left")
+    _label(panel, left, -0.06, "right")
+    _label(panel, right, 1.06, "left")
     caption = "Lines join medians; small marks: runs. A line that falls: V2 has the lower error."
     caption += " Dashed: the paper's." if group.like_paper else f" {NOT_COMPARABLE}"
     caption += _open(group, [pair.depth for pair in pairs], (V1, V2))
@@ -243,7 +243,7 @@ def _published_slope(panel: Axes, pair: V1V2Comparison) -> float | None:
     return ends[1]
 
 
-def _beside(panel: Axes, labels: Sequence[tuple[float, str, str]], x: float, side: str) -> None:
+def _label(panel: Axes, labels: Sequence[tuple[float, str, str]], x: float, side: str) -> None:
     """Texts at heights, moved apart where they would overlap."""
     low, high = panel.get_ylim()
     least = (high - low) * 0.055
@@ -316,7 +316,7 @@ def _map(group: Group, found: PlacementMap) -> Picture:
         caption += f" {NOT_COMPARABLE}"
     if found.outside:
         caption += f" Not on the map: {plain(', '.join(found.outside))}."
-    title = f"Where BN and ReLU stand, ResNet-{found.depth}"
+    title = f"Where BN and ReLU go, ResNet-{found.depth}"
     return titled(title, group.heading, figure, caption)
 
 

@@ -1,4 +1,4 @@
-"""The findings: runs in comparable groups, their statistics, and the paper's figures beside them.
+"""The findings: runs in comparable groups, their statistics, and the paper's figures.
 
 `build` sorts the records into groups and does the statistics; `tables.py` lays them out.
 """
@@ -55,7 +55,7 @@ class Entry:
 
     Attributes:
         summary: of the test errors; None without a finished run.
-        unfinished: runs of seeds without a finished run, and those that cannot be read.
+        unfinished: runs of seeds without a finished run, and unreadable runs.
     """
 
     variant: str
@@ -116,7 +116,7 @@ class V1V2Comparison:
 
     @property
     def published_difference(self) -> float | None:
-        """V2 - V1 in the paper, in points with its two decimals."""
+        """V2 − V1 in the paper, in points with its two decimals."""
         if self.v1.published is None or self.v2.published is None:
             return None
         return round(self.v2.published.test_error - self.v1.published.test_error, 2)
@@ -189,7 +189,7 @@ class Report:
     """The groups, which are never mixed, and the runs of which nothing can be counted.
 
     Attributes:
-        unread: damaged and unreadable runs, and those that have not written their settings yet.
+        unread: damaged and unreadable runs, and runs that have not written their settings yet.
     """
 
     groups: tuple[Group, ...]
@@ -291,7 +291,7 @@ def _refuse_two_orderings(records: Sequence[Record]) -> None:
         if settings.ordering != settings_of(other).ordering:
             raise UserError(
                 f"{other.folder} and {record.folder} call different orderings "
-                f"'{settings.variant}': report them apart, or rename one."
+                f"'{settings.variant}': report them separately, or rename one."
             )
 
 
@@ -318,7 +318,8 @@ def _one_per_seed(records: Sequence[Record]) -> tuple[Finished, dict[Path, Path]
             raise UserError(
                 f"{other.folder} and {record.folder} are both {settings.variant} at depth "
                 f"{settings.depth} with seed {settings.seed}, but their settings differ "
-                f"({'; '.join(differences(settings, taken)) or 'precision'}): report them apart."
+                f"({'; '.join(differences(settings, taken)) or 'precision'}): report them "
+                "separately."
             )
         copies[record.folder] = other.folder
     return finished, copies
@@ -365,7 +366,7 @@ def _v1_v2(
 def _predictions(
     finished: Finished,
 ) -> tuple[dict[tuple[str, int], list[Predictions]], list[str]]:
-    """The predictions by cell, and notes about those that do not count."""
+    """The predictions by cell, and notes about predictions that do not count."""
     found: dict[tuple[str, int], list[Predictions]] = {}
     unread: dict[str, list[str]] = {}
     for cell, by_seed in finished.items():

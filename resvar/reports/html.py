@@ -2,7 +2,7 @@
 
 `render_html` puts the tables of `resvar.reports.tables`, the curves, the list of runs, where they
 were made and how to repeat them into the template in `page/`. Jinja escapes every text; style and
-script stand in the page and are allowed by their hash, and nothing else is.
+script are inline and allowed by their hash; nothing else is.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from resvar.table import Filled, Table, filled, left
 from resvar.version import __version__
 
 PAGE = Path(__file__).parent / "page"
-PAGE_TITLE = "Where should BatchNorm and ReLU stand?"
+PAGE_TITLE = "Where should BatchNorm and ReLU go?"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Image:
 
     @property
     def source(self) -> str:
-        """The figure as a data URL, which keeps its ids and styles apart from those of the page."""
+        """The figure as a data URL, which keeps its ids and styles separate from the page's."""
         return f"data:image/svg+xml;base64,{base64.b64encode(self.svg.encode()).decode()}"
 
 

@@ -49,7 +49,7 @@ class RunState(StrEnum):
     RUNNING = "running"
     QUEUED = "queued"  # Slurm will start it
     REQUEUED = "requeued"  # Slurm will start it again
-    STOPPED = "stopped"  # started, but no process is at work; a rerun resumes it
+    STOPPED = "stopped"  # started, but no process is running; a rerun resumes it
     FAILED = "failed"  # the last attempt ended with an error
     WAITING = "waiting"  # listed in a sweep, no directory yet
     DAMAGED = "damaged"  # its files are not what was written, or contradict one another
@@ -57,7 +57,7 @@ class RunState(StrEnum):
 
 
 UNREAD = (RunState.DAMAGED, RunState.UNREADABLE)
-"""The states of a run about which a report knows little but that it is there."""
+"""The states of a run about which a report knows little but that it exists."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def read_records(folders: Sequence[Path]) -> list[Record]:
 
     Returns:
         The records by protocol (the paper's first), dataset, variant in the paper's order, depth,
-        seed and path; those that cannot be read last.
+        seed and path; unreadable ones last.
 
     Raises:
         UserError: a folder does not exist, or there is no run in any of them.
@@ -178,7 +178,7 @@ def _with_standing(record: Record, settings: Settings, full: bool) -> Record:
     """The record with the state of its run.
 
     A run writes its metrics, then its result, and then gives up its lock. It is read the other way
-    round, so that a run which ends meanwhile is seen at work or finished, and as nothing else.
+    round, so that a run which ends meanwhile is seen as running or finished and never otherwise.
     """
     folder = record.folder
     at_work = is_locked(folder)
@@ -249,7 +249,7 @@ def label_of(settings: Settings) -> str:
 
 
 def with_more(record: Record, names: Set[str]) -> str:
-    """The label of a record, with those of further settings that its folder's name has."""
+    """The label of a record, with the further settings that its folder's name shows."""
     there = {part.partition("=")[0] for part in record.folder.parent.name.split(",")}
     more = [f"{n}={shown(getattr(settings_of(record), n))}" for n in sorted(names & there)]
     if not more:
@@ -274,7 +274,7 @@ def shown(value: Any) -> str:
 
 
 def in_report_order(records: Sequence[Record]) -> list[Record]:
-    """Sorted by protocol, label, dataset, variant, depth, seed and path; those not read last."""
+    """Sorted by protocol, label, dataset, variant, depth, seed and path; unread ones last."""
     variants = in_paper_order({record.settings.variant for record in records if record.settings})
     rank = {variant: index for index, variant in enumerate(variants)}
 

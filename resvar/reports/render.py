@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from resvar.console import drawn_text, plain
-from resvar.errors import UserError, nearest
+from resvar.errors import UserError, unknown
 from resvar.reports.data import report_csv, report_json
 from resvar.reports.findings import Report
 from resvar.reports.tables import error_tables, group_tables, unread_table
@@ -36,11 +36,11 @@ def render_report(report: Report, format: str) -> str:
     """The report as `table` (plain text), `markdown`, `csv`, `latex`, `json` or `html`.
 
     Raises:
-        UserError: there is no such format.
+        UserError: the format is unknown.
     """
     if format not in RENDERERS:
-        hint = nearest(format, RENDERERS) or f"; known are {', '.join(RENDERERS)}."
-        raise UserError(f"there is no report format '{format}'{hint}")
+        otherwise = f"; choose from {', '.join(RENDERERS)}."
+        raise UserError(unknown("report format", format, RENDERERS, otherwise))
     return RENDERERS[format](report)
 
 
@@ -60,7 +60,7 @@ def _sections(
 
 
 def _as_markdown(report: Report) -> str:
-    lines = ["# Where should BatchNorm and ReLU stand? A resvar report", ""]
+    lines = ["# Where should BatchNorm and ReLU go? A resvar report", ""]
     for heading, notes, made in _sections(report):
         lines += [f"## {_markdown_text(heading)}", ""]
         lines += markdown_notes(notes)

@@ -83,7 +83,7 @@ def watch_report(
     The last page, also after Ctrl-C, does not reload.
 
     Args:
-        interval: seconds between two looks; None: 5.
+        interval: seconds between refreshes; None: 5.
 
     Raises:
         UserError: the page is not HTML, there is no `out`, or a reason of `write_report`.
@@ -124,7 +124,7 @@ def _page(
     records = read_records(folders)
     report = build(records)
     waiting = _waiting_runs(folders, records)
-    # Figures would slow down the runs at work: a page that reloads has none, the last one has all.
+    # Figures would slow down active runs: a page that reloads has none, the last one has all.
     drawn = figure_sections(report) if refresh is None else []
     page = Page(
         out=out,

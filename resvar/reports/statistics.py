@@ -71,7 +71,7 @@ class Comparison:
     """One cell against another.
 
     Attributes:
-        difference: mean of the other less mean of the baseline; negative: the other is better.
+        difference: mean of the other − mean of the baseline; negative: the other is better.
         interval: the 95 % Welch interval of the difference, or None.
         p: two-sided permutation p, or None.
         smallest_p: the smallest p that so many seeds can give, or None where p is None.
@@ -142,7 +142,7 @@ class V1V2Verdict:
 
 
 def verdict(v1: Summary | None, v2: Summary | None, comparison: Comparison | None) -> V1V2Verdict:
-    """The verdict on `comparison`, that of V2 (full-preact) with V1 (original) as its baseline.
+    """The verdict on `comparison`, V2 (full-preact) against the baseline V1 (original).
 
     Reproduced: the mean of V2 is lower and the 95 % Welch interval excludes 0. Contradicted: it is
     higher and the interval excludes 0. None marks a variant without a finished run.
@@ -240,7 +240,7 @@ def _welch_interval(first: Any, second: Any) -> tuple[tuple[float, float] | None
     stats = _scipy_stats()
     if first.max() == first.min() and second.max() == second.min():
         same = " and equal those of the other variant" if first[0] == second[0] else ""
-        return None, f"the runs of a variant do not differ at all{same}, so there is no interval"
+        return None, f"the runs of a variant are all equal{same}, so there is no interval"
     # Subtracting an integer keeps SciPy from losing digits where the spread is tiny.
     origin = first.min()
     with warnings.catch_warnings():

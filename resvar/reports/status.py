@@ -62,7 +62,7 @@ NAMED = 3
 
 
 def print_status(folder: Path) -> None:
-    """Print the state of every run below a folder, and of those that a sweep has yet to start.
+    """Print the state of every run below a folder, and of runs that a sweep has yet to start.
 
     Raises:
         UserError: the folder does not exist, or contains neither a run nor a sweep; or the list of
@@ -83,7 +83,7 @@ def watch_status(folder: Path, interval: float | None) -> None:
     A terminal shows one refreshed table; elsewhere it is printed again when a run's state changes.
 
     Args:
-        interval: seconds between two looks; None: 2, or 10 if Slurm is asked.
+        interval: seconds between refreshes; None: 2, or 10 if Slurm is queried.
 
     Raises:
         UserError: there is neither a run nor a sweep, or the interval is not above 0.
@@ -122,7 +122,7 @@ def _watch_in_lines(folder: Path, interval: float, console: Console) -> None:
 
 
 def _pause(folder: Path) -> float:
-    """Seconds between two looks; more if each one queries a cluster's controller."""
+    """Seconds between refreshes; more if each one queries a cluster's controller."""
     return 10.0 if (folder / SUBMISSIONS).is_dir() else 2.0
 
 
@@ -189,7 +189,7 @@ def planned_runs(folder: Path, known: Sequence[Record]) -> list[Record]:
     begun = {record.folder for record in known}
     planned = [folder / run for runs in manifests(folder).values() for run in runs]
     found = [_planned_record(run) for run in dict.fromkeys(planned) if run not in begun]
-    if any(record.settings is not None for record in found):  # a link leads there, or just begun
+    if any(record.settings is not None for record in found):  # reached by a link, or just begun
         seen = {record.folder.resolve() for record in known}
         found = [r for r in found if r.settings is None or r.folder.resolve() not in seen]
     return found
@@ -233,7 +233,7 @@ def _length(record: Record) -> float | None:
 
 
 def _rest(record: Record) -> float | None:
-    """Seconds that are left of a begun run: those that its own bar shows while it is running."""
+    """Seconds left of a started run; while it is running, the same as on its own bar."""
     progress, settings = record.progress, record.settings
     if progress is None or settings is None:
         return None

@@ -50,12 +50,12 @@ def unread_table(report: Report) -> Table:
         left("state", lambda record: record.word),
         left("reason", reason, wrap=24),
     )
-    title = "Not counted: files that cannot be read, or contradict one another"
+    title = "Not counted: files that cannot be read, or contradict each other"
     return filled(title, columns, report.unread)
 
 
 def error_tables(group: Group, abreast: int) -> list[Table]:
-    """Test errors beside the published ones, `abreast` depths in a table."""
+    """Test errors next to the published ones, `abreast` depths in a table."""
     return [_error_table(group, depths) for depths in chunks(group.depths, abreast)]
 
 
@@ -67,7 +67,7 @@ def _error_table(group: Group, depths: Sequence[int]) -> Table:
     notes = ["Test error at the last iteration, in percent; sd: standard deviation; n: seeds."]
     if group.like_paper:
         notes.append(
-            "median − paper: in percentage points; inside: the published median lies between the "
+            "median − paper: in percentage points; inside: the published median is between the "
             "lowest and the highest of our runs."
         )
     notes += _lost(group, depths)
@@ -92,7 +92,7 @@ def _error_columns(group: Group, depth: int) -> Iterator[Filled]:
     paper = "paper" if group.like_paper else "paper\n(not comparable)"
     yield column(paper, lambda e: _published_cell(e, group))
     if group.like_paper:
-        yield column("median\n− paper", _beside_paper)
+        yield column("median\n− paper", _minus_paper)
 
 
 def _lost(group: Group, depths: Sequence[int]) -> Iterator[str]:
@@ -127,8 +127,8 @@ def _published_cell(entry: Entry, group: Group) -> Value:
     return TableCell(f"{figure.test_error:.2f}", grey=not group.like_paper) if figure else None
 
 
-def _beside_paper(entry: Entry) -> str | None:
-    """`+0.12, inside`: our median less the published one, and whether that lies within our runs."""
+def _minus_paper(entry: Entry) -> str | None:
+    """`+0.12, inside`: our median − the published one, which is inside the range of our runs."""
     if entry.summary is None or entry.published is None:
         return None
     values, theirs = entry.summary.values, entry.published.test_error
@@ -157,7 +157,7 @@ def _sources(group: Group, depths: Sequence[int]) -> Iterator[str]:
 
 
 def _map_table(found: PlacementMap, like_paper: bool) -> Table:
-    """BN's place from row to row, that of ReLU from column to column."""
+    """BN's place by row, ReLU's place by column."""
 
     def column(relu: str) -> Filled:
         def cell(bn: str) -> TableCell:
@@ -175,7 +175,7 @@ def _map_table(found: PlacementMap, like_paper: bool) -> Table:
     if found.outside:
         names = ", ".join(found.outside)
         notes.append(f"Not on this map, which has one BN and then one ReLU: {names}.")
-    title = f"Where BN and ReLU stand: test error (%), ResNet-{found.depth}"
+    title = f"Where BN and ReLU go: test error (%), ResNet-{found.depth}"
     columns = (left("BN at", str), *map(column, MAP_PLACES))
     return filled(title, columns, MAP_PLACES, notes, "map")
 
@@ -276,7 +276,7 @@ def _v1_v2_table(group: Group) -> Table:
 
 
 def _seeds_needed(pair: V1V2Comparison) -> Iterator[str]:
-    """How many seeds would show the paper's difference, where two seeds of each tell the spread."""
+    """How many seeds would show the paper's difference, given two seeds of each for the spread."""
     if pair.sd is None or pair.published_difference is None:
         return
     wanted = pair.seeds_needed
@@ -435,5 +435,5 @@ def _speed_text(speed: Any) -> str | None:
 
 
 def reason(record: Record) -> str:
-    """Why a run failed or cannot be read, without the folder, which is shown beside it."""
+    """Why a run failed or cannot be read, without the folder, which has its own cell."""
     return record.message.removeprefix(f"{record.folder}: ").replace(f"{record.folder}/", "")

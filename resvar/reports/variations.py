@@ -22,7 +22,7 @@ MOST_SETTINGS = 2
 """In which the groups of a grid differ: one gives its rows, one its columns."""
 
 MOST_ABREAST = 4
-"""Columns of a table beside its first one."""
+"""Columns of a table after the first one."""
 
 Point = tuple[str, ...]
 """The values of a grid's settings, as `--set` takes them."""
@@ -49,7 +49,7 @@ class Grid:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Those of the groups that have no part of their own in a report, once each."""
+        """The notes of the groups that have no separate part in a report, once each."""
         notes: list[str] = []
         for group in self._tabulated:
             settings = settings_of(group.records[0])
@@ -72,7 +72,7 @@ class Grid:
         return [group for group in self.groups.values() if is_tabulated(group)]
 
     def tables(self, abreast: int = MOST_ABREAST) -> list[Table]:
-        """The test errors, and the runs of the groups that have no part of their own in a report.
+        """The test errors, and the runs of the groups that have no separate part in a report.
 
         The rows are the values of the first setting. A column is a value of the second one, and a
         variant at a depth; `abreast` of them share a table.
@@ -127,7 +127,7 @@ class Grid:
         return "\n".join(lines)
 
     def _row_name(self, value: str) -> str:
-        """The value; that of a shipped protocol is marked."""
+        """The value; a shipped protocol's own value is marked."""
         name = self.names[0]
         group = next(group for point, group in self.groups.items() if point[0] == value)
         settings = settings_of(group.records[0])
@@ -143,7 +143,7 @@ USUAL = "default"
 NOTES = (
     "Test error at the last iteration, in percent: median; mean ± sd (standard deviation); n: "
     "seeds.",
-    "A value that is chosen by these test errors has an optimistic one.",
+    "If a value is chosen by these test errors, its own test error is optimistic.",
 )
 
 
@@ -174,7 +174,7 @@ def _figures(entry: Entry | None) -> tuple[str | None, str | None, str | None]:
 
 
 def is_tabulated(group: Group) -> bool:
-    """Whether a grid says all about a group: it leaves its protocol and compares no variants."""
+    """Whether a grid says all about a group: it changes its protocol and compares no variants."""
     settings = settings_of(group.records[0])
     follows = group.like_paper or group.label == settings.protocol
     return not (follows or group.contrasts or group.maps)
@@ -190,9 +190,9 @@ def grids(groups: Sequence[Group]) -> list[Grid]:
 
 
 def _grids_of(family: Sequence[Group]) -> Iterator[Grid]:
-    """The grids of groups under one protocol: the largest one first, then those of the rest."""
-    told = [n for n in EXECUTION if any(f"{n}=" in group.label for group in family)]
-    values = {group.label: _values(group, told) for group in family}
+    """The grids of groups under one protocol: the largest one first, then the grids of the rest."""
+    named = [n for n in EXECUTION if any(f"{n}=" in group.label for group in family)]
+    values = {group.label: _values(group, named) for group in family}
     names = [
         n for n in next(iter(values.values())) if len({each[n] for each in values.values()}) > 1
     ]
@@ -229,15 +229,15 @@ def _base(group: Group) -> str:
     return settings_of(group.records[0]).protocol
 
 
-def _values(group: Group, told: Sequence[str]) -> dict[str, str]:
+def _values(group: Group, named: Sequence[str]) -> dict[str, str]:
     """The settings that distinguish groups, as text.
 
     Args:
-        told: those of the execution that do.
+        named: settings of the execution that do.
     """
     settings = settings_of(group.records[0])
     network: Mapping[str, Any] = network_deviations(settings)
-    return {name: shown(getattr(settings, name)) for name in (*TRAINING_HALF, *told)} | {
+    return {name: shown(getattr(settings, name)) for name in (*TRAINING_HALF, *named)} | {
         name: shown(network[name]) if name in network else USUAL
         for name in ARCHITECTURE
         if name != "depth"

@@ -1,7 +1,7 @@
 """Checkpoints that are complete or absent, and that detect damage.
 
 A checkpoint is an ordinary `torch.save` file that contains a digest of its content. A new one is
-written beside the old one, flushed, read back and verified; the old one becomes
+written next to the old one, flushed, read back and verified; the old one becomes
 `checkpoint.previous.pt` too, and then the new one takes its name. So a reader finds a complete
 `checkpoint.pt` at every moment.
 """
@@ -117,7 +117,7 @@ def load_newest(folder: Path, warn: Any = None) -> State | None:
     """The newest intact state in a run directory; None if there is no checkpoint.
 
     Args:
-        warn: receives a sentence when a damaged file is skipped.
+        warn: called with a sentence when a damaged file is skipped.
 
     Raises:
         RunError: there are checkpoints and all are damaged, or one is of a later version of
@@ -235,7 +235,7 @@ def _write(file: IO[bytes], content: Any) -> None:
     """Write and flush a file.
 
     Raises:
-        OSError: of the disk; torch's own writer would hide it behind an error of its own.
+        OSError: of the disk; torch's own writer would hide it behind its own error.
     """
     try:
         torch.save(content, file)

@@ -190,7 +190,7 @@ class Ranks:
             return device
         if ":" in name:
             raise UserError(
-                f"--device {name}: each of the {self.size} processes takes a GPU of its own; write "
+                f"--device {name}: each of the {self.size} processes uses its own GPU; use "
                 "--device cuda, and choose the GPUs with CUDA_VISIBLE_DEVICES."
             )
         count = torch.cuda.device_count()
@@ -221,7 +221,7 @@ class Ranks:
             raise UserError(
                 f"a batch of {settings.batch_size} images is {micro_batches} × "
                 f"{settings.bn_batch_size} ('batch_size', 'bn_batch_size'), which does not divide "
-                f"among {self.size} processes: start as many as go into {micro_batches}, or change "
+                f"among {self.size} processes: start a divisor of {micro_batches}, or change "
                 "one of the two with --set."
             )
 

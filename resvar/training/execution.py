@@ -45,7 +45,7 @@ class Execution:
         compiles: whether units are compiled here; likewise.
         memory_format: of images and weights.
         captures: whether an update becomes one CUDA graph. Not recorded, since the bits are the
-            same: another device may resume the run, and decides anew.
+            same: another device may resume the run, and decides again.
     """
 
     settings: Settings
@@ -70,7 +70,7 @@ class Execution:
         Args:
             begun: the recorded settings of the run to be resumed. It keeps its precision and its
                 kernels; what it cannot have here it continues without.
-            log: receives a sentence when operators are built, and when a run has to do without.
+            log: called with a sentence when operators are built, and when a run cannot use them.
 
         Raises:
             UserError: a setting requires something that this device or machine cannot do.

@@ -70,14 +70,14 @@ def run_training(
 
     Args:
         data: the folder with the dataset.
-        out: the run directory; default: that of `run_folder`, below `runs`.
+        out: the run directory; default: the one that `run_folder` chooses below `runs`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         fresh: remove the run that is there and start over.
 
     Raises:
         UserError: wrong input; nothing was written.
         RunError: the run cannot be finished; everything saved is kept.
-        Stopped: Ctrl-C or another signal; the message tells what a rerun will do.
+        Stopped: Ctrl-C or another signal; the message says what a rerun will do.
         PeerFailure: on all ranks but rank 0, which raises one of these.
     """
     continue_without_sweep()
@@ -146,7 +146,7 @@ def with_classes(settings: Settings, images: Images | FolderImages) -> Settings:
 def _resolve(
     settings: Settings, device: torch.device, ranks: Ranks, folder: Path, fresh: bool, log: Log
 ) -> Execution:
-    """How the run is carried out; a resumed one as it was begun, if that is possible here."""
+    """How the run is carried out; a resumed one as it was started, if that is possible here."""
 
     def recorded() -> Settings | None:
         there = (folder / rundir.CONFIG).exists() and not fresh
@@ -157,7 +157,7 @@ def _resolve(
 
 
 def _agree(plan: Execution, images: Images | FolderImages, fresh: bool) -> None:
-    """All ranks must have been started alike."""
+    """Require that all ranks were started with the same settings."""
     plan.ranks.agree_on(
         {
             **plan.settings.model_dump(),

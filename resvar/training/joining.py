@@ -82,7 +82,7 @@ def _joined(ranks: Ranks) -> Iterator[None]:
 
 
 def _note_incomplete_variables() -> None:
-    """A launcher may use the names of some of torchrun's variables for purposes of its own."""
+    """A launcher may use the names of some of torchrun's variables for its own purposes."""
     missing = [name for name in VARIABLES if name not in os.environ]
     asked = os.environ.get("WORLD_SIZE", "1")
     if missing and asked != "1":
@@ -120,7 +120,7 @@ def _join(ranks: Ranks) -> Store:
         )
     except (RuntimeError, ValueError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RunError(f"the {ranks.size} processes do not come together: {reason}") from error
+        raise RunError(f"the {ranks.size} processes could not connect: {reason}") from error
     if ranks.first:
         atexit.register(_announce_end, store, ranks.size - 1)
     return store
@@ -152,7 +152,7 @@ def _connect(ranks: Ranks) -> Store:
 
 
 def _await(missing: Callable[[], str], ranks: Ranks) -> None:
-    """Wait until all have joined; print who is missing if that takes long.
+    """Wait until all have joined; after a while, print who is missing.
 
     Args:
         missing: the missing processes in words.

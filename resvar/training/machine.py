@@ -30,7 +30,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda") or (number and whole_number(number) is None):
-        raise UserError(f"--device {shortened(name)}: write auto, cpu, cuda or cuda:N.")
+        raise UserError(f"--device {shortened(name)}: choose from auto, cpu, cuda or cuda:N.")
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(number or 0) >= count:

@@ -26,7 +26,7 @@ def require_memory(plan: Execution) -> None:
         saving = "" if plan.settings.recompute == "unit" else ", --set recompute=unit"
         raise UserError(
             f"training this network takes at least {_gigabytes(needed)} of memory, and "
-            f"{plan.device} has {_gigabytes(there)}: take fewer images at a time (--set "
+            f"{plan.device} has {_gigabytes(there)}: use fewer images at a time (--set "
             f"bn_batch_size=…){saving} or a smaller network."
         )
 

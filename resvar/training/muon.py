@@ -23,7 +23,7 @@ COEFFICIENTS = 3.4445, -4.7750, 2.0315
 
 
 class Muon(torch.optim.SGD):
-    """SGD, but for parameter groups with `orthogonal`, which hold filters [out, in, k, k].
+    """SGD, but for parameter groups with `orthogonal`, which contain filters [out, in, k, k].
 
     Their step is `lr · √max(1, out / (in · k²))` times the orthogonal matrix of the momentum, which
     is always Nesterov's; and weight decay takes `lr · weight_decay` of the weights themselves.

@@ -61,7 +61,7 @@ class Pace:
     @property
     def images_per_second(self) -> float:
         """Training images per second of training; 0 while it is unknown."""
-        if self.updates and self.seconds > 0:  # a coarse clock may stand still for some updates
+        if self.updates and self.seconds > 0:  # a coarse clock may not advance for some updates
             return self.updates * self.settings.batch_size / self.seconds
         return self.earlier
 

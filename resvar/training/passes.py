@@ -29,7 +29,7 @@ RECOMPILE_LIMIT = 64
 """Compilations of one piece of code, one per shape of unit; torch's default is 8."""
 
 INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
-"""Where torch keeps compiled units; by default in /tmp, under a name that anybody can take."""
+"""Where torch keeps compiled units; by default in /tmp, under a name that anyone can claim."""
 
 
 def prepare_network(network: ResidualNetwork, plan: Execution) -> ResidualNetwork:

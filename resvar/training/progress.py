@@ -20,7 +20,7 @@ REFRESH = 0.3
 """Seconds between two reads of the loss: each waits for the device once."""
 
 LOG_EVERY = 60.0
-"""Seconds between two plain progress lines where the output is not a terminal."""
+"""Seconds between two plain progress lines if the output is not a terminal."""
 
 FIRST_ESTIMATE = 5.0
 """Seconds of training after which the run logs how long it will take."""
@@ -70,10 +70,10 @@ class Progress(Callback):
         self._show(f"evaluating {percent(100 * share, 0):>5}")
 
     def _show(self, doing: str, more: Sequence[str] = ()) -> None:
-        """Renew the bar; where there is none, print a line now and then.
+        """Refresh the bar; if there is none, print a line now and then.
 
         Args:
-            more: figures beside the time left and the speed, the most important first.
+            more: figures in addition to the time left and the speed, the most important first.
         """
         left, speed = self.trainer.seconds_left(), self.trainer.pace.images_per_second
         figures = [f"{duration(left)} left", *more[:1]] if left is not None else [*more[:1]]

@@ -19,7 +19,7 @@ class SourceVersion:
     """A commit, or the reason for its absence.
 
     Attributes:
-        dirty: whether tracked files had changes; None where git does not tell.
+        dirty: whether tracked files had changes; None if git does not say.
         reason: why `commit` or `dirty` is None.
     """
 
@@ -45,15 +45,15 @@ def source_version(package: Path = PACKAGE) -> SourceVersion:
     except subprocess.TimeoutExpired:
         reason = f"git did not answer in {GIT_SECONDS:.0f} s"
     except subprocess.CalledProcessError as error:
-        told = (error.stderr.splitlines() or [f"it ended with {error.returncode}"])[0]
-        reason = f"git: {told.removeprefix('fatal: ')}"
+        said = (error.stderr.splitlines() or [f"it exited with {error.returncode}"])[0]
+        reason = f"git: {said.removeprefix('fatal: ')}"
     except OSError as error:
         reason = f"git: {error.strerror}"
     return SourceVersion(commit, None, reason)
 
 
 def _git(folder: Path, *command: str) -> str:
-    """What git prints about the repository of a folder. It takes no lock and prompts for nothing.
+    """What git prints about the repository of a folder. It takes no lock and never prompts.
 
     Variables such as GIT_DIR would name another repository.
     """

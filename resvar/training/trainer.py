@@ -305,7 +305,7 @@ class Trainer:
     def _evaluate(
         self, loader: EvalLoader, callbacks: Sequence[Callback], stop: object, before: int = 0
     ) -> Evaluation:
-        """Obeys a stop meanwhile: the resumed run then repeats the evaluation.
+        """Obeys a stop during the evaluation, which the resumed run repeats.
 
         Args:
             before: images that the evaluation has had before those of `loader`.

@@ -53,7 +53,7 @@ class WandbLog:
     Args:
         folder: the run directory.
         rows: the evaluations so far, as in `metrics.csv`.
-        say: receives sentences for the user.
+        say: called with sentences for the user.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a run leaves in its directory while it works: metrics, checkpoints, snapshots, progress."""
+"""What a run writes to its directory while it trains: metrics, checkpoints, snapshots, progress."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from resvar.training.trainer import Callback, Trainer
 from resvar.training.wandb_log import WandbLog
 
 NOTE_EVERY = 5.0
-"""Seconds between two renewals of `progress.json`."""
+"""Seconds between two refreshes of `progress.json`."""
 
 
 class Writer(Callback):
     """Writes the files of a run directory. A context manager.
 
     Args:
-        say: receives what the trackers tell the user.
+        say: called with the trackers' sentences for the user.
     """
 
     def __init__(self, folder: Path, trainer: Trainer, say: Log) -> None:

@@ -116,7 +116,7 @@ def test_floor_and_sweep(resvar, tmp_path):
         (["--depth", "21"], "fits no residual unit"),
         (["--variant", "orignal"], "did you mean 'original'"),
         (["--compare", "fp32"], "KEY=VALUE"),
-        (["--device", "gpu"], "write auto, cpu, cuda"),
+        (["--device", "gpu"], "choose from auto, cpu, cuda"),
         (["--floor", "--sweep"], "one at a time"),
         (["--sweep", "--device", "cuda"], "leave out --device"),
         (["--rounds", "0"], "rounds"),

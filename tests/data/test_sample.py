@@ -101,7 +101,7 @@ def test_a_run_needs_no_data_and_records_the_checksum(tmp_path, monkeypatch, cap
     assert run_command(["evaluate", str(tmp_path / "run")]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "1,000 test images of the sample of CIFAR-10" in shown
-    assert "All 1,000 predictions are the same as the run's own" in shown
+    assert "All 1,000 predictions are the same as the run's" in shown
 
 
 def test_a_stopped_run_ends_with_the_same_bits(tmp_path, monkeypatch):

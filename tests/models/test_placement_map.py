@@ -128,7 +128,7 @@ def test_a_place_and_its_name_are_the_same_run_of_a_sweep(tmp_path):
     ],
 )
 def test_a_misspelled_place_is_met_with_the_nearest(name, nearest):
-    with pytest.raises(UserError, match=f"no variant '{name}'; did you mean '{nearest}'"):
+    with pytest.raises(UserError, match=f"unknown variant '{name}'; did you mean '{nearest}'"):
         find_ordering(name)
 
 

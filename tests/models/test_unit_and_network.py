@@ -155,7 +155,7 @@ def test_every_depth_fits_what_arithmetic_says_or_is_refused_with_near_ones(dept
         (20, {"shortcut": "conv"}, "'shortcut' must be one of pad, project, not 'conv'"),
         (20, {"unit": "wide"}, "'unit' must be one of basic, bottleneck, not 'wide'"),
         (20, {"stride_on": "last"}, "'stride_on' must be one of first, 3x3, not 'last'"),
-        (20, {"variant": "V1"}, "no variant 'V1'"),
+        (20, {"variant": "V1"}, "unknown variant 'V1'"),
     ],
 )
 def test_a_network_that_does_not_exist_is_refused_in_words(depth, options, message):

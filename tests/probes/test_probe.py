@@ -115,7 +115,7 @@ WRONG = (
     (("run", "--seed", "1"), "--seed"),
     (("run", "--at", "soon"), "--at soon"),
     (("run", "--at", "9" * 5000), "use init, end, or a number of iterations"),
-    (("run", "--device", "cuda:²"), "write auto, cpu, cuda or cuda:N"),
+    (("run", "--device", "cuda:²"), "choose from auto, cpu, cuda or cuda:N"),
     (("run", "--at", "7"), "kept at: 0, 5"),
     (("--depth", "8", "--at", "end"), "--at"),
     (("--depth", "8", "--variant", "orignal"), "original"),

@@ -57,7 +57,7 @@ def test_the_table_has_a_line_per_quantity_and_a_verdict_per_claim():
     assert "BN after addition" not in text.split("Claims of the paper")[0]
     assert "at initialisation" in text
     assert "after 400 iterations" in text
-    assert "the damage is that of" in text
+    assert "the damage equals that of" in text
     for claim in ("monotone-signal", "scaled-shortcut", "identity-forward", "identity-backward",
                   "slow-start", "regularisation"):  # fmt: skip
         assert claim in text

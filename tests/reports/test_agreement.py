@@ -131,7 +131,9 @@ def test_predictions_are_read_with_what_is_right(tmp_path):
 
 def test_predictions_of_another_error_do_not_count(tmp_path):
     folder = write(tmp_path, wrong=700)
-    assert scored_predictions(folder, 0, "cifar10", 6.9) == "not those of the recorded test error"
+    assert (
+        scored_predictions(folder, 0, "cifar10", 6.9) == "inconsistent with the recorded test error"
+    )
 
 
 def test_other_data_has_no_labels_but_still_disagrees(tmp_path):

@@ -90,12 +90,12 @@ def test_every_cell_of_every_table_is_on_the_page(tmp_path):
 def test_the_verdict_comes_first_in_one_sentence(tmp_path):
     seen = Seen(page_on(write_rich(tmp_path)))
     sentence = (
-        "Where should BatchNorm and ReLU stand? Is full pre-activation (V2) better than the "
+        "Where should BatchNorm and ReLU go? Is full pre-activation (V2) better than the "
         "original unit (V1)? Reproduced at ResNet-110 and ResNet-164. CIFAR-10, protocol paper"
     )
     assert sentence in seen.text
     order = ["Test error (%)", "V1 (original) against", "Training curves",
-             "Where BN and ReLU stand", "Compared with original", "Every run",
+             "Where BN and ReLU go", "Compared with original", "Every run",
              "All runs were made in one environment", "The data, checked"]  # fmt: skip
     places = [seen.text.index(words) for words in order]
     assert places == sorted(places)

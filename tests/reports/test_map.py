@@ -31,7 +31,7 @@ ERRORS = {
     "bn-after-add-relu-trail": 54.0,
     "bn-after-add": 55.1,
 }
-TITLE = "Where BN and ReLU stand: test error (%), ResNet-"
+TITLE = "Where BN and ReLU go: test error (%), ResNet-"
 
 
 def write_map(root, protocol="quick", depth=110, **changes):
@@ -274,7 +274,7 @@ def test_the_terminal_shows_the_map_and_is_not_overrun(tmp_path, width, protocol
     write_map(tmp_path, protocol)
     text = on_screen(report_on(tmp_path), width)
     assert max(map(len, text.splitlines())) <= width
-    table = text[text.index("Where BN and ReLU stand") :].split("Compared with")[0]
+    table = text[text.index("Where BN and ReLU go") :].split("Compared with")[0]
     assert "48.25" in table
     if width >= 80:
         assert "48.25 (1) *" in table

@@ -111,7 +111,7 @@ def test_memory_limits_how_many_share_the_processor(gpus, monkeypatch):
         (0, None, "auto", "--jobs must be at least 1"),
         (None, 0, "auto", "--per-gpu must be at least 1"),
         (None, None, "cuda:2", "this machine has 2 GPUs"),
-        (None, None, "gpu", "write auto, cpu, cuda or cuda:N"),
+        (None, None, "gpu", "choose from auto, cpu, cuda or cuda:N"),
     ],
 )
 def test_what_cannot_be_is_refused(gpus, jobs, per_gpu, device, said):
