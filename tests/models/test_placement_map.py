@@ -148,7 +148,7 @@ def test_settings_may_not_call_another_ordering_by_a_place(tmp_path):
     config.write_text(
         text.replace("variant: full-preact", "variant: bn-trail-relu-trail"), encoding="utf-8"
     )
-    with pytest.raises(UserError, match="is not the ordering 'bn-trail-relu-trail'"):
+    with pytest.raises(UserError, match="differs from the ordering 'bn-trail-relu-trail'"):
         resolve(config)
     config.write_text(
         text.replace("variant: full-preact", "variant: bn-lead-relu-lead"), encoding="utf-8"

@@ -145,8 +145,8 @@ def test_every_depth_fits_what_arithmetic_says_or_is_refused_with_near_ones(dept
         (8, {"unit": "bottleneck"}, r"depth 8 does not fit bottleneck.* 11 and 20"),
         (20, {"family": "imagenet"}, "depth 20 is not an ImageNet network; choose 18, 34, 50, 101"),
         (50, {"family": "imagenet", "unit": "basic"}, "depth 50 .* bottleneck units, not 'basic'"),
-        (18, {"family": "imagenet", "cardinality": 32}, "depth 18 has basic units, and groups"),
-        (20, {"base_width": 4}, "depth 20 has basic units, and groups"),
+        (18, {"family": "imagenet", "cardinality": 32}, "depth 18 has basic units, but groups"),
+        (20, {"base_width": 4}, "depth 20 has basic units, but groups"),
         (20, {"cardinality": 0}, "'cardinality' must be at least 1, not 0"),
         (20, {"base_width": -1}, "'base_width' must be at least 1, not -1"),
         (20, {"num_classes": 0}, "'num_classes' must be at least 1, not 0"),
@@ -155,7 +155,7 @@ def test_every_depth_fits_what_arithmetic_says_or_is_refused_with_near_ones(dept
         (20, {"shortcut": "conv"}, "'shortcut' must be one of pad, project, not 'conv'"),
         (20, {"unit": "wide"}, "'unit' must be one of basic, bottleneck, not 'wide'"),
         (20, {"stride_on": "last"}, "'stride_on' must be one of first, 3x3, not 'last'"),
-        (20, {"variant": "V1"}, "unknown variant 'V1'"),
+        (20, {"variant": "V3"}, "unknown variant 'V3'"),
     ],
 )
 def test_a_network_that_does_not_exist_is_refused_in_words(depth, options, message):

@@ -108,7 +108,7 @@ def test_a_checkout_of_somebody_else(checkout, monkeypatch, tmp_path):
     [
         ("exec sleep 60", "git did not answer in 1 s"),
         ("echo 'fatal: no memory' >&2; exit 128", "git: no memory"),
-        ("exit 3", "git: it ended with 3"),
+        ("exit 3", "git: it exited with 3"),
         (None, "git is not installed"),
     ],
 )
