@@ -96,6 +96,7 @@ def meant_setting(word: str, known: Collection[str]) -> str:
         return f": {advice}."
     meant = {**{_plain(other): name for other, name in others.items()}, **settings}
     near = difflib.get_close_matches(plain, meant, 1, NEAR)
+    near = near or [name for name in settings if sorted(name) == sorted(plain)]  # two swapped
     return f"; did you mean '{meant[near[0]]}'?" if near else ""
 
 

@@ -114,7 +114,7 @@ def test_a_file_that_is_missing_or_no_text_is_refused(tmp_path):
             read_yaml(tmp_path / name)
     with pytest.raises(UserError, match=r"none\.yaml: cannot be read"):
         read_yaml(tmp_path / "none.yaml")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="a directory, not a regular file"):
         read_yaml(tmp_path)
 
 

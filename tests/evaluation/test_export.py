@@ -191,7 +191,7 @@ def test_wrong_input_is_refused_in_a_sentence(runs, capsys):
     Path("pickle.safetensors").write_bytes(b"\x80\x04.")
     Path("elsewhere.pt").write_bytes(b"x")
     for words, arguments in (
-        ("Missing option '--out'", ["export", small]),
+        ("--out FILE is missing", ["export", small]),
         ("must end in one of", ["export", small, "--out", "x.bin"]),
         ("must end in .onnx", ["export", small, "--out", "x.pt", "--to", "onnx"]),
         ("there is no folder", ["export", small, "--out", "no/x.onnx"]),

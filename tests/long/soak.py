@@ -120,8 +120,10 @@ def soak(
     problems = [] if end.code == 0 else [str(end)]
     if not wait_for(lambda: not everyone(mark), 60):
         problems.append(f"left over: {everyone(mark)}")
-    for seed in range(count):
-        run = folder / "paper" / "original-8" / f"seed-{seed}"
+    runs = sorted(path.parent for path in folder.rglob("config.yaml"))
+    if len(runs) != count:
+        problems.append(f"there are {len(runs)} runs")
+    for run in runs:
         if not (run / "result.json").exists():
             problems.append(f"{run} is not finished")
         elif (run / "log.txt").read_text(encoding="utf-8").count("Finished") != 1:

@@ -206,11 +206,11 @@ def test_a_sweep_killed_again_and_again_ends_with_every_run_once(resvar, tmp_pat
 def test_one_that_diverges_is_a_result_and_is_not_tried_again(resvar, tmp_path):
     sweep = ("sweep", "--variants", "original", "--depths", "8", "--device", "cpu",
              *sets(*TINY, "precision=fp32", "lr=1e30"))  # fmt: skip
-    run = tmp_path / FOLDERS[0]
     done = resvar.run(*sweep, cwd=tmp_path, **UNMEASURED)
     assert done.code == 0, done
     assert "seed-0 diverged at iteration" in done.out
     assert "All 1 runs are finished; 1 of them diverged" in done.out
+    (run,) = (path.parent for path in tmp_path.rglob("config.yaml"))
     assert not (run / "result.json").exists()
     iteration = json.loads((run / "diverged.json").read_text(encoding="utf-8"))["iteration"]
     before = contents(run)
