@@ -20,7 +20,8 @@ def test_every_synonym_belongs_to_one_setting_and_is_none_itself():
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [
-        ("learning_rate", "lr"), ("learning-rate", "lr"), ("LR", "lr"), ("rl", "lr"), ("base_lr", "lr"),
+        ("learning_rate", "lr"), ("learning-rate", "lr"), ("LR", "lr"), ("rl", "lr"),
+        ("base_lr", "lr"),
         ("epochs", "iterations"), ("epoch", "iterations"), ("max_steps", "iterations"),
         ("iteration", "iterations"), ("itertions", "iterations"), ("bs", "batch_size"),
         ("batchsize", "batch_size"), ("batch-size", "batch_size"), ("bach_size", "batch_size"),

@@ -205,7 +205,7 @@ def test_wrong_input_is_refused_in_a_sentence(runs, capsys):
         ("--device", ["evaluate", small, "--device", "toaster"]),
         ("xml", ["evaluate", small, "--format", "xml"]),
         ("--data", ["evaluate", small, "--data", "nowhere"]),
-        ("Missing argument", ["evaluate"]),
+        ("RUN|CHECKPOINT|FILE is missing", ["evaluate"]),
     ):
         refused(capsys, words, *arguments)
     assert sorted(path.name for path in Path().iterdir()) == ["elsewhere.pt", "pickle.safetensors"]
