@@ -181,7 +181,7 @@ def test_wrong_settings(refuse, setting, parts):
 def test_wrong_config_files(refuse, tmp_path, text, parts):
     file = tmp_path / "mine.yaml"
     file.write_bytes(text)
-    # What the file holds is under the options, so none is given that would hide the mistake.
+    # Options override the file, so none is given that would hide the mistake.
     options = [] if b"variant" in text or b"depth" in text else ["--variant", "original"]
     options += [] if b"depth" in text else ["--depth", "20"]
     options += ["--variant", "original"] if b"depth" in text else []
@@ -282,7 +282,7 @@ def test_data_that_are_not_the_official_ones(refuse):
 
 
 def test_damaged_and_missing_files_of_the_dataset(resvar, tmp_path):
-    """In processes of their own: they know the tiny data as the official ones."""
+    """In separate processes, which take the tiny data for the official."""
     copy = tmp_path / "copy"
     shutil.copytree(resvar.data, copy)
     file = copy / "cifar-10-batches-py" / "data_batch_3"
@@ -418,7 +418,7 @@ def test_importing_stays_light(module):
 
 
 def test_help_is_there_at_once(tmp_path):
-    """Under 0.4 seconds of the processor: that of the clock depends on what else goes on."""
+    """Under 0.4 s of processor time: wall time depends on the load."""
 
     def seconds() -> float:
         before = os.times()

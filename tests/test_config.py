@@ -391,7 +391,7 @@ NASTY = [
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_any_value_is_taken_or_refused_in_one_short_sentence(name):
-    """Also those that YAML cannot contain: Python users give them."""
+    """Including values that YAML cannot express: Python users give them."""
     for value in NASTY:
         said, made = "", None
         try:

@@ -55,7 +55,7 @@ def exit_code(command: Callable[[], object]) -> int:
 
 
 def leave(code: int) -> NoReturn:
-    """Exit with a code, also if a signal arrives while the interpreter shuts down."""
+    """Exit with a code, even if a signal arrives while the interpreter shuts down."""
     for number in _stopping():
         signal.signal(number, lambda *_: os._exit(code))
     exec("")  # else Python, interrupted in an earlier exec, exits by a signal and not with a code

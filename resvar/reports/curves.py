@@ -77,7 +77,7 @@ class DepthCurves:
 
     @cached_property
     def loss_limits(self) -> tuple[float, float]:
-        """The ends of the loss axis, a little beyond the positive losses."""
+        """The ends of the loss axis, slightly outside the positive losses."""
         positive = [band.loss[band.loss > 0] for band in self.bands.values()]
         low = min((float(losses.min()) for losses in positive if len(losses)), default=0.1)
         high = max((float(losses.max()) for losses in positive if len(losses)), default=1.0)

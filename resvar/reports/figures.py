@@ -61,7 +61,7 @@ MOST_ROWS = 40
 
 
 def figures(report: Report, curves: bool = True) -> Iterator[tuple[Group, Picture]]:
-    """Every figure of a report with its group, each drawn when it is asked for.
+    """Every figure of a report with its group, each drawn on request.
 
     File names consist of letters, digits and hyphens, and no two are the same.
 

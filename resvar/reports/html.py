@@ -66,7 +66,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """The content of the page beyond the report.
+    """The content of the page in addition to the report.
 
     Attributes:
         out: the file to write, from which links to runs start. None: the working folder.

@@ -138,7 +138,7 @@ def cells_text(records: Iterable[Record]) -> str:
 
 
 def ranges(numbers: Iterable[int], most: int = 6) -> str:
-    """`0–4, 7`; beyond `most` pieces `0, 2, 4, … (50)`."""
+    """`0–4, 7`; for more than `most` pieces `0, 2, 4, … (50)`."""
     pieces: list[list[int]] = []
     ordered = sorted(set(numbers))
     for number in ordered:

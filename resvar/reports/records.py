@@ -72,7 +72,7 @@ class Record:
         label: equal for comparable runs; see `label_of`. Empty without settings, or if not asked
             for.
         diverged: the state is failed, because the loss became NaN or infinite.
-        metrics: the rows of `metrics.csv`; None if not asked for.
+        metrics: the rows of `metrics.csv`; None if not requested.
     """
 
     folder: Path
@@ -87,7 +87,7 @@ class Record:
 
     @property
     def is_read(self) -> bool:
-        """Whether the run has settings, and all that was asked for could be read."""
+        """Whether the run has settings, and everything requested could be read."""
         return self.settings is not None and self.state not in UNREAD
 
     @property
@@ -177,8 +177,8 @@ def _begun_record(folder: Path, full: bool) -> Record | None:
 def _with_standing(record: Record, settings: Settings, full: bool) -> Record:
     """The record with the state of its run.
 
-    A run writes its metrics, then its result, and then gives up its lock. It is read the other way
-    round, so that a run which ends meanwhile is seen as running or finished and never otherwise.
+    A run writes its metrics, then its result, and then releases its lock. It is read in reverse
+    order, so that a run which ends meanwhile is seen as running or finished and never otherwise.
     """
     folder = record.folder
     at_work = is_locked(folder)

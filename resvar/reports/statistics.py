@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 MOST_PARTITIONS = 20_000
-"""Up to this number every partition is counted; eight seeds against eight make 12,870."""
+"""Up to this number every partition is counted; eight seeds against eight give 12,870."""
 
 RESAMPLES = 19_999
 """Random partitions beyond it; always the same ones, since the generator starts at `SEED`."""

@@ -40,7 +40,7 @@ class Execution:
         settings: the run's, with `precision` and `kernels` resolved. Both change the last bits of
             a result, so they are recorded with the run.
         ranks: the processes that share the run.
-        kernels: what computes here. A run that was begun with `fused` continues with `plain` where
+        kernels: what computes here. A run started with `fused` continues with `plain` where
             they are unavailable; its settings stay.
         compiles: whether units are compiled here; likewise.
         memory_format: of images and weights.
@@ -95,7 +95,7 @@ class Execution:
         return cls(settings, device, SINGLE_PROCESS, "plain", False, form, captures=False)
 
     def __str__(self) -> str:
-        """In a few words, for a log: `bf16, channels_last, fused kernels`."""
+        """A short description for the log: `bf16, channels_last, fused kernels`."""
         s = self.settings
         words: list[str] = [s.precision]
         words += ["channels_last"] if self.memory_format is torch.channels_last else []
@@ -236,7 +236,7 @@ def _refuse(setting: str, obstacle: str) -> None:
 def _warn(log: Log, setting: str, obstacle: str) -> None:
     """The settings of a resumed run are fixed, so it continues without."""
     what = {"compile": "compiled units", "kernels": "fused operators"}[setting]
-    log(f"Warning: this run was begun with {what} and continues without them: {obstacle}.")
+    log(f"Warning: this run was started with {what} and continues without them: {obstacle}.")
 
 
 def _obstacle(settings: Settings, device: torch.device) -> str | None:

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar in a terminal, plain lines in a log."""
+"""How a run shows its progress: a bar in a terminal, plain lines in a log."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def stop_request(message: str = MESSAGE, together: bool = False) -> Iterator[Sto
 
 
 def continue_without_sweep() -> None:
-    """Have Linux continue this run, if Ctrl-Z has stopped it with its sweep, when that is killed.
+    """If Ctrl-Z has stopped this run with its sweep, have Linux continue it if the sweep is killed.
 
     A stopped process would not notice it, and would keep its lock and its memory.
     """
@@ -116,7 +116,7 @@ def continue_without_sweep() -> None:
 
 @contextmanager
 def second_signal_ends() -> Iterator[None]:
-    """End this process at a second signal, also while it waits for other processes inside of torch.
+    """End this process at a second signal, even while it waits in torch for other processes.
 
     Python's handlers run only after that wait, which may last ten minutes.
     """

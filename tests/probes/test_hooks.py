@@ -46,7 +46,7 @@ def everything(network):
 @pytest.mark.parametrize("training", [False, True])
 def test_a_probe_leaves_the_network_as_it_was(variant, training):
     network = trained(make_network(variant)).train(training)
-    network.stages[0][0].eval()  # a mode of its own must come back too
+    network.stages[0][0].eval()  # its own mode must be restored too
     images, labels = make_images()
     twin = copy.deepcopy(network)
     before = everything(network)

@@ -1,4 +1,4 @@
-"""docs/why.md: its figures are there, and its claims are those of the program."""
+"""docs/why.md: its figures exist, and its claims are the program's."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_disagreement_is_that_of_a_loop(ours, base):
 
 
 def test_the_predicted_spread_is_that_of_independent_images():
-    """A thousand runs of 400 images, each missed with a probability of its own."""
+    """A thousand runs of 400 images, each missed with its own probability."""
     rng = np.random.default_rng(0)
     chances = rng.beta(0.3, 2, size=400)
     runs = rng.random((1000, 400)) > chances  # right or not

@@ -1,4 +1,4 @@
-"""The page holds everything the runs say, escapes it, and needs nothing else."""
+"""The page contains everything that the runs record, escaped, and needs nothing else."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_unfinished_failed_and_damaged_runs_are_listed_with_reasons(tmp_path):
     for words in ("no run of relu-only-preact at ResNet-110", "12 of 400", "the loss is <nan>",
                   "diverged", "4 planned runs are waiting", "this is damaged"):  # fmt: skip
         assert words in missing
-    assert "1 done" not in seen.text  # the number stands under its word
+    assert "1 done" not in seen.text  # the number is below its word
     assert {"done", "stopped", "failed", "damaged", "waiting"} <= set(seen.text.split())
 
 

@@ -1,4 +1,4 @@
-"""A run at work is read as one moment of it: whatever it writes meanwhile, nothing looks damaged.
+"""An active run is read at one moment: whatever it writes meanwhile, nothing looks damaged.
 
 While the reader makes its system calls, the run takes one step after the other, from any call on.
 """

@@ -41,7 +41,7 @@ def submission(root) -> Submission:
 
 
 def begin(root: Path, run: Path = RUN) -> Path:
-    """A run's directory as it is while the run is at work, or was."""
+    """A run's directory as it is while the run is active, or was."""
     folder = root / run
     folder.mkdir(parents=True)
     variant = run.parts[1].removesuffix("-8")

@@ -1,4 +1,4 @@
-"""Runs on the sample of CIFAR-10: beside no other run, no published figure and no verdict."""
+"""Runs on the sample of CIFAR-10: with no other run, published figure or verdict."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_a_thousand_runs(speed, thousand, tmp_path, format):
 
 @pytest.fixture
 def sweep(speed, tmp_path, request):
-    """A sweep at work, with so many run directories."""
+    """An active sweep with so many run directories."""
     with ExitStack() as held:
         for folder in speed["make_sweep"](tmp_path / "sweep", request.param):
             held.enter_context(locked(folder))

@@ -194,7 +194,7 @@ def test_a_cell_of_which_nothing_can_be_read_is_found_by_its_path(root):
 
 
 def test_a_folder_that_cannot_be_entered_is_listed(root):
-    """All runs of a variant vanish with it, and nobody knows how many."""
+    """All runs of a variant vanish with it, and their number is unknown."""
     (root / "quick/full-preact-20").chmod(0)
     with obeyed_permissions():
         *others, hidden = read_records([root])

@@ -1,4 +1,4 @@
-"""A trainer on a few made-up images, and updates of it without a run around them."""
+"""A trainer on a few synthetic images, and its updates outside a run."""
 
 from __future__ import annotations
 

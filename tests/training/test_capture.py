@@ -21,7 +21,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 class Recorded:
-    """Stands for a CUDA graph: `capture` runs nothing, `replay` does the work where it lies."""
+    """Stands for a CUDA graph: `capture` runs nothing, `replay` does the work in place."""
 
     def __init__(self):
         self.captured, self.replayed = 0, 0

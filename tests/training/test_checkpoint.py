@@ -350,7 +350,7 @@ def test_what_does_not_read_back_is_one_sentence_and_changes_nothing(tmp_path, m
 @pytest.mark.skipif(sys.platform == "win32", reason="limits are POSIX's")
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.6, 0.98, 0.999])
 def test_a_file_that_may_not_grow_is_an_error_of_the_disk(tmp_path, share):
-    """torch's writer turns what the disk says into an error of its own; `save` says the disk's."""
+    """torch's writer replaces the disk's error with its own; `save` reports the disk's."""
     import resource
 
     for iteration in (1, 2):

@@ -1,4 +1,4 @@
-"""A disk that is full, or read-only: one sentence, exit 1, and the run goes on when that is mended.
+"""A disk that is full, or read-only: one sentence, exit 1, and the run resumes after the repair.
 
 On a file system of a few kilobytes in memory where the tests may mount one, and under a limit on
 the size of files where they run as anybody. A read-only file system stands for any folder that may

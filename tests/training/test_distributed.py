@@ -278,7 +278,7 @@ def test_each_takes_a_gpu_of_its_own(monkeypatch):
 
 @pytest.fixture(scope="module")
 def undisturbed(warm, tmp_path_factory) -> Path:
-    """A run of two processes that nobody disturbed."""
+    """An undisturbed run of two processes."""
     out = tmp_path_factory.mktemp("undisturbed") / "run"
     finish(warm, out)
     return out
@@ -462,7 +462,7 @@ def test_torchrun_disturbed_twice_ends_with_the_same_bits(warm, undisturbed, tmp
     out = tmp_path / "run"
 
     def begin_and_send(number: int, to_torchrun: bool) -> Finished:
-        (out / "checkpoint.pt").unlink(missing_ok=True)  # the one before it is there to go on from
+        (out / "checkpoint.pt").unlink(missing_ok=True)  # the previous one is there to resume from
         with torchrun(warm, tmp_path, train("--out", out), RESVAR_TEST_SLOW="0.1") as job:
             assert wait_for((out / "checkpoint.pt").exists)
             workers = children(job.pid)
@@ -578,7 +578,7 @@ def free_port() -> int:
 def started(
     warm, out: Path, *more, size: int = 2, at: int | None = None, by_rank=None, **disturbed: str
 ) -> Iterator[list[Job]]:
-    """The processes of a tiny run at work; `disturbed` at one of them, or at all."""
+    """The processes of a tiny active run; `disturbed` at one of them, or at all."""
     port = free_port()
     with contextlib.ExitStack() as held:
         yield [
@@ -600,7 +600,7 @@ def run(warm, out: Path, *more, **options) -> list[Finished]:
 
 
 def finish(warm, out: Path) -> None:
-    """Start the run, or go on with it, up to its end."""
+    """Start or resume the run, up to its end."""
     ends = run(warm, out)
     assert [end.code for end in ends] == [0, 0], ends
     assert [ends[0].err, ends[1].out, ends[1].err] == ["", "", ""]

@@ -80,7 +80,7 @@ def test_it_is_the_same_run_with_and_without(warm, tmp_path):
     assert stopped.code == -signal.SIGKILL
     done = warm.run(*train(*ON, "--out", "run"), cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
-    assert_events_are_the_metrics(tmp_path / "run", 4)  # those before it was asked for, too
+    assert_events_are_the_metrics(tmp_path / "run", 4)  # including those before it was enabled
     options = {"variant": "original", "depth": 20, "protocol": "quick"}
     without, with_it = resolve(options=options), resolve(None, options, ["tensorboard=true"])
     assert without.hash == with_it.hash

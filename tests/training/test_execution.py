@@ -136,7 +136,7 @@ def test_a_run_begun_with_fused_ones_continues_without_and_stays_itself(
     assert plan.memory_format == Execution.for_inference(begun, CPU).memory_format
     why = {"cpu": "no C++ compiler is found", "cuda": "they are for the processor"}[device]
     assert said == [
-        f"Warning: this run was begun with fused operators and continues without them: {why}."
+        f"Warning: this run was started with fused operators and continues without them: {why}."
     ]
 
 
@@ -156,7 +156,7 @@ def test_a_run_begun_compiled_continues_uncompiled(monkeypatch):
     assert plan.facts() == {"kernels": "plain", "compile": "none"}
     assert not any(module._compiled_call_impl for module in Updater(plan).network.modules())
     assert said[0].startswith(
-        "Warning: this run was begun with compiled units and continues without them: no C++ "
+        "Warning: this run was started with compiled units and continues without them: no C++ "
     )
 
 

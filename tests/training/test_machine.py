@@ -1,4 +1,4 @@
-"""The switches of a run, in processes of their own: they cannot be taken back."""
+"""The switches of a run, in separate processes: they cannot be undone."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ PROBED = "probe_at=[0,3,4,6]"
 def test_a_run_with_snapshots_computes_the_same_bits(data, plain, tmp_path):
     out = tmp_path / "run"
     run(data, out, PROBED)
-    assert differing(out, plain) == ["config"]  # which holds the setting itself
+    assert differing(out, plain) == ["config"]  # which contains the setting itself
     assert list(snapshots(out)) == [0, 3, 4, 6]
     assert not snapshots(plain)
 

@@ -87,7 +87,7 @@ def recorded(settings, network, batch):
 
 
 class Note(Callback):
-    """Remembers what it is told."""
+    """Records its calls."""
 
     def __init__(self):
         self.done, self.rows, self.saved, self.kept = [], [], [], []
