@@ -248,7 +248,7 @@ def test_a_fused_run_without_its_compiler_is_finished_plain_and_records_it(warm,
     assert begin(warm, folder, RESVAR_TEST_KILL="iteration:8").code == -signal.SIGKILL
     config = (folder / "config.yaml").read_text(encoding="utf-8")
     resumed = begin(warm, folder, CXX="/no/such", RESVAR_TEST_KILL="iteration:4")
-    assert "begun with fused operators and continues without them: no C++" in resumed.out
+    assert "started with fused operators and continues without them: no C++" in resumed.out
     assert "Warning: kernels changed since this run was started" in resumed.out
     resumed = begin(warm, folder, "kernels=fused", CXX="/no/such")
     assert resumed.code == 0, resumed.err
