@@ -14,7 +14,8 @@ import typer
 
 from resvar.cli import completion
 from resvar.models.architecture import Family, Shortcut, StrideOn, UnitKind
-from resvar.settings import ROLES, DatasetName, Settings
+from resvar.roles import DatasetName
+from resvar.settings import ROLES, Settings
 
 
 def setting(name: str, default: str | None = None, least: int | None = None) -> Any:

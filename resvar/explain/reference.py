@@ -19,11 +19,11 @@ from resvar.errors import UserError
 from resvar.files import configs, read_text, shipped
 from resvar.models.architecture import IMAGENET, PUBLISHED_CIFAR
 from resvar.models.ordering import ALIASES, PLACES, known_variants, read_ordering
+from resvar.roles import RolePart
 from resvar.settings import (
     ROLES,
     SAMPLE_TEST_IMAGES,
     SAMPLE_TRAINING_IMAGES,
-    RolePart,
     Settings,
 )
 from resvar.strict_yaml import LARGEST_YAML, read_yaml, to_yaml

@@ -261,7 +261,9 @@ def test_what_dies_hard_is_failed_and_alone_submitted_again(sweeper, local):
     assert wait_for(lambda: not is_locked(sweeper.folder / run))  # it notices, and saves
     status = sweeper.status()
     assert "2 runs: 1 done, 1 failed." in status, sweeper.logs()
-    assert re.search(r"(?s)original-8/\S+/seed-0 +failed .*its Slurm task \d+_0 died on node1", status)
+    assert re.search(
+        r"(?s)original-8/\S+/seed-0 +failed .*its Slurm task \d+_0 died on node1", status
+    )
     assert submitted(sweeper(*TWO)) == 1
     sweeper.check(local)
 
