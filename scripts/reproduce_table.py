@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 
-from resvar.files import configs
 
 PAPER = "The paper's protocol: 64,000 iterations."
 OTHERS = "NOT the paper's protocol: not comparable with the published figures."
@@ -69,15 +68,14 @@ def make_table(arguments: argparse.Namespace, sample: bool, long: bool) -> int:
         "Another: make reproduce-table PROTOCOL=paper|short|quick SEEDS=N\n"
         "The sweep measures this machine first and prints how long it will take."
     )
-    table = str(configs() / "sweeps" / "table2.yaml")
     dataset = ["--dataset", "sample"] if sample else []
     jobs = ["--jobs", arguments.jobs] if arguments.jobs else []
     report = Path(arguments.runs) / Path(protocol).stem
     plan = ["--protocol", protocol, "--seeds", seeds, *dataset, "--out", arguments.runs, *jobs]
     steps = [
-        ["sweep", table, *plan],
-        ["report", str(report), "--format", "markdown", "--out", str(report / "report.md")],
-        ["report", str(report), "--format", "html", "--out", str(report / "report.html")],
+        ["sweep", "table2", *plan],
+        ["report", str(report), "--out", str(report / "report.md")],
+        ["report", str(report), "--out", str(report / "report.html")],
         ["report", str(report)],
     ]
     return next((code for words in steps if (code := step(*words))), 0)
