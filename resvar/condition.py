@@ -112,7 +112,7 @@ def require_usable(folder: Path, writing: bool = False) -> None:
         here = folder
     except FileNotFoundError:
         if folder.is_symlink():
-            raise UserError(f"{folder}: this link leads nowhere; remove it.") from None
+            raise UserError(f"{folder}: this link is broken; remove it.") from None
         here = next(parent for parent in folder.absolute().parents if parent.exists())
     except ValueError as error:  # a lone surrogate, which no name can have
         raise UserError(f"{str(folder)!r}: this is not a folder name ({error}).") from error
@@ -166,7 +166,7 @@ RunStamp = tuple[tuple[int, ...] | None, ...]
 def run_stamp(folder: Path) -> RunStamp:
     """The identity of settings and result: it changes when a run begins, ends or is removed.
 
-    None stands for a file that is missing.
+    None means a missing file.
     """
     return tuple(_file_stamp(folder / name) for name in (CONFIG, RESULT))
 

@@ -23,12 +23,12 @@ from resvar.errors import UnreadableError, UserError
 
 
 def configs() -> Path:
-    """The folder `configs`: inside the package in a wheel, beside it in a checkout."""
+    """The folder `configs`: inside the package in a wheel, next to it in a checkout."""
     return _shipped_folder("configs")
 
 
 def examples() -> Path:
-    """The folder `examples/`: inside the package in a wheel, beside it in a checkout."""
+    """The folder `examples/`: inside the package in a wheel, next to it in a checkout."""
     return _shipped_folder("examples")
 
 
@@ -140,7 +140,7 @@ def replacing(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
 
 
 def temporary_beside(path: Path) -> Path:
-    """A new, unpredictable name beside `path`; `stale_temporaries` recognises it."""
+    """A new, unpredictable name next to `path`; `stale_temporaries` recognises it."""
     return path.with_name(f"{path.name[:50]}.{secrets.token_hex(8)}.tmp")  # 255 bytes at most
 
 
@@ -314,7 +314,7 @@ def _opened_in_place(path: Path) -> IO[bytes]:
                 raise
             if time.monotonic() > until:
                 raise UserError(
-                    f"--out {path}: nobody reads this named pipe; start its reader first."
+                    f"--out {path}: no process reads this named pipe; start its reader first."
                 ) from error
             time.sleep(0.05)
         else:

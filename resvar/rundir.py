@@ -44,7 +44,7 @@ CONFIG = "config.yaml"  # every setting, resolved
 ENVIRONMENT = "environment.json"  # versions, device, commit, and where the run resumed
 METRICS = "metrics.csv"  # one row per evaluation
 PREDICTIONS = "predictions.npy"  # the predicted class of each test image
-PROGRESS = "progress.json"  # refreshed every few seconds while the run is at work
+PROGRESS = "progress.json"  # refreshed every few seconds while the run is running
 FAILURE = "failure.json"  # why the last attempt failed; removed when the next one starts
 DIVERGED = "diverged.json"  # the loss became NaN or infinite, which ends the run for good
 CHECKPOINT = "checkpoint.pt"  # the newest complete state
@@ -70,7 +70,7 @@ NOTE_FORMAT = 1
 """The `format` of the JSON files: the one written, and the newest one read."""
 
 OWNER_BYTES = 300
-"""Of `run.lock`, which tells who has the lock; a foreign one may contain anything."""
+"""Of `run.lock`, which names the lock's holder; an untrusted one may contain anything."""
 
 LARGEST_JSON = 20_000_000
 """Bytes. The manifest of a sweep with 100,000 runs takes five million."""
@@ -98,7 +98,7 @@ SEED_LINE = re.compile("^seed: (0|[1-9][0-9]{0,17})$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class RunProgress:
-    """The content of `progress.json`: iterations done and in all, seconds spent, images/s.
+    """The content of `progress.json`: iterations done and in total, seconds spent, images/s.
 
     Attributes:
         test_images: images of an evaluation; None in a file of an older version.
@@ -162,7 +162,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is at work in the run directory now."""
+    """Whether a process is using the run directory now."""
     try:
         with open_regular(folder / LOCK) as file:
             return not try_lock(file.fileno(), shared=True)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 
-
 PAPER = "The paper's protocol: 64,000 iterations."
 OTHERS = "NOT the paper's protocol: not comparable with the published figures."
 

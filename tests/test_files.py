@@ -242,7 +242,7 @@ def test_a_pipe_without_a_reader_is_not_waited_for_without_end(tmp_path, monkeyp
     monkeypatch.setattr(files, "READER_TIMEOUT", 0.1)
     path = tmp_path / "pipe"
     os.mkfifo(path)
-    with pytest.raises(UserError, match=r"^--out .*pipe: nobody reads this named pipe; start"):
+    with pytest.raises(UserError, match=r"^--out .*pipe: no process reads this named pipe; start"):
         write_output(path, b"x")
     assert path.is_fifo()
 

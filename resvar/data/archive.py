@@ -1,6 +1,6 @@
 """The files of a dataset from a tar archive of any usual compression.
 
-An archive is hostile until its files have their published MD5. So every limit stands before the
+An archive is untrusted until its files have their published MD5. So every limit applies before the
 library that would allocate: tarfile reads names, extended headers and maps of holes whole, however
 large an archive claims that they are.
 """
@@ -56,7 +56,7 @@ def unpack(dataset: Dataset, folder: Path, archive: Path, show: bool) -> None:
 
     Raises:
         BadArchiveError: no tar archive, a missing file, or a name that leads out of the folder.
-        UserError: `archive` is no regular file.
+        UserError: `archive` is not a regular file.
         OSError: such as a full disk.
     """
     target = folder / dataset.folder
@@ -88,7 +88,7 @@ def require_archive(path: Path) -> None:
 
 
 def remove_stale(dataset: Dataset, folder: Path) -> None:
-    """Remove what killed processes have left of unpacking; nobody else may be at work there."""
+    """Remove what killed processes left of unpacking; no other process may work there."""
     for place in (folder, folder / dataset.folder):
         for path in place.glob(f"{TEMPORARY}*"):
             if path.is_dir() and not path.is_symlink():
@@ -150,7 +150,7 @@ def _describing_damage() -> Iterator[None]:
         tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError, OverflowError,
         RecursionError, MemoryError,
     ) as error:  # fmt: skip
-        raise BadArchiveError("it is no tar archive, or it is cut or damaged") from error
+        raise BadArchiveError("it is not a tar archive, or it is cut or damaged") from error
     except OSError as error:
         if error.errno is not None:
             raise
@@ -205,7 +205,7 @@ def _extract(
 class _Tape:
     """A decompressed archive, read forwards only, with an allowance for what tarfile reads.
 
-    What is passed over, such as a member that nobody needs, costs no allowance and no memory.
+    Skipped bytes, such as those of an unneeded member, cost no allowance and no memory.
     """
 
     def __init__(self, source: io.BufferedIOBase) -> None:
@@ -265,11 +265,11 @@ def _decompressed(packed: io.FileIO, name: str) -> Iterator[io.BufferedIOBase]:
     program, other = _find_start(head, _PROGRAMS), _find_start(head, _OTHER_ARCHIVES)
     if re.match(rb"\s*<(!doctype|html|\?xml|head|body)", head, re.IGNORECASE):
         raise BadArchiveError(
-            "it is no tar archive but a web page, such as a sign-in form or an error message"
+            "it is not a tar archive but a web page, such as a sign-in form or an error message"
         )
     if other:
         raise BadArchiveError(
-            f"it is no tar archive but a {other} file; unpack it, and pack its files again, with "
+            f"it is not a tar archive but a {other} file; unpack it, and repack its files with "
             "`tar czf FILE.tar.gz FOLDER`"
         )
     if program:
@@ -308,7 +308,7 @@ def _piped(program: str, packed: io.FileIO, name: str) -> Iterator[Any]:
             with process.stdout as plain:
                 yield plain
         except tarfile.TarError as error:
-            if process.wait() <= 0:  # it succeeded, or ended because nobody reads on
+            if process.wait() <= 0:  # it succeeded, or ended because its reader closed
                 raise
             said.seek(0)
             reason = " ".join(said.read(300).decode(errors="replace").split())

@@ -119,13 +119,15 @@ def default_folder() -> Path:
     """The default folder of datasets: `$RESVAR_DATA`, else `data/`.
 
     Raises:
-        UserError: it begins with `~`, and there is no such home directory.
+        UserError: it begins with `~`, and that home directory does not exist.
     """
     named = Path(os.environ.get("RESVAR_DATA") or "data")
     try:
         return named.expanduser()
-    except RuntimeError as error:  # `~name` of nobody
-        raise UserError(f"RESVAR_DATA={str(named)!r}: there is no such home.") from error
+    except RuntimeError as error:  # `~name` of no user
+        raise UserError(
+            f"RESVAR_DATA={str(named)!r}: that home directory does not exist."
+        ) from error
 
 
 def find_problems(dataset: Dataset, folder: Path) -> list[str]:
@@ -244,7 +246,7 @@ def _load_file(dataset: Dataset, folder: Path, name: str) -> dict[Any, Any]:
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise UserError(f"{path}: this is not a pickle of {dataset.title} ({error}).") from error
     if not isinstance(values, dict):
-        raise UserError(f"{path}: this is not a pickle of {dataset.title} (it holds no mapping).")
+        raise UserError(f"{path}: this is not a pickle of {dataset.title} (not a mapping).")
     return values
 
 
@@ -272,7 +274,7 @@ def _describe_missing(dataset: Dataset, folder: Path, name: str) -> str:
     if (folder / name).is_file():
         return (
             f"{folder}: this is the folder of {dataset.title} itself or one like it; name the "
-            f"folder above, which holds {dataset.folder}/, with --data DIR or RESVAR_DATA."
+            f"folder above, which contains {dataset.folder}/, with --data DIR or RESVAR_DATA."
         )
     return (
         f"{folder / dataset.folder}: {dataset.title} is not there ({name} is missing); get it with "

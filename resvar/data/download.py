@@ -153,7 +153,7 @@ class _Part:
 
 
 class _MixedError(SourceError):
-    """Bytes of several origins do not make the archive, and nobody knows whose are wrong."""
+    """Bytes of several origins do not make the archive, and it is unknown whose are wrong."""
 
     def __init__(self, source: str, origins: set[str]) -> None:
         others = " and ".join(sorted(origins - {host_of(source)}))

@@ -182,7 +182,7 @@ def _is_usable(url: str) -> bool:
         host = parts.hostname or ""
         host.encode("idna")  # no label is empty or too long
         return parts.scheme in ("http", "https") and bool(host) and parts.port != 0
-    except ValueError:  # a port that is no number, half an IPv6 address
+    except ValueError:  # a port that is not a number, half an IPv6 address
         return False
 
 

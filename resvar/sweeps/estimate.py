@@ -153,7 +153,7 @@ def given_throughput(text: str, todo: Sequence[PlannedRun]) -> Throughput:
 
 
 def measured_throughput(todo: Sequence[PlannedRun], slot: Slot) -> Throughput:
-    """From a few real updates of each workload on made-up images, in the given slot.
+    """From a few real updates of each workload on synthetic images, in the given slot.
 
     The updates run in a process of their own, so that the sweep's process stays small.
 
@@ -165,7 +165,7 @@ def measured_throughput(todo: Sequence[PlannedRun], slot: Slot) -> Throughput:
     begun = {workload(run.settings) for run in todo if read_progress(run.folder) is not None}
     measured = [(settings, kind in begun) for kind, settings in kinds.items()]
     speeds, device = measured_speeds(measured, slot)
-    source = f"Measured here on {device}, with nothing beside it."
+    source = f"Measured here on {device}, with nothing else running."
     return Throughput(dict(zip(kinds, speeds, strict=True)), source)
 
 
@@ -173,12 +173,12 @@ def measured_throughput(todo: Sequence[PlannedRun], slot: Slot) -> Throughput:
 
 
 def print_estimate(found: Estimate, slots: int | None) -> None:
-    """Print the hours of each network and of all, and the time by the clock.
+    """Print the hours of each network, the total, and the wall time.
 
     Args:
         slots: the number of slots of this machine; None where the figures are another machine's.
     """
-    in_all = ("in all", None, None, found.total, len(found.lengths))
+    in_all = ("total", None, None, found.total, len(found.lengths))
     rows = [(p.name, p.speed, p.whole, sum(p.left), len(p.left)) for p in found.parts]
     columns = (
         left("network", lambda row: row[0]),
@@ -198,7 +198,7 @@ def print_estimate(found: Estimate, slots: int | None) -> None:
     console = console_for_output()
     console.print(found.source)
     print_table(filled("", columns, [*rows, in_all]), console)
-    console.print(f"By the clock: {', '.join(times)}.")
+    console.print(f"Wall time: {', '.join(times)}.")
     console.print(
         "It assumes that runs do not slow each other down; checkpoints and loading are left out."
     )

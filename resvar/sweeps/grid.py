@@ -87,7 +87,7 @@ class Sweep:
     def write_manifest(self) -> None:
         """Write the list of runs into `root`, so that `resvar status` knows which are waiting.
 
-        The list follows its sweep file; that of another file of the same name stays beside it.
+        The list follows its sweep file; another file of the same name has its own list.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         path, names = self.root / f"{self.name}{MANIFEST}", [run.name for run in self.runs]
@@ -213,7 +213,7 @@ def _choices(
     """Setting → its values in the sweep, each as the `KEY=VALUE` of `--set`.
 
     Raises:
-        UserError: `set` or `grid` is not such a mapping, or a setting with an option of its own has
+        UserError: `set` or `grid` is not such a mapping, or a setting that has an option has
             several values.
     """
     fixed, grid = values.get("set", {}), values.get("grid", {})

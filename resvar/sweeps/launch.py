@@ -83,7 +83,7 @@ def _announce(todo: Sequence[PlannedRun], slots: Sequence[Slot], data: Path) -> 
     print_line(f"{len(todo)} to do, {where}. Measuring how long that takes …")
     try:
         found = estimate(todo, measured_throughput(todo, slots[0]), data)
-        time = f"About {duration(found.by_the_clock(len(slots)))} in all"
+        time = f"About {duration(found.by_the_clock(len(slots)))} in total"
     except RunError as error:
         time = f"The time is unknown: {str(error).rstrip('.')}"
     print_line(f"{time}. Ctrl-C stops the runs; rerun the command to resume.")
@@ -97,7 +97,7 @@ def estimate_here(
     per_gpu: int | None,
     speeds: str | None,
 ) -> None:
-    """Print the work that is left of a sweep, in device hours and by the clock; start nothing.
+    """Print the work that is left of a sweep, in device hours and wall time; start nothing.
 
     Args:
         data: the folder of the dataset; it need not exist.

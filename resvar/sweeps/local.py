@@ -47,7 +47,7 @@ from resvar.training.stop import stop_request
 
 
 class LocalSweep:
-    """The runs of a sweep that are waiting, at work and ended, and what a person sees of them.
+    """The runs of a sweep that are waiting, running and ended, and what a person sees of them.
 
     Raises:
         UserError: a run's directory contains a run with other settings.
@@ -68,7 +68,7 @@ class LocalSweep:
         """Work until no run is waiting.
 
         Raises:
-            Stopped: Ctrl-C or SIGTERM; the runs at work have saved their checkpoints.
+            Stopped: Ctrl-C or SIGTERM; the running runs have saved their checkpoints.
         """
         self.sweep.write_manifest()
         live = Live(
@@ -147,7 +147,7 @@ class LocalSweep:
                     self._log(f"started {run.name} on {slot.name}")
 
     def _next(self) -> PlannedRun | None:
-        """Remove the first run from `waiting` that no process works on; None where there is none.
+        """Remove the first run from `waiting` that no process works on; None if there is none.
 
         Runs that other processes have finished meanwhile are removed too.
         """
@@ -207,20 +207,20 @@ class LocalSweep:
         self.console.print(line)  # above the live table
 
     def _picture(self) -> Group:
-        """The runs at work as a table, and a line with counts; for a terminal."""
+        """The running runs as a table, and a line with counts; for a terminal."""
         items = [(process, read_progress(process.run.folder)) for process in self.active]
         unhappy = {"diverged": len(self.diverged), "failed": len(self.failed)}
         more = "".join(f", {count} {word}" for word, count in unhappy.items() if count)
         so_far = duration(time.monotonic() - self._begun)
         counts = (
-            f"{self.finished} of {len(self.sweep.runs)} done, {len(self.active)} at work, "
+            f"{self.finished} of {len(self.sweep.runs)} done, {len(self.active)} running, "
             f"{len(self.waiting)} waiting{more}; {so_far} so far"
         )
         tables = [TerminalTable(filled("", ACTIVE_COLUMNS, items))] if items else []
         return Group(*tables, Prose(counts))
 
 
-# --- the table of the runs at work ----------------------------------------------------------------
+# --- the table of the running runs ----------------------------------------------------------------
 
 ActiveRun = tuple[RunProcess, RunProgress | None]
 

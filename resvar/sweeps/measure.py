@@ -1,4 +1,4 @@
-"""Measure the speed of networks, in a process of its own: `python -m resvar.sweeps.measure`.
+"""Measure the speed of networks, in a separate process: `python -m resvar.sweeps.measure`.
 
 The first line on stdin is the request, the last one on stdout the answer, both in JSON. The process
 ends when its stdin does, so that it never outlives the sweep that waits for it.
@@ -86,7 +86,7 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(request["threads"])
     speeds = []
     for values, begun in request["kinds"]:
-        values["num_classes"] = values["num_classes"] or 1000  # a folder of images tells it later
+        values["num_classes"] = values["num_classes"] or 1000  # a folder tells it once open
         settings = Settings(**values)
         plan = Execution.resolve(settings, device, begun=settings if begun else None)
         plan.prepare_process()

@@ -208,7 +208,7 @@ def ending_of(code: int) -> str:
 def start(run: PlannedRun, slot: Slot, data: Path, configs: Path) -> RunProcess:
     """Start `resvar train` for a run; its output goes to `log.txt` in the run's directory.
 
-    The process has a session of its own, so that Ctrl-C reaches the sweep alone, which asks each
+    The process has its own session, so that Ctrl-C reaches the sweep alone, which asks each
     run to stop. A run also stops when the process of its sweep has ended, for whatever reason.
 
     Args:
@@ -292,7 +292,7 @@ def terminate(processes: Iterable[RunProcess]) -> None:
 
 
 def last_lines(folder: Path, since: int, count: int = 5) -> tuple[str, ...]:
-    """The last lines of a run's log after its first `since` bytes; none where there is no log."""
+    """The last lines of a run's log after its first `since` bytes; none without a log."""
     try:
         with open_regular(folder / LOG) as log:
             size = log.seek(0, os.SEEK_END)

@@ -90,7 +90,7 @@ class Resources(pydantic.BaseModel):
         gpus_per_task: a number, or kind and number (`a100:1`).
         cpus_per_task: None: one for each run in the task.
         signal_delay: seconds before the limit at which the task is told to save.
-        parallel: tasks at work at a time, at most.
+        parallel: maximum number of tasks at a time.
         setup: lines of shell before the work.
         sbatch: further options of sbatch; True is one without a value.
     """
@@ -190,7 +190,7 @@ def _sbatch_options(options: Any, source: str) -> dict[str, str | bool]:
             raise UserError(f"{source}: 'sbatch' cannot set {name}: {RESERVED_OPTIONS[name]}.")
         own = "gpus_per_task" if name in GPU_OPTIONS else name.replace("-", "_")
         if own in Resources.model_fields:
-            raise UserError(f"{source}: {name} has a key of its own, {own}; set that.")
+            raise UserError(f"{source}: {name} has its own key, {own}; set that.")
         if value is None or value is False:
             continue
         try:

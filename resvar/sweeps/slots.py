@@ -30,7 +30,7 @@ class Slot:
 
 
 def make_slots(jobs: int | None, per_gpu: int | None, device: str, runs: int) -> list[Slot]:
-    """The slots of this machine, each with a name of its own.
+    """The slots of this machine, each with its own name.
 
     With GPUs: `jobs` slots, spread over all GPUs, with at most `per_gpu` on each; by default one on
     each. Without: `jobs` shares of the cores; by default one core each, as far as memory allows,

@@ -75,10 +75,10 @@ def run_on_slurm(
     resources: Resources,
     dry_run: bool,
 ) -> None:
-    """Submit the runs that are neither finished nor at work nor in Slurm's queue.
+    """Submit the runs that are neither finished nor running nor in Slurm's queue.
 
     Args:
-        jobs: runs at work at a time, at most; None: as the launcher's file says.
+        jobs: maximum number of runs at a time; None: as in the launcher's file.
         per_gpu: runs side by side in one task.
 
     Raises:
@@ -197,7 +197,7 @@ class ArrayJobs:
         return chunks(chunks(todo, self.per_gpu), largest)
 
     def _script(self, folder: Path, count: int, arrays: int) -> str:
-        """The batch script of an array of `count` tasks; `arrays` share the tasks at work."""
+        """The batch script of an array of `count` tasks; `arrays` share the running tasks."""
         wanted = self.resources
         parallel = max(1, wanted.parallel // arrays) if wanted.parallel else count
         options = {
@@ -259,7 +259,7 @@ def _unsubmitted_runs(
         "diverged": len(found.diverged),
         "unusable": len(found.failed),
         "with Slurm": len(queued),
-        "at work elsewhere": len(open_runs) - len(queued) - len(todo),
+        "running elsewhere": len(open_runs) - len(queued) - len(todo),
     }
     print_counts(sweep, len(found.finished), others)
     if not dry_run:

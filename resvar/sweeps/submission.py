@@ -1,6 +1,6 @@
 """The records of job arrays that a sweep has submitted to Slurm, and queries to Slurm. No torch.
 
-Each array has a folder `.slurm/<job name>/` beside the sweep's manifest:
+Each array has a folder `.slurm/<job name>/` next to the sweep's manifest:
 
     submission.json    the runs of each task, and the array's id; read by `resvar status`
     plan.json          what a task needs: settings, data, device, threads
@@ -169,7 +169,7 @@ def read_plan(folder: Path) -> Plan:
 
 
 def read_note(path: Path) -> Mapping[str, Any] | None:
-    """A note that a task or a run has left; None where there is none (yet)."""
+    """The record that a task or run has left; None if there is none yet."""
     try:
         return read_json(path)
     except UserError:
@@ -191,7 +191,7 @@ def latest_tasks(root: Path) -> dict[str, tuple[Submission, int]]:
 
 
 def runs_in_slurm(root: Path, runs: Iterable[str]) -> set[str]:
-    """Those of the runs that wait in Slurm's queue or are at work there.
+    """The runs that wait in Slurm's queue or run there.
 
     Raises:
         UserError: a record is damaged.
@@ -218,7 +218,7 @@ class QueuedTask(NamedTuple):
         state: in Slurm's words.
         restarts: how often it was requeued.
         node: where it works; empty while it waits.
-        reason: why it waits, in Slurm's words; `None` where there is no reason.
+        reason: why it waits, in Slurm's words; `None` without a reason.
     """
 
     job: str

@@ -1,6 +1,6 @@
 """Ctrl-Z on a sweep: its runs stop with it, and continue when it does.
 
-Each run has a session of its own, which Ctrl-Z does not reach. If the sweep is killed while it is
+Each run has its own session, which Ctrl-Z does not reach. If the sweep is killed while it is
 stopped, its runs continue, and end as for any sweep that is gone (`resvar.training.stop`).
 """
 

@@ -166,7 +166,7 @@ class Task:
         print_stamped(f"{state}: {pluralize(len(self.runs), 'run')}")
 
     def _checkpoint_times(self) -> list[int]:
-        """The time of each run's checkpoint, in nanoseconds; 0 where there is none."""
+        """The time of each run's checkpoint, in nanoseconds; 0 without one."""
         files = [run.folder / CHECKPOINT for run in self.runs]
         return [file.stat().st_mtime_ns if file.exists() else 0 for file in files]
 

@@ -84,9 +84,9 @@ def test_xz_in_several_streams_with_padding(source, tmp_path):
     [
         (
             b"\n<!DOCTYPE html><title>Sign in</title>",
-            "no tar archive but a web page, such as a sign-in form",
+            "not a tar archive but a web page, such as a sign-in form",
         ),
-        (b"PK\x03\x04" + bytes(100), "a zip file; unpack it, and pack its files again"),
+        (b"PK\x03\x04" + bytes(100), "a zip file; unpack it, and repack its files"),
     ],
 )
 def test_what_else_it_is(source, tmp_path, data, sentence):

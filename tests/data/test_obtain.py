@@ -460,7 +460,7 @@ def test_a_part_belongs_to_one_address(source, packed, tmp_path):
 
 def test_a_wrong_file_behind_the_address_is_deleted(source, packed, tmp_path):
     with serving(b"<html>sign in first</html>") as server:
-        with pytest.raises(UserError, match=r"was deleted, because it is no tar.*--url URL"):
+        with pytest.raises(UserError, match=r"was deleted, because it is not a tar.*--url URL"):
             obtain(source[1], tmp_path, url=server.url)
         official = served_by(source[1], server.url, packed=packed)
         with pytest.raises(RunError, match=r"has another file \(26 bytes instead of"):

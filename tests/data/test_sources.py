@@ -235,5 +235,5 @@ def test_an_archive_that_is_one_is_accepted_where_the_data_are_present(source, p
     (tmp_path / "archive").write_bytes(packed)
     assert obtain(source[1], source[0], archive=tmp_path / "archive") is False
     (tmp_path / "text").write_bytes(b"no archive")
-    with pytest.raises(UserError, match="it is no tar archive"):
+    with pytest.raises(UserError, match="it is not a tar archive"):
         obtain(source[1], source[0], archive=tmp_path / "text")

@@ -174,7 +174,7 @@ def test_it_leaves_out_what_is_finished_or_diverged_and_writes_nothing(work, cap
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if "ResNet" in line}
     assert rows["ResNet-8"] == ["2", "0.5", *times(0.5, 2)]
     assert rows["ResNet-14"] == ["4", "0.2", *times(0.2, 4)]
-    assert re.search(rf"in all +6 +– +– +{duration(2 * WORK / 0.5 + 4 * WORK / 0.2)}\n", out)
+    assert re.search(rf"total +6 +– +– +{duration(2 * WORK / 0.5 + 4 * WORK / 0.2)}\n", out)
     assert "on 1 such device," in out
     assert "on 6 such devices." in out
     assert "slots here" not in out
