@@ -267,7 +267,7 @@ def test_each_takes_a_gpu_of_its_own(monkeypatch):
     assert chosen == [torch.device("cuda:1")] * 2
     assert Ranks(5, 8, 1).device("cpu") == CPU
     assert SINGLE_PROCESS.device("cuda:1") == torch.device("cuda:1")
-    with pytest.raises(UserError, match="write --device cuda"):
+    with pytest.raises(UserError, match="use --device cuda"):
         Ranks(0, 2, 0).device("cuda:1")
     with pytest.raises(UserError, match="has 2: start one process per GPU"):
         Ranks(2, 3, 2).device("auto")

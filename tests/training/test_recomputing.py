@@ -73,5 +73,5 @@ def test_it_does_not_count_in_the_hash():
 
 
 def test_it_does_not_go_with_compile():
-    with pytest.raises(UserError, match="'recompute' unit and 'compile' unit exclude"):
+    with pytest.raises(UserError, match="'recompute' unit and 'compile' unit cannot be combined"):
         make("recompute=unit", "compile=unit")
