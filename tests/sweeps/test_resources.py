@@ -68,7 +68,7 @@ def test_times_are_those_of_sbatch(time, value):
         ("sbatch: [a]", "'sbatch' must be a mapping"),
         ("sbatch: {array: 1-3}", "'sbatch' cannot set array"),
         ("sbatch: {no_requeue: true}", "'sbatch' cannot set no-requeue"),
-        ("sbatch: {gpus: 1}", "gpus has a key of its own, gpus_per_task"),
+        ("sbatch: {gpus: 1}", "gpus has its own key, gpus_per_task"),
         ("sbatch: {C: a}", "'C' is not a long option of sbatch"),
         ('sbatch: {comment: "a\\n#SBATCH --array=1"}', "the value of comment must be one line"),
     ],
