@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from resvar.files import shipped
+from resvar.models.ordering import ALIASES
 from resvar.settings import ROLES
 
 Completer = Callable[[str], list[str]]
@@ -20,7 +21,7 @@ def completer(names: Callable[[], Iterable[str]]) -> Completer:
     return complete
 
 
-complete_variant = completer(lambda: ["v1", "v2", *shipped("variants")])
+complete_variant = completer(lambda: [*ALIASES, *shipped("variants")])
 complete_protocol = completer(lambda: shipped("protocols"))
 complete_sweep = completer(lambda: shipped("sweeps"))
 complete_device = completer(lambda: ["auto", "cpu", "cuda"])

@@ -11,6 +11,7 @@ from resvar.console import deliver_drawn, duration, per_second
 from resvar.data.folder import FolderImages
 from resvar.data.splits import open_images
 from resvar.errors import UserError
+from resvar.models.architecture import CLASSES
 from resvar.ownership import run_folder
 from resvar.table import Table, draw_parts, filled, left
 from resvar.training.checkpoint import outlook
@@ -33,10 +34,10 @@ def preview_run(settings: Settings, data: Path, out: Path | None, device: str, f
     """
     folder = out or run_folder(Path("runs"), settings)
     finished = check_folder(folder, settings, fresh, lambda _: None)
-    begun = None
-    if not fresh and (folder / rundir.CONFIG).exists():
-        begun = rundir.read_settings(folder)
-    state = "new" if begun is None else outlook(folder)
+    begun, state = None, "new"
+    if (folder / rundir.CONFIG).exists():
+        begun = None if fresh else rundir.read_settings(folder)
+        state = "the run here is removed and started over" if fresh else outlook(folder)
     try:
         images = open_images(settings, data)
         dataset, settings = "is complete", with_classes(settings, images)
@@ -45,7 +46,7 @@ def preview_run(settings: Settings, data: Path, out: Path | None, device: str, f
         )
     except UserError as error:
         dataset, test = f"is not usable yet: {error}", CIFAR_TEST_IMAGES
-    plan = Execution.resolve(settings, choose_device(device), begun=begun)
+    plan = Execution.resolve(_measurable(settings), choose_device(device), begun=begun)
     require_memory(plan)
     plan.prepare_process()
     lines = [
@@ -53,11 +54,19 @@ def preview_run(settings: Settings, data: Path, out: Path | None, device: str, f
         f"Dataset: {settings.dataset} {dataset}",
         f"Device: {device_name(plan.device)}; {plan}",
     ]
+    resolved = plan.settings.model_copy(update={"num_classes": settings.num_classes})
     if not finished:
         lines.append(_time(plan, 0 if begun is None else _done(folder), test))
     deliver_drawn(
-        lambda console: draw_parts([*lines, *_settings(settings, plan.settings)], console), None
+        lambda console: draw_parts([*lines, *_settings(settings, resolved)], console), None
     )
+
+
+def _measurable(settings: Settings) -> Settings:
+    """With a number of classes for the network, which a missing folder of images does not give."""
+    if settings.dataset == "folder" and settings.num_classes is None:
+        return settings.model_copy(update={"num_classes": CLASSES["imagenet"]})
+    return settings
 
 
 def _time(plan: Execution, done: int, test_images: int) -> str:

@@ -63,7 +63,7 @@ def test_a_run_that_would_resume_and_one_that_is_finished(tmp_path, capsys):
     _, printed = previewed(capsys, "--out", "run")
     assert "to resume at iteration 14" in printed.out
     _, printed = previewed(capsys, "--out", "run", "--fresh")
-    assert "(new" in printed.out
+    assert "(the run here is removed and started over)" in printed.out
 
 
 def test_missing_data_is_reported_and_the_rest_is_told(tmp_path, capsys):
@@ -90,3 +90,15 @@ def test_the_folder_of_another_run_is_refused(tmp_path, capsys):
     assert code == 2
     assert "lr: 0.05 → 0.1" in printed.err
     assert contents(tmp_path) == before
+
+
+def test_a_folder_of_images_that_is_missing(tmp_path, capsys):
+    options = ["--variant", "v1", "--depth", "18", "--family", "imagenet", "--protocol", "imagenet"]
+    small = ["--set", "image_size=32", "--set", "batch_size=2", "--set", "bn_batch_size=2"]
+    asked = ["train", *options, *small, "--dataset", "folder", "--data", "nowhere", "--dry-run"]
+    assert run_command([*asked, "--device", "cpu", "--set", "kernels=plain"]) == 0
+    printed = capsys.readouterr().out
+    assert "Dataset: folder is not usable yet" in printed
+    assert "num_classes: null" in printed
+    assert "Time: about" in printed
+    assert contents(tmp_path) == {}
