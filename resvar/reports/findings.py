@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby, product
 from pathlib import Path
 
-from resvar.config import NOT_HASHED, Settings, differences
+from resvar.config import NOT_HASHED, Settings, differences, effective
 from resvar.errors import UserError
 from resvar.models.ordering import (
     MAP_PLACES,
@@ -314,7 +314,8 @@ def _one_per_seed(records: Sequence[Record]) -> tuple[Finished, dict[Path, Path]
         other = finished.setdefault(cell_key(record), {}).setdefault(settings.seed, record)
         if other is record:
             continue
-        if settings.hash != (taken := settings_of(other)).hash:
+        taken = settings_of(other)
+        if effective(settings).hash != effective(taken).hash:
             raise UserError(
                 f"{other.folder} and {record.folder} are both {settings.variant} at depth "
                 f"{settings.depth} with seed {settings.seed}, but their settings differ "

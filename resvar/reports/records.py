@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resvar.condition import read_result, read_undisturbed, run_stamp
-from resvar.config import TRAINING_HALF, Settings, deviations
+from resvar.config import TRAINING_HALF, Settings, deviations, effective
 from resvar.errors import UnreadableError, UserError
 from resvar.files import shipped
 from resvar.models.ordering import in_paper_order
@@ -236,12 +236,13 @@ def label_of(settings: Settings) -> str:
     The protocol, and in parentheses every setting that deviates from it or from the usual network
     of this depth: `quick (iterations=5, lr=0.05)`. A protocol that is not shipped is identified by
     the first digits of a hash over its values, `mine (3f09c2)`, since its name may mean anything.
+    Settings without effect, such as Muon's for a run with SGD, do not count.
     """
     network = [f"{key}={shown(value)}" for key, value in network_deviations(settings).items()]
     if settings.protocol in shipped("protocols"):
         training = [f"{key}={shown(value)}" for key, value in deviations(settings).items()]
     else:
-        values = settings.model_dump(include=set(TRAINING_HALF))
+        values = effective(settings).model_dump(include=set(TRAINING_HALF))
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
         training = [digest[:6]]
     differing = ", ".join(training + network)

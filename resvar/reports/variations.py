@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
-from resvar.config import ARCHITECTURE, TRAINING_HALF, deviations
+from resvar.config import ARCHITECTURE, TRAINING_HALF, deviations, effective
 from resvar.files import shipped
 from resvar.reports.cells import CellKey
 from resvar.reports.findings import EXECUTION, Entry, Group
@@ -237,7 +237,8 @@ def _values(group: Group, named: Sequence[str]) -> dict[str, str]:
     """
     settings = settings_of(group.records[0])
     network: Mapping[str, Any] = network_deviations(settings)
-    return {name: shown(getattr(settings, name)) for name in (*TRAINING_HALF, *named)} | {
+    having = effective(settings)
+    return {name: shown(getattr(having, name)) for name in (*TRAINING_HALF, *named)} | {
         name: shown(network[name]) if name in network else USUAL
         for name in ARCHITECTURE
         if name != "depth"

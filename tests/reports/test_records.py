@@ -237,6 +237,30 @@ def test_another_network_is_another_label():
     assert label_of(imagenet) == "quick (family=imagenet)"
 
 
+def test_settings_without_effect_are_left_out():
+    sgd = make_settings(protocol="short", overrides=["optimizer=sgd", "muon_lr=0.02", "lr=0.2"])
+    assert label_of(sgd) == "short (lr=0.2, optimizer=sgd)"
+    muon = make_settings(protocol="short", overrides=["muon_lr=0.02"])
+    assert label_of(muon) == "short (muon_lr=0.02)"
+    paper = make_settings(protocol="paper", overrides=["muon_decay=0.1", "peak_at=0.5"])
+    assert label_of(paper) == "paper"
+    assert follows_paper(paper)
+    assert "muon_decay=0.1" in paper.directory.as_posix()  # where it is does not change
+    cycle = make_settings(protocol="paper", overrides=["schedule=one-cycle", "milestones=[]"])
+    assert label_of(cycle) == "paper (schedule=one-cycle)"
+
+
+def test_settings_without_effect_do_not_separate_a_users_protocol(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    shutil.copy(shipped("protocols")["quick"], mine)
+    one, same, other = (
+        label_of(make_settings(protocol=str(mine), overrides=[text]))
+        for text in ("muon_lr=0.3", "muon_lr=0.4", "optimizer=muon")
+    )
+    assert one == same == label_of(make_settings(protocol=str(mine)))
+    assert one != other
+
+
 def test_how_a_run_is_carried_out_does_not_separate():
     settings = make_settings(protocol="paper", overrides=["eval_every=7", "deterministic=true"])
     assert label_of(settings) == "paper"
