@@ -140,15 +140,14 @@ def _minus_paper(entry: Entry) -> str | None:
 
 def _sources(group: Group, depths: Sequence[int]) -> Iterator[str]:
     """A line per source of the published figures at these depths."""
-    found: dict[tuple[str, int | None], list[int]] = {}
+    found: dict[tuple[str, str], list[int]] = {}
     for depth in depths:
         for variant in group.variants:
             if (figure := group.entries[variant, depth].published) is not None:
-                found.setdefault((figure.source, figure.runs), []).append(depth)
-    for (source, n), where in found.items():
-        runs = f"median of {n} runs" if n else "number of runs not stated"
+                found.setdefault((figure.source, figure.note), []).append(depth)
+    for (source, note), where in found.items():
         names = ", ".join(f"ResNet-{depth}" for depth in dict.fromkeys(where))
-        yield f"paper, {names}: {source}; {runs}."
+        yield f"paper, {names}: {source}; {note}."
     if found and not group.like_paper:
         yield (
             "The published figures are for orientation only: these runs do not follow the "
