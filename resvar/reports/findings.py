@@ -21,7 +21,7 @@ from resvar.models.ordering import (
 )
 from resvar.reports.agreement import Agreement, Predictions, agreement, scored_predictions
 from resvar.reports.cells import CellKey, GroupKey, cell_key, cells_of_unread, group_key
-from resvar.reports.notes import group_notes, heading
+from resvar.reports.notes import group_notes, heading, mixed_notes
 from resvar.reports.published import Published, published
 from resvar.reports.records import (
     UNREAD,
@@ -163,7 +163,8 @@ class Group:
         agreements: of the predictions, for every cell with predictions.
         records: every run but the unread ones.
         copies: folder of a run that is not counted → folder of the same run, which is.
-        caveats: of the runs.
+        mixed: what else differs between the runs of V1 and V2, such as the commit.
+        caveats: of the runs, `mixed` first.
         notes: the caveats, and why nothing can be compared; they precede the tables.
     """
 
@@ -180,6 +181,7 @@ class Group:
     agreements: tuple[Agreement, ...]
     records: tuple[Record, ...]
     copies: Mapping[Path, Path]
+    mixed: tuple[str, ...]
     caveats: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -262,7 +264,8 @@ def _group(records: list[Record], lost: Sequence[tuple[CellKey, Record]]) -> Gro
     contrasts = tuple(c for depth in depths for c in _contrasts(entries, variants, depth))
     predictions, unread = _predictions(finished)
     counted = [record for by_seed in finished.values() for record in by_seed.values()]
-    caveats = (*group_notes(records, counted, copies), *unread)
+    mixed = mixed_notes(counted, (V2,), {V1: "V1", V2: "V2"})
+    caveats = (*mixed, *group_notes(records, counted, copies, mixed), *unread)
     return Group(
         label=label,
         dataset=dataset,
@@ -277,6 +280,7 @@ def _group(records: list[Record], lost: Sequence[tuple[CellKey, Record]]) -> Gro
         agreements=tuple(_agreements(predictions, variants, depths)),
         records=tuple(records),
         copies=copies,
+        mixed=tuple(mixed),
         caveats=caveats,
         notes=(*caveats, *_nothing_to_compare(entries.values())),
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from resvar.config import TRAINING_HALF, Settings
 from resvar.files import shipped
+from resvar.models.ordering import PAPER_ORDER
 from resvar.reports.records import (
     Record,
     RunState,
@@ -48,21 +50,23 @@ def protocol_note(name: str, settings: Settings, names: Iterable[str]) -> str:
 
 
 def group_notes(
-    records: Sequence[Record], counted: Sequence[Record], copies: Mapping[Path, Path]
+    records: Sequence[Record],
+    counted: Sequence[Record],
+    copies: Mapping[Path, Path],
+    mixed: Sequence[str],
 ) -> Iterator[str]:
+    """The caveats of a group, without `mixed`, those of its comparison of V1 and V2."""
     settings = settings_of(records[0])
+    others = mixed_notes(counted, {settings_of(r).variant for r in counted} - {PAPER_ORDER[-1]})
+    yield from others
     if settings.protocol not in shipped("protocols"):
         yield protocol_note(records[0].label, settings, TRAINING_HALF)
     elif settings.dataset == "sample":  # the heading does not name it
         yield f"Protocol {records[0].label}."
-    for what, found in (
-        ("precisions", Counter(result_of(record)["precision"] for record in counted)),
-        ("devices", Counter(result_of(record)["device"] for record in counted)),
-        ("kernels, whose rounding differs", Counter(settings_of(r).kernels for r in counted)),
-    ):
-        if len(found) > 1:
-            text = ", ".join(f"{count} × {value}" for value, count in sorted(found.items()))
-            yield f"The runs were made with different {what}: {text}."
+    for what, value in MADE_WITH.items():
+        found = Counter(map(value, counted))
+        if len(found) > 1 and not any(f"different {what}" in note for note in (*mixed, *others)):
+            yield f"The runs were made with different {what}: {_counted(found)}."
     errors = {r.folder: result_of(r)["test_error"] for r in records if r.state is RunState.DONE}
     for copy, original in copies.items():
         ours, theirs = errors[original], errors[copy]
@@ -71,3 +75,88 @@ def group_notes(
             f"{copy.as_posix()} is the same run as {original.as_posix()}, which is counted"
             f"{differ if ours != theirs else ''}."
         )
+
+
+# --- what was mixed -------------------------------------------------------------------------------
+
+
+def _over_time(value: Callable[[Record, Mapping[str, Any]], str]) -> Callable[[Record], str]:
+    """The value of a run; of one that was resumed elsewhere, its values in their order."""
+
+    def values(record: Record) -> str:
+        environment = dict(record.environment or {})
+        states = [environment]
+        resumed = environment.get("resumed")
+        for note in resumed if isinstance(resumed, list) else ():
+            if isinstance(note, dict) and isinstance(note.get("changed"), dict):
+                states.append(states[-1] | note["changed"])
+        return ", then ".join(dict.fromkeys(value(record, state)[:100] for state in states))
+
+    return values
+
+
+def _commit(record: Record, environment: Mapping[str, Any]) -> str:
+    commit = environment.get("commit") or result_of(record).get("commit")
+    if not commit:
+        return "no known commit"
+    return f"{str(commit)[:7]}{' with uncommitted changes' * (environment.get('dirty') is True)}"
+
+
+MADE_WITH: Mapping[str, Callable[[Record], str]] = {
+    "commits": _over_time(_commit),
+    "devices": _over_time(lambda r, e: str(e.get("device") or result_of(r)["device"])),
+    "precisions": lambda r: str(result_of(r)["precision"]),
+    "kernels": _over_time(lambda r, e: str(e.get("kernels") or settings_of(r).kernels)),
+    "PyTorch versions": _over_time(lambda _, e: str(e.get("torch") or "not recorded")),
+}
+"""What the runs of one comparison should have in common → the value of a finished run."""
+
+
+def mixed_notes(
+    counted: Iterable[Record], variants: Collection[str], names: Mapping[str, str] = {}
+) -> list[str]:
+    """A sentence for each comparison with `original` whose runs were not all made alike.
+
+    Comparisons that differ in the same way share a sentence.
+
+    Args:
+        variants: those to compare with `original`.
+        names: of variants in these sentences, where they have another one.
+    """
+    base = PAPER_ORDER[0]
+    runs: dict[tuple[int, str], list[Record]] = {}
+    for record in counted:
+        settings = settings_of(record)
+        if settings.variant == base or settings.variant in variants:
+            runs.setdefault((settings.depth, settings.variant), []).append(record)
+    alike: dict[tuple[int, str], list[str]] = {}
+    for (depth, variant), theirs in sorted(runs.items(), key=lambda item: item[0][0]):
+        ours = runs.get((depth, base), [])
+        if variant != base and ours and (found := _differing(ours, theirs)):
+            alike.setdefault((depth, found), []).append(names.get(variant, variant))
+    by_text: dict[str, list[str]] = {}
+    for (depth, found), those in alike.items():
+        text = f"{listed([names.get(base, base), *those])} were made with {found}."
+        by_text.setdefault(text, []).append(f"ResNet-{depth}")
+    return [f"{listed(depths)}: {text}" for text, depths in by_text.items()]
+
+
+def _differing(ours: Sequence[Record], theirs: Sequence[Record]) -> str:
+    """`different commits (3 × 1a2b3c4; 2 × 5d6e7f8) and …`; empty if both were made alike."""
+    parts = []
+    for what, value in MADE_WITH.items():
+        first, second = (Counter(map(value, side)) for side in (ours, theirs))
+        if len(first | second) > 1:
+            sides = dict.fromkeys(map(_counted, (first, second)))
+            each = " each" if len(sides) == 1 else ""
+            parts.append(f"different {what} ({'; '.join(sides)}{each})")
+    return listed(parts)
+
+
+def _counted(values: Counter[str]) -> str:
+    return listed([f"{count} × {value}" for value, count in sorted(values.items())])
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,9 +73,8 @@ def environments(records: Sequence[Record]) -> Environments:
     found: dict[str, tuple[dict[str, str], list[Record]]] = {}
     notes = []
     for record in records:
-        path = record.folder / ENVIRONMENT
-        content: dict[str, Any] = {}
-        if path.is_symlink() or path.exists():
+        content = record.environment or {}
+        if record.environment is None and os.path.lexists(path := record.folder / ENVIRONMENT):
             try:
                 content = read_json(path)
             except UserError as error:

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +24,7 @@ from resvar.files import shipped
 from resvar.models.ordering import in_paper_order
 from resvar.rundir import (
     CONFIG,
+    ENVIRONMENT,
     FAILURE,
     LOCK,
     RESULT,
@@ -73,6 +75,8 @@ class Record:
             for.
         diverged: the state is failed, because the loss became NaN or infinite.
         metrics: the rows of `metrics.csv`; None if not requested.
+        environment: the content of `environment.json`; None if it is missing or unreadable, or was
+            not requested.
     """
 
     folder: Path
@@ -84,6 +88,7 @@ class Record:
     label: str = ""
     diverged: bool = False
     metrics: pandas.DataFrame | None = field(default=None, repr=False, compare=False)
+    environment: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_read(self) -> bool:
@@ -183,7 +188,10 @@ def _with_standing(record: Record, settings: Settings, full: bool) -> Record:
     folder = record.folder
     at_work = is_locked(folder)
     result = read_result(folder, settings)
-    record = replace(record, metrics=read_metrics(folder) if full else None)
+    if full:
+        record = replace(record, metrics=read_metrics(folder))
+        with suppress(UserError):  # it is not needed for any figure
+            record = replace(record, environment=read_json(folder / ENVIRONMENT))
     if result is not None:
         return replace(record, state=RunState.DONE, result=result)
     divergence, progress = read_divergence(folder), read_progress(folder)

@@ -282,7 +282,7 @@ def test_mixed_precisions_are_noted(tmp_path):
     write_run(tmp_path, seed=0)
     write_run(tmp_path, seed=1, changes={"precision": "bf16", "device": "NVIDIA"})
     (group,) = report_on(tmp_path).groups
-    assert "The runs were made with different precisions: 1 × bf16, 1 × fp32." in group.notes
+    assert "The runs were made with different precisions: 1 × bf16 and 1 × fp32." in group.notes
     assert len(group.notes) == 2
 
 
