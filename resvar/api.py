@@ -268,6 +268,7 @@ def report(
     format: ReportFormat | None = None,
     out: str | Path | None = None,
     figures: str | Path | None = None,
+    full: bool = False,
 ) -> None:
     """Compare the test errors of runs with the published ones, on the screen or in a file.
 
@@ -276,6 +277,8 @@ def report(
         format: default: by the suffix of `out`, such as `report.html`, or `table`.
         out: a file to write instead of the screen.
         figures: a folder for figures as SVG, PDF and PNG.
+        full: print everything, not only the test errors, the verdicts and what is missing; the
+            other formats than `table` always do.
 
     Raises:
         UserError: there is no run, two runs contradict each other, or a file cannot be written.
@@ -285,7 +288,7 @@ def report(
 
     where = [Path(folder) for folder in folders or ("runs",)]
     file, pictures = (None if path is None else Path(path) for path in (out, figures))
-    write_report(where, format, file, pictures, probe_sections)
+    write_report(where, format, file, pictures, probe_sections, full)
 
 
 # --- shared with the commands ---------------------------------------------------------------------

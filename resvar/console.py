@@ -31,6 +31,7 @@ __all__ = [
     "drawn_text",
     "duration",
     "file_size",
+    "listed",
     "log",
     "moment",
     "output_format",
@@ -84,6 +85,11 @@ def file_size(count: float) -> str:
 def pluralize(count: int, noun: str) -> str:
     """`1 run`, `2 runs`, `0 runs`."""
     return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def moment(seconds: float) -> str:

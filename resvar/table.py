@@ -155,11 +155,11 @@ def print_table(table: Table, console: Console) -> None:
     console.print(TerminalTable(table), crop=False)
 
 
-def draw_parts(parts: Iterable[str | Table], console: Console) -> None:
+def draw_parts(parts: Iterable[str | Prose | Table], console: Console) -> None:
     """Print sentences and tables."""
     for part in parts:
-        drawn = TerminalTable(part) if isinstance(part, Table) else Prose(part)
-        console.print(drawn, crop=False)
+        drawn = TerminalTable(part) if isinstance(part, Table) else part
+        console.print(Prose(drawn) if isinstance(drawn, str) else drawn, crop=False)
 
 
 @dataclass(frozen=True)

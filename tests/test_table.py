@@ -58,8 +58,8 @@ def on_screen(part, width):
 # --- every table of every command -----------------------------------------------------------------
 
 
-def report_of(folder):
-    return lambda console: print_report(build(read_records([folder])), console)
+def report_of(folder, full=True):
+    return lambda console: print_report(build(read_records([folder])), console, full=full)
 
 
 def status_of(folder, monkeypatch):
@@ -156,6 +156,8 @@ def drawings(tmp_path, monkeypatch):
     write_run(few, seed=1, test_error=None, progress=how_far(123))
     yield "report results", report_of(RESULTS)
     yield "report paper", report_of(paper)
+    yield "report results, first screen", report_of(RESULTS, full=False)
+    yield "report paper, first screen", report_of(paper, full=False)
     yield "status many", status_of(paper, monkeypatch)
     yield "status few", status_of(few, monkeypatch)
     yield "status results", status_of(RESULTS, monkeypatch)

@@ -279,6 +279,9 @@ def report_command(
     format: Annotated[ReportFormat | None, opt.format_option(ReportFormat)] = None,
     out: opt.OutOption = None,
     figures: opt.FiguresOption = None,
+    full: Annotated[
+        bool, opt.flag("--full", "Print every run, the comparisons and the notes too.")
+    ] = False,
     watch: Annotated[
         bool, opt.flag("--watch", "Rewrite FILE.html until no run can change.")
     ] = False,
@@ -286,8 +289,9 @@ def report_command(
 ) -> None:
     """Compare the test errors of runs with the published ones.
 
-    Every run below the folders is listed. One that cannot be read is not counted; its cell, a note
-    and a separate table say so, with the reason.
+    The terminal shows the test errors, the verdicts on V1 and V2, and what is missing. --full adds
+    every run below the folders, the comparisons and the notes; the other formats contain all of it.
+    A run that cannot be read is not counted, and the report says so.
 
     html is one page with tables, curves, environment and the commands that repeat the runs; it
     works offline. With --watch it is rewritten every 5 seconds, and an open browser reloads it;
@@ -302,7 +306,7 @@ def report_command(
     where = folders or [Path("runs")]
     if not watch:
         _require_watch(interval)
-        write_report(where, format, out, figures, probe_sections)
+        write_report(where, format, out, figures, probe_sections, full)
     elif figures is not None:
         raise UserError("--figures draws once; leave out --watch.")
     else:

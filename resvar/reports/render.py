@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from resvar.console import drawn_text, plain
 from resvar.errors import UserError, unknown
 from resvar.reports.data import report_csv, report_json
 from resvar.reports.findings import Report
+from resvar.reports.first_screen import QUESTION, first_screen, missing_counts
 from resvar.reports.tables import error_tables, group_tables, unread_table
 from resvar.reports.variations import MOST_ABREAST, grids, is_tabulated
 from resvar.sequences import chunks
@@ -23,8 +25,8 @@ from resvar.table import (
     Prose,
     Table,
     TableCell,
+    draw_parts,
     natural_width,
-    print_table,
     without,
 )
 
@@ -32,8 +34,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def render_report(report: Report, format: str) -> str:
+def render_report(report: Report, format: str, full: bool = False) -> str:
     """The report as `table` (plain text), `markdown`, `csv`, `latex`, `json` or `html`.
+
+    Args:
+        full: everything, not only the first screen; the other formats than `table` always are.
 
     Raises:
         UserError: the format is unknown.
@@ -41,31 +46,48 @@ def render_report(report: Report, format: str) -> str:
     if format not in RENDERERS:
         otherwise = f"; choose from {', '.join(RENDERERS)}."
         raise UserError(unknown("report format", format, RENDERERS, otherwise))
-    return RENDERERS[format](report)
+    return RENDERERS[format](report, full)
 
 
-def _sections(
-    report: Report, abreast: int = 2, cells: int = MOST_ABREAST
-) -> Iterator[tuple[str, tuple[str, ...], list[Table]]]:
-    """Heading, notes and tables of every part of a report."""
+@dataclass(frozen=True)
+class Chapter:
+    """A group of runs, or a grid: a heading, then notes and tables in their order."""
+
+    heading: str
+    parts: tuple[tuple[str, ...] | Table, ...]
+
+
+def chapters(report: Report, abreast: int = 2, cells: int = MOST_ABREAST) -> Iterator[Chapter]:
+    """The whole report; of a group first what `first_screen` shows of it.
+
+    Args:
+        abreast: depths whose test errors share a table.
+        cells: columns of a grid that share one.
+    """
     found = grids(report.groups)
-    for grid in found:
-        yield plain(grid.heading), tuple(map(plain, grid.notes)), grid.tables(cells)
     for group in report.groups:
         if is_tabulated(group) and any(group in grid.groups.values() for grid in found):
             continue
-        yield plain(group.heading), tuple(map(plain, group.notes)), group_tables(group, abreast)
+        made = group_tables(group, abreast)
+        first = [table for table in made if table.kind in ("errors", "verdict")]
+        notes = tuple(map(plain, (*missing_counts(group), *group.notes)))
+        others = [table for table in made if table not in first]
+        yield Chapter(plain(group.heading), (*first, notes, *others))
+    for grid in found:
+        yield Chapter(plain(grid.heading), (tuple(map(plain, grid.notes)), *grid.tables(cells)))
     if report.unread:
-        yield "Runs that could not be read", (), [unread_table(report)]
+        yield Chapter("Runs that could not be read", (unread_table(report),))
 
 
 def _as_markdown(report: Report) -> str:
-    lines = ["# Where should BatchNorm and ReLU go? A resvar report", ""]
-    for heading, notes, made in _sections(report):
-        lines += [f"## {_markdown_text(heading)}", ""]
-        lines += markdown_notes(notes)
-        for table in made:
-            lines += [f"### {_markdown_text(table.title)}", "", *markdown_table(table)]
+    lines = [f"# {QUESTION} A resvar report", ""]
+    for chapter in chapters(report):
+        lines += [f"## {_markdown_text(chapter.heading)}", ""]
+        for part in chapter.parts:
+            if isinstance(part, Table):
+                lines += [f"### {_markdown_text(part.title)}", "", *markdown_table(part)]
+            else:
+                lines += markdown_notes(part)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -109,13 +131,17 @@ _LATEX_ROWS = 40  # what fits on a page
 
 def _as_latex(report: Report) -> str:
     lines = ["% A resvar report. It needs \\usepackage{booktabs}."]
-    for heading, notes, made in _sections(report, abreast=1, cells=2):
-        lines += ["", f"% {heading}"]
-        for index, table in enumerate(made):
-            more = notes if index == 0 else ()
-            title = f"{heading}. {table.title}"
-            for rows in chunks(table.rows, _LATEX_ROWS):
-                lines += _latex_table(Table(title, table.columns, rows, more + table.notes))
+    for chapter in chapters(report, abreast=1, cells=2):
+        lines += ["", f"% {chapter.heading}"]
+        notes: tuple[str, ...] = ()
+        for part in chapter.parts:
+            if not isinstance(part, Table):
+                notes = part  # of the next table
+                continue
+            title = f"{chapter.heading}. {part.title}"
+            for rows in chunks(part.rows, _LATEX_ROWS):
+                lines += _latex_table(Table(title, part.columns, rows, notes + part.notes))
+            notes = ()
     return "\n".join(lines) + "\n"
 
 
@@ -180,9 +206,16 @@ def _latex_text(text: str) -> str:
 # --- the terminal
 
 
-def print_report(report: Report, console: Console) -> None:
-    """Print the report, fitted to a terminal; anywhere else nothing is broken or left out."""
+def print_report(report: Report, console: Console, full: bool = False) -> None:
+    """Print the report, fitted to a terminal; anywhere else nothing is broken or left out.
+
+    Args:
+        full: everything, not only the first screen.
+    """
     width = console.width if console.is_terminal else WIDE
+    if not full:
+        draw_parts(first_screen(report, width), console)
+        return
     wide = (table for group in report.groups for table in error_tables(group, 2))
     abreast = 2 if all(natural_width(table) <= width for table in wide) else 1
     found = grids(report.groups)
@@ -192,18 +225,15 @@ def print_report(report: Report, console: Console) -> None:
         if n == 1
         or all(natural_width(table) <= width for grid in found for table in grid.error_tables(n))
     )
-    for heading, notes, made in _sections(report, abreast, cells):
-        console.print(Prose(heading, "bold"), crop=False)
-        for note in notes:
-            console.print(Prose(note, "dim", 2), crop=False)
-        for table in made:
-            console.print()
-            print_table(table, console)
-        console.print()
-
-
-def _plain_text(report: Report) -> str:
-    return drawn_text(lambda console: print_report(report, console))
+    draw_parts([Prose(QUESTION, "bold"), ""], console)
+    for chapter in chapters(report, abreast, cells):
+        draw_parts([Prose(chapter.heading, "bold")], console)
+        for part in chapter.parts:
+            if isinstance(part, Table):
+                draw_parts(["", part], console)
+            else:
+                draw_parts((Prose(note, "dim", 2) for note in part), console)
+        draw_parts([""], console)
 
 
 def _html(report: Report) -> str:
@@ -212,12 +242,12 @@ def _html(report: Report) -> str:
     return render_html(report)
 
 
-RENDERERS: dict[str, Callable[[Report], str]] = {
-    "table": _plain_text,
-    "markdown": _as_markdown,
-    "csv": report_csv,
-    "latex": _as_latex,
-    "json": report_json,
-    "html": _html,
+RENDERERS: dict[str, Callable[[Report, bool], str]] = {
+    "table": lambda report, full: drawn_text(lambda console: print_report(report, console, full)),
+    "markdown": lambda report, _: _as_markdown(report),
+    "csv": lambda report, _: report_csv(report),
+    "latex": lambda report, _: _as_latex(report),
+    "json": lambda report, _: report_json(report),
+    "html": lambda report, _: _html(report),
 }
-"""Format → renderer. To add one, add a line; `_sections` yields headings and tables."""
+"""Format → renderer. To add one, add a line; `chapters` yields headings and tables."""

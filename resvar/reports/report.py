@@ -32,6 +32,7 @@ def write_report(
     out: Path | None,
     figures: Path | None = None,
     sections: MakeSections | None = None,
+    full: bool = False,
 ) -> None:
     """Report on every run at or below `folders`.
 
@@ -41,6 +42,7 @@ def write_report(
         out: a file to write instead of the screen.
         figures: a folder for the report's figures.
         sections: makes further sections of the HTML page from the records.
+        full: print everything, not only the first screen; the other formats always do.
 
     Raises:
         UserError: there is no run, two runs contradict each other, or `out` or `figures` cannot
@@ -54,9 +56,9 @@ def write_report(
         return
     report = build(read_records(folders))
     if out is None and format == "table":
-        print_report(report, console_for_output())
+        print_report(report, console_for_output(), full)
     else:
-        deliver(render_report(report, format), out)
+        deliver(render_report(report, format, full), out)
 
 
 def _write_figures(report: Report, folder: Path) -> None:

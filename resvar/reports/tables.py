@@ -90,7 +90,7 @@ def _error_columns(group: Group, depth: int) -> Iterator[Filled]:
     if group.dataset == "sample":
         return
     paper = "paper" if group.like_paper else "paper\n(not comparable)"
-    yield column(paper, lambda e: _published_cell(e, group))
+    yield column(paper, lambda e: published_cell(e, group))
     if group.like_paper:
         yield column("median\n− paper", _minus_paper)
 
@@ -122,7 +122,7 @@ def seeds(entry: Entry) -> str:
     return f"{counted}; {others}" if others else counted
 
 
-def _published_cell(entry: Entry, group: Group) -> Value:
+def published_cell(entry: Entry, group: Group) -> Value:
     figure = entry.published
     return TableCell(f"{figure.test_error:.2f}", grey=not group.like_paper) if figure else None
 
@@ -261,8 +261,8 @@ def _v1_v2_table(group: Group) -> Table:
         right("V2 mean", lambda d: mean(d.v2), ".2f", drop=1),
         right("V2 − V1", lambda d: d.comparison and d.comparison.difference, "+.2f"),
         right("95 % interval\n(Welch)", lambda d: _interval(d.comparison)),
-        right(f"paper\nV1{foreign}", lambda d: _published_cell(d.v1, group), drop=2),
-        right(f"paper\nV2{foreign}", lambda d: _published_cell(d.v2, group), drop=2),
+        right(f"paper\nV1{foreign}", lambda d: published_cell(d.v1, group), drop=2),
+        right(f"paper\nV2{foreign}", lambda d: published_cell(d.v2, group), drop=2),
         right(f"paper\nV2 − V1{foreign}", published_difference),
         left("verdict", lambda d: d.verdict.word, wrap=15),
     )

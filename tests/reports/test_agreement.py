@@ -182,7 +182,7 @@ def test_runs_without_predictions_have_no_table_and_no_note(tmp_path):
     group = build(read_records([tmp_path])).groups[0]
     assert group.agreements == ()
     assert group.notes == ()
-    assert "Agreement" not in render_report(build(read_records([tmp_path])), "table")
+    assert "Agreement" not in render_report(build(read_records([tmp_path])), "table", True)
 
 
 def test_every_format_has_the_table(tmp_path):
@@ -191,7 +191,7 @@ def test_every_format_has_the_table(tmp_path):
         write(tmp_path, "full-preact", seed, wrong=500)
     report = build(read_records([tmp_path]))
     for format in ("table", "markdown", "latex", "html"):
-        assert "Agreement of predictions" in render_report(report, format)
+        assert "Agreement of predictions" in render_report(report, format, full=True)
     data = json.loads(render_report(report, "json"))["groups"][0]["agreements"][1]
     ours, theirs = (predict(500, 0) != LABELS), (predict(600, 0) != LABELS)
     assert data["variant"] == "full-preact"

@@ -103,7 +103,7 @@ def test_a_damaged_run_is_listed_and_spoils_nothing(tmp_path, what, capsys):
     assert second.message.startswith(str(folder / name))
     report = build([first, second])
     for format in RENDERERS:
-        text = render_report(report, format)
+        text = render_report(report, format, full=True)
         assert "the damaged one" in text
         assert name.replace("_", r"\_") in text or name in text
         assert len(text) < len(good[format]) + 12_000
@@ -127,7 +127,7 @@ def test_damaged_notes_of_an_unfinished_run_do_no_harm(tmp_path, name, content):
     (record,) = read_records([tmp_path])
     assert record.state in (RunState.STOPPED, RunState.FAILED)
     for format in RENDERERS:
-        assert render_report(build([record]), format)
+        assert render_report(build([record]), format, full=True)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_whatever_a_field_holds_every_format_can_say_it(tmp_path, key, value):
     change(**{key: value})(folder / RESULT)
     report = build([read_record(folder)])
     for format in RENDERERS:
-        render_report(report, format).encode()
+        render_report(report, format, full=True).encode()
 
 
 def test_two_runs_of_one_seed_with_different_settings_are_refused_by_name(tmp_path):

@@ -264,7 +264,7 @@ def test_latex_stacks_the_lines_of_a_cell(tmp_path):
 def on_screen(report, width, terminal=True, color=None):
     text = io.StringIO()
     console = Console(file=text, width=width, force_terminal=terminal, color_system=color)
-    print_report(report, console)
+    print_report(report, console, full=True)
     return text.getvalue()
 
 
@@ -286,7 +286,7 @@ def test_the_terminal_shows_the_map_and_is_not_overrun(tmp_path, width, protocol
 def test_the_best_is_bold_on_a_terminal_and_starred_in_plain_text(tmp_path):
     write_map(tmp_path)
     assert "\x1b[1m48.25 (1) *" in on_screen(report_on(tmp_path), 120, color="standard")
-    plain = render_report(report_on(tmp_path), "table")
+    plain = render_report(report_on(tmp_path), "table", full=True)
     assert re.findall(r"\S+ \S+ \*(?!:)", plain) == ["48.25 (1) *"]
     assert "*: the lowest" in plain
 
@@ -294,6 +294,6 @@ def test_the_best_is_bold_on_a_terminal_and_starred_in_plain_text(tmp_path):
 def test_the_map_stands_behind_the_test_errors_in_every_format(tmp_path):
     write_map(tmp_path)
     for format in "table", "markdown", "latex":
-        text = render_report(report_on(tmp_path), format).replace("\\", "")
+        text = render_report(report_on(tmp_path), format, full=True).replace("\\", "")
         places = [text.index(t) for t in ("Test error (%)", TITLE, "Compared with original")]
         assert places == sorted(places)

@@ -37,7 +37,7 @@ def report(folder):
 
 @pytest.mark.parametrize("format", sorted(RENDERERS))
 def test_every_format_says_it_and_shows_no_published_figure_and_no_verdict(report, format):
-    text = render_report(report, format)
+    text = render_report(report, format, full=True)
     flat = text.replace("\\", "")
     assert HEADING in flat
     for figure in ("6.61", "8.17", "7.84", "6.71", "6.37"):
@@ -90,5 +90,7 @@ def test_a_grid_on_the_sample_says_it_too(tmp_path):
             sets = (f"dataset={dataset}", f"lr={lr}")
             write_run(tmp_path, overrides=sets, folder=tmp_path / f"{dataset}-{lr}")
     report = build(read_records([tmp_path]))
-    lines = [line for line in render_report(report, "table").splitlines() if "varied" in line]
+    lines = [
+        line for line in render_report(report, "table", full=True).splitlines() if "varied" in line
+    ]
     assert [line.startswith(HEADING) for line in lines] == [False, True]

@@ -48,7 +48,8 @@ def write_table(root, protocol="paper"):
 
 def on_screen(report, width=100):
     text = io.StringIO()
-    print_report(report, Console(file=text, width=width, force_terminal=True, color_system=None))
+    console = Console(file=text, width=width, force_terminal=True, color_system=None)
+    print_report(report, console, full=True)
     return text.getvalue()
 
 
@@ -226,7 +227,7 @@ def test_protocols_and_datasets_never_share_a_table(tmp_path):
 def test_what_is_not_the_papers_protocol_says_so(tmp_path, format):
     write_cell(tmp_path, "original", 110, V1, "quick")
     write_cell(tmp_path, "full-preact", 110, V2, "quick")
-    text = render_report(report_on(tmp_path), format)
+    text = render_report(report_on(tmp_path), format, full=True)
     assert "not the paper's protocol; not comparable with the published figures" in text
     assert "(not comparable)" in text
     assert "6.37" in text
@@ -293,7 +294,9 @@ def test_mixed_precisions_are_noted(tmp_path):
 def test_the_same_runs_give_the_same_bytes(tmp_path, format):
     write_table(tmp_path)
     records = read_records([tmp_path])
-    assert render_report(build(records), format) == render_report(build(records[::-1]), format)
+    assert render_report(build(records), format, True) == render_report(
+        build(records[::-1]), format, True
+    )
 
 
 def test_an_unknown_format_is_an_error(tmp_path):
@@ -400,11 +403,11 @@ def test_strange_names_are_escaped(tmp_path):
         markdown,
         latex,
         render_report(report, "csv"),
-        render_report(report, "table"),
+        render_report(report, "table", full=True),
         on_screen(report),
     ):
         assert "\x1b" not in text
-    assert "[red]$x" in render_report(report, "table")
+    assert "[red]$x" in render_report(report, "table", full=True)
     (line,) = [r for r in csv.DictReader(io.StringIO(render_report(report, "csv"))) if r["label"]][
         :1
     ]
@@ -432,7 +435,7 @@ def test_the_terminal_is_never_overrun_and_loses_no_error(tmp_path, width):
 def test_nothing_is_cut_where_there_is_no_terminal(tmp_path):
     folder = write_run(tmp_path, folder=tmp_path / ("x" * 200) / ("y" * 200))
     console = Console(file=io.StringIO(), width=80, color_system=None)
-    print_report(report_on(tmp_path), console)
+    print_report(report_on(tmp_path), console, full=True)
     assert folder.as_posix() in console.file.getvalue()
     assert "Left out" not in console.file.getvalue()
     assert console.width == 80

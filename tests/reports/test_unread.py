@@ -119,7 +119,7 @@ def test_a_run_that_cannot_be_read_is_listed_in_every_format(root, kind, capsys)
     with obeyed_permissions():
         found = read_records([root])
         report = build(found)
-        texts = {name: render_report(report, name) for name in RENDERERS}
+        texts = {name: render_report(report, name, True) for name in RENDERERS}
         table = resvar.load_runs(root)
         assert run_command(["status", str(root)]) == 0
         status = capsys.readouterr().out
@@ -272,7 +272,9 @@ def test_a_run_that_starts_is_running_and_in_every_report(root, capsys):
     run.mkdir(parents=True)
     with locked(run):
         for format in RENDERERS:
-            assert "original-32/seed-0" in render_report(build(read_records([root])), format)
+            assert "original-32/seed-0" in render_report(
+                build(read_records([root])), format, full=True
+            )
         assert run_command(["status", str(root)]) == 0
         assert "7 runs: 6 done, 1 running." in capsys.readouterr().out
     assert len(read_records([root])) == 6, "nothing but a lock that nobody has"

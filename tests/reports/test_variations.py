@@ -34,14 +34,15 @@ LRS = {"": [31, 32, 36], "lr=0.05": [41, 43, 48], "lr=0.2": [51, 52, 56], "lr=1"
 @pytest.mark.parametrize("format", ["table", "markdown", "latex", "html"])
 def test_values_of_a_setting_are_the_rows_of_one_table(tmp_path, format):
     write(tmp_path, LRS)
-    text = render_report(report_on(tmp_path), format)
+    text = render_report(report_on(tmp_path), format, full=True)
     assert text.count("Test error (%) by lr") + text.count(r"Test error (\%) by lr") >= 1
     rows = [line for line in text.splitlines() if "(protocol)" in line]
     assert rows
     assert "0.1 (protocol)" in rows[0]
     for figure in ("32.00", "33.00", "43.00", "44.00", "52.00", "53.00", "61.50"):
         assert figure in text
-    at = [text.index(figure) for figure in ("44.00", "33.00", "53.00", "61.50")]
+    grid = text[text.index(") by lr") :]
+    at = [grid.index(figure) for figure in ("44.00", "33.00", "53.00", "61.50")]
     assert at == sorted(at), "0.05, 0.1, 0.2, 1"
     if format != "html":
         assert text.count("Every run") == 2, "that of the protocol, and one of all the others"
@@ -114,7 +115,7 @@ def test_the_tables_fit_the_terminal_and_lose_no_digit(tmp_path, width, monkeypa
     def draw(console):
         monkeypatch.setattr(type(console), "is_terminal", True)
         monkeypatch.setattr(console, "_width", width, raising=False)
-        print_report(report, console)
+        print_report(report, console, full=True)
 
     text = drawn_text(draw)
     grid = text.partition("Every run")[0]

@@ -219,7 +219,7 @@ def test_one_that_diverges_is_a_result_and_is_not_tried_again(resvar, tmp_path):
     assert "0 of them finished already, 1 diverged" in again.out
     assert "started" not in again.out
     assert contents(run) == before
-    report = resvar.run("report", cwd=tmp_path)
+    report = resvar.run("report", "--full", cwd=tmp_path)
     assert f"diverged at iteration {iteration}" in report.out
 
 

@@ -1,0 +1,206 @@
+"""The first screen of a report: the question, the test errors, the verdicts, what is missing.
+
+A report on the terminal shows this and nothing else, unless all of it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+
+from resvar.console import listed, plain, pluralize
+from resvar.reports.findings import Entry, Group, Report
+from resvar.reports.notes import DATASET_NAMES
+from resvar.reports.records import Record, RunState
+from resvar.reports.tables import published_cell, row_name
+from resvar.reports.variations import MOST_ABREAST, Grid, grids, is_tabulated
+from resvar.sequences import chunks
+from resvar.table import Filled, Prose, Table, TableCell, Value, filled, left, natural_width, right
+
+QUESTION = "Where should BatchNorm and ReLU go?"
+
+MOST_SHOWN = 4
+"""Groups with a table of their own; if there are more, only the first has one."""
+
+MOST_LINES = 8
+"""Further groups and grids with a line each; one more line counts the rest."""
+
+
+def first_screen(report: Report, width: int) -> Iterator[str | Prose | Table]:
+    """Its lines and tables, for a terminal of `width` columns."""
+    found = grids(report.groups)
+    main = [group for group in report.groups if not is_tabulated(group)]
+    main = main or list(report.groups[: not found])
+    main = main if len(main) <= MOST_SHOWN else main[:1]
+    yield Prose(QUESTION, "bold")
+    for number, group in enumerate(main):
+        yield from [""] * (number > 0)
+        yield from _shown_group(group, width, all_variants=number == 0)
+    if found and not main:
+        yield from _shown_grid(found[0], width)
+    in_grids = [group for grid in found for group in grid.groups.values()]
+    lone = [group for group in report.groups if group not in main and group not in in_grids]
+    yield from _lines(
+        [
+            *((grid.heading, list(grid.groups.values())) for grid in found[not main :]),
+            *((_short_name(group), [group]) for group in lone),
+        ]
+    )
+    yield from unread_counts(report)
+    yield Prose(f"resvar report --full shows {listed(_the_rest(report))}.", "dim")
+
+
+def verdict_sentences(group: Group) -> Iterator[str]:
+    """The verdict on V1 and V2 at each depth; depths with the same one share a sentence."""
+    depths: dict[str, list[str]] = {}
+    for pair in group.v1_v2:
+        depths.setdefault(pair.verdict.sentence, []).append(f"ResNet-{pair.depth}")
+    for sentence, names in depths.items():
+        yield f"{listed(names)}: {sentence}"
+
+
+def missing_counts(group: Group) -> Iterator[str]:
+    """One sentence on the cells and runs without a result, if there are any."""
+    cells = group.entries.values()
+    empty = [entry for entry in cells if entry.summary is None]
+    parts = [f"{len(empty)} of {len(cells)} cells have no finished run"] if empty else []
+    if states := _states(r for r in group.records if r.state is not RunState.DONE):
+        parts.append(states)
+    if parts:
+        yield f"Missing: {'; '.join(parts)}."
+
+
+def unread_counts(report: Report) -> Iterator[str]:
+    """One sentence on the runs that are not counted, if there are any."""
+    if report.unread:
+        states = _states(report.unread)
+        yield f"Not counted, because their files are unreadable or incomplete: {states}."
+
+
+def _states(records: Iterable[Record]) -> str:
+    """`2 runs stopped, 1 diverged`."""
+    counts = Counter(record.word for record in records)
+    texts = [f"{count:,} {word}" for word, count in counts.items()]
+    if texts:
+        count, _, word = texts[0].partition(" ")
+        texts[0] = f"{count} run{'s' * (count != '1')} {word}"
+    return ", ".join(texts)
+
+
+def _the_rest(report: Report) -> list[str]:
+    """What the report says beyond its first screen."""
+    groups = report.groups
+    notes = sum(len(group.notes) for group in groups)
+    return [
+        "every run",
+        *(["the comparisons with original"] if any(g.contrasts for g in groups) else []),
+        *(["the maps of BN and ReLU"] if any(g.maps for g in groups) else []),
+        *([f"{pluralize(notes, 'note')} on these runs"] if notes else []),
+    ]
+
+
+# --- with a table ---------------------------------------------------------------------------------
+
+
+def _shown_group(group: Group, width: int, all_variants: bool) -> Iterator[str | Prose | Table]:
+    yield Prose(plain(group.heading), "bold")
+    shown = [
+        variant
+        for variant in group.variants
+        if all_variants or any(_known(group.entries[variant, depth]) for depth in group.depths)
+    ]
+    columns = {depth: list(_short_columns(group, depth)) for depth in group.depths}
+    for abreast in range(len(group.depths), 0, -1):
+        made = [
+            filled("", [left("variant", row_name), *chain(*part)], shown)
+            for part in chunks(tuple(columns.values()), abreast)
+        ]
+        if all(natural_width(table) <= width for table in made):
+            break
+    yield from made
+    yield Prose(
+        f"Median test error (%) of n seeds, and their sd{_published_runs(group)}.", "dim", 2
+    )
+    yield from verdict_sentences(group)
+    yield from missing_counts(group)
+
+
+def _published_runs(group: Group) -> str:
+    """Of how many runs the published figures are the medians."""
+    depths: dict[str, list[str]] = {}
+    for entry in group.entries.values():
+        if (figure := entry.published) is not None and group.dataset != "sample":
+            text = f"median of {figure.runs} runs" if figure.runs else "number of runs not stated"
+            depths.setdefault(text, []).append(f"ResNet-{entry.depth}")
+    if len(depths) == 1:
+        return f"; paper: {next(iter(depths))}"
+    texts = [f"{text} ({listed(list(dict.fromkeys(at)))})" for text, at in depths.items()]
+    return f"; paper: {', '.join(texts)}" if texts else ""
+
+
+def _short_columns(group: Group, depth: int) -> Iterator[Filled]:
+    """The columns of one depth; their items are variants."""
+
+    def column(title: str, value: Callable[[Entry], Value]) -> Filled:
+        return right(
+            f"{depth}:\n{title}", lambda variant: value(group.entries[variant, depth]), ".2f"
+        )
+
+    yield column("median", lambda e: e.summary.median if e.summary else None)
+    yield column("sd", lambda e: e.summary.sd if e.summary else None)
+    yield column("n", _seeds)
+    if group.dataset != "sample":
+        yield column("paper", lambda e: published_cell(e, group))
+
+
+def _seeds(entry: Entry) -> TableCell:
+    """`5`, or `4 of 5` where a run has no result."""
+    n = entry.summary.n if entry.summary else 0
+    text = f"{n} of {_known(entry)}" if entry.unfinished else f"{n}"
+    return TableCell(text, grey=n == 0)
+
+
+def _known(entry: Entry) -> int:
+    """How many runs of a cell there are, finished or not."""
+    return (entry.summary.n if entry.summary else 0) + len(entry.unfinished)
+
+
+def _shown_grid(grid: Grid, width: int) -> Iterator[Prose | Table]:
+    yield Prose(plain(grid.heading), "bold")
+    for abreast in range(MOST_ABREAST, 0, -1):
+        made = grid.error_tables(abreast)
+        if all(natural_width(table) <= width for table in made):
+            break
+    yield from made
+
+
+# --- in a line ------------------------------------------------------------------------------------
+
+
+def _lines(others: Sequence[tuple[str, Sequence[Group]]]) -> Iterator[str]:
+    """A line each, by name; if there are many, one line counts the rest."""
+    yield from [""] * bool(others)
+    for name, groups in others[:MOST_LINES]:
+        yield f"{plain(name)}: {_in_short(groups)}."
+    told, rest = (
+        {group.heading: group for _, groups in part for group in groups}
+        for part in (others[:MOST_LINES], others[MOST_LINES:])
+    )
+    if more := [rest[heading] for heading in rest if heading not in told]:
+        yield f"{pluralize(len(more), 'further group')} of settings: {_in_short(more)}."
+
+
+def _in_short(groups: Sequence[Group]) -> str:
+    """The runs by state, the range of their medians, and the verdicts."""
+    texts = [_states(record for group in groups for record in group.records)]
+    medians = [e.summary.median for group in groups for e in group.entries.values() if e.summary]
+    if medians:
+        low, high = (f"{value:.2f}" for value in (min(medians), max(medians)))
+        texts.append(f"test error {low} %" if low == high else f"medians {low} to {high} %")
+    words = {pair.verdict.word for group in groups for pair in group.v1_v2 if pair.comparison}
+    return "; ".join([*texts, *([f"V1 and V2: {', '.join(sorted(words))}"] if words else [])])
+
+
+def _short_name(group: Group) -> str:
+    return f"{DATASET_NAMES.get(group.dataset, group.dataset)}, protocol {group.label}"
