@@ -12,7 +12,7 @@ RolePart = Literal["ordering", "architecture", "data", "run", "training", "execu
 contains `training` and `execution` settings."""
 
 APPENDIX = "arXiv:1603.05027, appendix"
-SECTION_4_2 = "arXiv:1512.03385, section 4.2"
+SECTION_4_2 = "arXiv:1512.03385, section 4.2 (CIFAR-10)"
 
 
 @dataclass(frozen=True)

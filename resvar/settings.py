@@ -106,7 +106,10 @@ class Settings(pydantic.BaseModel):
     ] = None
     stride_on: Annotated[
         StrideOn | None,
-        Role("architecture", "Convolution with the stride. Default: first; for imagenet 3x3."),
+        Role(
+            "architecture",
+            "Convolution with the stride. Default: first; for imagenet 3x3, as in torchvision.",
+        ),
     ] = None
 
     dataset: Annotated[

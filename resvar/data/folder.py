@@ -2,8 +2,9 @@
 
 The workers of a DataLoader read, crop and resize images with torchvision: for training a random
 crop of 8 to 100 % of the area and a random flip, for evaluation a centre crop after a resize of the
-shorter side by 256/224 (arXiv:1512.03385, section 3.4, in the form of torchvision's references).
-Everything random in a training image is a function of (seed, its position).
+shorter side by 256/224: both as in torchvision's reference scripts. (arXiv:1512.03385, section 3.4,
+crops 224×224 from an image whose shorter side is 256 to 480, and changes colours too.) Everything
+random in a training image is a function of (seed, its position).
 """
 
 from __future__ import annotations

@@ -41,6 +41,14 @@ PARTS: Mapping[RolePart, str] = {
     "run": "Run",
 }
 
+SOURCES = (
+    "paper and imagenet follow arXiv:1603.05027, appendix. It does not state when training on "
+    "ImageNet ends: 90 epochs are the default of fb.resnet.torch.",
+    "arXiv:1512.03385, section 3.4, has another schedule for ImageNet: it divides the learning "
+    "rate when the error plateaus, for up to 600,000 iterations.",
+)
+"""Notes below the table of protocols."""
+
 
 # --- settings -------------------------------------------------------------------------------------
 
@@ -77,7 +85,7 @@ def _all_settings() -> Iterator[str | Table]:
     given = [right(name, partial(_given, values)) for name, values in protocols.items()]
     source = left("fixed in", lambda name: ROLES[name].paper, drop=2)
     set_by_one = [name for name in ROLES if any(name in values for values in protocols.values())]
-    yield filled("What the protocols set", [columns[0], *given, source], set_by_one)
+    yield filled("What the protocols set", [columns[0], *given, source], set_by_one, SOURCES)
     yield ""
     yield "`resvar settings NAME` explains one. Change one with --set NAME=VALUE."
 

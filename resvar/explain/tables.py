@@ -95,7 +95,19 @@ def _sums(network: Complexity, with_parameters: bool) -> Grid:
     grid.add_row("multiply-adds", f"{adds:,}  ({_short_number(adds)})")
     about = f"for one image of {size}×{size}: every convolution, and the linear layer"
     grid.add_row("", Text(about, style="dim"))
+    for label, line in zip(("by stride", ""), _by_stride(network), strict=False):
+        grid.add_row(label, line)
     return grid
+
+
+def _by_stride(network: Complexity) -> Iterator[str]:
+    """The multiply-adds with either stride, where the paper prints those of the other one."""
+    if (paper := network.published) is None:
+        return
+    counts = network.multiply_adds_by_stride
+    table = paper["source"].partition(", ")[2]
+    yield f"{_short_number(counts['3x3'])} on the 3×3, torchvision's choice"
+    yield f"{_short_number(counts['first'])} on the first 1×1; {table}: {paper['multiply_adds']}"
 
 
 def networks_as_markdown(networks: Sequence[Complexity]) -> Iterator[str]:
@@ -124,6 +136,7 @@ def _network_as_markdown(network: Complexity) -> Iterator[str]:
     for name in ("parameters", "multiply_adds"):
         count = getattr(network, name)
         yield f"- {name.replace('_', '-')}: {count:,} ({_short_number(count)})"
+    yield from (f"  - stride: {line}" for line in _by_stride(network))
 
 
 def _in_one_line(row: StageRow) -> str:

@@ -78,8 +78,8 @@ def network_layers(
     """The rows of a network's stage table (arXiv:1512.03385, table 1), each with its units.
 
     `conv1` (stem, first lead, pooling) and `head` are rows of one unit; `conv2_x` and so on are
-    the stages. The first lead comes before the split of the first unit (arXiv:1603.05027, section
-    4.1) and, in the ImageNet stem, before the pooling.
+    the stages. The first lead comes before the split of the first unit (arXiv:1603.05027,
+    appendix) and, in the ImageNet stem, before the pooling.
 
     Args:
         image_size: side length in pixels; default: the size that the stem is designed for.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
+
 import pytest
 import torch
 import torchvision
@@ -196,15 +199,26 @@ def published():
         for entry in golden.get("published", []):
             for count in ("parameters", "multiply_adds"):
                 if count in entry:
-                    yield pytest.param(name, count, entry[count], id=f"{name} {entry[count]}")
+                    yield pytest.param(name, count, entry, id=f"{name} {entry[count]}")
 
 
-@pytest.mark.parametrize(("name", "count", "figure"), list(published()))
-def test_counts_round_to_the_published_ones(name, count, figure):
-    number, letter = figure.split()
-    decimals = len(number.partition(".")[2])
-    scale = {"M": 10**6, "G": 10**9}[letter]
-    assert f"{getattr(described(name), count) / scale:.{decimals}f}" == number
+@pytest.mark.parametrize(("name", "count", "entry"), list(published()))
+def test_counts_round_to_the_published_ones(name, count, entry):
+    number, letter = entry[count].split()
+    digit = Decimal(number).as_tuple().exponent
+    network = described(name, stride_on=entry.get("stride_on"))
+    ours = Decimal(getattr(network, count)).scaleb(-{"M": 6, "G": 9}[letter])
+    rounding = ROUND_DOWN if entry.get("cut") else ROUND_HALF_UP
+    assert ours.quantize(Decimal(1).scaleb(digit), rounding) == Decimal(number)
+
+
+def test_a_figure_is_marked_as_cut_only_where_rounding_does_not_give_it():
+    marked = [param.values for param in published() if param.values[2].get("cut")]
+    assert len(marked) == 3
+    for name, count, entry in marked:
+        unmarked = {key: value for key, value in entry.items() if key != "cut"}
+        with pytest.raises(AssertionError):
+            test_counts_round_to_the_published_ones(name, count, unmarked)
 
 
 @pytest.mark.parametrize(
@@ -247,6 +261,80 @@ def test_projections_are_needed_for_the_published_multiply_adds():
     sizes = (56, 28, 14, 7)
     spared = sum(p.weight.numel() * s**2 for p, s in zip(projections, sizes, strict=True))
     assert f"{(described('resnet50').multiply_adds - spared) / 1e9:.2f}" == "3.73"
+
+
+# --- the stride of a bottleneck -------------------------------------------------------------------
+
+
+def hooked_multiply_adds(network):
+    """Counted from the shapes that pass through torchvision's modules, without our code."""
+    total = 0
+
+    def count(module, _inputs, output):
+        nonlocal total
+        if isinstance(module, nn.Conv2d):
+            per_value = module.in_channels // module.groups * module.kernel_size[0] ** 2
+        else:
+            per_value = module.in_features
+        total += per_value * output.numel()
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(count)
+    network.eval()(torch.empty(1, 3, 224, 224, device="meta"))
+    return total
+
+
+@pytest.mark.parametrize(
+    ("depth", "on_3x3", "on_first", "printed"),
+    [
+        (50, "4.09", "3.86", "3.8 G"),
+        (101, "7.80", "7.57", "7.6 G"),
+        (152, "11.51", "11.28", "11.3 G"),
+    ],
+)
+def test_both_strides_are_counted_and_told_apart(depth, on_3x3, on_first, printed):
+    network = described(f"resnet{depth}")
+    assert network.architecture.stride_on == "3x3"
+    with torch.device("meta"):
+        theirs = getattr(torchvision.models, f"resnet{depth}")()
+    for place, digits in (("3x3", on_3x3), ("first", on_first)):
+        counted = hooked_multiply_adds(theirs)
+        assert network.multiply_adds_by_stride[place] == counted
+        assert described(f"resnet{depth}", stride_on=place).multiply_adds == counted
+        assert f"{counted / 1e9:.2f}" == digits
+        for block in theirs.modules():  # from torchvision's place to the paper's
+            if isinstance(block, torchvision.models.resnet.Bottleneck):
+                block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+    assert network.published is not None
+    assert (network.published["multiply_adds"], network.published["stride_on"]) == (
+        printed,
+        "first",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("resnet34", {}),  # basic units: both strides are the same convolution
+        ("resnet50", {"stem": "cifar"}),
+        ("resnet50", {"shortcut": "pad"}),
+        ("resnext50_32x4d", {}),
+        ("resnet164", {}),
+    ],
+)
+def test_the_paper_s_figure_is_only_for_the_paper_s_networks(name, changes):
+    network = described(name, **changes)
+    assert network.published is None
+    same = len(set(network.multiply_adds_by_stride.values())) == 1
+    assert same == (network.architecture.unit == "basic")
+
+
+def test_the_paper_s_figure_is_for_a_thousand_classes_and_every_ordering():
+    other = described("resnet50")
+    assert replace(other, num_classes=10).published is None
+    for variant in VARIANTS:
+        assert described("resnet50", variant, stride_on="first").published == other.published
 
 
 # --- layers ---------------------------------------------------------------------------------------

@@ -58,6 +58,26 @@ def test_json_has_choices_limits_and_defaults(capsys):
     assert found["lr"]["source"].startswith("arXiv:1603.05027")
 
 
+def test_the_imagenet_schedule_is_that_of_the_second_paper(capsys):
+    """arXiv:1603.05027, appendix: divided at epochs 30 and 60; arXiv:1512.03385: on a plateau."""
+    values = yaml.safe_load(shipped("protocols")["imagenet"].read_text(encoding="utf-8"))
+    epoch = -(-1_281_167 // values["batch_size"])
+    assert values["milestones"] == [30 * epoch, 60 * epoch]
+    assert (values["lr"], values["batch_size"], values["bn_batch_size"]) == (0.1, 256, 32)
+    about = {
+        row["name"]: row["about"]
+        for row in json.loads(printed(capsys, "list", "protocols", "--format", "json"))["protocols"]
+    }
+    assert "epochs 30 and 60 (arXiv:1603.05027, appendix)" in about["imagenet"]
+    assert "plateaus, for up to 600,000 iterations" in printed(capsys, "settings")
+
+
+def test_a_source_about_cifar_alone_says_so():
+    """Section 4.2 of arXiv:1512.03385 fixes nothing for ImageNet."""
+    for role in ROLES.values():
+        assert "section 4.2" not in role.paper or role.paper.endswith("section 4.2 (CIFAR-10)")
+
+
 def test_an_unknown_setting_is_refused_with_the_one_that_is_meant(capsys):
     assert run_command(["settings", "learning_rate"]) == 2
     assert "did you mean 'lr'?" in capsys.readouterr().err

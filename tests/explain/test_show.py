@@ -258,6 +258,32 @@ def test_lines_fit_the_terminal_and_no_unit_is_cut(capsys, monkeypatch, width, a
     assert text.count("⎡") == text.count("⎤") == text.count("⎣") == text.count("⎦") >= 3
 
 
+@pytest.mark.parametrize(
+    ("depth", "on_3x3", "on_first"),
+    [
+        (50, "4.09 G", "3.86 G on the first 1×1; arXiv:1512.03385, Table 1: 3.8 G"),
+        (101, "7.80 G", "7.57 G on the first 1×1; arXiv:1512.03385, Table 1: 7.6 G"),
+        (152, "11.51 G", "11.28 G on the first 1×1; arXiv:1512.03385, Table 1: 11.3 G"),
+    ],
+)
+@pytest.mark.parametrize("stride", ["first", "3x3"])
+def test_the_multiply_adds_of_both_strides_fit_80_columns(
+    capsys, monkeypatch, depth, on_3x3, on_first, stride
+):
+    at_width(monkeypatch, 80)
+    text = shown(capsys, "--family", "imagenet", "--depth", str(depth), "--stride-on", stride)
+    lines = [line.strip() for line in text.splitlines()]
+    assert lines[-2:] == [f"by stride      {on_3x3} on the 3×3, torchvision's choice", on_first]
+    markdown = shown(capsys, "--family", "imagenet", "--depth", str(depth), "--format", "markdown")
+    assert markdown.endswith(f"  - stride: {on_first}\n")
+
+
+def test_where_the_paper_prints_nothing_only_one_stride_is_counted(capsys):
+    for options in (["--depth", "34"], ["--cardinality", "32", "--base-width", "4"]):
+        assert "by stride" not in shown(capsys, "--family", "imagenet", *options)
+    assert "by stride" not in shown(capsys, "--depth", "164")
+
+
 def test_several_orderings_stand_in_one_table(capsys):
     text = shown(capsys, "--variant", "original,full-preact", "--depth", "164")
     assert "1,704,154" in text
@@ -335,7 +361,7 @@ def test_other_choices_hold_for_both(capsys):
 KEYS = [
     "title", "variant", "depth", "family", "unit", "stem", "cardinality", "base_width", "shortcut",
     "stride_on", "num_classes", "input", "layers", "layer_sum", "parameters", "multiply_adds",
-    "ordering", "stem_ops", "projection_has_bn", "stages",
+    "multiply_adds_by_stride", "published", "ordering", "stem_ops", "projection_has_bn", "stages",
 ]  # fmt: skip
 
 

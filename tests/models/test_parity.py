@@ -147,7 +147,7 @@ def test_original_is_torchvisions_network_at_the_size_of_imagenet_too():
 #   are given, and its gradient passes the same pixels; only what lies below the pooling is added up
 #   in another order. In training BN would see other pixels.
 # - resnetv2_18 and _34 have no projection in their first block, and its shortcut takes the raw
-#   signal. The paper splits after the first activation (arXiv:1603.05027, section 4.1), and so do
+#   signal. The paper splits after the first activation (arXiv:1603.05027, appendix), and so do
 #   we; with `norm1` moved to the end of timm's stem they do the same.
 
 
