@@ -1,20 +1,31 @@
-"""The statistics of a report: summaries of cells, comparisons, the verdict on V1 against V2.
+"""The statistics of a report: summaries of cells, and the comparison of two cells.
 
 Test errors are in percent of the test images, differences in percentage points; lower is better.
-SciPy takes a second to import, so it is imported only where two seeds are compared.
+Two cells differ where two tests both say so:
+
+- Welch's t-test. It allows for different spreads, but takes the test errors as normal.
+- The studentised permutation test (Janssen 1997, doi:10.1016/S0167-7152(97)00043-6). It takes no
+  shape, but with few runs it needs similar spreads. It cannot give a p below 2 / C(n + m, n).
+
+Each alone claims too many differences with few runs and unequal spreads. Both together keep their
+error rate in every scenario of `scripts/simulate_verdicts.py`.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[np.float64]]
+
+ERROR_RATE = 0.05
 
 MOST_PARTITIONS = 20_000
 """Up to this number every partition is counted; eight seeds against eight give 12,870."""
@@ -63,6 +74,13 @@ def summarise(errors: Sequence[float]) -> Summary:
     )
 
 
+def pooled_sd(first: Summary, second: Summary) -> float | None:
+    """The root of the mean variance of two cells; None where one of them has a single run."""
+    if first.sd is None or second.sd is None:
+        return None
+    return math.sqrt((first.sd**2 + second.sd**2) / 2)
+
+
 # --- two cells ------------------------------------------------------------------------------------
 
 
@@ -71,49 +89,90 @@ class Comparison:
     """One cell against another.
 
     Attributes:
-        difference: mean of the other − mean of the baseline; negative: the other is better.
-        interval: the 95 % Welch interval of the difference, or None.
-        p: two-sided permutation p, or None.
+        n: the runs of the baseline and of the other, those that diverged included.
+        difference: mean of the other − mean of the baseline; negative: the other is better. None
+            where a run diverged.
+        interval: of the difference: what the two tests do not reject at `1 - level`; Welch's alone
+            where so few runs can reject nothing. None where there is none.
+        level: the confidence of the interval, such as 0.95.
+        p: two-sided, the larger of the p of the two tests; on ranks where a run diverged. Or None.
         smallest_p: the smallest p that so many seeds can give, or None where p is None.
         resamples: None where every partition was counted, else how many random ones.
         reason: why something is None, or an empty string.
+        diverged: how many runs of the baseline and of the other diverged.
     """
 
     n: tuple[int, int]
-    difference: float
+    difference: float | None
     interval: tuple[float, float] | None
     p: float | None
     smallest_p: float | None = None
     resamples: int | None = None
     reason: str = ""
+    level: float = 1 - ERROR_RATE
+    diverged: tuple[int, int] = (0, 0)
+
+    @property
+    def can_decide(self) -> bool:
+        """Whether so many runs can give a p of `1 - level` or less."""
+        return self.smallest_p is not None and self.smallest_p <= _with_room(1 - self.level)
+
+    @property
+    def decides(self) -> bool:
+        """Whether the two cells differ at `level`."""
+        return self.p is not None and self.p <= _with_room(1 - self.level)
 
 
-def compare(baseline: Sequence[float], other: Sequence[float]) -> Comparison:
+def compare(
+    baseline: Sequence[float], other: Sequence[float], level: float = 1 - ERROR_RATE
+) -> Comparison:
     """Compare the test errors of `other` with those of `baseline`.
 
-    The p-value is twice the smaller tail, as SciPy counts it: a difference at least as large, in
-    either direction, among all ways to divide the runs into two groups of these sizes.
+    Args:
+        baseline, other: in percent; infinite for a run that diverged. If there is one, the tests
+            compare ranks, among which diverged runs share the last place.
+        level: the confidence of the interval.
 
     Raises:
-        ValueError: a side is empty, or an error is NaN or infinite.
+        ValueError: a side is empty, or an error is NaN.
     """
-    means = summarise(baseline).mean, summarise(other).mean
+    import numpy as np
+
     sizes = len(baseline), len(other)
+    if not min(sizes) or any(map(math.isnan, (*baseline, *other))):
+        raise ValueError(f"test errors are needed, not {list(baseline)} and {list(other)}")
+    diverged = sum(map(math.isinf, baseline)), sum(map(math.isinf, other))
+    finite = not any(diverged)
+    difference = summarise(other).mean - summarise(baseline).mean if finite else None
     if min(sizes) == 1:
         reason = "one seed gives no interval"
-        return Comparison(sizes, means[1] - means[0], None, None, reason=reason)
-    first, second = _units(baseline), _units(other)
-    interval, reason = _welch_interval(first, second)
-    p, resamples = _permutation_p(first, second)
+        return Comparison(sizes, difference, None, None, None, None, reason, level, diverged)
+    if finite:
+        units = _units((*baseline, *other))
+        pooled = (units - units.min()).astype(np.float64)
+        interval, reason = _interval(pooled, sizes, 1 - level)
+    else:
+        pooled = _ranks((*baseline, *other))
+        interval, reason = None, "a diverged run has no test error, so there is no interval"
     return Comparison(
         n=sizes,
-        difference=means[1] - means[0],
+        difference=difference,
         interval=interval,
-        p=p,
-        smallest_p=min(1.0, 2 / math.comb(sum(sizes), sizes[0])),
-        resamples=resamples,
+        p=float(p_values(pooled[:, None], sizes)[0]),
+        smallest_p=smallest_p(*sizes),
+        resamples=None if _are_all(*sizes) else RESAMPLES,
         reason=reason,
+        level=level,
+        diverged=diverged,
     )
+
+
+def smallest_p(first: int, second: int) -> float:
+    """The smallest p that `first` runs against `second` can give, however large the difference."""
+    if first + second <= 60:
+        return min(1.0, 2 / math.comb(first + second, first))
+    logarithm = math.lgamma(first + second + 1) - math.lgamma(first + 1) - math.lgamma(second + 1)
+    return 2 * math.exp(-logarithm)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -128,151 +187,196 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-# --- the verdict ----------------------------------------------------------------------------------
-
-VerdictWord = Literal["reproduced", "not distinguishable", "contradicted", "inconclusive"]
+# --- the two tests --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class V1V2Verdict:
-    """Whether V2 was better than V1, as in the paper: a word, and a sentence starting with it."""
-
-    word: VerdictWord
-    sentence: str
-
-
-def verdict(v1: Summary | None, v2: Summary | None, comparison: Comparison | None) -> V1V2Verdict:
-    """The verdict on `comparison`, V2 (full-preact) against the baseline V1 (original).
-
-    Reproduced: the mean of V2 is lower and the 95 % Welch interval excludes 0. Contradicted: it is
-    higher and the interval excludes 0. None marks a variant without a finished run.
-    """
-    if v1 is None or v2 is None or comparison is None:
-        missing = [name for name, side in (("V1", v1), ("V2", v2)) if side is None]
-        return _cannot(f"no finished run of {' and '.join(missing) or 'either'}")
-    if comparison.interval is None:
-        return _cannot(comparison.reason)
-    low, high = comparison.interval
-    n = f"n = {v1.n}" if v1.n == v2.n else f"n = {v1.n} and {v2.n}"
-    span = f"95 % interval {low:+.2f} to {high:+.2f}"
-    if low <= 0 <= high:
-        return V1V2Verdict(
-            "not distinguishable",
-            f"not distinguishable at {n}: V2 − V1 is {comparison.difference:+.2f} points, and the "
-            f"{span} contains 0.",
-        )
-    word: VerdictWord = "reproduced" if high < 0 else "contradicted"
-    side = "below" if high < 0 else "above"
-    size = abs(comparison.difference)
-    return V1V2Verdict(
-        word, f"{word}: V2's mean is {size:.2f} points {side} that of V1 ({span}, {n})."
-    )
-
-
-MOST_SEEDS = 1_000_000
-POWER = 0.8
-
-
-def seeds_needed(difference: float, sd: float) -> int | None:
-    """Seeds of each of two variants that detect a difference with a power of 80 %.
-
-    Detected: a two-sided t-test of two samples of n runs with this standard deviation gives
-    p < 0.05. Its power is that of the noncentral t distribution with 2n - 2 degrees of freedom and
-    noncentrality `difference` / `sd` · √(n / 2).
+def p_values(pooled: Array, sizes: tuple[int, int]) -> Array:
+    """The larger p of the two tests, for each of K experiments.
 
     Args:
-        difference: of the means, in percentage points.
-        sd: of the runs of one variant, in percentage points.
+        pooled: float64 [n + m, K]; of each experiment the n runs of the baseline, then the m of
+            the other.
+        sizes: n and m, at least 2 each.
 
     Returns:
-        The smallest n; None without a difference, or if more than a million are needed. At least
-        2, since one seed has no spread.
+        float64 [K].
     """
-    if difference == 0 or power(difference, sd, MOST_SEEDS) < POWER:
-        return None
-    few, enough = 1, MOST_SEEDS
-    while enough - few > 1:  # power grows with n
-        middle = (few + enough) // 2
-        few, enough = (few, middle) if power(difference, sd, middle) >= POWER else (middle, enough)
-    return enough
+    import numpy as np
+
+    return np.maximum(_t_p(pooled, sizes), _permutation_p(pooled, sizes))
 
 
-def power(difference: float, sd: float, n: int) -> float:
-    """The power of `n` seeds of each variant at the 5 % level; see `seeds_needed`."""
-    if sd == 0:
-        return 1.0
-    stats, freedom = _scipy_stats(), 2 * n - 2
-    shift = abs(difference) / sd * math.sqrt(n / 2)
-    critical = float(stats.t.isf(0.025, freedom))
-    if shift - critical > 30:  # SciPy's series loses its digits here, where the power is 1
-        return 1.0
-    tails = stats.nct.sf(critical, freedom, shift), stats.nct.cdf(-critical, freedom, shift)
-    return float(sum(tail for tail in tails if math.isfinite(tail)))
+def _t_p(pooled: Array, sizes: tuple[int, int]) -> Array:
+    """Two-sided p of the t-test; 0 where only the means differ."""
+    import numpy as np
+
+    difference, variances = _moments(pooled, sizes)
+    special = import_module("scipy.special")
+    spread = variances.sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(spread > 0, np.abs(difference) / np.sqrt(spread), np.inf)
+        p: Array = 2 * special.stdtr(_freedom(variances, sizes), -t)
+    return np.where(spread > 0, p, np.where(difference == 0, 1.0, 0.0))
 
 
-def pooled_sd(v1: Summary, v2: Summary) -> float | None:
-    """The root of the mean variance of two cells; None where one of them has a single run."""
-    if v1.sd is None or v2.sd is None:
-        return None
-    return math.sqrt((v1.sd**2 + v2.sd**2) / 2)
+def _moments(pooled: Array, sizes: tuple[int, int]) -> tuple[Array, Array]:
+    """The difference of means, [K], and the variances of both means, [2, K]."""
+    import numpy as np
+
+    sides = pooled[: sizes[0]], pooled[sizes[0] :]
+    variances = np.stack([np.var(side, axis=0, ddof=1) / len(side) for side in sides])
+    return sides[1].mean(axis=0) - sides[0].mean(axis=0), variances
 
 
-def _cannot(reason: str) -> V1V2Verdict:
-    return V1V2Verdict("inconclusive", f"inconclusive: {reason}.")
+def _freedom(variances: Array, sizes: tuple[int, int]) -> Array:
+    """The degrees of freedom of a difference of means.
+
+    Equal sizes: Satterthwaite's. Unequal ones: those of the smaller side, which is never too
+    optimistic (Hsu 1938), whereas Satterthwaite's are if the smaller side spreads more.
+    """
+    import numpy as np
+
+    if sizes[0] != sizes[1]:
+        return np.full(variances.shape[1], min(sizes) - 1.0)
+    with np.errstate(invalid="ignore"):
+        return variances.sum(axis=0) ** 2 * (sizes[0] - 1) / (variances**2).sum(axis=0)
+
+
+def _permutation_p(pooled: Array, sizes: tuple[int, int]) -> Array:
+    """Twice the smaller tail: the share of partitions with a t at least as far out."""
+    import numpy as np
+
+    members = _partitions(*sizes)
+    chunk = max(1, 4_000_000 // len(members))
+    found = []
+    for start in range(0, pooled.shape[1], chunk):
+        t = _studentised(members, pooled[:, start : start + chunk], sizes)
+        room = 1e-9 * np.where(np.isfinite(t[0]), np.abs(t[0]), 0)
+        tails = (t >= t[0] - room).mean(axis=0), (t <= t[0] + room).mean(axis=0)
+        found.append(np.minimum(1.0, 2 * np.minimum(*tails)))
+    return np.concatenate(found)
+
+
+def _studentised(members: Array, pooled: Array, sizes: tuple[int, int]) -> Array:
+    """Welch's t of every partition, [partitions, K]; ±∞ where only the means differ.
+
+    Args:
+        members: float64 [partitions, n + m], 1 where a run is on the side of the baseline.
+    """
+    import numpy as np
+
+    n, m = sizes
+    centred = pooled - pooled.mean(axis=0)
+    squares = centred**2
+    total, sum_1, square_1 = squares.sum(axis=0), members @ centred, members @ squares
+    mean_1, mean_2 = sum_1 / n, -sum_1 / m
+    variance = (square_1 / n - mean_1**2) / (n - 1)
+    variance += ((total - square_1) / m - mean_2**2) / (m - 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        spread = np.where(variance > 1e-12 * total, variance, 0.0)  # else it is rounding
+        difference = np.where(np.abs(mean_1) > 1e-9 * np.sqrt(total), mean_2 - mean_1, 0.0)
+        return np.where(difference == 0, 0.0, difference / np.sqrt(spread))
+
+
+@lru_cache(maxsize=8)
+def _partitions(n: int, m: int) -> Array:
+    """Which runs are on the side of the baseline, [partitions, n + m]; first as they were."""
+    import numpy as np
+
+    if _are_all(n, m):
+        chosen = np.array(list(_combinations(n + m, n)))
+    else:
+        shuffled = np.random.default_rng(SEED).random((RESAMPLES, n + m)).argsort(axis=1)
+        chosen = np.concatenate([np.arange(n)[None], shuffled[:, :n]])
+    members = np.zeros((len(chosen), n + m))
+    np.put_along_axis(members, chosen, 1.0, axis=1)
+    return members
+
+
+def _combinations(total: int, size: int) -> Iterator[tuple[int, ...]]:
+    from itertools import combinations
+
+    return combinations(range(total), size)
+
+
+def _are_all(n: int, m: int) -> bool:
+    return 2 / smallest_p(n, m) <= MOST_PARTITIONS
+
+
+# --- the interval ---------------------------------------------------------------------------------
+
+
+def _interval(
+    pooled: Array, sizes: tuple[int, int], rate: float
+) -> tuple[tuple[float, float] | None, str]:
+    """The differences that one of the two tests does not reject, or why there is no interval.
+
+    Args:
+        pooled: float64 [n + m], in units of `GRAIN`.
+        rate: the error rate, 0.05 for an interval of 95 %.
+    """
+    first, second = pooled[: sizes[0]], pooled[sizes[0] :]
+    if first.max() == first.min() and second.max() == second.min():
+        same = " and equal those of the other variant" if first[0] == second[0] else ""
+        return None, f"the runs of a variant are all equal{same}, so there is no interval"
+    (difference,), variances = _moments(pooled[:, None], sizes)
+    (freedom,) = _freedom(variances, sizes)
+    special = import_module("scipy.special")
+    half = -float(special.stdtrit(freedom, rate / 2)) * math.sqrt(variances.sum())
+    ends = difference - half, difference + half
+    if smallest_p(*sizes) <= _with_room(rate):
+        steps = -half, half
+        ends = tuple(_moved_out(e, s, pooled, sizes, rate) for e, s in zip(ends, steps, strict=True))
+    return (float(ends[0]) * GRAIN, float(ends[1]) * GRAIN), ""
+
+
+def _moved_out(
+    end: float, step: float, pooled: Array, sizes: tuple[int, int], rate: float
+) -> float:
+    """The end of the t-test's interval, or that of the permutation test if it is further out.
+
+    Args:
+        step: half the width of the interval, negative at its lower end.
+    """
+
+    def rejected(difference: float) -> bool:
+        shifted = pooled.copy()
+        shifted[sizes[0] :] -= difference
+        return float(_permutation_p(shifted[:, None], sizes)[0]) <= _with_room(rate)
+
+    if rejected(end):
+        return end
+    inside, outside = end, end + step
+    while not rejected(outside):
+        step *= 2
+        inside, outside = outside, outside + step
+    for _ in range(20):
+        middle = (inside + outside) / 2
+        inside, outside = (inside, middle) if rejected(middle) else (middle, outside)
+    return outside
 
 
 # --- helpers --------------------------------------------------------------------------------------
 
 
+def _with_room(rate: float) -> float:
+    """A p of exactly `rate` counts as reached although floats round."""
+    return rate * (1 + 1e-9)
+
+
 def _units(errors: Sequence[float]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Errors as integer multiples of `GRAIN`: their sums are exact, so ties stay ties."""
+    """Errors as integer multiples of `GRAIN`: equal errors stay equal."""
     import numpy as np
 
     return np.rint(np.asarray(errors, dtype=np.float64) / GRAIN).astype(np.int64)
 
 
-def _welch_interval(first: Any, second: Any) -> tuple[tuple[float, float] | None, str]:
-    """The 95 % interval of mean(second) - mean(first), or why it does not exist.
-
-    Args:
-        first, second: int64 [n], n at least 2, in units of `GRAIN`.
-    """
-    stats = _scipy_stats()
-    if first.max() == first.min() and second.max() == second.min():
-        same = " and equal those of the other variant" if first[0] == second[0] else ""
-        return None, f"the runs of a variant are all equal{same}, so there is no interval"
-    # Subtracting an integer keeps SciPy from losing digits where the spread is tiny.
-    origin = first.min()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # one side may have no spread
-        test = stats.ttest_ind(second - origin, first - origin, equal_var=False)
-        interval = test.confidence_interval(0.95)
-    return (float(interval.low) * GRAIN, float(interval.high) * GRAIN), ""
-
-
-def _permutation_p(first: Any, second: Any) -> tuple[float, int | None]:
-    """Two-sided p of the difference of means, and how many random partitions (None: all)."""
+def _ranks(errors: Sequence[float]) -> Array:
+    """Ranks from 1; equal errors, and diverged runs, share the mean of theirs."""
     import numpy as np
 
-    stats = _scipy_stats()
-    exact = math.comb(len(first) + len(second), len(first)) <= MOST_PARTITIONS
-    test = stats.permutation_test(
-        (first, second),
-        _difference_of_means,
-        vectorized=True,
-        n_resamples=np.inf if exact else RESAMPLES,
-        batch=10_000,
-        alternative="two-sided",
-        random_state=np.random.default_rng(SEED),  # `rng` only since SciPy 1.15
-    )
-    return float(test.pvalue), None if exact else RESAMPLES
-
-
-def _difference_of_means(first: Any, second: Any, axis: int) -> Any:
-    """The difference of means times both sizes: an integer, free of rounding."""
-    return first.shape[axis] * second.sum(axis=axis) - second.shape[axis] * first.sum(axis=axis)
-
-
-def _scipy_stats() -> Any:
-    """`scipy.stats`, untyped: its functions are overloaded beyond what their stubs can follow."""
-    return import_module("scipy.stats")
+    known = [error if math.isinf(error) else round(error / GRAIN) for error in errors]
+    _, index, counts = np.unique(known, return_inverse=True, return_counts=True)
+    last = counts.cumsum()
+    ranks: Array = (last - (counts - 1) / 2)[index]
+    return ranks

@@ -16,11 +16,11 @@ from resvar.config import Settings, resolve
 from resvar.errors import UserError, nearest, quoted, require_given, shortened, unknown
 from resvar.files import shipped, write_json
 from resvar.ownership import run_folder
-from resvar.rundir import NOTE_FORMAT, read_json
+from resvar.rundir import NOTE_FORMAT, RESULT, read_json
 from resvar.strict_yaml import parse_yaml, read_yaml, spelling_advice, to_yaml
 
 GRID = ("variants", "depths", "seeds")
-SWEEP_KEYS = (*GRID, "protocol", "set", "grid")
+SWEEP_KEYS = (*GRID, "protocol", "set", "grid", "margin")
 MOST_RUNS = 100_000
 
 MANIFEST = ".sweep.json"
@@ -62,6 +62,7 @@ class Sweep:
     Attributes:
         file: the user's sweep file, if there is one.
         conflicts: the impossible runs; they are not among `runs`.
+        margin: percentage points within which a report calls V1 and V2 equivalent, if declared.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Sweep:
     runs: tuple[PlannedRun, ...]
     file: Path | None = None
     conflicts: tuple[Conflict, ...] = ()
+    margin: float | None = None
 
     def require_possible(self) -> None:
         """Refuse a sweep with impossible runs.
@@ -87,7 +89,8 @@ class Sweep:
     def write_manifest(self) -> None:
         """Write the list of runs into `root`, so that `resvar status` knows which are waiting.
 
-        The list follows its sweep file; another file of the same name has its own list.
+        The list follows its sweep file; another file of the same name has its own list. A list of
+        which results are known stays as one of the `earlier` ones when the sweep changes.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         path, names = self.root / f"{self.name}{MANIFEST}", [run.name for run in self.runs]
@@ -95,7 +98,47 @@ class Sweep:
         with suppress(UserError):  # none, or a damaged one
             if read_json(path).get("file", file) != file:
                 path = self.root / f"{self.name}-{_list_digest([str(file)])}{MANIFEST}"
-        write_json(path, {"format": NOTE_FORMAT, "file": file, "runs": names})
+        known = [found.runs for found in _declarations_in(path) if found.runs != names]
+        earlier = [runs for runs in known if any((self.root / r / RESULT).exists() for r in runs)]
+        content = {"format": NOTE_FORMAT, "file": file, "runs": names}
+        content |= {"margin": self.margin} if self.margin is not None else {}
+        write_json(path, content | ({"earlier": earlier} if earlier else {}))
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A sweep as it was declared: its runs, as paths below its folder, and its margin."""
+
+    runs: list[str]
+    margin: float | None
+
+
+def declarations(folder: Path) -> list[Declaration]:
+    """The sweeps that were started in a folder, each in all its declared forms, oldest first.
+
+    Damaged lists are left out; `manifests` reports them.
+    """
+    paths = sorted(folder.glob(f"*{MANIFEST}"))
+    return [found for path in paths for found in _declarations_in(path)]
+
+
+def _declarations_in(path: Path) -> list[Declaration]:
+    with suppress(UserError):
+        content = read_json(path)
+        margin = content.get("margin")
+        earlier = content.get("earlier", [])
+        lists = [*(earlier if isinstance(earlier, list) else []), _read_manifest(path)]
+        return [
+            Declaration(runs, margin if is_margin(margin) else None)
+            for runs in lists
+            if isinstance(runs, list) and all(map(_is_below, runs))
+        ]
+    return []
+
+
+def is_margin(value: object) -> bool:
+    """Whether a value is a margin in percentage points."""
+    return isinstance(value, float | int) and not isinstance(value, bool) and 0 < value < 100
 
 
 def manifests(folder: Path) -> dict[str, list[str]]:
@@ -148,7 +191,7 @@ def plan_sweep(
     same command has the same name each time.
 
     Args:
-        file: a YAML file with the keys variants, depths, seeds, protocol, set and grid.
+        file: a YAML file with the keys variants, depths, seeds, protocol, set, grid and margin.
         given: the first four of these keys from the command line; None means not given.
         overrides: `KEY=VALUE` for every run, or `KEY=VALUE,VALUE` for a grid.
         root: the folder of all runs.
@@ -185,7 +228,8 @@ def plan_sweep(
     if file is None or overrides or any(given.get(key) is not None for key in GRID):
         name += f"-{_list_digest([str(run.settings.directory) for run in runs])}"
     own = None if str(file) in shipped("sweeps") else file
-    return Sweep(name, root, tuple(runs), own, tuple(conflicts))
+    margin = _parse_margin(values.get("margin"), source)
+    return Sweep(name, root, tuple(runs), own, tuple(conflicts), margin)
 
 
 def _plan_run(options: Mapping[str, Any], sets: Sequence[str], root: Path) -> PlannedRun:
@@ -300,3 +344,12 @@ def _parse_seeds(value: Any, source: str) -> list[int]:
         return value
     given = quoted(value) + spelling_advice(value, int)
     raise UserError(f"{source}: 'seeds' must be how many (5) or which (0,3,7), not {given}.")
+
+
+def _parse_margin(value: Any, source: str) -> float | None:
+    if value is None:
+        return None
+    if not is_margin(value):
+        example = "percentage points above 0, such as 0.2"
+        raise UserError(f"{source}: 'margin' must be {example}, not {quoted(value)}.")
+    return float(value)
