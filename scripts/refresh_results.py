@@ -19,10 +19,10 @@ from resvar.console import pluralize
 from resvar.files import shipped
 from resvar.reports.figures import figures
 from resvar.reports.findings import Group, Report, build
+from resvar.reports.parts import group_tables
 from resvar.reports.plotting import write_pictures
 from resvar.reports.records import RunState, read_records, result_of
 from resvar.reports.render import markdown_notes, markdown_table, render_report
-from resvar.reports.tables import group_tables
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"

@@ -65,7 +65,9 @@ class Agreement:
             one run. The reference for `across`.
         across: variant → the same between a run of the cell and one of that variant.
         pairing: with the baseline at the smallest seed that both have, or None.
+        test_sd: the standard deviation of the test errors, in points; None for one run.
         predicted_sd: see `predicted_sd`, or None.
+        distribution_sd: see `distribution_sd`, or None.
     """
 
     variant: str
@@ -74,21 +76,30 @@ class Agreement:
     within: float | None
     across: Mapping[str, float]
     pairing: Pairing | None
+    test_sd: float | None
     predicted_sd: float | None
+    distribution_sd: float | None
 
 
 def agreement(
-    variant: str, depth: int, cells: Mapping[str, Sequence[Predictions]], baseline: str
+    variant: str,
+    depth: int,
+    cells: Mapping[str, Sequence[Predictions]],
+    baseline: str,
+    trained_out: bool = True,
 ) -> Agreement:
     """The agreement of a cell's runs.
 
     Args:
         cells: variant → its runs at this depth, at least one each, over the same images.
         baseline: the variant that the others are paired with.
+        trained_out: the runs are long enough for independent errors; else nothing is predicted.
     """
     runs = cells[variant]
     rights = [run.right for run in runs if run.right is not None]
     others = {name: other for name, other in cells.items() if name != variant}
+    scored = len(rights) == len(runs) > 1
+    predicted = trained_out and scored
     return Agreement(
         variant=variant,
         depth=depth,
@@ -96,15 +107,42 @@ def agreement(
         within=_within(runs) if len(runs) > 1 else None,
         across={name: _across(runs, other) for name, other in others.items()},
         pairing=_pairing(others.get(baseline, ()), runs),
-        predicted_sd=predicted_sd(rights) if len(rights) == len(runs) > 1 else None,
+        test_sd=test_sd(rights) if scored else None,
+        predicted_sd=predicted_sd(rights) if predicted else None,
+        distribution_sd=distribution_sd(rights) if predicted else None,
     )
+
+
+FEWEST_EPOCHS = 16
+"""Of shorter runs the errors on different images are not independent (arXiv:2304.01910, 3.2)."""
+
+
+def test_sd(right: Sequence[Array]) -> float:
+    """The standard deviation of the test errors of at least two runs, in percentage points.
+
+    Args:
+        right: of each run, bool [N].
+    """
+    import numpy as np
+
+    return 100.0 * float(np.std([array.mean() for array in right], ddof=1))
+
+
+def distribution_sd(right: Sequence[Array]) -> float:
+    """The standard deviation between seeds of the error on the distribution of the images.
+
+    Its variance is N / (N - 1) times that of the test errors less that of independent errors on
+    N images (arXiv:2304.01910, equation 3). The estimate is unbiased, so it may be below 0: then 0.
+    """
+    n, excess = len(right[0]), test_sd(right) ** 2 - predicted_sd(right) ** 2
+    return math.sqrt(max(0.0, n / (n - 1) * excess))
 
 
 def predicted_sd(right: Sequence[Array]) -> float:
     """The standard deviation between seeds if test images were independent, in percentage points.
 
     The variance of the test error is then the sum over images of e(1 - e) / N², e being the
-    probability that a run errs on the image (arXiv:2304.01910, section 4). From n runs, e(1 - e) is
+    probability that a run errs on the image (arXiv:2304.01910, section 3.2). From n runs, e(1 - e) is
     estimated without bias by n / (n - 1) times the product of the observed shares.
 
     Args:

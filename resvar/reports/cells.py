@@ -1,4 +1,4 @@
-"""The cell that a run belongs to: its group (label and dataset), variant and depth.
+"""The cells of a report, and which one a run belongs to: its group, variant and depth.
 
 A run that cannot be read lacks settings. It belongs where its neighbours do, the runs in the same
 folder, or else where its path says: `<protocol>/<variant>-<depth>/seed-<seed>`, perhaps with the
@@ -7,18 +7,64 @@ name of its changes, such as `lr=0.05`, above the seed.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from resvar.foldername import folder_name
-from resvar.reports.records import SEED_FOLDER, Record, settings_of
+from resvar.reports.published import Published
+from resvar.reports.records import SEED_FOLDER, UNREAD, Record, settings_of
+from resvar.reports.statistics import Summary
 
 GroupKey = tuple[str, str]
 """Label and dataset."""
 
 CellKey = tuple[str, int]
 """Variant and depth."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell: the finished runs of a variant at a depth, one per seed, and the others.
+
+    Attributes:
+        summary: of the test errors; None without a finished run.
+        unfinished: runs of seeds without a finished run, and unreadable runs.
+        errors: seed → test error of its finished run.
+    """
+
+    variant: str
+    depth: int
+    summary: Summary | None
+    published: Published | None
+    unfinished: tuple[Record, ...]
+    errors: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def diverged(self) -> frozenset[int]:
+        """The seeds of its runs that diverged."""
+        return frozenset(settings_of(r).seed for r in self.unfinished if r.diverged)
+
+    def outcomes(self, seeds: Set[int] | None = None) -> tuple[float, ...]:
+        """The test errors by seed, infinite where the run diverged.
+
+        Args:
+            seeds: only of these; None: all.
+        """
+        found = dict.fromkeys(self.diverged, math.inf) | self.errors
+        return tuple(found[seed] for seed in sorted(found) if seeds is None or seed in seeds)
+
+    @property
+    def unread(self) -> int:
+        """How many of its runs cannot be read."""
+        return sum(record.state in UNREAD for record in self.unfinished)
+
+    @property
+    def known(self) -> int:
+        """How many of its runs have a result or might have one: the finished and the unread."""
+        return (self.summary.n if self.summary else 0) + self.unread
 
 
 def group_key(record: Record) -> GroupKey:

@@ -12,10 +12,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from resvar.console import percent, plain
-from resvar.reports.findings import V1, Group
+from resvar.reports.findings import Group
 from resvar.reports.plotting import Picture, panels, style, titled
 from resvar.reports.records import Record, RunState, settings_of
 from resvar.reports.tables import row_name
+from resvar.reports.verdicts import V1
 
 if TYPE_CHECKING:
     import numpy as np

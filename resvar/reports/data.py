@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from resvar.config import Settings
 from resvar.console import plain
-from resvar.reports.findings import V1, Entry, Group, PlacementMap, Report
+from resvar.reports.cells import Entry
+from resvar.reports.findings import Group, PlacementMap, Report
 from resvar.reports.records import Record, RunState
 from resvar.reports.tables import reason
 from resvar.reports.variations import Grid, grids
+from resvar.reports.verdicts import V1, V1V2Comparison
 
 if TYPE_CHECKING:
     import pandas
@@ -142,24 +144,47 @@ def _group_data(group: Group) -> dict[str, Any]:
             }
             for contrast in group.contrasts
         ],
-        "verdicts": [
-            {
-                "depth": pair.depth,
-                "v1": _entry_data(pair.v1),
-                "v2": _entry_data(pair.v2),
-                "difference": pair.comparison.difference if pair.comparison else None,
-                "interval": pair.comparison.interval if pair.comparison else None,
-                "published_difference": pair.published_difference,
-                "sd": pair.sd,
-                "seeds_needed": pair.seeds_needed,
-                "word": pair.verdict.word,
-                "sentence": pair.verdict.sentence,
-            }
-            for pair in group.v1_v2
-        ],
+        "verdicts": [_verdict_data(pair) for pair in group.v1_v2],
+        "pooled": asdict(group.pooled) if group.pooled else None,
         "maps": [_map_data(found) for found in group.maps],
         "agreements": [asdict(found) for found in group.agreements],
         "runs": [_run_data(record, group) for record in group.records],
+    }
+
+
+def _verdict_data(pair: V1V2Comparison) -> dict[str, Any]:
+    """A verdict; `p_family` and `smallest_p` are corrected for the depths."""
+    found, (v1, v2) = pair.comparison, pair.sides
+    power = pair.power
+    return {
+        "depth": pair.depth,
+        "v1": _entry_data(pair.v1),
+        "v2": _entry_data(pair.v2),
+        "declared_seeds": sorted(pair.plan.seeds),
+        "declared_by_sweep": pair.plan.by_sweep,
+        "earlier_declarations": list(pair.plan.earlier),
+        "n": [len(v1.errors), len(v2.errors)],
+        "diverged": [v1.diverged, v2.diverged],
+        "interim": pair.interim,
+        "difference": found.difference if found else None,
+        "interval": found.interval if found else None,
+        "level": found.level if found else None,
+        "p": found.p if found else None,
+        "p_family": pair.p_family,
+        "smallest_p": pair.smallest_p,
+        "depths_compared": pair.depths,
+        "direction": pair.direction,
+        "published_difference": pair.published_difference,
+        "agreement": pair.agreement,
+        "margin": pair.plan.margin,
+        "equivalent": pair.equivalent,
+        "reproduced": pair.reproduced,
+        "sd": pair.sd,
+        "sd_range": power.sds if power else None,
+        "power": power.powers if power else None,
+        "seeds_needed": power.seeds if power else None,
+        "word": pair.word,
+        "sentence": pair.sentence,
     }
 
 

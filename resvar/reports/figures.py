@@ -17,19 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from resvar.console import plain, pluralize
 from resvar.models.ordering import MAP_PLACES
+from resvar.reports.cells import Entry
 from resvar.reports.curves import curve_picture, depths_with_curves
-from resvar.reports.findings import (
-    V1,
-    V2,
-    Entry,
-    Group,
-    Placement,
-    PlacementMap,
-    Report,
-    V1V2Comparison,
-)
+from resvar.reports.findings import Group, Placement, PlacementMap, Report
 from resvar.reports.plotting import Picture, house_style, panels, style, titled
 from resvar.reports.tables import row_name, states_text
+from resvar.reports.verdicts import V1, V2, V1V2Comparison
 from resvar.sequences import chunks
 
 if TYPE_CHECKING:

@@ -19,12 +19,19 @@ from resvar.models.ordering import (
     in_paper_order,
     known_variants,
 )
-from resvar.reports.agreement import Agreement, Predictions, agreement, scored_predictions
-from resvar.reports.cells import CellKey, GroupKey, cell_key, cells_of_unread, group_key
+from resvar.reports.agreement import (
+    FEWEST_EPOCHS,
+    Agreement,
+    Predictions,
+    agreement,
+    scored_predictions,
+)
+from resvar.reports.cells import CellKey, Entry, GroupKey, cell_key, cells_of_unread, group_key
+from resvar.reports.design import Design, read_design
 from resvar.reports.notes import group_notes, heading, mixed_notes
-from resvar.reports.published import Published, published
+from resvar.reports.pooled import Pooled, pool
+from resvar.reports.published import published
 from resvar.reports.records import (
-    UNREAD,
     Record,
     RunState,
     follows_paper,
@@ -33,46 +40,9 @@ from resvar.reports.records import (
     settings_of,
     with_more,
 )
-from resvar.reports.statistics import (
-    Comparison,
-    Summary,
-    V1V2Verdict,
-    compare,
-    holm,
-    pooled_sd,
-    seeds_needed,
-    summarise,
-    verdict,
-)
+from resvar.reports.statistics import Comparison, compare, holm, summarise
+from resvar.reports.verdicts import V1, V2, V1V2Comparison
 from resvar.settings import names_of
-
-V1, V2 = "original", "full-preact"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One cell: the finished runs of a variant at a depth, one per seed, and the others.
-
-    Attributes:
-        summary: of the test errors; None without a finished run.
-        unfinished: runs of seeds without a finished run, and unreadable runs.
-    """
-
-    variant: str
-    depth: int
-    summary: Summary | None
-    published: Published | None
-    unfinished: tuple[Record, ...]
-
-    @property
-    def unread(self) -> int:
-        """How many of its runs cannot be read."""
-        return sum(record.state in UNREAD for record in self.unfinished)
-
-    @property
-    def known(self) -> int:
-        """How many of its runs have a result or might have one: the finished and the unread."""
-        return (self.summary.n if self.summary else 0) + self.unread
 
 
 @dataclass(frozen=True)
@@ -80,7 +50,8 @@ class Contrast:
     """A variant against `original` at one depth.
 
     Attributes:
-        p_holm: the p-value corrected by Holm for the `family` p-values at this depth.
+        p_holm: the p-value corrected by Holm for the `family` p-values at this depth; of V2 the one
+            corrected for the depths (`V1V2Comparison.p_family`).
     """
 
     variant: str
@@ -88,38 +59,6 @@ class Contrast:
     comparison: Comparison
     p_holm: float | None
     family: int
-
-
-@dataclass(frozen=True)
-class V1V2Comparison:
-    """V1 against V2 at one depth; the comparison is None if one of them has no finished run."""
-
-    depth: int
-    v1: Entry
-    v2: Entry
-    comparison: Comparison | None
-    verdict: V1V2Verdict
-
-    @property
-    def sd(self) -> float | None:
-        """The standard deviation between seeds, pooled over both; None if one has a single run."""
-        if self.v1.summary is None or self.v2.summary is None:
-            return None
-        return pooled_sd(self.v1.summary, self.v2.summary)
-
-    @property
-    def seeds_needed(self) -> int | None:
-        """Seeds of each that detect the paper's difference at this `sd`; see `statistics`."""
-        if self.sd is None or self.published_difference is None:
-            return None
-        return seeds_needed(self.published_difference, self.sd)
-
-    @property
-    def published_difference(self) -> float | None:
-        """V2 − V1 in the paper, in points with its two decimals."""
-        if self.v1.published is None or self.v2.published is None:
-            return None
-        return round(self.v2.published.test_error - self.v1.published.test_error, 2)
 
 
 @dataclass(frozen=True)
@@ -159,6 +98,7 @@ class Group:
         like_paper: protocol and network are the paper's, so published figures are comparable.
         entries: (variant, depth) → cell, for every variant and depth of the group.
         v1_v2: by depth; none for the sample of CIFAR-10, whose runs say nothing about the paper.
+        pooled: V1 against V2 over its depths together, or None.
         maps: of the depths with a run of all five published orderings, or of an unpublished cell.
         agreements: of the predictions, for every cell with predictions.
         records: every run but the unread ones.
@@ -177,6 +117,7 @@ class Group:
     entries: Mapping[tuple[str, int], Entry]
     contrasts: tuple[Contrast, ...]
     v1_v2: tuple[V1V2Comparison, ...]
+    pooled: Pooled | None
     maps: tuple[PlacementMap, ...]
     agreements: tuple[Agreement, ...]
     records: tuple[Record, ...]
@@ -210,7 +151,8 @@ def build(records: Sequence[Record]) -> Report:
     unread = [record for record in ordered if not record.is_read]
     members = {key: list(those) for key, those in groupby(readable, group_key)}
     lost = cells_of_unread(unread, members)
-    groups = [_group(those, lost.get(key, ())) for key, those in members.items()]
+    design = read_design(readable)
+    groups = [_group(those, lost.get(key, ()), design) for key, those in members.items()]
     return Report(tuple(groups), tuple(unread))
 
 
@@ -239,7 +181,7 @@ def _told_apart(records: Sequence[Record]) -> list[Record]:
 EXECUTION = tuple(name for name in names_of("execution") if name not in NOT_HASHED)
 
 
-def _group(records: list[Record], lost: Sequence[tuple[CellKey, Record]]) -> Group:
+def _group(records: list[Record], lost: Sequence[tuple[CellKey, Record]], design: Design) -> Group:
     """One group.
 
     Args:
@@ -261,7 +203,13 @@ def _group(records: list[Record], lost: Sequence[tuple[CellKey, Record]]) -> Gro
         seed = record.settings.seed if record.settings else None
         if cell in entries and seed not in finished.get(cell, {}):
             entries[cell] = replace(entries[cell], unfinished=(*entries[cell].unfinished, record))
-    contrasts = tuple(c for depth in depths for c in _contrasts(entries, variants, depth))
+    v1_v2 = () if dataset == "sample" else tuple(_v1_v2(entries, depths, records, design))
+    by_depth = {pair.depth: pair for pair in v1_v2}
+    contrasts = tuple(
+        contrast
+        for depth in depths
+        for contrast in _contrasts(entries, variants, depth, by_depth.get(depth))
+    )
     predictions, unread = _predictions(finished)
     counted = [record for by_seed in finished.values() for record in by_seed.values()]
     mixed = mixed_notes(counted, (V2,), {V1: "V1", V2: "V2"})
@@ -275,9 +223,10 @@ def _group(records: list[Record], lost: Sequence[tuple[CellKey, Record]]) -> Gro
         depths=depths,
         entries=entries,
         contrasts=contrasts,
-        v1_v2=() if dataset == "sample" else tuple(_v1_v2(entries, contrasts, depths)),
+        v1_v2=v1_v2,
+        pooled=pool(v1_v2),
         maps=tuple(_maps(dataset, entries, records)),
-        agreements=tuple(_agreements(predictions, variants, depths)),
+        agreements=tuple(_agreements(predictions, variants, depths, _is_long(records[0]))),
         records=tuple(records),
         copies=copies,
         mixed=tuple(mixed),
@@ -331,41 +280,75 @@ def _one_per_seed(records: Sequence[Record]) -> tuple[Finished, dict[Path, Path]
 
 
 def _entry(dataset: str, variant: str, depth: int, runs: Mapping[int, Record]) -> Entry:
-    errors = [result_of(record)["test_error"] for record in runs.values()]
-    figure = published(dataset, variant, depth)
-    return Entry(variant, depth, summarise(errors) if errors else None, figure, ())
+    errors = {seed: float(result_of(record)["test_error"]) for seed, record in runs.items()}
+    summary = summarise(list(errors.values())) if errors else None
+    return Entry(variant, depth, summary, published(dataset, variant, depth), (), errors)
 
 
 def _contrasts(
-    entries: Mapping[tuple[str, int], Entry], variants: Sequence[str], depth: int
+    entries: Mapping[tuple[str, int], Entry],
+    variants: Sequence[str],
+    depth: int,
+    v1_v2: V1V2Comparison | None,
 ) -> Iterator[Contrast]:
-    """Every variant with a finished run against `original` at one depth."""
-    base = entries[V1, depth].summary if V1 in variants else None
-    if base is None:
-        return
+    """Every variant with results against `original` at one depth.
+
+    Args:
+        v1_v2: the comparison of V2, which has a correction of its own; None: as any other.
+    """
+    base = entries[V1, depth].outcomes() if V1 in variants else ()
     found = {
-        variant: compare(base.values, summary.values)
+        variant: compare(base, outcomes)
         for variant in variants
-        if variant != V1 and (summary := entries[variant, depth].summary) is not None
+        if base and variant != V1 and (outcomes := entries[variant, depth].outcomes())
     }
-    p_values = [comparison.p for comparison in found.values() if comparison.p is not None]
-    adjusted = iter(holm(p_values))
+    p_values = {v: c.p for v, c in found.items() if c.p is not None and not (v == V2 and v1_v2)}
+    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     for variant, comparison in found.items():
-        p_holm = None if comparison.p is None else next(adjusted)
-        yield Contrast(variant, depth, comparison, p_holm, len(p_values))
+        if variant == V2 and v1_v2 is not None:
+            if v1_v2.comparison is not None:
+                yield Contrast(V2, depth, v1_v2.comparison, v1_v2.p_family, v1_v2.depths)
+        else:
+            yield Contrast(variant, depth, comparison, adjusted.get(variant), len(p_values))
 
 
 def _v1_v2(
     entries: Mapping[tuple[str, int], Entry],
-    contrasts: Sequence[Contrast],
     depths: Sequence[int],
+    records: Sequence[Record],
+    design: Design,
 ) -> Iterator[V1V2Comparison]:
-    comparisons = {c.depth: c.comparison for c in contrasts if c.variant == V2}
-    for depth in depths:
-        if (V1, depth) in entries:
-            v1, v2, comparison = entries[V1, depth], entries[V2, depth], comparisons.get(depth)
-            found = verdict(v1.summary, v2.summary, comparison)
-            yield V1V2Comparison(depth, v1, v2, comparison, found)
+    """V1 against V2 at the depths with a run of one of them, in the family of those with both."""
+    pairs = {d: (entries[V1, d], entries[V2, d]) for d in depths if (V1, d) in entries}
+    cells = {depth: _cell_folders(records, depth) for depth in pairs}
+    with_both = [
+        depth
+        for depth, sides in pairs.items()
+        if all(
+            entry.summary or entry.unfinished or any(map(design.is_planned, folders))
+            for entry, folders in zip(sides, cells[depth], strict=True)
+        )
+    ]
+    like_paper = follows_paper(settings_of(records[0]))
+    for depth, (v1, v2) in pairs.items():
+        if v1.known or v1.unfinished or v2.known or v2.unfinished:
+            plan = design.plan([*cells[depth][0], *cells[depth][1]])
+            yield V1V2Comparison(depth, v1, v2, plan, max(1, len(with_both)), like_paper)
+
+
+def _cell_folders(records: Sequence[Record], depth: int) -> tuple[list[Path], list[Path]]:
+    """The folders of the runs of V1 and of V2, and those beside the runs of the other one."""
+    found: list[Path] = []
+    for record in records:
+        settings = settings_of(record)
+        if settings.depth == depth and settings.variant in (V1, V2):
+            found.append(record.folder.parent)
+    names = [f"{variant}-{depth}" for variant in (V1, V2)]
+    v1, v2 = (
+        [Path(*(name if part in names else part for part in cell.parts)) for cell in found]
+        for name in names
+    )
+    return v1, v2
 
 
 def _predictions(
@@ -395,12 +378,19 @@ def _agreements(
     predictions: Mapping[tuple[str, int], Sequence[Predictions]],
     variants: Sequence[str],
     depths: Sequence[int],
+    trained_out: bool,
 ) -> Iterator[Agreement]:
     """Cell by cell; none at a depth whose runs predict different numbers of images."""
     for depth in depths:
         here = {v: predictions[v, depth] for v in variants if (v, depth) in predictions}
         if len({len(run.predictions) for runs in here.values() for run in runs}) == 1:
-            yield from (agreement(variant, depth, here, V1) for variant in here)
+            yield from (agreement(v, depth, here, V1, trained_out) for v in here)
+
+
+def _is_long(record: Record) -> bool:
+    """Whether a run has as many epochs of CIFAR-10 as independent errors take."""
+    settings = settings_of(record)
+    return settings.iterations * settings.batch_size >= FEWEST_EPOCHS * 50_000
 
 
 def _maps(

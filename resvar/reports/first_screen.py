@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 
 from resvar.console import listed, plain, pluralize
-from resvar.reports.findings import Entry, Group, Report
+from resvar.reports.cells import Entry
+from resvar.reports.findings import Group, Report
 from resvar.reports.notes import DATASET_NAMES
 from resvar.reports.records import Record, RunState
 from resvar.reports.tables import published_cell, row_name
@@ -55,7 +56,7 @@ def verdict_sentences(group: Group) -> Iterator[str]:
     """The verdict on V1 and V2 at each depth; depths with the same one share a sentence."""
     depths: dict[str, list[str]] = {}
     for pair in group.v1_v2:
-        depths.setdefault(pair.verdict.sentence, []).append(f"ResNet-{pair.depth}")
+        depths.setdefault(pair.sentence, []).append(f"ResNet-{pair.depth}")
     for sentence, names in depths.items():
         yield f"{listed(names)}: {sentence}"
 
@@ -198,7 +199,7 @@ def _in_short(groups: Sequence[Group]) -> str:
     if medians:
         low, high = (f"{value:.2f}" for value in (min(medians), max(medians)))
         texts.append(f"test error {low} %" if low == high else f"medians {low} to {high} %")
-    words = {pair.verdict.word for group in groups for pair in group.v1_v2 if pair.comparison}
+    words = {pair.word for group in groups for pair in group.v1_v2 if pair.comparison}
     return "; ".join([*texts, *([f"V1 and V2: {', '.join(sorted(words))}"] if words else [])])
 
 

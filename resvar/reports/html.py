@@ -26,12 +26,14 @@ from markupsafe import Markup
 from resvar.console import duration, plain
 from resvar.reports.charts import COLOURS, charts
 from resvar.reports.curves import points_per_curve
-from resvar.reports.findings import Group, Report, V1V2Comparison
+from resvar.reports.findings import Group, Report
 from resvar.reports.notes import DATASET_NAMES
+from resvar.reports.parts import group_tables
 from resvar.reports.provenance import FACTS, Environments, cells_text, commands, environments
 from resvar.reports.records import Record, RunState, settings_of
-from resvar.reports.tables import folder_cell, group_tables, reason, unread_table
+from resvar.reports.tables import folder_cell, reason, unread_table
 from resvar.reports.variations import grids
+from resvar.reports.verdicts import V1V2Comparison
 from resvar.rundir import CONFIG
 from resvar.table import Filled, Table, filled, left
 from resvar.version import __version__
@@ -185,11 +187,11 @@ def _verdicts(report: Report) -> Iterator[tuple[str, str]]:
     for group in report.groups:
         by_word: dict[str, list[V1V2Comparison]] = {}
         for pair in group.v1_v2:
-            by_word.setdefault(pair.verdict.word, []).append(pair)
+            by_word.setdefault(pair.word, []).append(pair)
         words = []
         for word, pairs in by_word.items():
             names = [f"ResNet-{pair.depth}" for pair in pairs]
-            sentences = {pair.verdict.sentence.removeprefix(f"{word}: ") for pair in pairs}
+            sentences = {pair.sentence.removeprefix(f"{word}: ") for pair in pairs}
             why = f" ({sentences.pop().rstrip('.')})" if word == "inconclusive" and len(
                 sentences) == 1 else ""  # fmt: skip
             words.append(f"{word} at {_listed(names)}{why}")

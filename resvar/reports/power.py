@@ -7,6 +7,7 @@ on, that of the t-test is within 0.03 of it for the error rates of one to three 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 
@@ -86,6 +87,35 @@ def sd_range(sd: float, freedom: int) -> tuple[float, float]:
     quantiles = (float(special.chdtri(freedom, p)) for p in (tail, 1 - tail))
     low, high = (sd * math.sqrt(freedom / quantile) for quantile in quantiles)
     return low, high
+
+
+@dataclass(frozen=True)
+class Power:
+    """What a design shows of a difference, over the 90 % range of the standard deviation.
+
+    Attributes:
+        sds: the range.
+        powers: of the design, at the high and at the low end of the range.
+        seeds: that a power of 80 % takes, at the low and at the high end; see `seeds_needed`.
+    """
+
+    sds: tuple[float, float]
+    powers: tuple[float, float]
+    seeds: tuple[int | None, int | None]
+
+
+def design_power(
+    difference: float, sd: float, freedom: int, seeds: int, comparisons: int = 1
+) -> Power:
+    """The power of `seeds` of each side, and the seeds that are needed.
+
+    Args:
+        sd: as measured with `freedom` degrees of freedom.
+    """
+    low, high = sds = sd_range(sd, freedom)
+    worst, best = (power(difference, spread, seeds, comparisons) for spread in (high, low))
+    fewest, most = (seeds_needed(difference, spread, comparisons) for spread in sds)
+    return Power(sds, (worst, best), (fewest, most))
 
 
 def _simulated(effect: float, n: int, rate: float) -> float:

@@ -15,7 +15,8 @@ from resvar.errors import UserError, unknown
 from resvar.reports.data import report_csv, report_json
 from resvar.reports.findings import Report
 from resvar.reports.first_screen import QUESTION, first_screen, missing_counts
-from resvar.reports.tables import error_tables, group_tables, unread_table
+from resvar.reports.parts import group_tables
+from resvar.reports.tables import error_tables, unread_table
 from resvar.reports.variations import MOST_ABREAST, grids, is_tabulated
 from resvar.sequences import chunks
 from resvar.table import (

@@ -325,8 +325,11 @@ def _interval(
     half = -float(special.stdtrit(freedom, rate / 2)) * math.sqrt(variances.sum())
     ends = difference - half, difference + half
     if smallest_p(*sizes) <= _with_room(rate):
-        steps = -half, half
-        ends = tuple(_moved_out(e, s, pooled, sizes, rate) for e, s in zip(ends, steps, strict=True))
+        low, high = ends
+        ends = (
+            _moved_out(low, -half, pooled, sizes, rate),
+            _moved_out(high, half, pooled, sizes, rate),
+        )
     return (float(ends[0]) * GRAIN, float(ends[1]) * GRAIN), ""
 
 

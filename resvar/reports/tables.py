@@ -7,40 +7,13 @@ from typing import Any
 
 from resvar.console import duration, per_second, percent, plain
 from resvar.models.ordering import MAP_PLACES, PAPER_ORDER, map_name
-from resvar.reports.findings import (
-    V1,
-    V2,
-    Contrast,
-    Entry,
-    Group,
-    Placement,
-    PlacementMap,
-    Report,
-    V1V2Comparison,
-)
+from resvar.reports.cells import Entry
+from resvar.reports.findings import Group, Placement, PlacementMap, Report
 from resvar.reports.records import Record, RunState, settings_of
-from resvar.reports.statistics import Comparison, Summary
+from resvar.reports.statistics import Summary
+from resvar.reports.verdicts import V1, V2
 from resvar.sequences import chunks
 from resvar.table import Filled, Table, TableCell, Value, filled, left, right
-
-
-def group_tables(group: Group, abreast: int = 2) -> list[Table]:
-    """The tables of a group: test errors, maps, comparisons with original, V1 and V2, agreement of
-    predictions, every run.
-
-    Args:
-        abreast: depths whose test errors share a table.
-    """
-    made = error_tables(group, abreast)
-    made += [_map_table(found, group.like_paper) for found in group.maps]
-    if group.contrasts:
-        made.append(_contrast_table(group))
-    if group.v1_v2:
-        made.append(_v1_v2_table(group))
-    made += _difference_tables(group)
-    if any(found.pairing or found.predicted_sd is not None for found in group.agreements):
-        made.append(_agreement_table(group))
-    return [*made, run_table(group)]
 
 
 def unread_table(report: Report) -> Table:
@@ -155,7 +128,7 @@ def _sources(group: Group, depths: Sequence[int]) -> Iterator[str]:
         )
 
 
-def _map_table(found: PlacementMap, like_paper: bool) -> Table:
+def map_table(found: PlacementMap, like_paper: bool) -> Table:
     """BN's place by row, ReLU's place by column."""
 
     def column(relu: str) -> Filled:
@@ -198,139 +171,6 @@ def _placement_lines(placement: Placement, like_paper: bool) -> Iterator[str]:
     if entry.published is not None:
         warning = "" if like_paper else " (not comparable)"
         yield f"paper {entry.published.test_error:.2f}{warning}"
-
-
-def _contrast_table(group: Group) -> Table:
-    columns = (
-        right("depth", lambda c: c.depth),
-        left("variant", lambda c: row_name(c.variant)),
-        right("n (original,\nvariant)", lambda c: "{}, {}".format(*c.comparison.n), drop=1),
-        right("difference\nof means", lambda c: c.comparison.difference, "+.2f"),
-        right("95 % interval\n(Welch)", lambda c: _interval(c.comparison)),
-        right("p", lambda c: _p(c.comparison.p), drop=2),
-        right("p\n(Holm)", lambda c: _p(c.p_holm)),
-    )
-    note = "Percentage points, variant − original: below 0, the variant is better."
-    notes = [note, *_limits(group.contrasts)]
-    return filled("Compared with original (V1)", columns, group.contrasts, notes)
-
-
-def _limits(contrasts: Sequence[Contrast]) -> Iterator[str]:
-    """What the comparisons cannot show, and how the p-values were made."""
-    silent: dict[str, list[str]] = {}
-    for contrast in contrasts:
-        if contrast.comparison.reason:
-            name = f"{contrast.variant} at ResNet-{contrast.depth}"
-            silent.setdefault(contrast.comparison.reason, []).append(name)
-    for why, names in silent.items():
-        yield f"Inconclusive: {why} ({', '.join(names)})."
-    tested = [c for c in contrasts if c.comparison.p is not None]
-    if not tested:
-        return
-    families = {c.depth: c.family for c in tested}
-    text = ", ".join(f"{size} at ResNet-{depth}" for depth, size in families.items())
-    random = [c.comparison.resamples for c in tested if c.comparison.resamples is not None]
-    how = f"over {random[0]:,} random partitions where n is large" if random else "exact"
-    yield (
-        f"p: two-sided permutation test of the difference of means, {how}; corrected by Holm for "
-        f"the comparisons of a depth ({text})."
-    )
-    floors = {c.comparison.n: c.comparison.smallest_p or 0 for c in tested}
-    for (first, second), floor in sorted(floors.items()):
-        if floor > 0.05:
-            yield (
-                f"With n = {first} and {second} this test cannot give a p below {floor:.2f}, "
-                "however large the difference."
-            )
-
-
-def _v1_v2_table(group: Group) -> Table:
-    foreign = "" if group.like_paper else "\n(not comparable)"
-    grey = not group.like_paper
-
-    def mean(entry: Entry) -> float | None:
-        return entry.summary.mean if entry.summary else None
-
-    def published_difference(pair: V1V2Comparison) -> Value:
-        theirs = pair.published_difference
-        return None if theirs is None else TableCell(f"{theirs:+.2f}", grey)
-
-    columns = (
-        right("depth", lambda d: d.depth),
-        right("V1 mean", lambda d: mean(d.v1), ".2f", drop=1),
-        right("V2 mean", lambda d: mean(d.v2), ".2f", drop=1),
-        right("V2 − V1", lambda d: d.comparison and d.comparison.difference, "+.2f"),
-        right("95 % interval\n(Welch)", lambda d: _interval(d.comparison)),
-        right(f"paper\nV1{foreign}", lambda d: published_cell(d.v1, group), drop=2),
-        right(f"paper\nV2{foreign}", lambda d: published_cell(d.v2, group), drop=2),
-        right(f"paper\nV2 − V1{foreign}", published_difference),
-        left("verdict", lambda d: d.verdict.word, wrap=15),
-    )
-    notes = [f"ResNet-{pair.depth}: {pair.verdict.sentence}" for pair in group.v1_v2]
-    notes += [sentence for pair in group.v1_v2 for sentence in _seeds_needed(pair)]
-    if not group.like_paper:
-        notes.append(f"These verdicts apply to protocol {group.label} only.")
-    title = "V1 (original) against V2 (full-preact)"
-    return filled(title, columns, group.v1_v2, notes, "verdict")
-
-
-def _seeds_needed(pair: V1V2Comparison) -> Iterator[str]:
-    """How many seeds would show the paper's difference, given two seeds of each for the spread."""
-    if pair.sd is None or pair.published_difference is None:
-        return
-    wanted = pair.seeds_needed
-    number = f"{wanted:,}" if wanted is not None else "more than a million"
-    theirs = f"{pair.published_difference:+.2f}"
-    yield (
-        f"ResNet-{pair.depth}: to detect the paper's difference of {theirs} points with "
-        f"80 % power at the spread measured here (sd {pair.sd:.2f}) takes {number} seeds of each."
-    )
-
-
-def _difference_tables(group: Group) -> Iterator[Table]:
-    """On how many test images the runs of two variants differ, a table for each depth."""
-
-    def column(variant: str) -> Filled:
-        return right(variant, lambda a: {a.variant: a.within, **a.across}[variant], ".2f")
-
-    note = (
-        "Percent of test images that two runs put into different classes, mean over pairs of "
-        "runs; on the diagonal, as the yardstick, between seeds of one variant."
-    )
-    for depth in group.depths:
-        here = [found for found in group.agreements if found.depth == depth]
-        if any(found.across or found.within is not None for found in here):
-            columns = (
-                left("variant", lambda a: row_name(a.variant)),
-                *(column(found.variant) for found in here),
-            )
-            yield filled(f"Where predictions differ (%), ResNet-{depth}", columns, here, [note])
-
-
-def _agreement_table(group: Group) -> Table:
-    """Single runs against those of original, image by image: informative even at one seed."""
-    columns = (
-        right("depth", lambda a: a.depth),
-        left("variant", lambda a: row_name(a.variant)),
-        right("runs", lambda a: a.n, drop=2),
-        right("seed\ncompared", lambda a: a.pairing and a.pairing.seed, "d", drop=1),
-        right("only original\nright", lambda a: a.pairing and a.pairing.first_only, ",d"),
-        right("only variant\nright", lambda a: a.pairing and a.pairing.second_only, ",d"),
-        right("p\n(McNemar)", lambda a: a.pairing and _p(a.pairing.p)),
-        right("sd\npredicted", lambda a: a.predicted_sd, ".2f", drop=2),
-    )
-    notes = []
-    if any(found.pairing for found in group.agreements):
-        notes.append(
-            "McNemar's exact test is about the two single runs of the seed compared, not about "
-            "the variants: other seeds may differ."
-        )
-    if any(found.predicted_sd is not None for found in group.agreements):
-        notes.append(
-            "sd predicted: between seeds, in points, if the test images were independent "
-            "(arXiv:2304.01910)."
-        )
-    return filled("Agreement of predictions", columns, group.agreements, notes)
 
 
 def run_table(group: Group) -> Table:
@@ -409,16 +249,6 @@ def _iterations_done(record: Record) -> int | None:
     if record.result:
         return int(record.result["iterations"])
     return record.progress.iteration if record.progress else None
-
-
-def _interval(comparison: Comparison | None) -> str | None:
-    if comparison is None or comparison.interval is None:
-        return None
-    return "{:+.2f} to {:+.2f}".format(*comparison.interval)
-
-
-def _p(p: float | None) -> str | None:
-    return None if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def folder_cell(record: Record) -> TableCell:

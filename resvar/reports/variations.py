@@ -9,8 +9,8 @@ from typing import Any
 
 from resvar.config import ARCHITECTURE, TRAINING_HALF, deviations, effective
 from resvar.files import shipped
-from resvar.reports.cells import CellKey
-from resvar.reports.findings import EXECUTION, Entry, Group
+from resvar.reports.cells import CellKey, Entry
+from resvar.reports.findings import EXECUTION, Group
 from resvar.reports.notes import DATASET_NAMES, protocol_note
 from resvar.reports.records import settings_of, shown
 from resvar.reports.tables import mean_and_sd, run_table, seeds

@@ -18,11 +18,11 @@ from rich.console import Console
 from resvar.errors import UserError
 from resvar.models.ordering import PAPER_ORDER
 from resvar.reports.findings import build
+from resvar.reports.parts import group_tables
 from resvar.reports.published import published
 from resvar.reports.records import read_record, read_records
 from resvar.reports.render import RENDERERS, print_report, render_report
 from resvar.reports.statistics import compare, holm
-from resvar.reports.tables import group_tables
 from tests.reports.runs import how_far, write_run
 
 V1 = [6.61, 6.75, 6.43, 6.58, 6.70]

@@ -1,0 +1,233 @@
+"""The tables of comparisons: V1 against V2, every variant against original, and predictions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from resvar.console import percent, pluralize
+from resvar.reports.findings import Contrast, Group
+from resvar.reports.power import POWER, fewest_seeds
+from resvar.reports.statistics import ERROR_RATE, Comparison
+from resvar.reports.tables import row_name
+from resvar.reports.verdicts import V2, Side, V1V2Comparison
+from resvar.table import Filled, Table, filled, left, right
+
+
+def v1_v2_table(group: Group) -> Table:
+    """Two answers for each depth: the direction, and the agreement with the published difference."""
+
+    def mean(errors: Sequence[float]) -> float | None:
+        return math.fsum(errors) / len(errors) if errors and math.inf not in errors else None
+
+    def published(pair: V1V2Comparison) -> str | None:
+        theirs = pair.published_difference
+        return None if theirs is None else f"{theirs:+.2f}"
+
+    comparable = any(pair.agreement for pair in group.v1_v2)
+    columns = (
+        right("depth", lambda d: d.depth),
+        right("n\n(V1, V2)", lambda d: "{}, {}".format(*map(_count, d.sides)), drop=2),
+        right("V1\nmean", lambda d: mean(d.sides[0].errors), ".2f", drop=3),
+        right("V2\nmean", lambda d: mean(d.sides[1].errors), ".2f", drop=3),
+        right("V2 − V1\n(means)", lambda d: d.comparison and d.comparison.difference, "+.2f"),
+        right(f"{_level(group)}\ninterval", lambda d: _interval(d.comparison)),
+        right("p\n(corrected)", lambda d: _p(d.p_family), drop=1),
+        *([right("paper:\nV2 − V1\n(medians)", published)] if group.like_paper else []),
+        left("direction", lambda d: "interim" if d.interim else d.direction, wrap=10),
+        *([left("against\nthe paper", lambda d: d.agreement)] if comparable else []),
+    )
+    notes = [f"ResNet-{pair.depth}: {pair.sentence}" for pair in group.v1_v2]
+    notes += [*_pooled(group), *_power(group), *_rules(group)]
+    return filled("V1 (original) against V2 (full-preact)", columns, group.v1_v2, notes, "verdict")
+
+
+def _count(side: Side) -> str:
+    """`5`, or `3 + 2 diverged`."""
+    done = len(side.errors) - side.diverged
+    return f"{done} + {side.diverged} diverged" if side.diverged else str(done)
+
+
+def _level(group: Group) -> str:
+    """`97.5 %`: the error rate of 5 % is divided among the depths."""
+    return f"{100 * (1 - ERROR_RATE / group.v1_v2[0].depths):.4g} %"
+
+
+def _pooled(group: Group) -> Iterator[str]:
+    """All depths together."""
+    if (found := group.pooled) is None:
+        return
+    depths = " and ".join(f"ResNet-{depth}" for depth in found.depths)
+    so_far = " so far" if any(pair.interim for pair in group.v1_v2) else ""
+    if found.difference is not None and found.interval is not None:
+        low, high = found.interval
+        yield (
+            f"{depths} together{so_far}: V2 − V1 is {found.difference:+.2f} points (95 % interval "
+            f"{low:+.2f} to {high:+.2f})."
+        )
+    low, high = found.improvement_interval
+    yield (
+        f"Probability that a run of V2 has a lower error than a run of V1{so_far}: "
+        f"{found.improvement:.2f} (95 % interval {low:.2f} to {high:.2f}, bootstrap stratified by "
+        "depth and variant; with few runs it is too narrow)."
+    )
+
+
+def _power(group: Group) -> Iterator[str]:
+    """What the declared seeds can show, given the spread between runs."""
+    for pair in group.v1_v2:
+        found = pair.power if group.like_paper else None
+        if found is None:
+            continue
+        theirs, seeds = f"{pair.published_difference:+.2f}", len(pair.plan.seeds)
+        least, most = (f"{n:,}" if n else "more than a million" for n in found.seeds)
+        needed = least if least == most else f"{least} to {most}"
+        under = "underpowered: " if found.powers[1] < POWER else ""
+        yield (
+            f"ResNet-{pair.depth}, {under}{pluralize(seeds, 'seed')} of each detect a difference of "
+            f"{theirs} with a probability of {percent(100 * found.powers[0], 0)} to "
+            f"{percent(100 * found.powers[1], 0)}; 80 % takes {needed} seeds (sd {pair.sd:.2f}, "
+            f"90 % range {found.sds[0]:.2f} to {found.sds[1]:.2f})."
+        )
+
+
+def _rules(group: Group) -> Iterator[str]:
+    """How direction, agreement and equivalence are decided."""
+    first = group.v1_v2[0]
+    if all(pair.comparison is None for pair in group.v1_v2):
+        return
+    depths = "" if first.depths == 1 else f" over all {first.depths} depths"
+    yield (
+        "Direction: Welch's t-test and a studentised permutation test both reject, at an error "
+        f"rate of 5 %{depths}; runs of one seed share the order of the data, but are not paired, "
+        "since their errors are as independent as those of different seeds."
+    )
+    if any(pair.agreement for pair in group.v1_v2):
+        yield (
+            "Against the paper: whether the difference differs from the published one, which has "
+            "an uncertainty too (medians of 5, sd as published or as here)."
+        )
+    margins = sorted({pair.plan.margin for pair in group.v1_v2})
+    yield f"Equivalent: the whole interval is within ±{' or ±'.join(f'{m:g}' for m in margins)}."
+    floors = {pair.smallest_p for pair in group.v1_v2 if pair.smallest_p is not None}
+    if floors:
+        yield _floor_text(max(floors), first.depths)
+
+
+def _floor_text(floor: float, comparisons: int) -> str:
+    """The smallest p that a family of comparisons can reach, and how many seeds can decide."""
+    text = f"The smallest corrected p that this design can give is {_p(floor) or ''}"
+    if floor <= ERROR_RATE:
+        return f"{text}."
+    return (
+        f"{text}, so it cannot decide, however large a difference; "
+        f"{fewest_seeds(comparisons)} seeds of each can."
+    )
+
+
+def contrast_table(group: Group) -> Table:
+    columns = (
+        right("depth", lambda c: c.depth),
+        left("variant", lambda c: row_name(c.variant)),
+        right("n (original,\nvariant)", lambda c: "{}, {}".format(*c.comparison.n), drop=1),
+        right("difference\nof means", lambda c: c.comparison.difference, "+.2f"),
+        right("interval", lambda c: _interval(c.comparison)),
+        right("level", lambda c: f"{100 * c.comparison.level:.4g} %", drop=3),
+        right("p", lambda c: _p(c.comparison.p), drop=2),
+        right("p\n(corrected)", lambda c: _p(c.p_holm)),
+    )
+    note = "Percentage points, variant − original: below 0, the variant is better."
+    notes = [note, *_limits(group.contrasts)]
+    return filled("Compared with original (V1)", columns, group.contrasts, notes)
+
+
+def _limits(contrasts: Sequence[Contrast]) -> Iterator[str]:
+    """What the comparisons cannot show, and how the p-values were made."""
+    silent: dict[str, list[str]] = {}
+    for contrast in contrasts:
+        if contrast.comparison.reason:
+            name = f"{contrast.variant} at ResNet-{contrast.depth}"
+            silent.setdefault(contrast.comparison.reason, []).append(name)
+    for why, names in silent.items():
+        yield f"Inconclusive: {why} ({', '.join(names)})."
+    tested = [c for c in contrasts if c.comparison.p is not None]
+    if not tested:
+        return
+    random = [c.comparison.resamples for c in tested if c.comparison.resamples is not None]
+    how = f" over {random[0]:,} random partitions where n is large" if random else ""
+    own = [contrast for contrast in tested if contrast.variant != V2]
+    yield (
+        "p: the larger one of Welch's t-test and a studentised permutation test, two-sided"
+        f"{how}. An interval holds for its own row alone; the corrected p decides."
+    )
+    families = {(contrast.depth, contrast.family) for contrast in own}
+    for depth, size in sorted(families):
+        here = [c.comparison.smallest_p or 0 for c in own if c.depth == depth]
+        floor = min(1.0, size * max(here))
+        text = _floor_text(floor, size)
+        yield f"ResNet-{depth}: p corrected by Holm for {size} comparisons. {text}"
+    if len(own) < len(tested):
+        yield f"{row_name(V2)}: p corrected for its depths, as in the table of V1 against V2."
+
+
+def difference_tables(group: Group) -> Iterator[Table]:
+    """On how many test images the runs of two variants differ, a table for each depth."""
+
+    def column(variant: str) -> Filled:
+        return right(variant, lambda a: {a.variant: a.within, **a.across}[variant], ".2f")
+
+    note = (
+        "Percent of test images that two runs put into different classes, mean over pairs of "
+        "runs; on the diagonal, as the yardstick, between seeds of one variant."
+    )
+    for depth in group.depths:
+        here = [found for found in group.agreements if found.depth == depth]
+        if any(found.across or found.within is not None for found in here):
+            columns = (
+                left("variant", lambda a: row_name(a.variant)),
+                *(column(found.variant) for found in here),
+            )
+            yield filled(f"Where predictions differ (%), ResNet-{depth}", columns, here, [note])
+
+
+def agreement_table(group: Group) -> Table:
+    """Single runs against those of original, image by image: informative even at one seed."""
+    columns = (
+        right("depth", lambda a: a.depth),
+        left("variant", lambda a: row_name(a.variant)),
+        right("runs", lambda a: a.n, drop=2),
+        right("seed\ncompared", lambda a: a.pairing and a.pairing.seed, "d", drop=1),
+        right("only original\nright", lambda a: a.pairing and a.pairing.first_only, ",d"),
+        right("only variant\nright", lambda a: a.pairing and a.pairing.second_only, ",d"),
+        right("p\n(McNemar)", lambda a: a.pairing and _p(a.pairing.p)),
+        right("sd of\ntest set", lambda a: a.test_sd, ".2f", drop=3),
+        right("sd\npredicted", lambda a: a.predicted_sd, ".2f", drop=2),
+        right("sd of\ndistribution", lambda a: a.distribution_sd, ".2f", drop=2),
+    )
+    notes = []
+    if any(found.pairing for found in group.agreements):
+        notes.append(
+            "McNemar's exact test is about the two single runs of the seed compared, not about "
+            "the variants: other seeds may differ."
+        )
+    if any(found.predicted_sd is not None for found in group.agreements):
+        notes.append(
+            "sd, between seeds, in points: of the test set as measured; predicted from independent "
+            "errors on its images (arXiv:2304.01910, section 3.2); and of the distribution that "
+            "the images come from (its equation 3): what is left of the first without the second, "
+            "0 where nothing is."
+        )
+    return filled("Agreement of predictions", columns, group.agreements, notes)
+
+
+# --- the words in a cell ------
+
+
+def _interval(comparison: Comparison | None) -> str | None:
+    if comparison is None or comparison.interval is None:
+        return None
+    return "{:+.2f} to {:+.2f}".format(*comparison.interval)
+
+
+def _p(p: float | None) -> str | None:
+    return None if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"

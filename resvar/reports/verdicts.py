@@ -1,0 +1,295 @@
+"""V1 (original) against V2 (full pre-activation): two answers for each depth, and a verdict.
+
+- The *direction*: which one is better, at an error rate of 5 % over all depths together.
+- The *agreement* with the published difference, whose own uncertainty counts too.
+
+Also whether both are *equivalent*, their difference being within a declared margin. All three come
+from one interval. The declared seeds decide, no more and no fewer: until they are complete the
+numbers are interim, and further seeds do not change a verdict. `scripts/simulate_verdicts.py`
+measures how often these rules are wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from typing import Literal
+
+from resvar.reports.cells import Entry
+from resvar.reports.design import Plan
+from resvar.reports.power import Power, design_power, fewest_seeds
+from resvar.reports.statistics import ERROR_RATE, Comparison, compare, pooled_sd
+
+V1, V2 = "original", "full-preact"
+
+Direction = Literal["V2 better", "V1 better", "undecided"]
+Agreement = Literal["agrees", "smaller", "larger", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class Side:
+    """The declared runs of a variant.
+
+    Attributes:
+        errors: test errors in percent, by seed; infinite where the run diverged.
+        missing: declared seeds without a result.
+        further: finished seeds that were not declared.
+    """
+
+    errors: tuple[float, ...]
+    missing: int
+    further: int
+
+    @property
+    def diverged(self) -> int:
+        return sum(map(math.isinf, self.errors))
+
+
+@dataclass(frozen=True)
+class V1V2Comparison:
+    """V1 against V2 at one depth.
+
+    Attributes:
+        plan: the declared seeds, and the margin of equivalence.
+        depths: at how many depths V1 and V2 are compared; the error rate is divided by it.
+        like_paper: the runs follow the paper, so that its figures are comparable.
+    """
+
+    depth: int
+    v1: Entry
+    v2: Entry
+    plan: Plan
+    depths: int
+    like_paper: bool
+
+    @cached_property
+    def sides(self) -> tuple[Side, Side]:
+        """The declared runs of V1 and of V2."""
+        return _side(self.v1, self.plan), _side(self.v2, self.plan)
+
+    @property
+    def interim(self) -> bool:
+        """Whether a declared run has no result yet."""
+        return any(side.missing for side in self.sides)
+
+    @cached_property
+    def comparison(self) -> Comparison | None:
+        """Of the declared runs, at the level of one depth; None if a variant has none."""
+        first, second = (side.errors for side in self.sides)
+        return compare(first, second, 1 - ERROR_RATE / self.depths) if first and second else None
+
+    @property
+    def p_family(self) -> float | None:
+        """The p-value, corrected for the depths by Bonferroni as its interval is."""
+        found = self.comparison
+        return None if found is None or found.p is None else min(1.0, self.depths * found.p)
+
+    @property
+    def smallest_p(self) -> float | None:
+        """The smallest corrected p that so many seeds can give."""
+        found = self.comparison
+        known = found is not None and found.smallest_p is not None
+        return min(1.0, self.depths * found.smallest_p) if known else None
+
+    @property
+    def published_difference(self) -> float | None:
+        """V2 − V1 in the paper, in points with its two decimals; a difference of medians."""
+        if self.v1.published is None or self.v2.published is None:
+            return None
+        return round(self.v2.published.test_error - self.v1.published.test_error, 2)
+
+    @property
+    def sd(self) -> float | None:
+        """The standard deviation between seeds, pooled over both; None if one has a single run."""
+        if self.v1.summary is None or self.v2.summary is None:
+            return None
+        return pooled_sd(self.v1.summary, self.v2.summary)
+
+    @cached_property
+    def power(self) -> Power | None:
+        """What the declared seeds can show of the published difference; None without a spread."""
+        theirs, v1, v2 = self.published_difference, self.v1.summary, self.v2.summary
+        if not self.sd or not theirs or v1 is None or v2 is None:
+            return None
+        seeds = len(self.plan.seeds)
+        return design_power(theirs, self.sd, v1.n + v2.n - 2, seeds, self.depths)
+
+    # --- the answers
+
+    @property
+    def direction(self) -> Direction:
+        """Which one is better; undecided also in interim."""
+        found = self.comparison
+        if self.interim or found is None or not found.decides:
+            return "undecided"
+        return "V2 better" if _leaning(self.sides) < 0 else "V1 better"
+
+    @cached_property
+    def agreement(self) -> Agreement | None:
+        """How the difference relates to the published one; None if nothing is comparable.
+
+        `agrees`: it has the published direction, and the two do not differ. Inconclusive: they do
+        not differ, but neither does the difference from 0.
+        """
+        theirs = self.published_difference
+        if not self.like_paper or theirs is None or self.interim:
+            return None
+        excess = self._excess(theirs)
+        if excess is None:
+            return "inconclusive"
+        low, high = excess
+        if low <= 0 <= high:
+            decided = self.direction == ("V2 better" if theirs < 0 else "V1 better")
+            return "agrees" if decided else "inconclusive"
+        return "smaller" if (low > 0) == (theirs < 0) else "larger"
+
+    def _excess(self, theirs: float) -> tuple[float, float] | None:
+        """The interval of our difference − theirs, by MOVER (Zou & Donner 2008).
+
+        Theirs is a difference of medians of normal test errors, with the published standard
+        deviation, or where there is none with ours.
+        """
+        found = self.comparison
+        spreads = [_published_spread(entry, self.sd) for entry in (self.v1, self.v2)]
+        if found is None or found.interval is None or found.difference is None or None in spreads:
+            return None
+        quantile = -float(import_module("scipy.special").ndtri((1 - found.level) / 2))
+        half = quantile * math.hypot(*(spread for spread in spreads if spread is not None))
+        (low, high), ours = found.interval, found.difference
+        middle = ours - theirs
+        return middle - math.hypot(ours - low, half), middle + math.hypot(high - ours, half)
+
+    @property
+    def equivalent(self) -> bool | None:
+        """Whether the whole interval is within the margin; None in interim or without one."""
+        found = self.comparison
+        if self.interim or found is None or found.interval is None:
+            return None
+        return max(map(abs, found.interval)) <= self.plan.margin
+
+    @property
+    def reproduced(self) -> bool:
+        """V2 is better as in the paper, whose difference agrees and is in our interval."""
+        found, theirs = self.comparison, self.published_difference
+        if found is None or found.interval is None or theirs is None:
+            return False
+        within = found.interval[0] <= theirs <= found.interval[1]
+        return self.agreement == "agrees" and self.direction == "V2 better" and within
+
+    @property
+    def word(self) -> str:
+        """The verdict in one or two words."""
+        return "interim" if self.interim else "reproduced" if self.reproduced else self.direction
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in sentences, the word first."""
+        return " ".join(_sentences(self))
+
+
+def _side(entry: Entry, plan: Plan) -> Side:
+    errors = entry.outcomes(plan.seeds)
+    further = len(entry.errors.keys() - plan.seeds)
+    return Side(errors, len(plan.seeds) - len(errors), further)
+
+
+def _leaning(sides: tuple[Side, Side]) -> float:
+    """Below 0 where V2 has the lower errors, by pairs of runs; diverged ones are the worst."""
+    first, second = (side.errors for side in sides)
+    pairs = [(ours > theirs) - (ours < theirs) for theirs in first for ours in second]
+    return sum(pairs)
+
+
+MEDIAN_VARIANCE = {1: 1.0, 3: 0.4487, 5: 0.2868, 7: 0.2104, 9: 0.1661}
+"""The variance of the median of n standard normal values (order statistics)."""
+
+
+def _published_spread(entry: Entry, ours: float | None) -> float | None:
+    """The standard error of a published median."""
+    figure = entry.published
+    if figure is None or (sd := figure.sd if figure.sd is not None else ours) is None:
+        return None
+    n = figure.runs or 1
+    return sd * math.sqrt(MEDIAN_VARIANCE.get(n, math.pi / (2 * n)))
+
+
+# --- the sentences --------------------------------------------------------------------------------
+
+
+def _sentences(pair: V1V2Comparison) -> list[str]:
+    first, second = pair.sides
+    told = [_interim(pair)] if pair.interim else [_direction(pair), *_against_paper(pair)]
+    if pair.equivalent:
+        told.append(f"They are equivalent within ±{pair.plan.margin:g} points.")
+    for name, side in (("V1", first), ("V2", second)):
+        if side.diverged:
+            total = len(side.errors)
+            told.append(f"{side.diverged} of {total} runs of {name} diverged and rank last.")
+    if further := max(first.further, second.further):
+        declared = len(pair.plan.seeds)
+        told.append(f"Up to {further} further seeds do not count: {declared} were declared.")
+    if looks := [n for n in pair.plan.earlier if n >= fewest_seeds(pair.depths)]:
+        told.append(
+            f"The design grew from {looks[0]} to {len(pair.plan.seeds)} seeds after results were "
+            "known, so its error rate is above 5 %."
+        )
+    return told
+
+
+def _interim(pair: V1V2Comparison) -> str:
+    declared, (first, second) = len(pair.plan.seeds), pair.sides
+    whose = "declared" if pair.plan.by_sweep else "usual"
+    counts = f"V1 has {len(first.errors)} and V2 {len(second.errors)} of {declared} {whose} seeds"
+    found = pair.comparison
+    if found is None or found.difference is None:
+        return f"interim, no verdict: {counts}."
+    so_far = f"V2 − V1 is {found.difference:+.2f} points so far{_span(found, ' (', ')')}"
+    return f"interim, no verdict: {counts}; {so_far}."
+
+
+def _direction(pair: V1V2Comparison) -> str:
+    found = pair.comparison
+    assert found is not None  # the declared seeds are complete
+    n = found.n[0] if found.n[0] == found.n[1] else "{} and {}".format(*found.n)
+    if not found.can_decide:
+        floor = f"p cannot fall below {pair.smallest_p:.2f}" if pair.smallest_p else "no p exists"
+        need = fewest_seeds(pair.depths)
+        what = f"n = {n} cannot decide, since {floor}; {need} seeds of each can"
+        return f"undecided: {what}{_difference(found, ' (', ')')}."
+    how = f"p = {pair.p_family:.3f}, corrected for {pair.depths} depths, n = {n}"
+    how = how.replace(", corrected for 1 depths", "")
+    if pair.direction == "undecided":
+        contains = ", which contains 0" if found.interval else ""
+        what = _difference(found) or "the ranks of V1 and V2 do not differ"
+        return f"undecided: {what}{contains} ({how})."
+    better, other = pair.direction.split()[0], "V1" if pair.direction[:2] == "V2" else "V2"
+    what = _difference(found) or f"its runs rank before those of {other}"
+    return f"{pair.word}: {better} is better; {what} ({how})."
+
+
+def _against_paper(pair: V1V2Comparison) -> list[str]:
+    theirs = pair.published_difference
+    if pair.agreement is None or theirs is None:
+        return []
+    published = f"the published {theirs:+.2f}"
+    if pair.agreement == "agrees":
+        outside = "" if pair.reproduced else ", although the interval itself excludes it"
+        return [f"It agrees with {published}{outside}."]
+    if pair.agreement == "inconclusive":
+        return [f"Whether it agrees with {published} is inconclusive."]
+    return [f"The difference is {pair.agreement} than {published}."]
+
+
+def _difference(found: Comparison, before: str = "", after: str = "") -> str:
+    if found.difference is None:
+        return ""
+    return f"{before}V2 − V1 is {found.difference:+.2f} points{_span(found, ', ')}{after}"
+
+
+def _span(found: Comparison, before: str, after: str = "") -> str:
+    if found.interval is None:
+        return ""
+    low, high = found.interval
+    return f"{before}{100 * found.level:.4g} % interval {low:+.2f} to {high:+.2f}{after}"
