@@ -5,7 +5,7 @@ A verdict is about one network. The paper makes each claim only about some order
 `Claim.said_of`.
 
 Four claims are about one network at one moment. Two compare the runs of two orderings with the same
-protocol, dataset and depth; they need two seeds of each, because one seed gives no interval.
+protocol, dataset and depth; they need four seeds of each, since fewer cannot decide.
 """
 
 from __future__ import annotations
@@ -269,10 +269,10 @@ def slow_start(ours: RunGroup, theirs: RunGroup) -> Answer:
         f"mean training loss up to iteration {first:,}, {_difference(ours, theirs)}: "
         f"{_with_interval(compared, 'nats')}"
     )
-    if compared.interval is None:
+    if compared.interval is None or not compared.can_decide:
         return INCONCLUSIVE, evidence
     low, high = compared.interval
-    if low > 0 and compared.difference >= SLOWER_NATS:
+    if low > 0 and (compared.difference or 0) >= SLOWER_NATS:
         return SUPPORTED, evidence
     return NOT_SUPPORTED if high < SLOWER_NATS else INCONCLUSIVE, evidence
 
@@ -282,7 +282,7 @@ SLOW_START = RunsClaim(
     "The training loss falls slowly at first, compared with original if BN follows the addition, "
     "otherwise with full-preact.",
     "the mean training loss up to the first evaluation is higher by at least "
-    f"{SLOWER_NATS:g} nats, and its 95 % Welch interval is above 0; not supported if the interval "
+    f"{SLOWER_NATS:g} nats, and its 95 % interval is above 0; not supported if the interval "
     f"is below {SLOWER_NATS:g}",
     "section 4.1, figure 6 left; section 4.2, ease of optimization",
     lambda ordering: bool(ordering.after_add),
@@ -306,7 +306,7 @@ def regularisation(ours: RunGroup, theirs: RunGroup) -> Answer:
     )
     if worst > CONVERGED_BELOW:
         return INCONCLUSIVE, f"not converged: {evidence}"
-    if losses.interval is None or errors.interval is None:
+    if losses.interval is None or errors.interval is None or not losses.can_decide:
         return INCONCLUSIVE, evidence
     if losses.interval[0] > 0 and errors.interval[1] < 0:
         return SUPPORTED, evidence
@@ -317,7 +317,7 @@ def regularisation(ours: RunGroup, theirs: RunGroup) -> Answer:
 REGULARISATION = RunsClaim(
     "regularisation",
     "It ends with a higher training loss and a lower test error than original.",
-    "the 95 % Welch intervals exclude 0 on these sides, and no run ends with a training error "
+    "the 95 % intervals exclude 0 on these sides, and no run ends with a training error "
     f"above {CONVERGED_BELOW:g} %",
     "section 4.2, reducing overfitting",
     lambda ordering: "bn" in ordering.lead,

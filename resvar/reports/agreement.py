@@ -142,8 +142,8 @@ def predicted_sd(right: Sequence[Array]) -> float:
     """The standard deviation between seeds if test images were independent, in percentage points.
 
     The variance of the test error is then the sum over images of e(1 - e) / N², e being the
-    probability that a run errs on the image (arXiv:2304.01910, section 3.2). From n runs, e(1 - e) is
-    estimated without bias by n / (n - 1) times the product of the observed shares.
+    probability that a run errs on the image (arXiv:2304.01910, section 3.2). From n runs,
+    e(1 - e) is estimated without bias by n / (n - 1) times the product of the observed shares.
 
     Args:
         right: at least two arrays, bool [N].

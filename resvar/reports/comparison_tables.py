@@ -15,7 +15,7 @@ from resvar.table import Filled, Table, filled, left, right
 
 
 def v1_v2_table(group: Group) -> Table:
-    """Two answers for each depth: the direction, and the agreement with the published difference."""
+    """Two answers for each depth: the direction, and the agreement with the published one."""
 
     def mean(errors: Sequence[float]) -> float | None:
         return math.fsum(errors) / len(errors) if errors and math.inf not in errors else None
@@ -84,8 +84,8 @@ def _power(group: Group) -> Iterator[str]:
         needed = least if least == most else f"{least} to {most}"
         under = "underpowered: " if found.powers[1] < POWER else ""
         yield (
-            f"ResNet-{pair.depth}, {under}{pluralize(seeds, 'seed')} of each detect a difference of "
-            f"{theirs} with a probability of {percent(100 * found.powers[0], 0)} to "
+            f"ResNet-{pair.depth}, {under}{pluralize(seeds, 'seed')} of each detect a difference "
+            f"of {theirs} with a probability of {percent(100 * found.powers[0], 0)} to "
             f"{percent(100 * found.powers[1], 0)}; 80 % takes {needed} seeds (sd {pair.sd:.2f}, "
             f"90 % range {found.sds[0]:.2f} to {found.sds[1]:.2f})."
         )
@@ -99,8 +99,9 @@ def _rules(group: Group) -> Iterator[str]:
     depths = "" if first.depths == 1 else f" over all {first.depths} depths"
     yield (
         "Direction: Welch's t-test and a studentised permutation test both reject, at an error "
-        f"rate of 5 %{depths}; runs of one seed share the order of the data, but are not paired, "
-        "since their errors are as independent as those of different seeds."
+        f"rate of 5 %{depths}. Runs of one seed share the order of the data, but are not paired: "
+        "pairs would halve the degrees of freedom, and if their errors are alike, the tests "
+        "without pairs only err on the safe side."
     )
     if any(pair.agreement for pair in group.v1_v2):
         yield (
@@ -192,6 +193,7 @@ def difference_tables(group: Group) -> Iterator[Table]:
 
 def agreement_table(group: Group) -> Table:
     """Single runs against those of original, image by image: informative even at one seed."""
+    predicted = any(found.predicted_sd is not None for found in group.agreements)
     columns = (
         right("depth", lambda a: a.depth),
         left("variant", lambda a: row_name(a.variant)),
@@ -200,9 +202,7 @@ def agreement_table(group: Group) -> Table:
         right("only original\nright", lambda a: a.pairing and a.pairing.first_only, ",d"),
         right("only variant\nright", lambda a: a.pairing and a.pairing.second_only, ",d"),
         right("p\n(McNemar)", lambda a: a.pairing and _p(a.pairing.p)),
-        right("sd of\ntest set", lambda a: a.test_sd, ".2f", drop=3),
-        right("sd\npredicted", lambda a: a.predicted_sd, ".2f", drop=2),
-        right("sd of\ndistribution", lambda a: a.distribution_sd, ".2f", drop=2),
+        *(_sd_columns() if predicted else ()),
     )
     notes = []
     if any(found.pairing for found in group.agreements):
@@ -210,7 +210,7 @@ def agreement_table(group: Group) -> Table:
             "McNemar's exact test is about the two single runs of the seed compared, not about "
             "the variants: other seeds may differ."
         )
-    if any(found.predicted_sd is not None for found in group.agreements):
+    if predicted:
         notes.append(
             "sd, between seeds, in points: of the test set as measured; predicted from independent "
             "errors on its images (arXiv:2304.01910, section 3.2); and of the distribution that "
@@ -218,6 +218,12 @@ def agreement_table(group: Group) -> Table:
             "0 where nothing is."
         )
     return filled("Agreement of predictions", columns, group.agreements, notes)
+
+
+def _sd_columns() -> Iterator[Filled]:
+    yield right("sd of\ntest set", lambda a: a.test_sd, ".2f", drop=3)
+    yield right("sd\npredicted", lambda a: a.predicted_sd, ".2f", drop=2)
+    yield right("sd of\ndistribution", lambda a: a.distribution_sd, ".2f", drop=2)
 
 
 # --- the words in a cell ------

@@ -239,7 +239,8 @@ def _freedom(variances: Array, sizes: tuple[int, int]) -> Array:
     if sizes[0] != sizes[1]:
         return np.full(variances.shape[1], min(sizes) - 1.0)
     with np.errstate(invalid="ignore"):
-        return variances.sum(axis=0) ** 2 * (sizes[0] - 1) / (variances**2).sum(axis=0)
+        freedom: Array = (sizes[0] - 1) * variances.sum(axis=0) ** 2 / (variances**2).sum(axis=0)
+    return freedom
 
 
 def _permutation_p(pooled: Array, sizes: tuple[int, int]) -> Array:
@@ -325,11 +326,10 @@ def _interval(
     half = -float(special.stdtrit(freedom, rate / 2)) * math.sqrt(variances.sum())
     ends = difference - half, difference + half
     if smallest_p(*sizes) <= _with_room(rate):
-        low, high = ends
-        ends = (
-            _moved_out(low, -half, pooled, sizes, rate),
-            _moved_out(high, half, pooled, sizes, rate),
+        low, high = (
+            _moved_out(*end, pooled, sizes, rate) for end in zip(ends, (-half, half), strict=True)
         )
+        ends = low, high
     return (float(ends[0]) * GRAIN, float(ends[1]) * GRAIN), ""
 
 

@@ -90,8 +90,9 @@ class V1V2Comparison:
     def smallest_p(self) -> float | None:
         """The smallest corrected p that so many seeds can give."""
         found = self.comparison
-        known = found is not None and found.smallest_p is not None
-        return min(1.0, self.depths * found.smallest_p) if known else None
+        if found is None or found.smallest_p is None:
+            return None
+        return min(1.0, self.depths * found.smallest_p)
 
     @property
     def published_difference(self) -> float | None:

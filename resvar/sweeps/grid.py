@@ -100,7 +100,7 @@ class Sweep:
                 path = self.root / f"{self.name}-{_list_digest([str(file)])}{MANIFEST}"
         known = [found.runs for found in _declarations_in(path) if found.runs != names]
         earlier = [runs for runs in known if any((self.root / r / RESULT).exists() for r in runs)]
-        content = {"format": NOTE_FORMAT, "file": file, "runs": names}
+        content: dict[str, Any] = {"format": NOTE_FORMAT, "file": file, "runs": names}
         content |= {"margin": self.margin} if self.margin is not None else {}
         write_json(path, content | ({"earlier": earlier} if earlier else {}))
 
