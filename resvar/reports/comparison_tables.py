@@ -39,6 +39,8 @@ def v1_v2_table(group: Group) -> Table:
     )
     notes = [f"ResNet-{pair.depth}: {pair.sentence}" for pair in group.v1_v2]
     notes += [*_pooled(group), *_power(group), *_rules(group)]
+    if not group.like_paper:
+        notes.append(f"These verdicts apply to protocol {group.label} only.")
     return filled("V1 (original) against V2 (full-preact)", columns, group.v1_v2, notes, "verdict")
 
 
@@ -106,7 +108,7 @@ def _rules(group: Group) -> Iterator[str]:
     if any(pair.agreement for pair in group.v1_v2):
         yield (
             "Against the paper: whether the difference differs from the published one, which has "
-            "an uncertainty too (medians of 5, sd as published or as here)."
+            "an uncertainty too (medians of 5; sd as published, or the largest published one)."
         )
     margins = sorted({pair.plan.margin for pair in group.v1_v2})
     yield f"Equivalent: the whole interval is within ±{' or ±'.join(f'{m:g}' for m in margins)}."

@@ -30,7 +30,7 @@ from resvar.reports.cells import CellKey, Entry, GroupKey, cell_key, cells_of_un
 from resvar.reports.design import Design, read_design
 from resvar.reports.notes import group_notes, heading, mixed_notes
 from resvar.reports.pooled import Pooled, pool
-from resvar.reports.published import published
+from resvar.reports.published import published, usual_sd
 from resvar.reports.records import (
     Record,
     RunState,
@@ -330,10 +330,11 @@ def _v1_v2(
         )
     ]
     like_paper = follows_paper(settings_of(records[0]))
+    sd = usual_sd(settings_of(records[0]).dataset)
     for depth, (v1, v2) in pairs.items():
         if v1.known or v1.unfinished or v2.known or v2.unfinished:
             plan = design.plan([*cells[depth][0], *cells[depth][1]])
-            yield V1V2Comparison(depth, v1, v2, plan, max(1, len(with_both)), like_paper)
+            yield V1V2Comparison(depth, v1, v2, plan, max(1, len(with_both)), like_paper, sd)
 
 
 def _cell_folders(records: Sequence[Record], depth: int) -> tuple[list[Path], list[Path]]:

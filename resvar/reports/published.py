@@ -66,6 +66,12 @@ def published(dataset: str, variant: str, depth: int) -> Published | None:
     return _shipped().published.get((dataset, variant, depth))
 
 
+def usual_sd(dataset: str) -> float | None:
+    """The largest published standard deviation on a dataset, for figures without one."""
+    sds = [figure.sd for cell, figure in _shipped().published.items() if cell[0] == dataset]
+    return max((sd for sd in sds if sd is not None), default=None)
+
+
 def reproductions(dataset: str, variant: str, depth: int) -> tuple[Reproduction, ...]:
     """What others measured for a cell, in the file's order."""
     found = _shipped().reproductions

@@ -55,6 +55,7 @@ class V1V2Comparison:
         plan: the declared seeds, and the margin of equivalence.
         depths: at how many depths V1 and V2 are compared; the error rate is divided by it.
         like_paper: the runs follow the paper, so that its figures are comparable.
+        usual_sd: of a published figure without a standard deviation; None: unknown.
     """
 
     depth: int
@@ -63,6 +64,7 @@ class V1V2Comparison:
     plan: Plan
     depths: int
     like_paper: bool
+    usual_sd: float | None = None
 
     @cached_property
     def sides(self) -> tuple[Side, Side]:
@@ -150,10 +152,10 @@ class V1V2Comparison:
         """The interval of our difference − theirs, by MOVER (Zou & Donner 2008).
 
         Theirs is a difference of medians of normal test errors, with the published standard
-        deviation, or where there is none with ours.
+        deviation, or where there is none with the usual one.
         """
         found = self.comparison
-        spreads = [_published_spread(entry, self.sd) for entry in (self.v1, self.v2)]
+        spreads = [_published_spread(entry, self.usual_sd) for entry in (self.v1, self.v2)]
         if found is None or found.interval is None or found.difference is None or None in spreads:
             return None
         quantile = -float(import_module("scipy.special").ndtri((1 - found.level) / 2))
@@ -207,10 +209,10 @@ MEDIAN_VARIANCE = {1: 1.0, 3: 0.4487, 5: 0.2868, 7: 0.2104, 9: 0.1661}
 """The variance of the median of n standard normal values (order statistics)."""
 
 
-def _published_spread(entry: Entry, ours: float | None) -> float | None:
+def _published_spread(entry: Entry, usual: float | None) -> float | None:
     """The standard error of a published median."""
     figure = entry.published
-    if figure is None or (sd := figure.sd if figure.sd is not None else ours) is None:
+    if figure is None or (sd := figure.sd if figure.sd is not None else usual) is None:
         return None
     n = figure.runs or 1
     return sd * math.sqrt(MEDIAN_VARIANCE.get(n, math.pi / (2 * n)))

@@ -121,7 +121,7 @@ def starts(*losses, variant="full-preact", first=200, end=400):
     return make_runs(variant, *seeds)
 
 
-FAST = starts(1.50, 1.51, 1.52)
+FAST = starts(1.50, 1.51, 1.52, 1.53)
 
 
 def slow(*losses, theirs=FAST, **more):
@@ -130,19 +130,20 @@ def slow(*losses, theirs=FAST, **more):
 
 
 def test_a_start_that_is_surely_slower_holds():
-    word, evidence = slow(1.90, 1.91, 1.92)
+    word, evidence = slow(1.90, 1.91, 1.92, 1.93)
     assert word == HOLDS
     assert "+0.400 nats" in evidence
-    assert "3 and 3 seeds" in evidence
+    assert "4 and 4 seeds" in evidence
 
 
 @pytest.mark.parametrize(
     ("losses", "word"),
     [
-        ((1.50, 1.51, 1.52), FAILS),  # the same
-        ((1.30, 1.31, 1.32), FAILS),  # faster
-        ((1.52, 1.53, 1.54), FAILS),  # surely slower, but by less than 0.05
-        ((1.50, 1.70, 1.90), INCONCLUSIVE),  # slower on average, and anything may be
+        ((1.50, 1.51, 1.52, 1.53), FAILS),  # the same
+        ((1.30, 1.31, 1.32, 1.33), FAILS),  # faster
+        ((1.515, 1.525, 1.535, 1.545), FAILS),  # surely by less than 0.05
+        ((1.50, 1.70, 1.90, 2.10), INCONCLUSIVE),  # slower on average, and anything may be
+        ((1.90, 1.91, 1.92), INCONCLUSIVE),  # surely slower, but three seeds cannot decide
         ((1.90,), INCONCLUSIVE),  # one seed
         ((), INCONCLUSIVE),
     ],
@@ -178,7 +179,7 @@ def ends(*pairs, variant="full-preact", train_error=1.0):
     return make_runs(variant, *seeds)
 
 
-V1 = ends((0.010, 6.6), (0.011, 6.7), (0.012, 6.65), variant="original")
+V1 = ends((0.010, 6.6), (0.011, 6.7), (0.012, 6.65), (0.013, 6.62), variant="original")
 
 
 def regular(ours, theirs=V1):
@@ -186,14 +187,24 @@ def regular(ours, theirs=V1):
 
 
 def test_regularisation_holds_with_a_higher_loss_and_a_lower_error():
-    assert regular(ends((0.020, 6.3), (0.021, 6.35), (0.022, 6.32))) == HOLDS
+    assert regular(ends((0.020, 6.3), (0.021, 6.35), (0.022, 6.32), (0.023, 6.31))) == HOLDS
 
 
 @pytest.mark.parametrize(
     "pairs",
     [
-        ((0.002, 6.3), (0.003, 6.35), (0.004, 6.32)),  # a lower error, but a lower loss too
-        ((0.020, 7.3), (0.021, 7.35), (0.022, 7.32)),  # a higher loss, and a higher error
+        (
+            (0.002, 6.3),
+            (0.003, 6.35),
+            (0.004, 6.32),
+            (0.005, 6.31),
+        ),  # a lower error, but a lower loss too
+        (
+            (0.020, 7.3),
+            (0.021, 7.35),
+            (0.022, 7.32),
+            (0.023, 7.31),
+        ),  # a higher loss, and a higher error
     ],
 )
 def test_regularisation_fails_where_either_half_is_contradicted(pairs):
