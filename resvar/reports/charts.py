@@ -56,12 +56,14 @@ class Chart:
     """The curves at one depth.
 
     Attributes:
+        id: of its figure on the page.
         svg: the drawing; an artist's class and `data-line` name what it shows and of which line.
         data: what the script needs, with short keys since there is one of each per point.
         cut: the test error above which the chart shows nothing, or None.
         points, evaluations: points of the grid, and evaluations of the longest run.
     """
 
+    id: str
     depth: int
     svg: str
     lines: tuple[ChartLine, ...]
@@ -121,6 +123,7 @@ def _chart(group: Group, curves: DepthCurves, id: str) -> Chart:
         "lines": [{"runs": line.runs, **line.values} for line in lines],
     }
     return Chart(
+        id=id,
         depth=curves.depth,
         svg=ElementTree.tostring(svg, encoding="unicode"),
         lines=tuple(lines),

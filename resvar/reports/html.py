@@ -1,5 +1,8 @@
 """The report as one self-contained HTML page: no network, no other file.
 
+It begins with one screen about the leading group of runs: the question, the verdict at each depth,
+the test errors, what is missing. All else is in sections to be unfolded, which need no script.
+
 `render_html` puts the tables of `resvar.reports.tables`, the curves, the list of runs, where they
 were made and how to repeat them into the template in `page/`. Jinja escapes every text; style and
 script are inline and allowed by their hash; nothing else is.
@@ -11,8 +14,9 @@ import base64
 import hashlib
 import json
 import os
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,25 +25,41 @@ from urllib.parse import quote
 
 from jinja2 import Environment as Templates
 from jinja2 import FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from resvar.console import duration, plain
-from resvar.reports.charts import COLOURS, charts
+from resvar.console import duration, listed, plain
+from resvar.reports.cells import GroupKey
+from resvar.reports.charts import COLOURS, Chart, charts
 from resvar.reports.curves import points_per_curve
 from resvar.reports.findings import Group, Report
-from resvar.reports.notes import DATASET_NAMES
+from resvar.reports.first_screen import (
+    QUESTION,
+    missing_counts,
+    unread_counts,
+    verdict_sentences,
+)
+from resvar.reports.naming import GroupName, group_names
 from resvar.reports.parts import group_tables
 from resvar.reports.provenance import FACTS, Environments, cells_text, commands, environments
 from resvar.reports.records import Record, RunState, settings_of
 from resvar.reports.tables import folder_cell, reason, unread_table
 from resvar.reports.variations import grids
-from resvar.reports.verdicts import V1V2Comparison
 from resvar.rundir import CONFIG
-from resvar.table import Filled, Table, filled, left
+from resvar.table import NOTHING, Filled, Table, filled, left
 from resvar.version import __version__
 
 PAGE = Path(__file__).parent / "page"
-PAGE_TITLE = "Where should BatchNorm and ReLU go?"
+WHOLE = re.compile(
+    r"(\d[\d.,]* [×±] \S+|\b[np] [=<] [\d.]*\d|[\d.]+ %|[+-]\d[\d.]* to [+-]\d[\d.]*"
+    r"|(?<![^\s(])[A-Za-z]\w*(?:-\w+){1,4}(?![\w/=-]))"
+)
+"""`5 × abc`, `6.61 ± 0.16`, `n = 5`, `95 %`, `-0.7 to +0.1`, and names such as `ResNet-110`."""
+
+LONGEST_WHOLE = 32
+"""Characters of such a text; a longer one may be broken."""
+
+MOST_NOTES = 3
+"""Notes that precede a table; more are folded."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +75,26 @@ class Image:
         """The figure as a data URL, which keeps its ids and styles separate from the page's."""
         return f"data:image/svg+xml;base64,{base64.b64encode(self.svg.encode()).decode()}"
 
+    @property
+    def adapts(self) -> bool:
+        """Whether it has colours of its own for a dark page."""
+        return "prefers-color-scheme" in self.svg
+
 
 @dataclass(frozen=True)
 class Section:
-    """A further part of the page, after the groups of runs: a title, tables and figures."""
+    """A part of the page: a title, notes, charts, figures and tables, in this order.
+
+    Attributes:
+        group: label and dataset of the group that it belongs to; None: it follows all groups.
+    """
 
     title: str
     notes: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
     pictures: tuple[Image, ...] = ()
+    charts: tuple[Chart, ...] = ()
+    group: GroupKey | None = None
 
 
 @dataclass(frozen=True)
@@ -91,31 +122,47 @@ def render_html(report: Report, page: Page | None = None) -> str:
     style, script = (
         (PAGE / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
     )
+    named = _in_page_order(report.groups)
     most = points_per_curve(report.groups)
-    groups = [_group_parts(index, group, most) for index, group in enumerate(report.groups)]
     records = [record for group in report.groups for record in group.records]
     context = {
-        "title": PAGE_TITLE,
+        "title": QUESTION,
         "version": __version__,
         "policy": _policy(style, script),
         "style": Markup(style),
         "script": Markup(script),
         "page": page,
-        "verdicts": list(_verdicts(report)),
         "facts": _fact_counts(report, page),
-        "groups": groups,
-        "grids": [
-            Section(plain(grid.heading), tuple(map(plain, grid.notes)), tuple(grid.tables()))
-            for grid in grids(report.groups)
+        "groups": [
+            _group_parts(f"group-{number}", group, name, page.sections, most)
+            for number, (group, name) in enumerate(named, 1)
         ],
-        "sections": page.sections,
-        "missing": _missing_parts(report, page),
+        "sections": [
+            *(
+                Section(plain(grid.heading), tuple(map(plain, grid.notes)), tuple(grid.tables()))
+                for grid in grids(report.groups)
+            ),
+            *(section for section in page.sections if section.group is None),
+        ],
+        "missing": _missing_parts(report, named, page),
         "environments": _environment_parts(environments(records)),
-        "repeat": _repeat(report, page),
+        "repeat": _repeat(named, page),
         "link": _linker(page.out),
         "colours": COLOURS,
+        "most_notes": MOST_NOTES,
+        "is_grey": _is_grey,
     }
     return _templates().get_template("report.html.j2").render(context)
+
+
+Named = list[tuple[Group, GroupName]]
+"""The groups in the order of the page, each with its name."""
+
+
+def _in_page_order(groups: Sequence[Group]) -> Named:
+    """The paper's protocol and network first; the sample of CIFAR-10, which says least, last."""
+    order = sorted(groups, key=lambda group: (not group.like_paper, group.dataset == "sample"))
+    return list(zip(order, group_names(order), strict=True))
 
 
 def _policy(style: str, script: str) -> str:
@@ -142,6 +189,7 @@ def _templates() -> Templates:
     )
     made.filters["embedded"] = _embedded
     made.filters["plain"] = plain
+    made.filters["whole"] = _whole
     return made
 
 
@@ -153,51 +201,59 @@ def _embedded(value: Any) -> Markup:
     return Markup(text)  # json.dumps gives ASCII; no markup is left in it
 
 
+def _whole(text: str) -> Markup:
+    """The text as markup in which no line breaks within what `WHOLE` finds."""
+    span = Markup('<span class="whole">{}</span>')
+    return Markup("").join(
+        span.format(piece) if index % 2 and len(piece) <= LONGEST_WHOLE else escape(piece)
+        for index, piece in enumerate(WHOLE.split(text))
+    )
+
+
 # --- the parts of the page ------------------------------------------------------------------------
 
 
-def _group_parts(index: int, group: Group, most: int) -> dict[str, Any]:
+def _group_parts(
+    id: str, group: Group, name: GroupName, sections: Iterable[Section], most: int
+) -> dict[str, Any]:
     """A group of runs; the ids of its parts start with `id`."""
-    id = f"group-{index + 1}"
     made = group_tables(group)
 
-    def of(*kinds: str) -> list[Table]:
-        return [table for kind in kinds for table in made if table.kind == kind]
+    def of(*kinds: str) -> tuple[Table, ...]:
+        return tuple(table for kind in kinds for table in made if table.kind == kind)
 
+    parts = (
+        Section("V1 against V2, and all variants", tables=of("verdict", "other")),
+        Section("Training curves", charts=tuple(charts(group, id, most))),
+        Section("Where BN and ReLU go", tables=of("map")),
+        *(section for section in sections if section.group == (group.label, group.dataset)),
+        Section("Every run", tables=of("runs")),
+    )
+    sample = group.dataset == "sample"
+    done = sum(record.state is RunState.DONE for record in group.records)
+    total = len(group.records)
+    medians = [entry.summary.median for entry in group.entries.values() if entry.summary]
+    ends = [min(medians), max(medians)] if medians else []
     return {
         "id": id,
         "heading": plain(group.heading),
-        "name": plain(_short_name(group)),
-        "comparable": group.like_paper,
+        "name": plain(name.short),
+        "settings": plain(name.settings),
+        "depths": listed([str(depth) for depth in group.depths]),
+        "count": f"{done:,}" if done == total else f"{done:,} of {total:,}",
+        "medians": " to ".join(dict.fromkeys(f"{m:.2f}" for m in ends)),
+        "verdicts": [plain(text).partition(": ") for text in verdict_sentences(group)],
+        "no_verdict": "No verdict." if sample else "No run of either is here yet.",
         "notes": [plain(note) for note in group.notes],
-        "first": of("errors", "verdict"),
-        "charts": list(charts(group, id, most)),
-        "maps": of("map"),
-        "others": of("other"),
-        "runs": of("runs"),
+        "errors": of("errors"),
+        "parts": [part for part in parts if part.tables or part.charts or part.pictures],
     }
 
 
-def _short_name(group: Group) -> str:
-    return f"{DATASET_NAMES.get(group.dataset, group.dataset)}, protocol {group.label}"
-
-
-def _verdicts(report: Report) -> Iterator[tuple[str, str]]:
-    """One sentence per group: the verdict on V1 and V2 for each depth."""
-    for group in report.groups:
-        by_word: dict[str, list[V1V2Comparison]] = {}
-        for pair in group.v1_v2:
-            by_word.setdefault(pair.word, []).append(pair)
-        words = []
-        for word, pairs in by_word.items():
-            names = [f"ResNet-{pair.depth}" for pair in pairs]
-            sentences = {pair.sentence.removeprefix(f"{word}: ") for pair in pairs}
-            why = f" ({sentences.pop().rstrip('.')})" if word == "inconclusive" and len(
-                sentences) == 1 else ""  # fmt: skip
-            words.append(f"{word} at {_listed(names)}{why}")
-        where = plain(_short_name(group))
-        none = "no verdict." if group.dataset == "sample" else "no run of either is here yet."
-        yield where, f"{'; '.join(words)}." if words else none
+def _is_grey(table: Table, index: int) -> bool:
+    """Whether all of a column is grey, such as published figures that are not comparable."""
+    cells = [row[index] for row in table.rows]
+    return all(cell.grey for cell in cells) and any(cell != NOTHING for cell in cells)
 
 
 def _fact_counts(report: Report, page: Page) -> list[tuple[str, str]]:
@@ -210,20 +266,21 @@ def _fact_counts(report: Report, page: Page) -> list[tuple[str, str]]:
     return [*facts, (time, "of run time")] if counts[RunState.DONE] else facts
 
 
-def _missing_parts(report: Report, page: Page) -> tuple[list[str], list[Table]]:
-    """Missing results: sentences, and tables of unfinished and unread runs with the reason."""
-    notes = []
-    for group in report.groups:
-        empty: dict[int, list[str]] = {}
-        for (variant, depth), entry in group.entries.items():
-            if entry.summary is None and not entry.unfinished:
-                empty.setdefault(depth, []).append(variant)
-        for depth, variants in empty.items():
-            notes.append(f"{_short_name(group)}: no run of {_listed(variants)} at ResNet-{depth}.")
+def _missing_parts(report: Report, named: Named, page: Page) -> dict[str, Any]:
+    """Missing results.
+
+    Returns:
+        `first`: what is missing in the leading group and of the report, in sentences; `notes`: the
+        cells without a run; `tables`: unfinished and unread runs with the reason.
+    """
+    first = [s for group, _ in named[:1] for s in missing_counts(group)]
+    first += unread_counts(report)
     if page.waiting:
-        notes.append(f"{page.waiting:,} planned runs are waiting to be started.")
+        first.append(f"Planned but not started: {page.waiting:,}.")
+    notes = [f"{name.short}: {note}" for group, name in named for note in _empty_cells(group)]
+    unfinished = [r for g, _ in named for r in g.records if r.state is not RunState.DONE]
     made = []
-    if unfinished := [r for g in report.groups for r in g.records if r.state is not RunState.DONE]:
+    if unfinished:
         columns = (
             left("run", folder_cell, wrap=20),
             left("state", lambda r: r.word),
@@ -233,7 +290,17 @@ def _missing_parts(report: Report, page: Page) -> tuple[list[str], list[Table]]:
         made.append(filled("Not finished", columns, unfinished))
     if report.unread:
         made.append(unread_table(report))
-    return [plain(note) for note in notes], made
+    return {"first": [*map(plain, first)], "notes": [*map(plain, notes)], "tables": made}
+
+
+def _empty_cells(group: Group) -> Iterator[str]:
+    """The cells of a group without any run."""
+    empty: dict[int, list[str]] = {}
+    for (variant, depth), entry in group.entries.items():
+        if entry.summary is None and not entry.unfinished:
+            empty.setdefault(depth, []).append(variant)
+    for depth, variants in empty.items():
+        yield f"no run of {listed(variants)} at ResNet-{depth}"
 
 
 def _iteration(record: Record) -> str | None:
@@ -259,11 +326,11 @@ def _environment_parts(found: Environments) -> dict[str, Any]:
     }
 
 
-def _repeat(report: Report, page: Page) -> dict[str, Any]:
+def _repeat(named: Named, page: Page) -> dict[str, Any]:
     """The commands that repeat the data, the runs of each group, one run, and the page."""
     import shlex
 
-    records = [record for group in report.groups for record in group.records]
+    records = [record for group, _ in named for record in group.records]
     datasets = {r.settings.dataset for r in records if r.settings}
     data = [
         "resvar data" + ("" if name == "cifar10" else f" --dataset {name}")
@@ -275,22 +342,20 @@ def _repeat(report: Report, page: Page) -> dict[str, Any]:
     config = (records[0].folder / CONFIG).as_posix() if records else ""
     return {
         "data": "\n".join(data),
-        "groups": [
-            (plain(_short_name(group)), "\n".join(map(plain, lines)))
-            for group, lines in _run_commands(report)
-        ],
+        "groups": [(plain(name.short), "\n".join(lines)) for name, lines in _run_commands(named)],
         "one": plain(shlex.join(["resvar", "train", "--config", config, "--out", "again"])),
         "report": plain(again),
     }
 
 
-def _run_commands(report: Report) -> Iterator[tuple[Group, list[str]]]:
+def _run_commands(named: Named) -> Iterator[tuple[GroupName, list[str]]]:
     """The commands of each group; two groups never write to the same run directories."""
     taken: set[Path] = set()
-    for index, group in enumerate(report.groups):
+    for number, (group, name) in enumerate(named, 1):
         own = [record for record in group.records if record.folder not in group.copies]
         folders = {settings_of(record).directory for record in own}
-        yield group, commands(own, f"runs-{index + 1}" if folders & taken else "runs")
+        root = f"runs-{number}" if folders & taken else "runs"
+        yield name, [plain(line) for line in commands(own, root)]
         taken |= folders
 
 
@@ -309,8 +374,3 @@ def _linker(out: Path | None) -> Any:
         return "/".join(quote(os.fsencode(part), safe="") for part in Path(relative).parts)
 
     return link
-
-
-def _listed(words: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

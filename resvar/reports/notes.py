@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from resvar.config import TRAINING_HALF, Settings
+from resvar.console import listed
 from resvar.files import shipped
 from resvar.models.ordering import PAPER_ORDER
 from resvar.reports.records import (
@@ -155,8 +156,3 @@ def _differing(ours: Sequence[Record], theirs: Sequence[Record]) -> str:
 
 def _counted(values: Counter[str]) -> str:
     return listed([f"{count} × {value}" for value, count in sorted(values.items())])
-
-
-def listed(words: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

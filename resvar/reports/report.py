@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resvar.console import console_for_output, deliver, log, output_format, plain, print_line
+from resvar.console import console_for_output, deliver, log, output_format, print_line
 from resvar.errors import Stopped, UserError
 from resvar.reports.findings import Report, build
 from resvar.reports.records import Record, read_records
@@ -156,10 +157,10 @@ def figure_sections(report: Report) -> list[Section]:
     drawn = list(islice(figures(report, curves=False), MOST_PICTURES + 1))
     made = []
     by_group = groupby(drawn[:MOST_PICTURES], key=lambda pair: (pair[0].label, pair[0].dataset))
-    for (label, _), held in by_group:
+    for group, held in by_group:
         images = tuple(Image(p.title, inline_svg(p), p.caption) for _, p in held)
-        made.append(Section(f"Figures, protocol {plain(label)}", pictures=images))
+        made.append(Section("Figures", pictures=images, group=group))
     if len(drawn) > MOST_PICTURES:
         note = "Not all figures are shown; `resvar report --figures DIR` writes them all."
-        made[-1] = Section(made[-1].title, (note,), pictures=made[-1].pictures)
+        made[-1] = replace(made[-1], notes=(note,))
     return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ ENVIRONMENT_A = {
     "torch": "2.8.0", "numpy": "2.3.1", "platform": "Linux", "device": "GPU A", "threads": 8,
     "dataset_checksum": "abc",
 }  # fmt: skip
+
+
+def spanless(page: str) -> str:
+    """A page whose texts are not divided by the spans that keep names on one line."""
+    return re.sub(r"</?span\b[^>]*>", "", page)
 
 
 def rows(errors: Mapping[int, float], losses: Mapping[int, float] | None = None) -> list[Any]:

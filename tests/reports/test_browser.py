@@ -52,6 +52,10 @@ class Look:
         self.page.on("dialog", lambda dialog: self.complaints.append("a dialog: " + dialog.message))
         self.page.goto(Path(file).as_uri())
 
+    def unfold(self):
+        """Opens all that is folded."""
+        self.page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+
     def column(self, kind, number):
         """The texts of a column of the first table of a kind, from top to bottom."""
         table = self.page.locator(f"table.{kind}").first
@@ -65,11 +69,16 @@ class Look:
 
 @pytest.fixture
 def look(chromium):
-    """Opens a page; at the end, whatever was done, nothing was loaded and nothing went wrong."""
+    """Opens a page; at the end, whatever was done, nothing was loaded and nothing went wrong.
+
+    Unless told otherwise, it opens all that the page folds.
+    """
     opened = []
 
-    def open_page(file, **options):
+    def open_page(file, unfolded=True, **options):
         opened.append(Look(chromium, file, **options))
+        if unfolded:
+            opened[-1].unfold()
         return opened[-1]
 
     yield open_page
@@ -100,6 +109,77 @@ def rich(tmp_path_factory):
     )
     picture = Image("A figure", svg + '<rect style="fill:green" width="900" height="90"/></svg>')
     return write_page(root, sections=(Section("Figures", pictures=(picture,)),))
+
+
+# --- folds ----------------------------------------------------------------------------------------
+
+
+def is_open(seen, id):
+    return seen.page.eval_on_selector(f"#{id}", "e => e.closest('details').open")
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_the_page_begins_with_one_screen(rich, look, scripts):
+    seen = look(
+        rich, unfolded=False, viewport={"width": 1300, "height": 900}, java_script_enabled=scripts
+    )
+    box = seen.page.locator(".first").bounding_box()
+    assert box["y"] + box["height"] < 900
+    assert seen.page.locator("details[open]").count() == 0
+    assert not seen.page.locator("table.runs").first.is_visible()
+    assert seen.page.locator("table.errors").first.is_visible()
+
+
+def test_the_keyboard_opens_a_section_without_a_script(rich, look):
+    seen = look(rich, unfolded=False, java_script_enabled=False)
+    summary = seen.page.locator("details.fold > summary", has_text="Every run").first
+    summary.focus()
+    for expected in (True, False):
+        seen.page.keyboard.press("Enter")
+        assert seen.page.locator("table.runs").first.is_visible() is expected
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_a_link_opens_the_section_that_it_leads_to(rich, look, scripts):
+    seen = look(rich, unfolded=False, java_script_enabled=scripts)
+    for link, id in (("quick", "group-2"), ("What is missing", "missing")):
+        assert not is_open(seen, id)
+        seen.page.get_by_role("link", name=link, exact=True).click()
+        assert wait_for(lambda id=id: is_open(seen, id), 5)
+        target = seen.page.locator(f"#{id}")
+        assert wait_for(lambda target=target: 0 <= target.bounding_box()["y"] < 700, 5)
+
+
+def test_an_address_with_an_anchor_opens_its_section(rich, chromium):
+    context = chromium.new_context()
+    page = context.new_page()
+    page.goto(rich.as_uri() + "#group-1-resnet-164")
+    page.locator("#group-1-resnet-164").wait_for(state="visible", timeout=10_000)
+    context.close()
+
+
+def test_one_button_opens_and_closes_everything(rich, look):
+    seen = look(rich, unfolded=False)
+    button = seen.page.get_by_role("button", name="Open all sections")
+    button.click()
+    assert seen.page.locator("details:not([open])").count() == 0
+    seen.page.get_by_role("button", name="Close all sections").click()
+    assert seen.page.locator("details[open]").count() == 0
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_on_paper_everything_is_unfolded(rich, look, scripts):
+    seen = look(rich, unfolded=False, java_script_enabled=scripts)
+    closed = len(seen.page.pdf())
+    seen.page.emulate_media(media="print")
+    for selector in ("table.runs", "#environment", "#missing table", f"{FIGURE} svg"):
+        shown = seen.page.locator(selector).first
+        assert shown.evaluate("e => e.checkVisibility({contentVisibilityAuto: true})")
+        assert shown.bounding_box()["height"] > 10
+    seen.page.emulate_media(media="screen")
+    if scripts:
+        seen.unfold()
+        assert closed > 0.9 * len(seen.page.pdf())
 
 
 # --- sorting --------------------------------------------------------------------------------------
@@ -225,7 +305,7 @@ def test_without_scripts_the_curves_and_tables_are_there(rich, look):
         assert figure.locator(f"g.{kind}").count() == 5
         assert displayed(figure.locator(f"g.{kind} > path").first)
     assert shown(seen, FIGURE, 4) == "6.00"
-    assert seen.page.get_by_role("button").count() == 0  # nothing that would do nothing
+    assert seen.page.locator("button").count() == 0  # nothing that would do nothing
     assert not seen.page.locator(".scripted").first.is_visible()
 
 
@@ -249,7 +329,21 @@ def test_it_can_be_read_in_both_schemes(rich, look, scheme):
     seen = look(rich, color_scheme=scheme)
     paper = seen.style("body", "background-color")
     assert (luminance(paper) < 0.1) is (scheme == "dark")
-    for selector in ("body", "a", ".notes li", "td.foreign", ".grey", ".hint", ".kicker", "pre"):
+    for selector in (
+        "body",
+        "a",
+        ".notes li",
+        "td.grey",
+        ".where",
+        ".hint",
+        ".kicker",
+        "pre",
+        ".verdicts li",
+        "summary",
+        ".beside",
+        ".settings",
+        ".missing",
+    ):
         assert contrast(seen.style(selector, "color"), paper) >= 4.5, selector
     for number in range(5):
         line = seen.style(f"{FIGURE} g.error.s{number} > path", "stroke")
@@ -259,12 +353,13 @@ def test_it_can_be_read_in_both_schemes(rich, look, scheme):
         assert contrast(seen.style(selector, name), paper) >= 3, selector
 
 
-@pytest.mark.parametrize("width", [320, 360, 768, 1280])
-def test_the_page_never_scrolls_sideways(rich, look, width):
-    seen = look(rich, viewport={"width": width, "height": 700})
+@pytest.mark.parametrize("unfolded", [True, False])
+@pytest.mark.parametrize("width", [320, 360, 390, 800, 1300])
+def test_the_page_never_scrolls_sideways(rich, look, width, unfolded):
+    seen = look(rich, unfolded, viewport={"width": width, "height": 700})
     inner, whole = seen.page.evaluate("[innerWidth, document.documentElement.scrollWidth]")
     assert whole == inner == width
-    if width == 360:  # what is too wide scrolls in its own box
+    if width == 360 and unfolded:  # what is too wide scrolls in its own box
         box = "e => [e.scrollWidth > e.clientWidth, e.tabIndex]"
         assert seen.page.eval_on_selector("table.runs", f"t => ({box})(t.parentElement)") == [
             True,
@@ -272,12 +367,51 @@ def test_the_page_never_scrolls_sideways(rich, look, width):
         ]
 
 
+@pytest.mark.parametrize("width", [390, 800, 1300])
+def test_no_name_and_no_number_is_broken(rich, look, width):
+    seen = look(rich, viewport={"width": width, "height": 700})
+    broken = seen.page.evaluate(
+        """[...document.querySelectorAll(".whole, td:not(.wrap):not(.settings), .fact")]
+           .filter((e) => !e.closest("table.map, .long-name") && e.checkVisibility())
+           .filter((e) => {
+             const range = document.createRange();
+             range.selectNodeContents(e);
+             const lines = [...range.getClientRects()].map((r) => Math.round(r.bottom));
+             return Math.max(...lines) - Math.min(...lines) > 8;
+           }).map((e) => e.textContent.trim())"""
+    )
+    assert broken == []
+
+
+def test_a_narrow_screen_tells_what_it_leaves_out(rich, look):
+    wide, narrow = (look(rich, viewport={"width": w, "height": 700}) for w in (1300, 390))
+    for seen, dropped in ((wide, False), (narrow, True)):
+        head = seen.page.locator("table.errors").first.locator("th.drop").first
+        note = seen.page.get_by_text("Left out for width: figure").first
+        assert head.is_visible() is not dropped
+        assert note.is_visible() is dropped
+
+
+def test_a_dark_page_has_no_white_box(tmp_path, look):
+    write_rich(tmp_path, 2)
+    own = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><style>'
+    own += "@media (prefers-color-scheme: dark) {rect {fill: #123}}</style></svg>"
+    picture = Section("Figures", pictures=(Image("A figure", own),))
+    seen = look(write_page(tmp_path, sections=(picture,)), color_scheme="dark")
+    found = seen.page.evaluate(
+        """[...document.querySelectorAll("*")].filter((e) => e.checkVisibility())
+           .map((e) => getComputedStyle(e).backgroundColor)"""
+    )
+    for color in set(found) - {"rgba(0, 0, 0, 0)"}:
+        assert luminance(color) < 0.1
+
+
 def test_printed_it_is_light_and_nothing_is_cut_off(rich, look):
     seen = look(rich, color_scheme="dark", viewport={"width": 700, "height": 900})
     seen.page.emulate_media(media="print", color_scheme="dark")
     assert luminance(seen.style("body", "background-color")) == 1
     assert luminance(seen.style("body", "color")) == 0
-    assert not seen.page.locator("nav").is_visible()
+    assert not seen.page.locator(".opener").is_visible()
     cut = seen.page.evaluate("document.documentElement.scrollWidth - innerWidth")
     assert cut <= 0
     assert seen.page.pdf(prefer_css_page_size=True).startswith(b"%PDF")
@@ -324,6 +458,7 @@ def test_a_watched_page_loads_itself_again_and_stays_where_it_was(chromium, tmp_
     write_rich(tmp_path, 1)
     file = write_page(tmp_path, refresh=1)
     seen = Look(chromium, file, viewport={"width": 800, "height": 500})
+    seen.page.locator("details", has_text="Training curves").first.locator("summary").click()
     seen.page.locator(f"{FIGURE} tr[data-line='1'] button").click()
     seen.page.locator("table.errors thead button").nth(2).click()
     seen.page.evaluate("scrollTo({top: 900, behavior: 'instant'})")
@@ -332,6 +467,8 @@ def test_a_watched_page_loads_itself_again_and_stays_where_it_was(chromium, tmp_
     seen.page.locator("meta[http-equiv=refresh]").wait_for(state="detached", timeout=10_000)
     assert wait_for(lambda: abs(seen.page.evaluate("scrollY") - 900) < 5, 5)
     assert seen.page.locator(f"{FIGURE} tr[data-line='1'].hidden").count() == 1
+    assert is_open(seen, "group-1-resnet-110")
+    assert seen.page.locator("details[open]").count() == 1
     assert seen.page.locator("table.errors th").nth(2).get_attribute("aria-sort") == "ascending"
     assert seen.complaints == []
     seen.context.close()

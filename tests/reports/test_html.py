@@ -14,6 +14,7 @@ import pytest
 
 from resvar.errors import UserError
 from resvar.reports.findings import build
+from resvar.reports.first_screen import verdict_sentences
 from resvar.reports.html import Image, Page, Section, render_html
 from resvar.reports.parts import group_tables
 from resvar.reports.records import read_records
@@ -24,6 +25,7 @@ from tests.reports.pages import ENVIRONMENT_A, write_curved, write_rich
 from tests.reports.runs import how_far, write_run
 
 VOID = {"meta", "br", "img", "link", "input", "rect", "path", "circle"}
+INLINE = {"span", "b", "a", "code"}
 
 
 class Seen(HTMLParser):
@@ -40,6 +42,7 @@ class Seen(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
+        self.texts.append("" if tag in INLINE else " ")
         if tag not in VOID:
             self.open.append(tag)
 
@@ -48,6 +51,7 @@ class Seen(HTMLParser):
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
+        self.texts.append("" if tag in INLINE else " ")
 
     def handle_data(self, data):
         if self.open and self.open[-1] not in ("script", "style"):
@@ -55,7 +59,7 @@ class Seen(HTMLParser):
 
     @property
     def text(self) -> str:
-        return " ".join(" ".join(self.texts).split())
+        return " ".join("".join(self.texts).split())
 
     def all(self, tag: str, **wanted: str) -> list[dict[str, str | None]]:
         pairs = [(key.strip("_").replace("_", "-"), value) for key, value in wanted.items()]
@@ -87,30 +91,136 @@ def test_every_cell_of_every_table_is_on_the_page(tmp_path):
                         assert line in seen.text
 
 
-def test_the_verdict_comes_first_in_one_sentence(tmp_path):
-    seen = Seen(page_on(write_rich(tmp_path)))
-    sentence = (
-        "Where should BatchNorm and ReLU go? Is full pre-activation (V2) better than the "
-        "original unit (V1)? Reproduced at ResNet-110 and ResNet-164. CIFAR-10, protocol paper"
-    )
-    assert sentence in seen.text
-    order = ["Test error (%)", "V1 (original) against", "Training curves",
-             "Where BN and ReLU go", "Compared with original", "Every run",
+def first_screen(text):
+    """What is read before anything is unfolded."""
+    innermost = re.compile(r"<details((?!<details).)*?</details>", re.DOTALL)
+    while "<details" in text:
+        text = innermost.sub("", text)
+    return Seen(text).text
+
+
+def test_the_first_screen_is_the_question_the_verdicts_the_table_and_what_is_missing(tmp_path):
+    write_curved(tmp_path / "quick", "original")
+    report = build(read_records([write_rich(tmp_path)]))
+    text = render_html(report)
+    paper = report.groups[0]
+    screen = first_screen(text)
+    order = [
+        "Where should BatchNorm and ReLU go?",
+        "Is full pre-activation (V2) better than the original unit (V1)?",
+        *verdict_sentences(paper),
+        "CIFAR-10, protocol paper",
+        "Test error (%), ResNet-110 and ResNet-164",
+        "Nothing is missing.",
+        "2 groups of runs, which are not compared with each other",
+    ]
+    places = [screen.index(words) for words in order]
+    assert places == sorted(places)
+    for words in ("Compared with original", "Training curves", "Every run", "environment"):
+        assert words not in screen
+        assert words in Seen(text).text
+    order = ["Test error (%)", "V1 (original) against", "Compared with original",
+             "Training curves", "Where BN and ReLU go", "Every run",
              "All runs were made in one environment", "The data, checked"]  # fmt: skip
-    places = [seen.text.index(words) for words in order]
+    places = [Seen(text).text.index(words) for words in order]
     assert places == sorted(places)
 
 
-def test_what_is_not_comparable_is_grey_and_says_so(tmp_path):
+def test_the_papers_protocol_leads_and_the_sample_comes_last(tmp_path):
+    write_curved(tmp_path / "a", overrides=["dataset=sample"], protocol="paper")
+    write_curved(tmp_path / "b", protocol="paper", overrides=["lr=0.05"])
+    write_curved(tmp_path / "c", protocol="quick")
+    screen = first_screen(page_on(tmp_path))
+    assert "CIFAR-10, protocol paper (lr=0.05): not the paper's protocol" in screen
+    write_curved(tmp_path / "e", protocol="paper")
+    text = page_on(tmp_path)
+    assert "CIFAR-10, protocol paper Test error" in first_screen(text)
+    names = re.findall(r'<a href="#group-\d">(.*?)</a>', text)
+    assert names[0] == "CIFAR-10, paper"
+    assert names[-1].startswith("sample of CIFAR-10")
+
+
+def test_depths_with_the_same_verdict_share_it(tmp_path):
+    for depth in (20, 110, 164):
+        write_curved(tmp_path, "original", depth)
+    screen = first_screen(page_on(tmp_path))
+    assert "ResNet-20, ResNet-110 and ResNet-164: " in screen
+
+
+def test_what_was_mixed_stands_beside_the_verdict(tmp_path):
+    write_curved(tmp_path, "original")
+    write_curved(tmp_path, "full-preact", environment=ENVIRONMENT_A | {"commit": "5" * 40})
+    screen = first_screen(page_on(tmp_path))
+    sentence = "ResNet-110: V1 and V2 were made with different commits (1 × 0000000; 1 × 5555555)."
+    assert screen.index("ResNet-110: ") < screen.index(sentence) < screen.index("Test error (%)")
+
+
+def test_many_notes_are_folded(tmp_path):
+    for number in range(9):
+        write_curved(tmp_path, folder=tmp_path / f"copy-{number}")
+    text = page_on(tmp_path)
+    screen = first_screen(text)
+    assert screen.count("is the same run as") == 3
+    assert Seen(text).text.count("is the same run as") == 8
+    assert "5 more notes" in Seen(text).text
+
+
+def test_groups_have_an_index_with_short_names_and_what_they_change(tmp_path):
+    for number in range(21):
+        write_curved(tmp_path / f"{number}", overrides=[f"lr={1 + number}", "nesterov=true"])
+    write_curved(tmp_path / "own")
+    text = page_on(tmp_path)
+    rows = re.findall(
+        r'<a href="#(group-\d+)">(quick(?: [0-9a-f]{4})?)</a>.*?settings">(.*?)</td>', text
+    )
+    assert len({id for id, _, _ in rows}) == len({name for _, name, _ in rows}) == 22
+    assert ("quick", "–") in {(name, settings) for _, name, settings in rows}
+    assert {settings for _, _, settings in rows} >= {"lr=7.0, nesterov=true"}
+    seen = Seen(text)
+    ids = [held["id"] for _, held in seen.tags if "id" in held]
+    assert len(ids) == len(set(ids))
+    assert {id for id, _, _ in rows} <= set(ids)
+    for words in re.findall(r'(?:<a href="#|<h2)[^>]*>(.*?)</', text):
+        assert len(words) < 60, "a long name is not a link or a heading"
+
+
+def test_one_group_needs_no_index(tmp_path):
+    write_curved(tmp_path)
+    seen = Seen(page_on(tmp_path))
+    assert not seen.all("nav")
+
+
+def test_all_but_the_first_screen_is_folded_and_every_link_leads_into_the_page(tmp_path):
+    write_rich(tmp_path)
+    write_curved(tmp_path / "quick", overrides=["lr=0.05"])
+    (write_run(tmp_path / "x", "bn-after-add") / RESULT).write_text("{", encoding="utf-8")
+    seen = Seen(page_on(tmp_path))
+    folds = seen.all("details")
+    assert len(folds) >= 7
+    assert not [held for held in folds if "open" in held]
+    ids = {held.get("id") for _, held in seen.tags}
+    links = {held["href"][1:] for held in seen.all("a") if held["href"].startswith("#")}
+    assert {"group-1", "group-2", "missing"} <= links <= ids
+
+
+def test_what_is_not_comparable_is_grey_and_said_once(tmp_path):
     write_curved(tmp_path, "original")
     write_curved(tmp_path, "full-preact", errors={400: 49.0})
     seen = Seen(page_on(tmp_path))
-    heads = [held for held in seen.all("th") if "foreign" in (held.get("class") or "")]
-    assert len(heads) == 4  # one for the test errors, three for V1 against V2
+    grey = [held for held in seen.all("th") if "grey" in (held.get("class") or "")]
+    assert grey
     assert "not the paper's protocol; not comparable with the published figures" in seen.text
-    assert "protocol quick; not comparable with the paper" in seen.text
     paper = Seen(page_on(write_rich(tmp_path / "other")))
-    assert "foreign" not in " ".join(str(held.get("class")) for _, held in paper.tags)
+    assert not [held for held in paper.all("th") if "grey" in (held.get("class") or "")]
+
+
+def test_names_and_numbers_are_not_broken_at_the_end_of_a_line(tmp_path):
+    write_curved(tmp_path, "original")
+    write_curved(tmp_path, "full-preact", environment=ENVIRONMENT_A | {"commit": "5" * 40})
+    text = page_on(tmp_path)
+    assert '<span class="whole">ResNet-110</span>' in text
+    assert '<span class="whole">1 × 0000000;</span>' in text
+    assert "<span" not in "".join(re.findall(r"<pre>.*?</pre>", text, re.DOTALL))
 
 
 def test_curves_stand_in_the_page_without_a_script(tmp_path):
@@ -146,10 +256,12 @@ def test_unfinished_failed_and_damaged_runs_are_listed_with_reasons(tmp_path):
     seen = Seen(page_on(tmp_path, waiting=4))
     missing = seen.text[seen.text.rindex("What is missing") :]
     for words in ("no run of relu-only-preact at ResNet-110", "12 of 400", "the loss is <nan>",
-                  "diverged", "4 planned runs are waiting", "this is damaged"):  # fmt: skip
+                  "diverged", "this is damaged"):  # fmt: skip
         assert words in missing
-    assert "1 done" not in seen.text  # the number is below its word
-    assert {"done", "stopped", "failed", "damaged", "waiting"} <= set(seen.text.split())
+    screen = first_screen(page_on(tmp_path, waiting=4))
+    for words in ("4 of 5 cells have no finished run", "1 run diverged, 1 stopped", "1 run damaged",
+                  "Planned but not started: 4.", "1 done", "1 failed", "4 waiting"):  # fmt: skip
+        assert words in screen
 
 
 def test_only_damaged_runs_still_make_a_page(tmp_path):

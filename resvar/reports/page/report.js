@@ -1,5 +1,5 @@
 "use strict";
-// Sorting, hiding, reading values off a chart. Without this script the page says the same.
+// Sorting, hiding, reading values off a chart, opening all sections. Without this script the page says the same.
 (() => {
   document.documentElement.classList.add("js");
 
@@ -191,9 +191,53 @@
 
   for (const figure of document.querySelectorAll("figure.chart")) chart(figure);
 
+  // --- folds ---
+
+  const folds = [...document.querySelectorAll("details")];
+  const named = (fold) => "open " + (fold.querySelector("section")?.id ?? folds.indexOf(fold));
+  const opener = document.createElement("button");
+  const isOpen = () => folds.every((fold) => fold.open);
+  const label = () => { opener.textContent = isOpen() ? "Close all sections" : "Open all sections"; };
+  opener.type = "button";
+  opener.className = "opener";
+  opener.addEventListener("click", () => {
+    const wanted = !isOpen();
+    for (const fold of folds) fold.open = wanted;
+  });
+  document.querySelector(".folds").before(opener);
+  for (const fold of folds) {
+    if (recall(named(fold)) === true) fold.open = true;
+    fold.addEventListener("toggle", () => {
+      remember(named(fold), fold.open);
+      label();
+    });
+  }
+  label();
+
+  // Browsers that do not do so themselves: a link opens the folds around its target, and paper has
+  // everything.
+  const reveal = () => {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!target) return;
+    let closed = false;
+    for (let at = target.closest("details"); at; at = at.parentElement.closest("details")) {
+      closed ||= !at.open;
+      at.open = true;
+    }
+    if (closed) target.scrollIntoView({ behavior: "instant" });
+  };
+  addEventListener("hashchange", reveal);
+  reveal();
+  let before = [];
+  addEventListener("beforeprint", () => {
+    before = folds.filter((fold) => !fold.open);
+    for (const fold of before) fold.open = true;
+  });
+  addEventListener("afterprint", () => { for (const fold of before) fold.open = false; });
+
   // --- a page that loads itself again stays where it was ---
 
-  const before = recall("scroll");
-  if (before) document.documentElement.scrollTo({ top: before, behavior: "instant" });
+  const top = recall("scroll");
+  if (top) document.documentElement.scrollTo({ top, behavior: "instant" });
   addEventListener("pagehide", () => remember("scroll", scrollY));
 })();
