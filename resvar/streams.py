@@ -99,11 +99,16 @@ def folded(text: str, width: int) -> list[str]:
             continue
         if len(gap) > 1 and lines[-1].strip():
             lines.append(margin)
-        for word in _JOINED.sub(_KEPT, part).split(" "):
+        for word in unbroken(part):
             pieces = _PIECES.split(word) if columns_of(word) > width else [word]
             for number, piece in enumerate(pieces):
-                put(piece.replace(_KEPT, " "), "" if number else gap[:1] or " ")
+                put(piece, "" if number else gap[:1] or " ")
     return lines
+
+
+def unbroken(text: str) -> list[str]:
+    """The words of a text, between which a line may be broken; a number keeps its unit."""
+    return [word.replace(_KEPT, " ") for word in _JOINED.sub(_KEPT, text).split(" ")]
 
 
 def columns_of(text: str) -> int:

@@ -5,14 +5,15 @@ of the table, and the format of a number.
 
 A terminal that is too narrow for a table breaks titles and long texts between words. If that does
 not suffice, columns are left out, those with the highest `drop` first, and a note names them. If
-even the others do not fit, each row becomes a paragraph. Nothing is ever cut.
+no column is left that may go, paths and lists are broken after a `/` or a comma; if even that does
+not suffice, each row becomes a paragraph. Nothing is ever cut, and no word or number is broken.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.text import Text
 
-from resvar.streams import columns_of, folded, plain
+from resvar.streams import columns_of, folded, plain, unbroken
 
 Kind = Literal["errors", "map", "verdict", "runs", "other"]
 
@@ -185,8 +186,7 @@ class TerminalTable:
         width = _width(console, options)
         if self.table.title:
             yield Prose(self.table.title, "bold")
-        shown = _narrowed(self.table, width)
-        widths = _widths(shown, width)
+        shown, widths = _fitted(self.table, width)
         if widths is None:
             shown = without(self.table, EXTRA)
             yield from _stacked(shown, width)
@@ -231,16 +231,23 @@ def _width(console: Console, options: ConsoleOptions) -> int:
     return options.max_width if console.is_terminal else WIDE
 
 
-def _narrowed(table: Table, width: int) -> Table:
-    """The table with short titles and without the columns that do not fit."""
+def _fitted(table: Table, width: int) -> tuple[Table, list[int] | None]:
+    """The table without the columns that do not fit, and the widths of the others.
+
+    Titles become short. Paths and lists are broken only where no column less would do.
+
+    Returns:
+        None for the widths if the table cannot fit.
+    """
     if natural_width(table) > width:
         columns = (replace(column, title=column.short or column.title) for column in table.columns)
         table = replace(table, columns=tuple(columns))
-    for least in sorted({column.drop for column in table.columns} - {0}, reverse=True):
-        if _widths(table, width) is not None:
-            break
-        table = without(table, least)
-    return table
+    drops = sorted({column.drop for column in table.columns} - {0}, reverse=True)
+    narrower = [table, *(without(table, least) for least in drops)]
+    for longest, each in product((_longest_word, _longest_piece), narrower):
+        if (widths := _widths(each, width, longest)) is not None:
+            return each, widths
+    return table, None
 
 
 def without(table: Table, drop: int) -> Table:
@@ -259,10 +266,13 @@ def _texts(table: Table) -> Iterator[list[str]]:
         yield [*column.title.split("\n"), *cells]
 
 
-def _widths(table: Table, width: int) -> list[int] | None:
+def _widths(table: Table, width: int, longest: Callable[[str], int]) -> list[int] | None:
     """The width of each column, so that the table fits; None if it cannot.
 
     Titles are broken first, then the texts of columns with `wrap`; the longest share what is left.
+
+    Args:
+        longest: the width of what must not be broken in a line of a cell.
     """
     wanted = [max(map(columns_of, texts)) for texts in _texts(table)]
     free = width - GAP * (len(wanted) - 1)
@@ -272,7 +282,7 @@ def _widths(table: Table, width: int) -> list[int] | None:
     for column, texts, natural in zip(table.columns, _texts(table), wanted, strict=True):
         cells = texts[column.title.count("\n") + 1 :]
         if column.wrap:
-            least = max(min(column.wrap, natural), *map(_longest_word, cells))
+            least = max(min(column.wrap, natural), *map(longest, cells))
         else:
             least = max(map(columns_of, cells), default=0)
         widths.append(max(least, *map(columns_of, _title_lines(column.title, 1))))
@@ -300,7 +310,12 @@ def _widths(table: Table, width: int) -> list[int] | None:
 
 
 def _longest_word(text: str) -> int:
-    """The longest piece of a text that `folded` never breaks."""
+    """The width of the longest word of a line of a cell, whole paths and lists included."""
+    return columns_of(text) if text[:1] in BRACKETS else max(map(columns_of, unbroken(text)))
+
+
+def _longest_piece(text: str) -> int:
+    """The width of the longest piece of a line of a cell that `folded` never breaks."""
     return max(map(columns_of, _cell_lines(text, 1)))
 
 
@@ -310,13 +325,8 @@ def _cell_lines(text: str, width: int) -> list[str]:
 
 
 def _title_lines(title: str, width: int) -> list[str]:
-    """A title in lines, broken where it says so, between words, and after the hyphens of names."""
-    lines = []
-    for part in title.split("\n"):
-        if columns_of(part) > width:
-            part = re.sub(r"(?<=\w)-(?=\w)", "- ", part)
-        lines += [line.replace("- ", "-") for line in folded(part, width)]
-    return lines
+    """A title in lines, broken where it says so and between words."""
+    return [line for part in title.split("\n") for line in folded(part, width)]
 
 
 def _aligned(table: Table, widths: Sequence[int]) -> Iterator[Text]:

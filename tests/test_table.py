@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections import Counter
 from pathlib import Path
@@ -256,10 +257,81 @@ def test_every_table_of_every_command_fits_and_loses_no_digit(tmp_path, monkeypa
             assert words(cells) - words(alone) == Counter(), (command, found.title)
 
 
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+def test_no_word_and_no_number_of_a_report_is_broken(tmp_path, monkeypatch, width):
+    """Neither in a cell nor in a title, unless it is longer than a line."""
+    tables = []
+    draw_table = TerminalTable.__rich_console__
+
+    def noted(self, console, options):
+        tables.append(self.table)
+        return draw_table(self, console, options)
+
+    grid = tmp_path / "grid"
+    for number, sets in enumerate(itertools.product(("lr=0.05", "lr=0.2"), ("0.001", "0.0005"))):
+        for variant in ("relu-only-preact", "bn-after-add"):
+            write_run(grid, variant, 20, 0, 41.25, overrides=(sets[0], f"weight_decay={sets[1]}"),
+                      folder=grid / f"{variant}-{number}" / "seed-0")  # fmt: skip
+    monkeypatch.setattr(TerminalTable, "__rich_console__", noted)
+    for folder in (RESULTS, paper_runs(tmp_path / "paper"), grid):
+        for full in (False, True):
+            report_of(folder, full)(terminal(width))
+    assert len(tables) > 30
+    for found in list(tables):
+        alone = on_screen(TerminalTable(found), width)
+        dropped = f", {left_out(alone)}, "
+        kept = [n for n, c in enumerate(found.columns) if f", {c.name}, " not in dropped]
+        tokens = Counter(" ".join(row[n].text for row in found.rows for n in kept).split())
+        tokens += Counter(" ".join(found.columns[n].title for n in kept).split())
+        shown = set(alone.split())
+        lost = tokens.keys() - shown - {token.removesuffix(":") for token in shown}
+        assert {token for token in lost if columns_of(token) <= width - 4} == set(), found.title
+
+
 # --- the mechanism --------------------------------------------------------------------------------
 
 
 TEXT = st.text(st.sampled_from("ab1.%/- 日\u0301"), max_size=120)
+
+
+WORDS = st.text("ab1.%()±日", min_size=1, max_size=14)
+
+
+@given(st.data(), st.integers(14, 120))
+def test_every_word_of_every_cell_is_whole_or_its_column_is_named_as_left_out(data, width):
+    drops = data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=6))
+    columns = [
+        left(f"title{n}", lambda item, n=n: item[n], drop, data.draw(st.sampled_from([0, 5, 12])))
+        for n, drop in enumerate([0, *drops])
+    ]
+    texts = st.lists(WORDS, max_size=5).map(" ".join)
+    items = data.draw(st.lists(st.lists(texts, min_size=7, max_size=7), min_size=1, max_size=4))
+    found = filled("", columns, items)
+    text = on_screen(TerminalTable(found), width)
+    dropped = re.findall(r"title\d", " ".join(text.split()).partition("Left out for width:")[2])
+    for n, column in enumerate(found.columns):
+        if column.title in dropped:
+            assert column.drop
+            continue
+        words_of_column = {word for row in found.rows for word in row[n].text.split()}
+        assert words_of_column <= set(text.split()), (text, column)
+
+
+def test_a_column_is_left_out_before_a_path_is_broken():
+    path = "runs/quick/full-preact-110"
+    columns = (
+        left("run", lambda i: i["a"], wrap=10),
+        right("error", lambda i: i["b"]),
+        right("seconds", lambda i: i["c"], drop=1),
+    )
+    wide = on_screen(TerminalTable(make(columns, (path, "6.37", "3,723"))), 36)
+    assert path in wide
+    assert "Left out for width: seconds." in wide
+    narrow = on_screen(TerminalTable(make(columns, (path, "6.37", "3,723"))), 32)
+    assert "quick/" in narrow
+    assert "3,723" in narrow
+    title = right("relu-only-preact", lambda i: i["b"])
+    assert "relu-only-preact" in on_screen(TerminalTable(make((title,), ("", "6.37"))), 9)
 
 
 @given(TEXT, st.integers(1, 60))

@@ -232,8 +232,8 @@ def print_report(report: Report, console: Console, full: bool = False) -> None:
         for part in chapter.parts:
             if isinstance(part, Table):
                 draw_parts(["", part], console)
-            else:
-                draw_parts((Prose(note, "dim", 2) for note in part), console)
+            elif part:
+                draw_parts(["", *(Prose(note, "dim", 2) for note in part)], console)
         draw_parts([""], console)
 
 

@@ -19,7 +19,7 @@ from resvar.table import Filled, Table, TableCell, Value, filled, left, right
 def unread_table(report: Report) -> Table:
     """The runs that could not be read, and why."""
     columns = (
-        left("folder", folder_cell, wrap=20),
+        left("folder", folder_cell),
         left("state", lambda record: record.word),
         left("reason", reason, wrap=24),
     )
