@@ -383,6 +383,13 @@ def test_no_name_and_no_number_is_broken(rich, look, width):
     assert broken == []
 
 
+def test_both_depths_fit_a_small_screen(rich, look):
+    seen = look(rich, viewport={"width": 800, "height": 700})
+    table = seen.page.locator("table.errors").first
+    assert table.evaluate("t => t.parentElement.scrollWidth <= t.parentElement.clientWidth")
+    assert table.locator("thead th:visible").count() == 9
+
+
 def test_a_narrow_screen_tells_what_it_leaves_out(rich, look):
     wide, narrow = (look(rich, viewport={"width": w, "height": 700}) for w in (1300, 390))
     for seen, dropped in ((wide, False), (narrow, True)):
