@@ -261,7 +261,7 @@ def _direction(pair: V1V2Comparison) -> str:
     how = how.replace(", corrected for 1 depths", "")
     if pair.direction == "undecided":
         contains = ", which contains 0" if found.interval else ""
-        what = _difference(found) or "the ranks of V1 and V2 do not differ"
+        what = _difference(found) or "the ranks of V1 and V2 do not differ significantly"
         return f"undecided: {what}{contains} ({how})."
     better, other = pair.direction.split()[0], "V1" if pair.direction[:2] == "V2" else "V2"
     what = _difference(found) or f"its runs rank before those of {other}"
