@@ -35,6 +35,7 @@ class Column:
             highest numbers are left out first.
         wrap: the least width to which its texts may be broken between words; 0: never.
         short: its title in a table that does not fit.
+        foreign: its figures are not comparable with the others.
     """
 
     title: str
@@ -42,6 +43,7 @@ class Column:
     drop: int = 0
     wrap: int = 0
     short: str = ""
+    foreign: bool = False
 
     @property
     def name(self) -> str:
@@ -54,7 +56,7 @@ class TableCell:
     """A text, perhaps of several lines.
 
     Attributes:
-        grey: it marks an absence, or a published figure that is not comparable.
+        grey: it marks an absence, or a figure that is not comparable.
         strong: the best of its table.
         folder: a run directory that the text names, for a renderer with links.
     """
@@ -119,9 +121,10 @@ def right(
     drop: int = 0,
     wrap: int = 0,
     short: str = "",
+    foreign: bool = False,
 ) -> Filled:
     """A column of numbers."""
-    return Filled(Column(title, "right", drop, wrap, short), value, form)
+    return Filled(Column(title, "right", drop, wrap, short, foreign), value, form)
 
 
 def filled(
@@ -335,7 +338,7 @@ def _aligned(table: Table, widths: Sequence[int]) -> Iterator[Text]:
     titles = [_title_lines(c.title, width) for c, width in zip(columns, widths, strict=True)]
     height = max(map(len, titles))
     above = [[""] * (height - len(title)) + title for title in titles]
-    yield from _row(columns, widths, above, ["bold"] * len(widths))
+    yield from _row(columns, widths, above, ["dim" if c.foreign else "bold" for c in columns])
     yield _line("─" * (sum(widths) + GAP * (len(widths) - 1)), "")
     rows = [
         [

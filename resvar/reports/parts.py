@@ -9,19 +9,19 @@ from resvar.reports.comparison_tables import (
     v1_v2_table,
 )
 from resvar.reports.findings import Group
-from resvar.reports.tables import error_tables, map_table, run_table
+from resvar.reports.tables import error_tables, map_table, others_table, run_table
 from resvar.table import Table
 
 
 def group_tables(group: Group, abreast: int = 2) -> list[Table]:
-    """The tables of a group: test errors, maps, comparisons with original, V1 and V2, agreement of
-    predictions, every run.
+    """The tables of a group: test errors, others' reproductions, maps, comparisons with original,
+    V1 and V2, agreement of predictions, every run.
 
     Args:
         abreast: depths whose test errors share a table.
     """
-    made = error_tables(group, abreast)
-    made += [map_table(found, group.like_paper) for found in group.maps]
+    made = [*error_tables(group, abreast), *others_table(group)]
+    made += [map_table(found) for found in group.maps]
     if group.contrasts:
         made.append(contrast_table(group))
     if group.v1_v2:

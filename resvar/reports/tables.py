@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from resvar.console import duration, per_second, percent, plain
+from resvar.console import duration, listed, per_second, percent, plain
 from resvar.models.ordering import MAP_PLACES, PAPER_ORDER, map_name
 from resvar.reports.cells import Entry
 from resvar.reports.findings import Group, Placement, PlacementMap, Report
+from resvar.reports.published import Reproduction, reproductions
 from resvar.reports.records import Record, RunState, settings_of
 from resvar.reports.statistics import Summary
 from resvar.reports.verdicts import V1, V2
@@ -38,12 +40,13 @@ def _error_table(group: Group, depths: Sequence[int]) -> Table:
         columns += _error_columns(group, depth)
     names = " and ".join(f"ResNet-{depth}" for depth in depths)
     notes = ["Test error at the last iteration, in percent; sd: standard deviation; n: seeds."]
+    notes += _lost(group, depths)
     if group.like_paper:
         notes.append(
-            "median − paper: in percentage points; inside: the published median is between the "
+            "median − paper: in percentage points; inside: the published figure is between the "
             "lowest and the highest of our runs."
         )
-    notes += _lost(group, depths)
+        notes += _chances(group) if depths[-1] == group.depths[-1] else ()
     notes += _sources(group, depths)
     return filled(f"Test error (%), {names}", columns, group.variants, notes, "errors")
 
@@ -51,19 +54,21 @@ def _error_table(group: Group, depths: Sequence[int]) -> Table:
 def _error_columns(group: Group, depth: int) -> Iterator[Filled]:
     """The columns of one depth; their items are variants."""
 
-    def column(title: str, value: Callable[[Entry], Value], drop: int = 0, wrap: int = 0) -> Filled:
+    def column(title: str, value: Callable[[Entry], Value], **more: Any) -> Filled:
         def cell(variant: str) -> Value:
             return value(group.entries[variant, depth])
 
-        return right(f"{depth}:\n{title}", cell, drop=drop, wrap=wrap)
+        return right(f"{depth}:\n{title}", cell, **more)
 
     yield column("median", lambda e: f"{e.summary.median:.2f}" if e.summary else None)
     yield column("mean ± sd", lambda e: mean_and_sd(e.summary) if e.summary else None, drop=1)
     yield column("n", lambda e: seeds(e) if e.summary else TableCell(seeds(e), grey=True), wrap=7)
     if group.dataset == "sample":
         return
-    paper = "paper" if group.like_paper else "paper\n(not comparable)"
-    yield column(paper, lambda e: published_cell(e, group))
+    figures = [group.entries[variant, depth].published for variant in group.variants]
+    medians = all(figure.runs for figure in figures if figure) and any(figures)
+    paper = "paper\n(median)" if medians else "paper"
+    yield column(paper, lambda e: published_cell(e, group), foreign=not group.like_paper)
     if group.like_paper:
         yield column("median\n− paper", _minus_paper)
 
@@ -101,7 +106,7 @@ def published_cell(entry: Entry, group: Group) -> Value:
 
 
 def _minus_paper(entry: Entry) -> str | None:
-    """`+0.12, inside`: our median − the published one, which is inside the range of our runs."""
+    """`+0.12, inside`: our median − the published figure, which is inside the range of our runs."""
     if entry.summary is None or entry.published is None:
         return None
     values, theirs = entry.summary.values, entry.published.test_error
@@ -111,16 +116,60 @@ def _minus_paper(entry: Entry) -> str | None:
     return f"{text}, {'inside' if min(values) <= theirs <= max(values) else 'outside'}"
 
 
+def _chances(group: Group) -> Iterator[str]:
+    """How often a published median would be inside if the reproduction were perfect."""
+    chances = [
+        (entry.summary.n, chance_inside(entry.summary.n, entry.published.runs))
+        for entry in group.entries.values()
+        if entry.summary and entry.summary.n > 1
+        if entry.published and entry.published.runs and entry.published.runs % 2
+    ]
+    if chances:
+        each = [f"{percent(100 * chance, 0)} at n = {n}" for n, chance in sorted(set(chances))]
+        together = percent(100 * math.prod(chance for _, chance in chances), 0)
+        more = f", and all {len(chances)} would with {together}" if len(chances) > 1 else ""
+        yield (
+            "If our runs and the paper's had the same distribution, a published median would be "
+            f"inside with a probability of {', '.join(each)}{more}."
+        )
+
+
+def chance_inside(n: int, runs: int) -> float:
+    """The probability that the median of some runs is in the range of `n` others of the same kind.
+
+    Ranked together, all orders of the n + `runs` errors are equally likely. The median is below the
+    range where the first (`runs` + 1) / 2 of them are not of the n; it is above as often.
+
+    Args:
+        runs: an odd number.
+    """
+    return 1 - 2 * math.comb(n + (runs - 1) // 2, n) / math.comb(n + runs, n)
+
+
 def _sources(group: Group, depths: Sequence[int]) -> Iterator[str]:
-    """A line per source of the published figures at these depths."""
-    found: dict[tuple[str, str], list[int]] = {}
-    for depth in depths:
-        for variant in group.variants:
-            if (figure := group.entries[variant, depth].published) is not None:
-                found.setdefault((figure.source, figure.note), []).append(depth)
-    for (source, note), where in found.items():
-        names = ", ".join(f"ResNet-{depth}" for depth in dict.fromkeys(where))
-        yield f"paper, {names}: {source}; {note}."
+    """A line per source of the published figures at these depths, the most frequent one first.
+
+    A source of less than half of a depth's figures names the variants.
+    """
+    at = {
+        depth: {v: f for v in group.variants if (f := group.entries[v, depth].published)}
+        for depth in depths
+    }
+    found: dict[tuple[str, str], dict[int, list[str]]] = {}
+    for depth, figures in at.items():
+        for variant, figure in figures.items():
+            cells = found.setdefault((figure.source, figure.note), {})
+            cells.setdefault(depth, []).append(variant)
+    for (source, note), cells in sorted(
+        found.items(), key=lambda item: -sum(map(len, item[1].values()))
+    ):
+        names = [
+            f"ResNet-{depth}"
+            if 2 * len(variants) >= len(at[depth])
+            else f"{listed(variants)} at ResNet-{depth}"
+            for depth, variants in cells.items()
+        ]
+        yield f"paper, {', '.join(names)}: {source}; {note}."
     if found and not group.like_paper:
         yield (
             "The published figures are for orientation only: these runs do not follow the "
@@ -128,13 +177,50 @@ def _sources(group: Group, depths: Sequence[int]) -> Iterator[str]:
         )
 
 
-def map_table(found: PlacementMap, like_paper: bool) -> Table:
+def others_table(group: Group) -> Iterator[Table]:
+    """What others measured for the cells of a group that follows the paper, beside ours."""
+    found = [
+        (entry, result)
+        for depth in group.depths
+        for variant in group.variants
+        if (entry := group.entries[variant, depth]) and group.like_paper
+        for result in reproductions(group.dataset, variant, depth)
+    ]
+    if not found:
+        return
+    columns = (
+        right("depth", lambda pair: pair[0].depth),
+        left("variant", lambda pair: row_name(pair[0].variant)),
+        right(
+            "ours\n(median)", lambda pair: pair[0].summary and pair[0].summary.median, ".2f", drop=2
+        ),
+        right("theirs", lambda pair: pair[1].test_error, ".2f"),
+        right("runs", lambda pair: pair[1].runs),
+        left("epoch", lambda pair: pair[1].epoch, drop=1),
+        left("by", lambda pair: _owner(pair[1])),
+    )
+    notes = [
+        "theirs: the median of the runs where there are several; epoch best: the lowest of all "
+        "epochs, chosen on the test images, and so optimistic; –: not stated."
+    ]
+    notes += dict.fromkeys(
+        f"{_owner(result)}: {result.source}. Not the paper's protocol: {result.differs}."
+        for _, result in found
+    )
+    yield filled("Others' test errors (%), for orientation only", columns, found, notes)
+
+
+def _owner(result: Reproduction) -> str:
+    return result.by.partition("/")[0]
+
+
+def map_table(found: PlacementMap) -> Table:
     """BN's place by row, ReLU's place by column."""
 
     def column(relu: str) -> Filled:
         def cell(bn: str) -> TableCell:
             here = [p for p in found.placements if (p.bn, p.relu) == (bn, relu)]
-            return _map_cell(here, like_paper)
+            return _map_cell(here)
 
         return left(f"ReLU at\n{relu}", cell, wrap=16)
 
@@ -152,8 +238,8 @@ def map_table(found: PlacementMap, like_paper: bool) -> Table:
     return filled(title, columns, MAP_PLACES, notes, "map")
 
 
-def _map_cell(placements: Sequence[Placement], like_paper: bool) -> TableCell:
-    lines = [line for placement in placements for line in _placement_lines(placement, like_paper)]
+def _map_cell(placements: Sequence[Placement]) -> TableCell:
+    lines = [line for placement in placements for line in _placement_lines(placement)]
     return TableCell(
         "\n".join(lines),
         grey=not any(placement.entry.summary for placement in placements),
@@ -161,7 +247,7 @@ def _map_cell(placements: Sequence[Placement], like_paper: bool) -> TableCell:
     )
 
 
-def _placement_lines(placement: Placement, like_paper: bool) -> Iterator[str]:
+def _placement_lines(placement: Placement) -> Iterator[str]:
     """The ordering, its median with n, and the published figure where there is one."""
     entry = placement.entry
     own_name = entry.variant != map_name(placement.bn, placement.relu)
@@ -169,8 +255,7 @@ def _placement_lines(placement: Placement, like_paper: bool) -> Iterator[str]:
     median = f"{entry.summary.median:.2f} ({seeds(entry)})" if entry.summary else seeds(entry)
     yield median + (" *" if placement.best else "")
     if entry.published is not None:
-        warning = "" if like_paper else " (not comparable)"
-        yield f"paper {entry.published.test_error:.2f}{warning}"
+        yield f"paper {entry.published.test_error:.2f}"
 
 
 def run_table(group: Group) -> Table:

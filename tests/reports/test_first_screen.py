@@ -127,7 +127,7 @@ def test_the_papers_protocol_first_and_the_others_in_short(tmp_path):
     assert "bn-after-add" in paper, "a missing cell of the first group"
     assert "(not comparable)" not in text
     assert quick.count("not comparable with the") == 1
-    assert "ResNet-110 and ResNet-164: inconclusive: one seed gives no" in quick
+    assert "ResNet-110 and ResNet-164: interim, no verdict" in quick
     assert "bn-after-add" not in short, "variants without a run"
 
 
@@ -143,7 +143,7 @@ def test_many_groups_take_a_line_and_the_rest_is_counted(tmp_path):
     assert len(lines) <= SCREEN
     assert lines[-2] == (
         "CIFAR-10, protocol quick: lr varied: 40 runs done; medians 9.00 to 28.00 %; V1 and V2: "
-        "inconclusive."
+        "interim."
     )
 
 

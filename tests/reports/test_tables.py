@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import time
 
+import numpy as np
 import pandas
 import pytest
 from rich.console import Console
@@ -23,6 +24,7 @@ from resvar.reports.published import published
 from resvar.reports.records import read_record, read_records
 from resvar.reports.render import RENDERERS, print_report, render_report
 from resvar.reports.statistics import compare, holm
+from resvar.reports.tables import chance_inside, error_tables
 from tests.reports.runs import how_far, write_run
 
 V1 = [6.61, 6.75, 6.43, 6.58, 6.70]
@@ -101,7 +103,7 @@ def test_a_cell_shows_median_mean_deviation_n_and_the_paper(tmp_path):
         "110: median",
         "110: mean ± sd",
         "110: n",
-        "110: paper",
+        "110: paper (median)",
         "110: median − paper",
     ]
 
@@ -215,6 +217,64 @@ def test_a_running_cell_shows_its_share(tmp_path):
     assert row_of(text, "original (V1)")[4] == "running 43 %"
 
 
+def test_a_single_published_figure_is_not_called_a_median(tmp_path):
+    write_cell(tmp_path, "original", 20, [8.5, 8.9])
+    text = render_report(report_on(tmp_path), "markdown")
+    assert "20: paper" in row_of(text, "variant", "figure")
+    assert "published median" not in text
+    assert "number of runs not stated" in text
+
+
+@pytest.mark.parametrize(("n", "runs"), [(5, 5), (2, 5), (3, 1), (4, 3)])
+def test_the_chance_that_a_published_median_is_inside(n, runs):
+    """Simulated: the median of some runs, and the range of others of the same distribution."""
+    random = np.random.default_rng(0)
+    ours, theirs = random.normal(size=(200_000, n)), random.normal(size=(200_000, runs))
+    median = np.median(theirs, axis=1)
+    inside = (ours.min(axis=1) < median) & (median < ours.max(axis=1))
+    assert chance_inside(n, runs) == pytest.approx(inside.mean(), abs=0.004)
+
+
+def test_what_inside_would_mean_in_a_perfect_reproduction(tmp_path):
+    """0.8333 at n = 5, and its tenth power."""
+    write_table(tmp_path)
+    text = render_report(report_on(tmp_path), "markdown").replace("\\", "")
+    assert text.count("with a probability of 83 % at n = 5, and all 10 would with 16 %.") == 1
+    write_run(tmp_path, "original", 20, 0, 8.5, "paper")
+    assert "all 10 would" in render_report(report_on(tmp_path), "markdown")
+
+
+def test_a_source_of_few_figures_names_its_variants(tmp_path):
+    write_cell(tmp_path, "original", 110, V1)
+    text = render_report(report_on(tmp_path), "markdown").replace("\\", "")
+    assert "- paper, ResNet-110: He et al. 2016, arXiv:1603.05027, Table 2; median of 5" in text
+    assert "- paper, original at ResNet-110: He et al. 2016" in text
+
+
+def test_others_results_stand_beside_ours_where_the_protocol_is_the_papers(tmp_path):
+    write_cell(tmp_path, "original", 110, V1)
+    write_cell(tmp_path, "original", 110, V1, "quick")
+    text = render_report(report_on(tmp_path), "markdown").replace("\\", "")
+    assert text.count("### Others' test errors (%), for orientation only") == 1
+    rows = rows_of(text[text.index("### Others'") :])
+    assert ["110", "original (V1)", "6.61", "6.52", "3", "last", "hysts"] in rows
+    assert ["110", "full-preact (V2)", "–", "6.38", "–", "best", "FlorianMuellerklein"] in rows
+    assert "- hysts: github.com/hysts/pytorch_image_classification, README. Not the" in text
+
+
+def test_figures_that_are_not_comparable_are_grey_with_their_header(tmp_path):
+    write_cell(tmp_path, "original", 110, V1, "quick")
+    (group,) = report_on(tmp_path).groups
+    (table,) = error_tables(group, 1)
+    (column,) = (n for n, c in enumerate(table.columns) if c.name.startswith("110: paper"))
+    assert table.columns[column].foreign
+    assert all(row[column].grey for row in table.rows)
+    text = io.StringIO()
+    console = Console(file=text, width=100, force_terminal=True, color_system="standard")
+    print_report(report_on(tmp_path), console, full=True)
+    assert re.search(r"\x1b\[2m *paper", text.getvalue())
+
+
 # --- what may be compared -------------------------------------------------------------------------
 
 
@@ -240,7 +300,7 @@ def test_what_is_not_the_papers_protocol_says_so(tmp_path, format):
     write_cell(tmp_path, "full-preact", 110, V2, "quick")
     text = render_report(report_on(tmp_path), format, full=True)
     assert "not the paper's protocol; not comparable with the published figures" in text
-    assert "(not comparable)" in text
+    assert text.count("not comparable") == text.count("not the paper's protocol;")
     assert "6.37" in text
     assert not re.findall(r"(?<!not )comparable", text)
     assert "apply to protocol quick only" in text
