@@ -383,6 +383,13 @@ def test_no_name_and_no_number_is_broken(rich, look, width):
     assert broken == []
 
 
+def test_a_chart_says_of_how_many_runs_even_on_a_narrow_screen(rich, look):
+    seen = look(rich, viewport={"width": 390, "height": 700})
+    legend = seen.page.locator(f"{FIGURE} table.legend")
+    assert legend.locator("td.runs").all_inner_texts() == ["3"] * 5
+    assert legend.evaluate("t => t.parentElement.scrollWidth <= t.parentElement.clientWidth")
+
+
 def test_both_depths_fit_a_small_screen(rich, look):
     seen = look(rich, viewport={"width": 800, "height": 700})
     table = seen.page.locator("table.errors").first
