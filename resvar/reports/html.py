@@ -50,7 +50,7 @@ from resvar.version import __version__
 
 PAGE = Path(__file__).parent / "page"
 WHOLE = re.compile(
-    r"(\d[\d.,]* [×±] \S+|\b[np] [=<] [\d.]*\d|[\d.]+ %|[+-]\d[\d.]* to [+-]\d[\d.]*"
+    r"(V2 − V1|\d[\d.,]* [×±] \S+|\b[np] [=<] [\d.]*\d|[\d.]+ %|[+-]\d[\d.]* to [+-]\d[\d.]*"
     r"|(?<![^\s(])[A-Za-z]\w*(?:-\w+){1,4}(?![\w/=-]))"
 )
 """`5 × abc`, `6.61 ± 0.16`, `n = 5`, `95 %`, `-0.7 to +0.1`, and names such as `ResNet-110`."""
