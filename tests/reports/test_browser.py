@@ -221,7 +221,7 @@ def test_numbers_sort_as_numbers_and_nothing_comes_last(rich, look):
     for expected in (["50.00", "–"], ["50.00", "–"]):
         head.get_by_role("button").click()
         assert runs.locator("tbody tr > :nth-child(4)").all_inner_texts() == expected
-    intervals = seen.page.locator("table.other").first
+    intervals = seen.page.locator("table.other", has_text="Compared with original").first
     intervals.locator("thead th").nth(3).get_by_role("button").click()
     found = [float(t) for t in intervals.locator("tbody tr > :nth-child(4)").all_inner_texts()]
     assert found == sorted(found)
