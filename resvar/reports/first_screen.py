@@ -124,6 +124,7 @@ def _shown_group(group: Group, width: int, all_variants: bool) -> Iterator[str |
         f"Median test error (%) of n seeds, and their sd{_published_runs(group)}.", "dim", 2
     )
     yield from verdict_sentences(group)
+    yield from map(plain, group.mixed)
     yield from missing_counts(group)
 
 

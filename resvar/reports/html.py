@@ -223,7 +223,7 @@ def _group_parts(
         return tuple(table for kind in kinds for table in made if table.kind == kind)
 
     parts = (
-        Section("V1 against V2, and all variants", tables=of("verdict", "other")),
+        Section("Comparisons", tables=of("verdict", "other")),
         Section("Training curves", charts=tuple(charts(group, id, most))),
         Section("Where BN and ReLU go", tables=of("map")),
         *(section for section in sections if section.group == (group.label, group.dataset)),

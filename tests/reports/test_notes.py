@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from resvar.reports.findings import build
 from resvar.reports.records import read_records
+from resvar.reports.render import render_report
 from tests.reports.pages import ENVIRONMENT_A, write_curved
 from tests.reports.runs import write_run
 
@@ -60,6 +63,15 @@ def test_v1_and_v2_made_with_different_commits_are_told_first(tmp_path):
     )
     assert group.mixed == group.notes[:1] == (sentence,)
     assert len(group.notes) == 1  # the same is not said of the group once more
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_the_first_screen_of_a_terminal_tells_it_too(tmp_path, full):
+    write_made(tmp_path, "original", (0,))
+    write_made(tmp_path, "full-preact", (0,), device="GPU \x1b[31m")
+    text = render_report(build(read_records([tmp_path])), "table", full)
+    assert text.count("V1 and V2 were made with different devices (1 × GPU A; 1 × GPU") == 1
+    assert "\x1b" not in text
 
 
 def test_only_the_depth_concerned_is_named(tmp_path):
