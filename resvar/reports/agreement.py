@@ -107,7 +107,7 @@ def agreement(
         within=_within(runs) if len(runs) > 1 else None,
         across={name: _across(runs, other) for name, other in others.items()},
         pairing=_pairing(others.get(baseline, ()), runs),
-        test_sd=test_sd(rights) if scored else None,
+        test_sd=measured_sd(rights) if scored else None,
         predicted_sd=predicted_sd(rights) if predicted else None,
         distribution_sd=distribution_sd(rights) if predicted else None,
     )
@@ -117,7 +117,7 @@ FEWEST_EPOCHS = 16
 """Of shorter runs the errors on different images are not independent (arXiv:2304.01910, 3.2)."""
 
 
-def test_sd(right: Sequence[Array]) -> float:
+def measured_sd(right: Sequence[Array]) -> float:
     """The standard deviation of the test errors of at least two runs, in percentage points.
 
     Args:
@@ -134,7 +134,7 @@ def distribution_sd(right: Sequence[Array]) -> float:
     Its variance is N / (N - 1) times that of the test errors less that of independent errors on
     N images (arXiv:2304.01910, equation 3). The estimate is unbiased, so it may be below 0: then 0.
     """
-    n, excess = len(right[0]), test_sd(right) ** 2 - predicted_sd(right) ** 2
+    n, excess = len(right[0]), measured_sd(right) ** 2 - predicted_sd(right) ** 2
     return math.sqrt(max(0.0, n / (n - 1) * excess))
 
 

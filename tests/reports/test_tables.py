@@ -151,7 +151,7 @@ def test_the_verdict_stands_beside_the_paper(tmp_path):
     assert row[:5] == ["110", "5, 5", "6.61", "6.35", "-0.27"]
     assert row[-3:] == ["-0.24", "V2 better", "agrees"]
     assert (
-        "ResNet-110: reproduced: V2 is better; V2 − V1 is -0.27 points, 95 % interval -0.43 to "
+        "ResNet-110: reproduced: V2 is better; V2 − V1 is -0.27 points, 95 % interval -0.44 to "
         "-0.09 (p = 0.016, n = 5). It agrees with the published -0.24." in text
     )
 
