@@ -19,6 +19,7 @@ from resvar.console import pluralize
 from resvar.files import shipped
 from resvar.reports.figures import figures
 from resvar.reports.findings import Group, Report, build
+from resvar.reports.first_screen import verdict_sentences
 from resvar.reports.parts import group_tables
 from resvar.reports.plotting import write_pictures
 from resvar.reports.records import RunState, read_records, result_of
@@ -97,8 +98,7 @@ def readme_block(report: Report) -> str:
         for table in group_tables(group):
             if table.kind == "errors":
                 lines += markdown_table(replace(table, notes=()))
-            elif table.kind == "verdict":
-                lines += markdown_notes(table.notes)
+        lines += markdown_notes(tuple(verdict_sentences(group)))
         if first is not None:
             path = (FIGURES / f"{first.name}.svg").relative_to(ROOT).as_posix()
             lines += [f"![{first.title}]({path})", ""]

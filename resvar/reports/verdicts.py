@@ -239,8 +239,8 @@ def _sentences(pair: V1V2Comparison) -> list[str]:
 
 def _interim(pair: V1V2Comparison) -> str:
     declared, (first, second) = len(pair.plan.seeds), pair.sides
-    whose = "declared" if pair.plan.by_sweep else "usual"
-    counts = f"V1 has {len(first.errors)} and V2 {len(second.errors)} of {declared} {whose} seeds"
+    seeds = "declared seeds" if pair.plan.by_sweep else "seeds, the paper's number"
+    counts = f"V1 has {len(first.errors)} and V2 {len(second.errors)} of {declared} {seeds}"
     found = pair.comparison
     if found is None or found.difference is None:
         return f"interim, no verdict: {counts}."

@@ -161,7 +161,7 @@ def test_one_seed_says_what_cannot_be_said(tmp_path):
     write_run(tmp_path, "full-preact", test_error=50.0)
     for text in render_report(report_on(tmp_path), "markdown"), on_screen(report_on(tmp_path)):
         assert "Inconclusive: one seed gives no interval" in text
-        assert "interim, no verdict: V1 has 1 and V2 1 of 5 usual seeds" in text
+        assert "interim, no verdict: V1 has 1 and V2 1 of 5 seeds, the paper's number" in text
         assert "-2.00" in text
         assert "nan" not in text.lower()
 
@@ -181,7 +181,7 @@ def test_nothing_is_compared_without_original(tmp_path):
     write_cell(tmp_path, "full-preact", 110, V2)
     text = render_report(report_on(tmp_path), "markdown")
     assert "No run of original is finished at ResNet-110" in text
-    assert "interim, no verdict: V1 has 0 and V2 5 of 5 usual seeds." in text
+    assert "interim, no verdict: V1 has 0 and V2 5 of 5 seeds, the paper's number." in text
 
 
 def test_unfinished_cells_say_how_they_stand(tmp_path):

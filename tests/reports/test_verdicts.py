@@ -131,7 +131,8 @@ def test_no_verdict_before_the_declared_seeds_are_complete():
     assert (found.word, found.direction, found.agreement) == ("interim", "undecided", None)
     assert found.equivalent is None
     assert found.sentence.startswith(
-        "interim, no verdict: V1 has 5 and V2 4 of 5 usual seeds; V2 − V1 is -1.60 points so far"
+        "interim, no verdict: V1 has 5 and V2 4 of 5 seeds, the paper's number; V2 − V1 is -1.60 "
+        "points so far"
     )
 
 
