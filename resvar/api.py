@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from resvar.reports.records import Record
 
 ReportFormat = Literal["table", "markdown", "csv", "latex", "json", "html"]
+ReportPart = Literal["table", "verdicts", "comparisons", "runs"]
 
 PYTHON = Spelling(lambda name: f"train({name}=…)", 'train("full-preact", 20)')
 IDENTITY = ("variant", "depth", "protocol", "dataset", "seed")
@@ -269,6 +270,7 @@ def report(
     out: str | Path | None = None,
     figures: str | Path | None = None,
     full: bool = False,
+    what: Sequence[ReportPart] = (),
 ) -> None:
     """Compare the test errors of runs with the published ones, on the screen or in a file.
 
@@ -279,16 +281,19 @@ def report(
         figures: a folder for figures as SVG, PDF and PNG.
         full: print everything, not only the test errors, the verdicts and what is missing; the
             other formats than `table` always do.
+        what: the parts that `table`, `markdown` or `latex` contain, or the one in `csv`; default:
+            all of them, in `csv` the runs.
 
     Raises:
-        UserError: there is no run, two runs contradict each other, or a file cannot be written.
+        UserError: there is no run, two runs contradict each other, a file cannot be written, or a
+            part is not for this format.
         OutputError: stdout cannot be written: its disk is full, or its reader is gone.
     """
     from resvar.reports.report import write_report
 
     where = [Path(folder) for folder in folders or ("runs",)]
     file, pictures = (None if path is None else Path(path) for path in (out, figures))
-    write_report(where, format, file, pictures, probe_sections, full)
+    write_report(where, format, file, pictures, probe_sections, full, what)
 
 
 # --- shared with the commands ---------------------------------------------------------------------

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import get_args
 
+from resvar.api import ReportPart
 from resvar.files import shipped
 from resvar.models.ordering import ALIASES
 from resvar.settings import ROLES
@@ -24,6 +26,7 @@ def completer(names: Callable[[], Iterable[str]]) -> Completer:
 complete_variant = completer(lambda: [*ALIASES, *shipped("variants")])
 complete_protocol = completer(lambda: shipped("protocols"))
 complete_sweep = completer(lambda: shipped("sweeps"))
+complete_report_part = completer(lambda: get_args(ReportPart))
 complete_device = completer(lambda: ["auto", "cpu", "cuda"])
 complete_setting = completer(lambda: ROLES)
 complete_assignment = completer(lambda: [f"{name}=" for name in ROLES])

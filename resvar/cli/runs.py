@@ -282,6 +282,15 @@ def report_command(
     full: Annotated[
         bool, opt.flag("--full", "Print every run, the comparisons and the notes too.")
     ] = False,
+    what: Annotated[
+        str | None,
+        opt.value(
+            "PART[,…]",
+            "Only these parts, in full: table, verdicts, comparisons, runs; csv takes one. "
+            "Default: all; in csv runs.",
+            autocompletion=completion.complete_report_part,
+        ),
+    ] = None,
     watch: Annotated[
         bool, opt.flag("--watch", "Rewrite FILE.html until no run can change.")
     ] = False,
@@ -304,9 +313,12 @@ def report_command(
     from resvar.reports.report import watch_report, write_report
 
     where = folders or [Path("runs")]
+    parts = [] if what is None else [part.strip() for part in what.split(",")]
     if not watch:
         _require_watch(interval)
-        write_report(where, format, out, figures, probe_sections, full)
+        write_report(where, format, out, figures, probe_sections, full, parts)
+    elif parts:
+        raise UserError("--what is not for html, which --watch writes; leave one of them out.")
     elif figures is not None:
         raise UserError("--figures draws once; leave out --watch.")
     else:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from resvar.config import Settings
 from resvar.console import plain
 from resvar.reports.cells import Entry
 from resvar.reports.findings import Group, PlacementMap, Report
+from resvar.reports.published import Published
 from resvar.reports.records import Record, RunState
 from resvar.reports.tables import reason
 from resvar.reports.variations import Grid, grids
@@ -45,10 +47,57 @@ def runs_frame(report: Report) -> pandas.DataFrame:
     return _frame(_rows(report))
 
 
-def report_csv(report: Report) -> str:
-    """A line per run, for spreadsheets too: a text that they would compute has an apostrophe."""
-    rows = [{key: _csv_value(value) for key, value in row.items()} for row in _rows(report)]
-    return _frame(rows).to_csv(index=False, lineterminator="\n")
+LINES = {"table": "cells", "verdicts": "verdicts", "comparisons": "comparisons"}
+"""Part of a report → the list in a group's JSON with a line of CSV for each entry."""
+
+GROUP_FIELDS = ("label", "dataset", "comparable_with_paper", "heading")
+
+ENDS = {
+    "interval": ("low", "high"), "sd_range": ("low", "high"), "power": ("low", "high"),
+    "seeds_needed": ("low", "high"), "n": ("baseline", "variant"),
+    "diverged": ("baseline", "variant"),
+}  # fmt: skip
+"""Pairs in JSON → the endings of their two columns in CSV."""
+
+
+def report_csv(report: Report, part: str = "runs") -> str:
+    """A line per run, for spreadsheets too: a text that they would compute has an apostrophe.
+
+    Args:
+        part: `runs`; or `table`, `verdicts` or `comparisons`: a line per cell, per depth, or per
+            variant and depth, with the fields of the JSON and those of the group.
+    """
+    import pandas
+
+    rows, columns = _rows(report), list(RUN_FIELDS)
+    if part != "runs":
+        rows = [
+            {**{name: group[name] for name in GROUP_FIELDS}, **dict(_flat(entry))}
+            for group in map(_group_data, report.groups)
+            for entry in group[LINES[part]]
+        ]
+        columns = list(dict.fromkeys([*GROUP_FIELDS, *(name for row in rows for name in row)]))
+    safe = [{key: _csv_value(value) for key, value in row.items()} for row in rows]
+    frame = pandas.DataFrame(safe, columns=columns, dtype=object)
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def _flat(entry: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields of an entry in a line; a pair has two, and other lists are texts."""
+    for key, value in entry.items():
+        name = f"{before}{key}"
+        if key == "published" and value is None:
+            value = {field.name: None for field in fields(Published)}
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name}_")
+        elif key in ENDS and not isinstance(value, int):
+            names = (f"{name}_{end}" for end in ENDS[key])
+            yield from zip(names, value or (None, None), strict=True)
+        elif isinstance(value, list | tuple):
+            several = any(isinstance(item, Mapping) for item in value)
+            yield name, json.dumps(value) if several else " ".join(map(str, value))
+        else:
+            yield name, value
 
 
 def _rows(report: Report) -> list[dict[str, Any]]:

@@ -111,34 +111,35 @@ def _shown_group(group: Group, width: int, all_variants: bool) -> Iterator[str |
         for variant in group.variants
         if all_variants or any(_known(group.entries[variant, depth]) for depth in group.depths)
     ]
-    columns = {depth: list(_short_columns(group, depth)) for depth in group.depths}
     for abreast in range(len(group.depths), 0, -1):
-        made = [
-            filled("", [left("variant", row_name), *chain(*part)], shown)
-            for part in chunks(tuple(columns.values()), abreast)
-        ]
+        made = [short_table(group, shown, part) for part in chunks(group.depths, abreast)]
         if all(natural_width(table) <= width for table in made):
             break
     yield from made
-    yield Prose(
-        f"Median test error (%) of n seeds, and their sd{_published_runs(group)}.", "dim", 2
-    )
+    yield Prose(short_note(group), "dim", 2)
     yield from verdict_sentences(group)
     yield from map(plain, group.mixed)
     yield from missing_counts(group)
 
 
-def _published_runs(group: Group) -> str:
-    """Of how many runs the published figures are the medians."""
+def short_table(group: Group, variants: Sequence[str], depths: Sequence[int]) -> Table:
+    """The test errors in few columns: median, sd, n, and the paper's figure."""
+    columns = chain.from_iterable(_short_columns(group, depth) for depth in depths)
+    return filled("", [left("variant", row_name), *columns], variants, kind="errors")
+
+
+def short_note(group: Group) -> str:
+    """What the columns of `short_table` are, and of how many runs the published medians."""
+    note = "Median test error (%) of n seeds, and their sd"
     depths: dict[str, list[str]] = {}
     for entry in group.entries.values():
         if (figure := entry.published) is not None and group.dataset != "sample":
             text = f"median of {figure.runs} runs" if figure.runs else "number of runs not stated"
             depths.setdefault(text, []).append(f"ResNet-{entry.depth}")
     if len(depths) == 1:
-        return f"; paper: {next(iter(depths))}"
+        return f"{note}; paper: {next(iter(depths))}."
     texts = [f"{text} ({listed(list(dict.fromkeys(at)))})" for text, at in depths.items()]
-    return f"; paper: {', '.join(texts)}" if texts else ""
+    return f"{note}; paper: {', '.join(texts)}." if texts else f"{note}."
 
 
 def _short_columns(group: Group, depth: int) -> Iterator[Filled]:

@@ -6,15 +6,23 @@ CSV and JSON come from `data.py`, the page from `html.py`.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
-from resvar.console import drawn_text, plain
+from resvar.console import drawn_text, listed, plain
 from resvar.errors import UserError, unknown
 from resvar.reports.data import report_csv, report_json
 from resvar.reports.findings import Report
-from resvar.reports.first_screen import QUESTION, first_screen, missing_counts
+from resvar.reports.first_screen import (
+    QUESTION,
+    first_screen,
+    missing_counts,
+    short_note,
+    short_table,
+)
 from resvar.reports.parts import group_tables
 from resvar.reports.tables import error_tables, unread_table
 from resvar.reports.variations import MOST_ABREAST, grids, is_tabulated
@@ -23,6 +31,7 @@ from resvar.table import (
     EXTRA,
     WIDE,
     Column,
+    Kind,
     Prose,
     Table,
     TableCell,
@@ -35,19 +44,46 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def render_report(report: Report, format: str, full: bool = False) -> str:
+PARTS: dict[str, tuple[Kind, ...]] = {
+    "table": ("errors",),
+    "verdicts": ("verdict",),
+    "comparisons": ("map", "other"),
+    "runs": ("runs",),
+}
+"""Part of a report → the tables in it."""
+
+
+def render_report(report: Report, format: str, full: bool = False, what: Sequence[str] = ()) -> str:
     """The report as `table` (plain text), `markdown`, `csv`, `latex`, `json` or `html`.
 
     Args:
         full: everything, not only the first screen; the other formats than `table` always are.
+        what: the parts to render, from `PARTS`; none: as the format usually does.
 
     Raises:
-        UserError: the format is unknown.
+        UserError: the format or a part is unknown, or the format cannot render these parts.
     """
     if format not in RENDERERS:
         otherwise = f"; choose from {', '.join(RENDERERS)}."
         raise UserError(unknown("report format", format, RENDERERS, otherwise))
-    return RENDERERS[format](report, full)
+    require_parts(format, what)
+    return RENDERERS[format](report, full, what)
+
+
+def require_parts(format: str, what: Sequence[str]) -> None:
+    """Refuse parts of a report that are unknown, or that a format cannot render.
+
+    Raises:
+        UserError: one of these reasons.
+    """
+    for name in what:
+        if name not in PARTS:
+            otherwise = f"; choose from {', '.join(PARTS)}."
+            raise UserError(unknown("part of a report", name, PARTS, otherwise))
+    if what and format in ("html", "json"):
+        raise UserError(f"--what is not for {format}, which always contains the whole report.")
+    if len(set(what)) > 1 and format == "csv":
+        raise UserError(f"--what {','.join(what)}: CSV has one table; choose one part.")
 
 
 @dataclass(frozen=True)
@@ -58,13 +94,23 @@ class Chapter:
     parts: tuple[tuple[str, ...] | Table, ...]
 
 
-def chapters(report: Report, abreast: int = 2, cells: int = MOST_ABREAST) -> Iterator[Chapter]:
-    """The whole report; of a group first what `first_screen` shows of it.
+def chapters(
+    report: Report, what: Sequence[str], abreast: int = 2, cells: int = MOST_ABREAST
+) -> Iterator[Chapter]:
+    """The report, or some parts of it; of a group first what `first_screen` shows of it.
 
     Args:
         abreast: depths whose test errors share a table.
         cells: columns of a grid that share one.
     """
+    wanted = [kind for part in what or PARTS for kind in PARTS[part]]
+    for chapter in _all_chapters(report, abreast, cells):
+        parts = [p for p in chapter.parts if not isinstance(p, Table) or p.kind in wanted]
+        if any(isinstance(part, Table) for part in parts):
+            yield replace(chapter, parts=tuple(parts))
+
+
+def _all_chapters(report: Report, abreast: int, cells: int) -> Iterator[Chapter]:
     found = grids(report.groups)
     for group in report.groups:
         if is_tabulated(group) and any(group in grid.groups.values() for grid in found):
@@ -80,15 +126,21 @@ def chapters(report: Report, abreast: int = 2, cells: int = MOST_ABREAST) -> Ite
         yield Chapter("Runs that could not be read", (unread_table(report),))
 
 
-def _as_markdown(report: Report) -> str:
+def _nothing(what: Sequence[str]) -> str:
+    return f"These runs have no {listed(list(what))}."
+
+
+def _as_markdown(report: Report, what: Sequence[str]) -> str:
     lines = [f"# {QUESTION} A resvar report", ""]
-    for chapter in chapters(report):
+    made = list(chapters(report, what))
+    for chapter in made:
         lines += [f"## {_markdown_text(chapter.heading)}", ""]
         for part in chapter.parts:
             if isinstance(part, Table):
                 lines += [f"### {_markdown_text(part.title)}", "", *markdown_table(part)]
             else:
                 lines += markdown_notes(part)
+    lines += [] if made else [_nothing(what)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -130,23 +182,65 @@ def _markdown_text(text: str) -> str:
 _LATEX_ROWS = 40  # what fits on a page
 
 
-def _as_latex(report: Report) -> str:
+def _as_latex(report: Report, what: Sequence[str]) -> str:
     lines = ["% A resvar report. It needs \\usepackage{booktabs}."]
-    for chapter in chapters(report, abreast=1, cells=2):
-        lines += ["", f"% {chapter.heading}"]
-        notes: tuple[str, ...] = ()
-        for part in chapter.parts:
-            if not isinstance(part, Table):
-                notes = part  # of the next table
-                continue
-            title = f"{chapter.heading}. {part.title}"
-            for rows in chunks(part.rows, _LATEX_ROWS):
-                lines += _latex_table(Table(title, part.columns, rows, notes + part.notes))
-            notes = ()
+    made = list(_main_tables(report) if set(what) == {"table"} else _latex_chapters(report, what))
+    labels: Counter[str] = Counter()
+    for heading, tables in made:
+        lines += ["", f"% {heading}"]
+        for table in tables:
+            for rows in chunks(table.rows, _LATEX_ROWS):
+                label = _label(table.title)
+                labels[label] += 1
+                label += f"-{labels[label]}" if labels[label] > 1 else ""
+                lines += _latex_table(replace(table, rows=rows), label)
+    lines += [] if made else ["", f"% {_nothing(what)}"]
     return "\n".join(lines) + "\n"
 
 
-def _latex_table(table: Table) -> list[str]:
+def _main_tables(report: Report) -> Iterator[tuple[str, list[Table]]]:
+    """The test errors of each group in one table, or of a grid."""
+    found = grids(report.groups)
+    for group in report.groups:
+        if is_tabulated(group) and any(group in grid.groups.values() for grid in found):
+            continue
+        heading = plain(group.heading)
+        notes = tuple(map(plain, (short_note(group), *missing_counts(group), *group.notes)))
+        title = f"{heading}. Test error (%)"
+        yield (
+            heading,
+            [
+                replace(short_table(group, group.variants, depths), title=title, notes=notes)
+                for depths in chunks(group.depths, 2)
+            ],
+        )
+    for grid in found:
+        heading = plain(grid.heading)
+        yield (
+            heading,
+            [replace(table, title=f"{heading}. {table.title}") for table in grid.error_tables(2)],
+        )
+
+
+def _latex_chapters(report: Report, what: Sequence[str]) -> Iterator[tuple[str, list[Table]]]:
+    """All tables of each chapter; its notes are those of the first one."""
+    for chapter in chapters(report, what, abreast=1, cells=2):
+        tables = [part for part in chapter.parts if isinstance(part, Table)]
+        notes = chain.from_iterable(p for p in chapter.parts if not isinstance(p, Table))
+        tables[0] = replace(tables[0], notes=(*notes, *tables[0].notes))
+        yield (
+            chapter.heading,
+            [replace(table, title=f"{chapter.heading}. {table.title}") for table in tables],
+        )
+
+
+def _label(title: str) -> str:
+    """`tab:resvar-cifar-10-protocol-paper-test-error-resnet-110`."""
+    short = re.sub(r": not the paper's.*?(?=\. |$)|\(.*?\)", "", title)
+    return f"tab:resvar-{re.sub('[^a-z0-9]+', '-', short.lower()).strip('-')}"
+
+
+def _latex_table(table: Table, label: str) -> list[str]:
     """A float that fits the column of an `article`: titles break, and some columns are dropped."""
     table = without(table, EXTRA)
     form = "".join(r"p{.45\linewidth}" if c.wrap else c.align[0] for c in table.columns)
@@ -163,6 +257,7 @@ def _latex_table(table: Table) -> list[str]:
         r"\begin{table}[htbp]",
         r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
         rf"\caption{{{_latex_text(table.title)}}}",
+        rf"\label{{{label}}}",
         rf"\begin{{tabular}}{{{form}}}",
         r"\toprule",
         " & ".join(titles) + r" \\",
@@ -207,14 +302,17 @@ def _latex_text(text: str) -> str:
 # --- the terminal
 
 
-def print_report(report: Report, console: Console, full: bool = False) -> None:
+def print_report(
+    report: Report, console: Console, full: bool = False, what: Sequence[str] = ()
+) -> None:
     """Print the report, fitted to a terminal; anywhere else nothing is broken or left out.
 
     Args:
         full: everything, not only the first screen.
+        what: the parts to print, from `PARTS`; none: the first screen, or everything.
     """
     width = console.width if console.is_terminal else WIDE
-    if not full:
+    if not (full or what):
         draw_parts(first_screen(report, width), console)
         return
     wide = (table for group in report.groups for table in error_tables(group, 2))
@@ -227,7 +325,9 @@ def print_report(report: Report, console: Console, full: bool = False) -> None:
         or all(natural_width(table) <= width for grid in found for table in grid.error_tables(n))
     )
     draw_parts([Prose(QUESTION, "bold"), ""], console)
-    for chapter in chapters(report, abreast, cells):
+    made = list(chapters(report, what, abreast, cells))
+    draw_parts([] if made else [_nothing(what)], console)
+    for chapter in made:
         draw_parts([Prose(chapter.heading, "bold")], console)
         for part in chapter.parts:
             if isinstance(part, Table):
@@ -237,18 +337,22 @@ def print_report(report: Report, console: Console, full: bool = False) -> None:
         draw_parts([""], console)
 
 
+def _as_text(report: Report, full: bool, what: Sequence[str]) -> str:
+    return drawn_text(lambda console: print_report(report, console, full, what))
+
+
 def _html(report: Report) -> str:
     from resvar.reports.html import render_html  # only this format needs Jinja
 
     return render_html(report)
 
 
-RENDERERS: dict[str, Callable[[Report, bool], str]] = {
-    "table": lambda report, full: drawn_text(lambda console: print_report(report, console, full)),
-    "markdown": lambda report, _: _as_markdown(report),
-    "csv": lambda report, _: report_csv(report),
-    "latex": lambda report, _: _as_latex(report),
-    "json": lambda report, _: report_json(report),
-    "html": lambda report, _: _html(report),
+RENDERERS: dict[str, Callable[[Report, bool, Sequence[str]], str]] = {
+    "table": _as_text,
+    "markdown": lambda report, _, what: _as_markdown(report, what),
+    "csv": lambda report, _, what: report_csv(report, *what[:1]),
+    "latex": lambda report, _, what: _as_latex(report, what),
+    "json": lambda report, *_: report_json(report),
+    "html": lambda report, *_: _html(report),
 }
 """Format → renderer. To add one, add a line; `chapters` yields headings and tables."""

@@ -13,7 +13,7 @@ from resvar.console import console_for_output, deliver, log, output_format, prin
 from resvar.errors import Stopped, UserError
 from resvar.reports.findings import Report, build
 from resvar.reports.records import Record, read_records
-from resvar.reports.render import RENDERERS, print_report, render_report
+from resvar.reports.render import RENDERERS, print_report, render_report, require_parts
 from resvar.reports.status import planned_runs, unsettled, watch
 
 if TYPE_CHECKING:  # only the page and the figures need Jinja and Matplotlib
@@ -34,6 +34,7 @@ def write_report(
     figures: Path | None = None,
     sections: MakeSections | None = None,
     full: bool = False,
+    what: Sequence[str] = (),
 ) -> None:
     """Report on every run at or below `folders`.
 
@@ -44,12 +45,15 @@ def write_report(
         figures: a folder for the report's figures.
         sections: makes further sections of the HTML page from the records.
         full: print everything, not only the first screen; the other formats always do.
+        what: the parts that `table`, `markdown` or `latex` contain, or the one in `csv`: `table`,
+            `verdicts`, `comparisons`, `runs`. None: all of them; in `csv` the runs.
 
     Raises:
-        UserError: there is no run, two runs contradict each other, or `out` or `figures` cannot
-            be written.
+        UserError: there is no run, two runs contradict each other, `out` or `figures` cannot be
+            written, or a part is unknown or not for this format.
     """
     format = output_format(out, format, tuple(RENDERERS))
+    require_parts(format, what)
     if figures is not None:
         _write_figures(build(read_records(folders)), figures)
     if format == "html":
@@ -57,9 +61,9 @@ def write_report(
         return
     report = build(read_records(folders))
     if out is None and format == "table":
-        print_report(report, console_for_output(), full)
+        print_report(report, console_for_output(), full, what)
     else:
-        deliver(render_report(report, format, full), out)
+        deliver(render_report(report, format, full, what), out)
 
 
 def _write_figures(report: Report, folder: Path) -> None:

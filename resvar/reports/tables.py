@@ -26,7 +26,7 @@ def unread_table(report: Report) -> Table:
         left("reason", reason, wrap=24),
     )
     title = "Not counted: files that cannot be read, or contradict each other"
-    return filled(title, columns, report.unread)
+    return filled(title, columns, report.unread, kind="runs")
 
 
 def error_tables(group: Group, abreast: int) -> list[Table]:
