@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from resvar.models.ordering import PAPER_ORDER
+from resvar.reports.findings import build
+from resvar.reports.html import Page, render_html
+from resvar.reports.records import read_records
 from resvar.rundir import ENVIRONMENT, METRICS, write_metrics
 from tests.reports.runs import write_run
 
@@ -66,3 +69,11 @@ def write_rich(root: Path, seeds: int = 3, protocol: str = "paper") -> Path:
                 errors = {16000: 30.0 + seed, 32000: 15.0 + seed, 48000: end + 1, 64000: end}
                 write_curved(root, variant, depth, seed, errors, protocol)
     return root
+
+
+def write_page(root: Path, name: str = "report.html", **more: Any) -> Path:
+    """The page on the runs below a folder, in a file there."""
+    out = root / name
+    page = Page(**{"out": out, "folders": (root,)} | more)
+    out.write_text(render_html(build(read_records([root])), page), encoding="utf-8")
+    return out

@@ -2,184 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from resvar.reports.findings import build
-from resvar.reports.html import Image, Page, Section, render_html
-from resvar.reports.records import read_records
-from resvar.rundir import RESULT
-from tests.reports.pages import ENVIRONMENT_A, write_curved, write_rich
-from tests.reports.runs import how_far, write_run
+from resvar.reports.html import Image, Section
+from tests.reports.conftest import Look
+from tests.reports.pages import ENVIRONMENT_A, write_curved, write_page, write_rich
 from tests.support.commands import wait_for
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
-QUIET = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-)  # fmt: skip
-
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    """A headless Chromium, or a reason to skip."""
-    if not CHROMIUM:
-        pytest.skip("no Chromium here: install it (apt-get install chromium) to look at the page")
-    api = pytest.importorskip("playwright.sync_api", reason="the package playwright is missing")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
-        yield browser
-        browser.close()
-
-
-class Look:
-    """An open page, with all that it asked for and complained about."""
-
-    def __init__(self, browser, file, **options):
-        self.context = browser.new_context(**options)
-        self.page = self.context.new_page()
-        self.requests, self.complaints = [], []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.complaints.append("a dialog: " + dialog.message))
-        self.page.goto(Path(file).as_uri())
-
-    def unfold(self):
-        """Opens all that is folded."""
-        self.page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-
-    def column(self, kind, number):
-        """The texts of a column of the first table of a kind, from top to bottom."""
-        table = self.page.locator(f"table.{kind}").first
-        return table.locator(f"tbody tr > :nth-child({number})").all_inner_texts()
-
-    def style(self, selector, name):
-        return self.page.eval_on_selector(
-            selector, f"e => getComputedStyle(e).getPropertyValue('{name}')"
-        )
-
-
-@pytest.fixture
-def look(chromium):
-    """Opens a page; at the end, whatever was done, nothing was loaded and nothing went wrong.
-
-    Unless told otherwise, it opens all that the page folds.
-    """
-    opened = []
-
-    def open_page(file, unfolded=True, **options):
-        opened.append(Look(chromium, file, **options))
-        if unfolded:
-            opened[-1].unfold()
-        return opened[-1]
-
-    yield open_page
-    for seen in opened:
-        assert seen.complaints == []
-        assert {url.split(":")[0] for url in seen.requests} <= {"file", "data"}
-        assert sum(url.startswith("file:") for url in seen.requests) == 1
-        seen.context.close()
-
-
-def write_page(root, name="report.html", **page):
-    out = root / name
-    page = {"out": out, "folders": (root,)} | page
-    out.write_text(render_html(build(read_records([root])), Page(**page)), encoding="utf-8")
-    return out
-
-
-@pytest.fixture(scope="module")
-def rich(tmp_path_factory):
-    """Paper and quick, something missing, something damaged, a picture from elsewhere."""
-    root = tmp_path_factory.mktemp("rich")
-    write_rich(root / "runs")
-    write_curved(root / "runs", "original")
-    write_curved(root / "runs", "full-preact", seed=1, test_error=None, progress=how_far(12))
-    (write_run(root / "runs", "bn-after-add") / RESULT).write_text("{", encoding="utf-8")
-    svg = (
-        '<svg xmlns="http://www.w3.org/2000/svg" width="900" height="90"><style>*{fill:red}</style>'
-    )
-    picture = Image("A figure", svg + '<rect style="fill:green" width="900" height="90"/></svg>')
-    return write_page(root, sections=(Section("Figures", pictures=(picture,)),))
-
-
-# --- folds ----------------------------------------------------------------------------------------
-
-
-def is_open(seen, id):
-    return seen.page.eval_on_selector(f"#{id}", "e => e.closest('details').open")
-
-
-@pytest.mark.parametrize("scripts", [True, False])
-def test_the_page_begins_with_one_screen(rich, look, scripts):
-    seen = look(
-        rich, unfolded=False, viewport={"width": 1300, "height": 900}, java_script_enabled=scripts
-    )
-    box = seen.page.locator(".first").bounding_box()
-    assert box["y"] + box["height"] < 900
-    assert seen.page.locator("details[open]").count() == 0
-    assert not seen.page.locator("table.runs").first.is_visible()
-    assert seen.page.locator("table.errors").first.is_visible()
-
-
-def test_the_keyboard_opens_a_section_without_a_script(rich, look):
-    seen = look(rich, unfolded=False, java_script_enabled=False)
-    summary = seen.page.locator("details.fold > summary", has_text="Every run").first
-    summary.focus()
-    for expected in (True, False):
-        seen.page.keyboard.press("Enter")
-        assert seen.page.locator("table.runs").first.is_visible() is expected
-
-
-@pytest.mark.parametrize("scripts", [True, False])
-def test_a_link_opens_the_section_that_it_leads_to(rich, look, scripts):
-    seen = look(rich, unfolded=False, java_script_enabled=scripts)
-    for link, id in (("quick", "group-2"), ("What is missing", "missing")):
-        assert not is_open(seen, id)
-        seen.page.get_by_role("link", name=link, exact=True).click()
-        assert wait_for(lambda id=id: is_open(seen, id), 5)
-        target = seen.page.locator(f"#{id}")
-        assert wait_for(lambda target=target: 0 <= target.bounding_box()["y"] < 700, 5)
-
-
-def test_an_address_with_an_anchor_opens_its_section(rich, chromium):
-    context = chromium.new_context()
-    page = context.new_page()
-    page.goto(rich.as_uri() + "#group-1-resnet-164")
-    page.locator("#group-1-resnet-164").wait_for(state="visible", timeout=10_000)
-    context.close()
-
-
-def test_one_button_opens_and_closes_everything(rich, look):
-    seen = look(rich, unfolded=False)
-    button = seen.page.get_by_role("button", name="Open all sections")
-    button.click()
-    assert seen.page.locator("details:not([open])").count() == 0
-    seen.page.get_by_role("button", name="Close all sections").click()
-    assert seen.page.locator("details[open]").count() == 0
-
-
-@pytest.mark.parametrize("scripts", [True, False])
-def test_on_paper_everything_is_unfolded(rich, look, scripts):
-    seen = look(rich, unfolded=False, java_script_enabled=scripts)
-    closed = len(seen.page.pdf())
-    seen.page.emulate_media(media="print")
-    for selector in ("table.runs", "#environment", "#missing table", f"{FIGURE} svg"):
-        shown = seen.page.locator(selector).first
-        assert shown.evaluate("e => e.checkVisibility({contentVisibilityAuto: true})")
-        assert shown.bounding_box()["height"] > 10
-    seen.page.emulate_media(media="screen")
-    if scripts:
-        seen.unfold()
-        assert closed > 0.9 * len(seen.page.pdf())
 
 
 # --- sorting --------------------------------------------------------------------------------------
@@ -481,7 +314,7 @@ def test_a_watched_page_loads_itself_again_and_stays_where_it_was(chromium, tmp_
     seen.page.locator("meta[http-equiv=refresh]").wait_for(state="detached", timeout=10_000)
     assert wait_for(lambda: abs(seen.page.evaluate("scrollY") - 900) < 5, 5)
     assert seen.page.locator(f"{FIGURE} tr[data-line='1'].hidden").count() == 1
-    assert is_open(seen, "group-1-resnet-110")
+    assert seen.is_open("group-1-resnet-110")
     assert seen.page.locator("details[open]").count() == 1
     assert seen.page.locator("table.errors th").nth(2).get_attribute("aria-sort") == "ascending"
     assert seen.complaints == []
