@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import Any
 
-from resvar.config import TRAINING_HALF, Settings
+from resvar.config import TRAINING_HALF, Settings, without_effect
 from resvar.console import listed
 from resvar.files import shipped
 from resvar.models.ordering import PAPER_ORDER
@@ -45,8 +45,9 @@ def _paper_but_network(settings: Settings) -> str:
 
 
 def protocol_note(name: str, settings: Settings, names: Iterable[str]) -> str:
-    """The values of a user's own protocol."""
-    text = ", ".join(f"{name}={shown(getattr(settings, name))}" for name in names)
+    """The values of a user's own protocol that have an effect."""
+    idle = without_effect(settings)
+    text = ", ".join(f"{n}={shown(getattr(settings, n))}" for n in names if n not in idle)
     return f"Protocol {name}: {text}."
 
 

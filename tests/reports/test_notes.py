@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
+from resvar.files import shipped
 from resvar.reports.findings import build
 from resvar.reports.records import read_records
 from resvar.reports.render import render_report
@@ -29,6 +32,17 @@ def test_runs_that_differ_without_effect_are_one_group_and_count_once(tmp_path):
     assert note.endswith(
         "b is the same run as " + (tmp_path / "a").as_posix() + ", which is counted."
     )
+
+
+def test_a_users_protocol_is_told_without_what_has_no_effect(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    shutil.copy(shipped("protocols")["quick"], mine)
+    write_run(tmp_path, protocol=str(mine), folder=tmp_path / "run")
+    (note,) = group_on(tmp_path).notes
+    assert "schedule=one-cycle, lr=0.1, " in note
+    assert "peak_at=0.3" in note
+    assert "muon_lr" not in note
+    assert "milestones" not in note
 
 
 # --- what was mixed -------------------------------------------------------------------------------
