@@ -184,7 +184,7 @@ class V1V2Comparison:
 
     @property
     def sentence(self) -> str:
-        """The verdict in sentences, the word first."""
+        """The verdict in sentences."""
         return " ".join(_sentences(self))
 
 
@@ -265,7 +265,8 @@ def _direction(pair: V1V2Comparison) -> str:
         return f"undecided: {what}{contains} ({how})."
     better, other = pair.direction.split()[0], "V1" if pair.direction[:2] == "V2" else "V2"
     what = _difference(found) or f"its runs rank before those of {other}"
-    return f"{pair.word}: {better} is better; {what} ({how})."
+    before = f"reproduced: {better} is better;" if pair.reproduced else f"{better} is better:"
+    return f"{before} {what} ({how})."
 
 
 def _against_paper(pair: V1V2Comparison) -> list[str]:
