@@ -9,7 +9,7 @@ from resvar.console import percent, pluralize
 from resvar.reports.findings import Contrast, Group
 from resvar.reports.power import POWER, fewest_seeds
 from resvar.reports.statistics import ERROR_RATE, Comparison
-from resvar.reports.tables import row_name
+from resvar.reports.tables import panel, row_name
 from resvar.reports.verdicts import V2, Side, V1V2Comparison
 from resvar.table import Filled, Table, filled, left, right
 
@@ -177,7 +177,12 @@ def difference_tables(group: Group) -> Iterator[Table]:
     """On how many test images the runs of two variants differ, a table for each depth."""
 
     def column(variant: str) -> Filled:
-        return right(variant, lambda a: {a.variant: a.within, **a.across}[variant], ".2f")
+        return right(
+            variant,
+            lambda a: {a.variant: a.within, **a.across}[variant],
+            ".2f",
+            short=panel(variant) or "",
+        )
 
     note = (
         "Percent of test images that two runs put into different classes, mean over pairs of "
@@ -188,6 +193,7 @@ def difference_tables(group: Group) -> Iterator[Table]:
         if any(found.across or found.within is not None for found in here):
             columns = (
                 left("variant", lambda a: row_name(a.variant)),
+                left("figure", lambda a: panel(a.variant)),
                 *(column(found.variant) for found in here),
             )
             yield filled(f"Where predictions differ (%), ResNet-{depth}", columns, here, [note])

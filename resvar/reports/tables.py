@@ -35,7 +35,7 @@ def error_tables(group: Group, abreast: int) -> list[Table]:
 
 
 def _error_table(group: Group, depths: Sequence[int]) -> Table:
-    columns = [left("variant", row_name), left("figure", _figure, drop=2)]
+    columns = [left("variant", row_name), left("figure", panel, drop=2)]
     for depth in depths:
         columns += _error_columns(group, depth)
     names = " and ".join(f"ResNet-{depth}" for depth in depths)
@@ -303,7 +303,7 @@ def row_name(variant: str) -> str:
     return f"{variant} ({'V1' if variant == V1 else 'V2'})" if variant in (V1, V2) else variant
 
 
-def _figure(variant: str) -> str | None:
+def panel(variant: str) -> str | None:
     """The panel of the paper's figure 4, such as `4(e)`."""
     return f"4({'abcde'[PAPER_ORDER.index(variant)]})" if variant in PAPER_ORDER else None
 

@@ -141,8 +141,7 @@ USUAL = "default"
 """The value of a setting of the network that its depth decides."""
 
 NOTES = (
-    "Test error at the last iteration, in percent: median; mean ± sd (standard deviation); n: "
-    "seeds.",
+    "Test error at the last iteration, in percent; ±: standard deviation; n: seeds.",
     "If a value is chosen by these test errors, its own test error is optimistic.",
 )
 
@@ -161,7 +160,7 @@ def _column(name: str, entries: Mapping[str, Entry | None]) -> Filled:
         median, spread, n = _figures(entries[value])
         if median is None:
             return TableCell(n, grey=True) if n else None
-        return TableCell(f"{median}\n{spread}\nn = {n}")
+        return TableCell(f"median {median}\nmean {spread}\nn = {n}")
 
     return right(name, cell, wrap=12)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from itertools import product
 from math import comb
@@ -9,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resvar.console import PlainConsole
 from resvar.data.cifar import DATASETS, default_folder, find_problems, load_cifar
+from resvar.models.ordering import PAPER_ORDER
 from resvar.reports.agreement import (
     Predictions,
     agreement,
@@ -20,9 +23,11 @@ from resvar.reports.agreement import (
     predicted_sd,
     scored_predictions,
 )
+from resvar.reports.comparison_tables import difference_tables
 from resvar.reports.findings import build
 from resvar.reports.records import read_records
 from resvar.reports.render import render_report
+from resvar.table import print_table
 from tests.reports.runs import write_run
 
 LABELS = cifar10_labels()
@@ -258,7 +263,10 @@ def test_every_two_variants_are_set_beside_each_other(tmp_path):
     ]
     row = next(line for line in table.splitlines() if line.startswith("| bn-after-add |"))
     shares = of["bn-after-add"].across
-    assert row == f"| bn-after-add | {shares['original']:.2f} | – | {shares['full-preact']:.2f} |"
+    assert (
+        row
+        == f"| bn-after-add | 4(b) | {shares['original']:.2f} | – | {shares['full-preact']:.2f} |"
+    )
 
 
 def test_the_pairing_takes_the_smallest_seed_of_both(tmp_path):
@@ -276,3 +284,15 @@ def test_a_folder_in_the_place_of_predictions_is_damage(tmp_path):
     (folder / "predictions.npy").mkdir()
     assert scored_predictions(folder, 0, "cifar10", 50.0) == "damaged"
     assert build(read_records([tmp_path])).groups[0].entries["original", 110].summary is not None
+
+
+def test_five_variants_stay_a_table_at_80_columns(tmp_path):
+    """The columns are named as in the paper's figure 4, as the rows are."""
+    for wrong, variant in enumerate(PAPER_ORDER):
+        write(tmp_path, variant, wrong=500 + 100 * wrong)
+    (table,) = difference_tables(build(read_records([tmp_path])).groups[0])
+    console = PlainConsole(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    print_table(table, console)
+    lines = console.file.getvalue().splitlines()
+    assert lines[1].split() == ["variant", "figure", "4(a)", "4(b)", "4(c)", "4(d)", "4(e)"]
+    assert [line.split()[0] for line in lines[3:8]] == list(PAPER_ORDER)

@@ -123,6 +123,14 @@ def test_the_tables_fit_the_terminal_and_lose_no_digit(tmp_path, width, monkeypa
     assert grid.count("42.50 ± 1.77") == 18
 
 
+def test_a_cell_of_a_grid_says_which_figure_is_the_median(tmp_path):
+    write(tmp_path, {f"{lr} weight_decay={decay}": [41.25, 43.75, 47.0]
+                     for lr in ("lr=0.05", "lr=0.2") for decay in ("0.001", "0.0005")})  # fmt: skip
+    (grid,) = grids(report_on(tmp_path).groups)
+    (table,) = grid.error_tables(4)
+    assert table.rows[0][1].lines == ["median 43.75", "mean 44.00 ± 2.88", "n = 3"]
+
+
 def test_runs_that_differ_in_execution_alone_are_told_apart_and_not_refused(tmp_path):
     write(tmp_path, {"": [31, 32], "precision=bf16": [33, 34], "checkpoint_every=7": [35, 36]})
     found = report_on(tmp_path)
