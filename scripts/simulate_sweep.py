@@ -27,7 +27,14 @@ from sweep_model import Conditions, Outcome, daly, expected_overhead, simulate, 
 
 from resvar.console import console_for_output, duration
 from resvar.errors import UserError
-from resvar.reports.plotting import Picture, house_style, panels, write_pictures
+from resvar.reports.plotting import (
+    Picture,
+    house_style,
+    legend_below,
+    panels,
+    plain_log_axis,
+    write_pictures,
+)
 from resvar.sweeps.estimate import estimate, given_throughput, makespan, workload
 from resvar.sweeps.grid import plan_sweep
 
@@ -270,8 +277,8 @@ def draw(load: Load, found: Sequence[Scenario]) -> Picture:
                   title="Wall time")  # fmt: skip
         right.set_ylim(bottom=1.0)
         for axis in (left.xaxis, left.yaxis, right.xaxis):
-            axis.set_major_formatter("{x:,g}")
-        figure.legend(loc="outside lower center", ncols=len(found), frameon=False, fontsize=7)
+            plain_log_axis(axis)
+        legend_below(figure)
     caption = (
         "Points: simulated. Lines: Daly's expected time, his optimum at the foot. Dotted: "
         "checkpoint_every 391."

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +16,18 @@ from resvar.probes.measurements import Moment, Probe
 from resvar.probes.render import ProbeResults
 from resvar.probes.runs import RunGroup
 from resvar.probes.series import Series, Values, moment_name
-from resvar.reports.plotting import Picture, panels, style
-from resvar.reports.tables import row_name
+from resvar.reports.plotting import (
+    Picture,
+    house_style,
+    legend_below,
+    panels,
+    plain_log_axis,
+    style,
+    titled,
+    variant_label,
+    whole_number_axis,
+)
+from resvar.sequences import chunks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,40 +38,58 @@ LOG_ABOVE = 30.0
 
 PANEL_INCHES = (1.9, 1.55)
 
+NETWORKS_ABREAST = 6
+"""Networks in one figure."""
+
+ONE_EACH = "Each line is one network, so it has no interval."
+
 
 def probe_pictures(results: ProbeResults) -> Iterator[Picture]:
     """The figures, by depth and moment."""
+    for name, draw in _planned(results):
+        with house_style():
+            picture = draw()
+        yield replace(picture, name=name, creator="resvar probe")
+
+
+def _planned(results: ProbeResults) -> Iterator[tuple[str, partial[Picture]]]:
+    """The name of each figure, and the call that draws it."""
     probes = sorted(results.probes, key=_sort_key)
     for depth, of_depth in groupby(probes, key=lambda probe: probe.network.depth):
         here = list(of_depth)
         for iteration in _iterations(here):
-            yield _signal_picture(depth, iteration, here)
-        gradient = f"Gradient norm at each unit's input, relative to the end, ResNet-{depth}"
-        yield _depth_picture(
-            f"gradient-{depth}", gradient, here, [("gradient ratio", quantity.GRADIENT, "log")]
-        )
-        if any(probe.network.after_add for probe in here):
-            rows = [
-                ("BN gain so far", quantity.GAIN, "log"),
-                ("ReLU passes, %", quantity.PASSED, "linear"),
-                ("… all in stage, %", quantity.STRAIGHT, "linear"),
-            ]
+            shown = [found for found in _moments(here) if found[1].iteration == iteration]
+            for part, some in _numbered(shown):
+                name = f"signal-{depth}-iteration-{iteration}{part}"
+                yield name, partial(_signal_picture, depth, iteration, some, here)
+        rows = [("gradient ratio", quantity.GRADIENT, "log")]
+        title = f"Gradient norm at each unit's input, relative to the end, ResNet-{depth}"
+        yield f"gradient-{depth}", partial(_depth_picture, title, here, rows)
+        rows = [
+            ("BN gain so far", quantity.GAIN, "log"),
+            ("ReLU passes, %", quantity.PASSED, "linear"),
+            ("… all in stage, %", quantity.STRAIGHT, "linear"),
+        ]
+        rows = [row for row in rows if any(row[1].applies_to(probe.network) for probe in here)]
+        if rows:
             title = f"Effect of the layers after the addition, ResNet-{depth}"
-            yield _depth_picture(f"after-addition-{depth}", title, here, rows)
-        if any(moment.deletion for _, moment in _moments(here)):
-            yield _deletion_picture(depth, here)
+            yield f"after-addition-{depth}", partial(_depth_picture, title, here, rows)
+        deleted = [found for found in _moments(here) if found[1].deletion]
+        for part, some in _numbered(deleted):
+            yield f"deletion-{depth}{part}", partial(_deletion_picture, depth, some, here)
     keys = sorted({(runs.depth, runs.group) for runs in results.groups})
     depths = [depth for depth, _ in keys]
     for at, (depth, group) in enumerate(keys):
         runs = [r for r in results.groups if (r.depth, r.group) == (depth, group)]
         if not all(r.metrics.empty for r in runs):
             suffix = f"-{at}" if depths.count(depth) > 1 else ""
-            yield _training_picture(f"training-{depth}{suffix}", depth, group, runs)
+            yield f"training-{depth}{suffix}", partial(_training_picture, depth, group, runs)
 
 
-def _signal_picture(depth: int, iteration: int, probes: Sequence[Probe]) -> Picture:
+def _signal_picture(
+    depth: int, iteration: int, shown: Sequence[tuple[Probe, Moment]], among: Sequence[Probe]
+) -> Picture:
     """A column per network: deviation, mean and negative share of the addition's terms."""
-    shown = [(probe, moment) for probe, moment in _moments(probes) if moment.iteration == iteration]
     rows = (
         ("deviation", quantity.SHORTCUT_STD, quantity.BRANCH_STD),
         ("mean", quantity.SHORTCUT_MEAN, quantity.BRANCH_MEAN),
@@ -65,7 +97,7 @@ def _signal_picture(depth: int, iteration: int, probes: Sequence[Probe]) -> Pict
     )
     figure, axes = _panels(len(rows), len(shown))
     for column, (probe, moment) in enumerate(shown):
-        axes[0][column].set_title(_label(probe, probes))
+        axes[0][column].set_title(_heading(probe, among))
         for row, (name, shortcut, branch) in enumerate(rows):
             panel = axes[row][column]
             _draw_values(panel, shortcut.of(moment), "#000000", "-", "", "shortcut signal")
@@ -73,7 +105,7 @@ def _signal_picture(depth: int, iteration: int, probes: Sequence[Probe]) -> Pict
             _draw_stages(panel, moment)
             if column == 0:
                 panel.set_ylabel(name)
-        axes[-1][column].set_xlabel("unit")
+    _label_units(axes)
     deviations = [
         value
         for _, moment in shown
@@ -83,12 +115,13 @@ def _signal_picture(depth: int, iteration: int, probes: Sequence[Probe]) -> Pict
     ]
     if deviations and max(deviations) > LOG_ABOVE * min(deviations):
         axes[0][0].set_yscale("log")
+        plain_log_axis(axes[0][0].yaxis)
     title = f"What enters the addition, ResNet-{depth}, {moment_name(iteration)}"
-    return _picture(f"signal-{depth}-iteration-{iteration}", title, figure, axes[0][0])
+    return _one_each(title, figure)
 
 
 def _depth_picture(
-    name: str, title: str, probes: Sequence[Probe], rows: Sequence[tuple[str, Series, str]]
+    title: str, probes: Sequence[Probe], rows: Sequence[tuple[str, Series, str]]
 ) -> Picture:
     """A row per series, a column per moment, a line per network.
 
@@ -99,57 +132,65 @@ def _depth_picture(
     figure, axes = _panels(len(rows), len(iterations), wide=1.7)
     for column, iteration in enumerate(iterations):
         axes[0][column].set_title(moment_name(iteration))
-        axes[-1][column].set_xlabel("unit")
+    counts = Counter(probe.network.variant for probe in probes)
+    labels = {name: f"{variant_label(name)}, n = {n}" for name, n in counts.items()}
     for probe, moment in _moments(probes):
         column = iterations.index(moment.iteration)
         for row, (_, series, _) in enumerate(rows):
             if series.applies_to(probe.network):
                 panel, look = axes[row][column], style(probe.network.variant)
-                _draw_values(panel, series.of(moment), *look, _label(probe, probes))
+                _draw_values(panel, series.of(moment), *look, labels[probe.network.variant])
                 _draw_stages(panel, moment)
+    _label_units(axes)
     for row, (label, _, scale) in enumerate(rows):
         axes[row][0].set_ylabel(label)
-        axes[row][0].set_yscale(scale)
-    return _picture(name, title, figure, axes[-1][0])
+        if scale == "log":
+            axes[row][0].set_yscale("log")
+            plain_log_axis(axes[row][0].yaxis)
+    return _one_each(title, figure)
 
 
-def _deletion_picture(depth: int, probes: Sequence[Probe]) -> Picture:
+def _deletion_picture(
+    depth: int, shown: Sequence[tuple[Probe, Moment]], among: Sequence[Probe]
+) -> Picture:
     """Test error without each unit and of the whole network, a panel per network."""
-    shown = [
-        (probe, moment, moment.deletion)
-        for probe, moment in _moments(probes)
-        if moment.deletion is not None
-    ]
     figure, axes = _panels(1, len(shown), tall=1.5)
-    for panel, (probe, moment, found) in zip(axes[0], shown, strict=True):
-        panel.axhline(found.error, color="#777777", linestyle=":", label="whole network")
-        _draw_values(panel, [*found.errors], "#0072B2", "-", ".", "without this unit", every=1)
+    images = 0
+    for panel, (probe, moment) in zip(axes[0], shown, strict=True):
+        assert moment.deletion is not None
+        images = moment.deletion.images
+        errors: Values = [*moment.deletion.errors]
+        panel.axhline(moment.deletion.error, color="#777777", linestyle=":", label="whole network")
+        _draw_values(panel, errors, "#0072B2", "-", ".", "without this unit", every=1)
         _draw_stages(panel, moment)
-        panel.set_title(f"{_label(probe, probes)}\n{moment_name(moment.iteration)}")
-        panel.set_xlabel("unit")
+        panel.set_title(f"{_heading(probe, among)}\n{moment_name(moment.iteration)}")
+    _label_units(axes)
     axes[0][0].set_ylabel("test error, %")
-    title = f"One unit deleted at a time, ResNet-{depth}, {shown[0][2].images:,} test images"
-    return _picture(f"deletion-{depth}", title, figure, axes[0][0])
+    title = f"One unit deleted at a time, ResNet-{depth}, {images:,} test images"
+    return _one_each(title, figure)
 
 
-def _training_picture(name: str, depth: int, group: str, runs: Sequence[RunGroup]) -> Picture:
+def _training_picture(depth: int, group: str, runs: Sequence[RunGroup]) -> Picture:
     """Training loss over iterations, and test error over training loss, every seed."""
     figure, axes = _panels(1, 2, wide=2.0, tall=1.7, shared=False)
     left, right = axes[0]
     for of_ordering in runs:
         colour, line, marker = style(of_ordering.ordering.name)
         drawn: dict[str, Any] = {"color": colour, "linestyle": line, "marker": marker}
-        label: str | None = row_name(of_ordering.ordering.name)
-        for _, rows in of_ordering.metrics.groupby("seed"):
+        by_seed = of_ordering.metrics.groupby("seed")
+        label = f"{variant_label(of_ordering.ordering.name)}, n = {len(by_seed)}"
+        for _, rows in by_seed:
             left.plot(rows["iteration"], rows["train_loss"], **drawn)
             right.plot(rows["train_loss"], rows["test_error"], label=label, **drawn)
-            label = None
+    left.set_xlim(left=0)
+    whole_number_axis(left.xaxis)
     left.set_xlabel("iteration")
     left.set_ylabel("training loss")
     right.set_xlabel("training loss")
     right.set_ylabel("test error, %")
-    title = f"Training loss and test error, ResNet-{depth}, {group}"
-    return _picture(name, title, figure, right)
+    legend_below(figure)
+    title = f"Training loss and test error, ResNet-{depth}, every one of n runs"
+    return titled(title, group, figure)
 
 
 # --- helpers --------------------------------------------------------------------------------------
@@ -193,13 +234,25 @@ def _draw_stages(panel: Axes, moment: Moment) -> None:
             panel.axvline(at - 0.5, color="#999999", linewidth=0.5, zorder=0)
 
 
-def _picture(name: str, title: str, figure: Figure, labelled: Axes) -> Picture:
-    """The figure with its title, and one panel's legend for all."""
-    handles, labels = labelled.get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle(title)
-    return Picture(name, title, figure, creator="resvar probe")
+def _one_each(title: str, figure: Figure) -> Picture:
+    """A figure whose lines are single networks; the page shows that as a caption."""
+    legend_below(figure)
+    return replace(titled(title, ONE_EACH, figure), title=title, caption=ONE_EACH)
+
+
+def _label_units(axes: Sequence[Sequence[Axes]]) -> None:
+    """Whole numbers below the lowest panels, which share the axis with those above."""
+    for panel in axes[-1]:
+        panel.set_xlabel("unit")
+        whole_number_axis(panel.xaxis)
+
+
+def _numbered(
+    shown: Sequence[tuple[Probe, Moment]],
+) -> Iterator[tuple[str, Sequence[tuple[Probe, Moment]]]]:
+    """Networks for figures of at most `NETWORKS_ABREAST`, with an ending of each figure's name."""
+    for number, some in enumerate(chunks(shown, NETWORKS_ABREAST), start=1):
+        yield "" if len(shown) <= NETWORKS_ABREAST else f"-part-{number}", some
 
 
 def _moments(probes: Sequence[Probe]) -> list[tuple[Probe, Moment]]:
@@ -217,9 +270,14 @@ def _sort_key(probe: Probe) -> tuple[int, int, str, int]:
     return network.depth, rank, network.variant, network.seed
 
 
+def _heading(probe: Probe, among: Sequence[Probe]) -> str:
+    """The label in lines as wide as a panel."""
+    return "\n".join(textwrap.wrap(_label(probe, among), 24))
+
+
 def _label(probe: Probe, among: Sequence[Probe]) -> str:
     """The ordering, and the seed if several are shown."""
     network = probe.network
     twins = [other for other in among if other.network.variant == network.variant]
     seed = f", seed {network.seed}" if len(twins) > 1 else ""
-    return f"{row_name(network.variant)}{seed}"
+    return f"{variant_label(network.variant)}{seed}"

@@ -11,7 +11,7 @@ from resvar.probes.pictures import probe_pictures
 from resvar.probes.render import ProbeResults, verdict_table
 from resvar.probes.runs import read_run_groups
 from resvar.reports.html import Image, Section
-from resvar.reports.plotting import inline_svg
+from resvar.reports.plotting import page_svg
 from resvar.reports.records import Record
 from resvar.rundir import PROBE
 
@@ -31,7 +31,9 @@ def saved_probe_sections(records: Sequence[Record]) -> tuple[Section, ...]:
     if not probes:
         return (Section(SECTION_TITLE, notes),) if notes else ()
     results = ProbeResults.of(probes, read_run_groups(records))
-    images = tuple(Image(found.title, inline_svg(found)) for found in probe_pictures(results))
+    images = tuple(
+        Image(found.title, page_svg(found), found.caption) for found in probe_pictures(results)
+    )
     return (Section(SECTION_TITLE, notes, (verdict_table(results.verdicts),), images),)
 
 

@@ -6,16 +6,25 @@ on the left, logarithmic one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from resvar.console import percent, plain
+from resvar.console import percent
 from resvar.reports.findings import Group
-from resvar.reports.plotting import Picture, panels, style, titled
+from resvar.reports.plotting import (
+    Picture,
+    panels,
+    plain_log_axis,
+    style,
+    text_inches,
+    titled,
+    variant_label,
+    whole_number_axis,
+)
 from resvar.reports.records import Record, RunState, settings_of
-from resvar.reports.tables import row_name
 from resvar.reports.verdicts import V1
 
 if TYPE_CHECKING:
@@ -32,6 +41,9 @@ ALL_POINTS = 24_000
 """Points of all curves of a page together, which bounds its size for any number of cells."""
 
 FEWEST_POINTS = 24
+
+LONGEST_LABEL = 30
+"""Letters of a variant's name in a legend."""
 
 FEW_POINTS = 25
 """A curve with more evaluations is drawn without a marker at each."""
@@ -82,7 +94,7 @@ class DepthCurves:
         positive = [band.loss[band.loss > 0] for band in self.bands.values()]
         low = min((float(losses.min()) for losses in positive if len(losses)), default=0.1)
         high = max((float(losses.max()) for losses in positive if len(losses)), default=1.0)
-        room = max(1.06, (high / low) ** 0.06)
+        room = math.exp(max(0.06, 0.06 * (math.log(high) - math.log(low))))
         return low / room, high * room
 
 
@@ -193,6 +205,12 @@ def curve_picture(group: Group, depth: int) -> Picture:
     shown = [name for name in curves.bands if name != V1] or [V1]
     columns = min(len(shown), 2 if len(shown) <= 4 else 3)
     rows = -(-len(shown) // columns)
+
+    def label(name: str) -> str:
+        return f"{variant_label(name, LONGEST_LABEL)}, n = {len(curves.runs[name])}"
+
+    widest = max(text_inches(label(name), 7) for name in curves.bands)
+    abreast = 2 if widest < 1.0 else 1
     size = (max(4.6, 0.9 + 2.9 * columns), 1.3 + 1.9 * rows)
     figure, axes = panels(rows, columns, size, sharex=True)
     places = [panel for row in axes for panel in row]
@@ -201,14 +219,15 @@ def curve_picture(group: Group, depth: int) -> Picture:
         colour, _, marker = style(name)
         step = max(1, int(curves.bands[name].error.notna().sum()) // FEW_POINTS * 4)
         return {"color": colour, "linewidth": 1.0 if name == V1 else 1.8, "marker": marker,
-                "markevery": step, "label": plain(row_name(name))}  # fmt: skip
+                "markevery": step, "label": label(name)}  # fmt: skip
 
     for index, (panel, name) in enumerate(zip(places, shown, strict=False)):
         pair = [V1, name] if V1 in curves.bands and name != V1 else [name]
         error_panel = draw_curves(panel, curves, pair, look)
         # Above the panel, where no curve can be.
-        error_panel.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False,
-                           fontsize=7, handlelength=2.2, borderaxespad=0.2)  # fmt: skip
+        error_panel.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=abreast,
+                           frameon=False, fontsize=7, handlelength=2.2, borderaxespad=0.2,
+                           borderpad=0.2, labelspacing=0.2)  # fmt: skip
         if index % columns == 0:
             panel.set_ylabel("training loss")
         else:
@@ -224,12 +243,18 @@ def curve_picture(group: Group, depth: int) -> Picture:
         panel.set_axis_off()
     caption = "Test error solid, right axis; training loss dashed, left axis."
     if curves.several:
-        caption += " Lines: medians over seeds; bands: from the lowest to the highest test error."
+        caption += (
+            " Lines: medians of n runs; bands: range of the runs, lowest to highest test error."
+        )
     _, limit, top = curves.error_limits
     if top > limit:
         caption += f" Test errors above {percent(limit, 1)} are cut off."
-    if cut := [plain(row_name(name)) for name in curves.runs if curves.unfinished(name)]:
-        caption += f" Includes unfinished runs: {', '.join(cut)}."
+    if cut := [
+        f"{unfinished} of {variant_label(name, LONGEST_LABEL)}"
+        for name in curves.runs
+        if (unfinished := curves.unfinished(name))
+    ]:
+        caption += f" n includes unfinished runs: {', '.join(cut)}."
     return titled(f"Training, ResNet-{depth}", group.heading, figure, caption)
 
 
@@ -257,7 +282,8 @@ def draw_curves(
                 curves.grid, band.low, band.high,
                 color=line.get("color"), alpha=0.2, linewidth=0, gid=ids["band"],
             )  # fmt: skip
-        loss = line | {"linestyle": "--", "marker": "", "markevery": None}
+        single = band.loss.notna().sum() == 1  # no line, so a marker
+        loss = line | {"linestyle": "--", "marker": "_" if single else "", "markevery": None}
         loss_panel.plot(curves.grid, band.loss.where(band.loss > 0), gid=ids["loss"], **loss)
         error_panel.plot(curves.grid, band.error, gid=ids["error"], **line)
     low, high, _ = curves.error_limits
@@ -265,22 +291,7 @@ def draw_curves(
     error_panel.set_ylim(low - room, high + room)
     loss_panel.set_yscale("log")
     loss_panel.set_ylim(*curves.loss_limits)
-    _plain_log_ticks(loss_panel)
+    plain_log_axis(loss_panel.yaxis)
     loss_panel.set_xlim(0, float(curves.grid[-1]) * 1.02)
-    loss_panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    loss_panel.locator_params(axis="x", nbins=5)
+    whole_number_axis(loss_panel.xaxis, 5)
     return error_panel
-
-
-def _plain_log_ticks(panel: Axes) -> None:
-    """Numbers such as 0.02 and 2 instead of powers on a logarithmic axis."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
-
-    low, high = panel.get_ylim()
-    subs = (
-        (1.0, 1.5, 2.0, 3.0, 5.0) if high / low < 20 else (1.0,) if high / low > 2e3 else (1.0, 3.0)
-    )
-    panel.yaxis.set_major_locator(LogLocator(subs=subs))
-    panel.yaxis.set_minor_locator(NullLocator())
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    panel.yaxis.set_minor_formatter(NullFormatter())

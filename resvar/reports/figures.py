@@ -2,34 +2,50 @@
 
 Per group of comparable runs: the final test errors, V1 against V2, the 3 × 3 map, and the training
 curves (`curves.py`). A title names the protocol; where it is not the paper's, it adds that nothing
-is comparable, and no published figure is drawn. Shape, width or words repeat what colour shows.
+is comparable, and no published figure is drawn. Every test error comes with the number of runs n,
+and with an interval or a range where n is at least 2. Shape, width or words repeat what colour
+shows.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from resvar.console import plain, pluralize
-from resvar.models.ordering import MAP_PLACES
+from resvar.console import pluralize
 from resvar.reports.cells import Entry
 from resvar.reports.curves import curve_picture, depths_with_curves
-from resvar.reports.findings import Group, Placement, PlacementMap, Report
-from resvar.reports.plotting import Picture, house_style, panels, style, titled
-from resvar.reports.tables import row_name, states_text
+from resvar.reports.findings import Group, Report
+from resvar.reports.map_picture import map_picture
+from resvar.reports.plotting import (
+    CAPTION_POINTS,
+    GREY,
+    INK,
+    INTERIM,
+    NOT_COMPARABLE,
+    Picture,
+    brief,
+    house_style,
+    interim_cells,
+    panels,
+    style,
+    text_inches,
+    titled,
+    variant_label,
+)
+from resvar.reports.statistics import Summary
+from resvar.reports.tables import states_text
 from resvar.reports.verdicts import V1, V2, V1V2Comparison
 from resvar.sequences import chunks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-INK, GREY = "#000000", "#767676"
-"""Text and lines, and less important items."""
 
 ABREAST = 3
 """Depths in one figure of test errors."""
@@ -40,17 +56,11 @@ DEPTHS = (
 )  # fmt: skip
 """Colour and marker of a depth, in turn."""
 
-WHERE = {
-    "lead": "before the first convolution",
-    "trail": "after the last convolution",
-    "after_add": "after the addition",
-}
-
-NOT_COMPARABLE = "Published figures are left out: these runs are not comparable with them."
-
-
 MOST_ROWS = 40
 """Variants in one figure of test errors; more would be illegible."""
+
+LONGEST_FILE_NAME = 248
+"""Bytes, without a number and the suffix; file systems allow 255."""
 
 
 def figures(report: Report, curves: bool = True) -> Iterator[tuple[Group, Picture]]:
@@ -98,15 +108,15 @@ def _planned(group: Group) -> Iterator[tuple[str, partial[Picture] | str]]:
     else:
         for depths in chunks(measured, ABREAST):
             yield "-".join(["errors", *map(str, depths)]), partial(_errors, group, depths)
-    if any(pair.comparison is not None for pair in group.v1_v2):
+    if any(map(_summaries, group.v1_v2)):
         yield "v1-v2", partial(_slopes, group)
     elif group.dataset == "sample":
         yield "v1-v2", "no slopes: runs on the sample say nothing about V1 and V2."
     else:
-        yield "v1-v2", "no slopes: no depth has finished runs of both V1 and V2."
+        yield "v1-v2", "no slopes: no depth has at least two finished runs of both V1 and V2."
     maps = [found for found in group.maps if any(at.entry.summary for at in found.placements)]
     for found in maps:
-        yield f"map-{found.depth}", partial(_map, group, found)
+        yield f"map-{found.depth}", partial(map_picture, group, found)
     if measured and not maps:
         yield "map", "no map: no depth has all of the paper's orderings, or others."
     with_metrics = depths_with_curves(group)
@@ -119,7 +129,9 @@ def _planned(group: Group) -> Iterator[tuple[str, partial[Picture] | str]]:
 def _slug(group: Group, name: str) -> str:
     """`quick-errors-110-164`, or `cifar100-quick-…`: only CIFAR-10 is not named."""
     dataset = "" if group.dataset == "cifar10" else f"{group.dataset} "
-    return re.sub(r"[^a-z0-9]+", "-", f"{dataset}{group.label} {name}".lower()).strip("-")
+    own, kind = (re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+                 for text in (f"{dataset}{group.label}", name))  # fmt: skip
+    return f"{brief(own, LONGEST_FILE_NAME - len(kind) - 1, '-')}-{kind}"
 
 
 # --- final test errors ----------------------------------------------------------------------------
@@ -131,99 +143,207 @@ error of 10 %. A far smaller difference must not look large."""
 
 
 def _errors(group: Group, depths: Sequence[int]) -> Picture:
-    """A row per variant: every run, the median with its figure, the published median."""
-    wide, tall = 1.9 + 2.3 * len(depths), 1.5 + 0.48 * len(group.variants)
-    figure, axes = panels(1, len(depths), (max(wide, 4.2), tall), sharey=True, sharex=True)
+    """A row per variant: every run, the median with its figure, n, interval, published median."""
+    names = [variant_label(variant) for variant in group.variants]
+    cells = [group.entries[variant, depth] for variant in group.variants for depth in depths]
+    interim = interim_cells(group)
+    beside = {key: _beside(entry, key in interim) for key, entry in group.entries.items()}
+    widest = max(text_inches(line, CAPTION_POINTS) for depth in depths for variant in group.variants
+                 for line in beside[variant, depth])  # fmt: skip
+    wide = 0.4 + max(text_inches(name, 8) for name in names) + (2.0 + widest) * len(depths)
+    size = max(wide, 4.2), 1.3 + 0.56 * len(group.variants)
+    figure, axes = panels(1, len(depths), size, sharey=True, sharex=True)
     for panel, depth in zip(axes[0], depths, strict=True):
         panel.set_title(f"ResNet-{depth}", loc="left", fontsize=9)
         panel.grid(visible=False, axis="y")
         panel.tick_params(axis="y", length=0)
         for row, variant in enumerate(group.variants):
             _error_row(panel, row, group.entries[variant, depth], group.like_paper)
+            _write_beside(panel, row, beside[variant, depth])
         panel.margins(x=0.16)
         panel.set_xlabel("test error, %")
     first = axes[0][0]
-    low, high = first.get_xlim()
-    lacking = max(0.0, NARROWEST - (high - low))
-    first.set_xlim(low - lacking / 2, high + lacking / 2)
-    first.set_yticks(range(len(group.variants)), [plain(row_name(v)) for v in group.variants])
-    first.set_ylim(len(group.variants) - 0.4, -0.6)
-    caption = "Small marks: runs; bar with figure: their median."
+    first.set_xlim(_error_limits(first.get_xlim(), [e.summary for e in cells if e.summary]))
+    first.set_yticks(range(len(names)), names)
+    first.set_ylim(len(names) - 0.4, -0.6)
+    for panel, depth in zip(axes[0], depths, strict=True):
+        for row, variant in enumerate(group.variants):
+            _draw_interval(panel, row, group.entries[variant, depth].summary)
+    return titled("Test error of the last iteration", group.heading, figure,
+                  _errors_caption(group, cells))  # fmt: skip
+
+
+def _error_limits(runs: tuple[float, float], summaries: Sequence[Summary]) -> tuple[float, float]:
+    """The limits of the runs, wider for intervals: by a quarter at most, since those of two runs
+    would dwarf the runs."""
+    low, high = runs
+    lacking, more = max(0.0, NARROWEST - (high - low)), (high - low) / 4
+    ends = [end for summary in summaries for end in mean_interval(summary) or ()]
+    return (
+        min(low - lacking / 2, max(low - more, min(ends, default=low) - more / 8)),
+        max(high + lacking / 2, min(high + more, max(ends, default=high) + more / 8)),
+    )
+
+
+def _errors_caption(group: Group, cells: Sequence[Entry]) -> str:
+    counts = [entry.summary.n for entry in cells if entry.summary]
+    caption = "Small marks: n runs; bar with figure: their median."
+    if max(counts) > 1:
+        caption += " Line below: mean with its 95 % t interval; an arrow where it leaves the axis."
+    if min(counts) == 1:
+        caption += " A single run (n = 1) has no interval."
+    if {(entry.variant, entry.depth) for entry in cells if entry.summary} & interim_cells(group):
+        caption += f" Interim: {INTERIM}"
     if not group.like_paper:
-        caption += f" {NOT_COMPARABLE}"
-    elif any(group.entries[v, d].published for v in group.variants for d in depths):
-        caption += " Open diamond: published median."
-    caption += _open(group, depths)
-    return titled("Test error of the last iteration", group.heading, figure, caption)
+        return f"{caption} {NOT_COMPARABLE}"
+    if runs := {entry.published.runs for entry in cells if entry.published}:
+        of = f" median of {runs.pop()} runs" if len(runs) == 1 and None not in runs else ""
+        caption += f" Open diamond: published{of}."
+    return caption
 
 
 def _error_row(panel: Axes, row: int, entry: Entry, like_paper: bool) -> None:
     colour, _, marker = style(entry.variant)
     if like_paper and entry.published:
         panel.plot(
-            entry.published.test_error, row + 0.3, "D", color=INK, mfc="none", ms=4.5, zorder=4
+            entry.published.test_error, row + 0.36, "D", color=INK, mfc="none", ms=4.5, zorder=4
         )
     if entry.summary is None:
-        words = states_text(entry.unfinished) or "missing"
-        at = (0.5, row)
-        panel.annotate(words, at, xycoords=("axes fraction", "data"), color=GREY, style="italic",
-                       ha="center", va="center")  # fmt: skip
         return
     values, median = entry.summary.values, entry.summary.median
-    height = min(0.36, 0.09 * (len(values) - 1))
-    offsets = [height * (k / (len(values) - 1) - 0.5) if height else 0.0
+    height = min(0.3, 0.08 * (len(values) - 1))
+    offsets = [height * (k / (len(values) - 1) - 0.5) - 0.1 if height else -0.1
                for k in range(len(values))]  # fmt: skip
     panel.plot(values, [row + y for y in offsets], marker, color=colour, mec="white", mew=0.4,
                ms=5, zorder=3)  # fmt: skip
-    panel.plot([median] * 2, [row - 0.28, row + 0.28], color=INK, linewidth=1.6, zorder=2)
-    panel.annotate(f"{median:.2f}", (median, row - 0.28), xytext=(0, 1), textcoords="offset points",
+    panel.plot([median] * 2, [row - 0.32, row + 0.1], color=INK, linewidth=1.6, zorder=2)
+    panel.annotate(f"{median:.2f}", (median, row - 0.32), xytext=(0, 1), textcoords="offset points",
                    ha="center", va="bottom", fontsize=7)  # fmt: skip
+
+
+def _draw_interval(panel: Axes, row: int, summary: Summary | None) -> None:
+    """The interval of the mean as far as the axis reaches; an arrow where it reaches further."""
+    if summary is None or (interval := mean_interval(summary)) is None:
+        return
+    low, high = panel.get_xlim()
+    y = row + 0.2
+    ends = max(interval[0], low), min(interval[1], high)
+    panel.plot(ends, [y, y], color=INK, linewidth=1.0, zorder=2)
+    panel.plot(summary.mean, y, "|", color=INK, ms=6, mew=1.0, zorder=2)
+    for end, edge, mark in zip(interval, ends, "<>", strict=True):
+        panel.plot(edge, y, "|" if end == edge else mark, color=INK, ms=4, clip_on=False)
+
+
+def mean_interval(summary: Summary) -> tuple[float, float] | None:
+    """The 95 % t interval of the mean of a cell, in percent; None for a single run."""
+    from scipy.special import stdtrit
+
+    if summary.sd is None:
+        return None
+    half = float(stdtrit(summary.n - 1, 0.975)) * summary.sd / math.sqrt(summary.n)
+    return summary.mean - half, summary.mean + half
+
+
+def _beside(entry: Entry, interim: bool) -> list[str]:
+    """`n = 5`, and the runs without a result, in lines."""
+    lines = [f"n = {entry.summary.n}{', interim' if interim else ''}"] if entry.summary else []
+    return [*lines, *textwrap.wrap(states_text(entry.unfinished), 18)] or ["missing"]
+
+
+def _write_beside(panel: Axes, row: int, lines: Sequence[str]) -> None:
+    panel.annotate("\n".join(lines), (1.0, row), xycoords=("axes fraction", "data"),
+                   xytext=(6, 0), textcoords="offset points", ha="left", va="center",
+                   fontsize=CAPTION_POINTS, color=INK if "n =" in lines[0] else GREY)  # fmt: skip
 
 
 # --- V1 against V2 --------------------------------------------------------------------------------
 
+LABEL_POINTS = 7.5
+
+
+def _summaries(pair: V1V2Comparison) -> list[Summary]:
+    """Of V1 and V2; empty unless both have two runs, since a slope of single runs may be luck."""
+    found = [entry.summary for entry in (pair.v1, pair.v2) if entry.summary and entry.summary.n > 1]
+    return found if len(found) == 2 else []
+
 
 def _slopes(group: Group) -> Picture:
     """A line per depth from the median of V1 to the median of V2, and a point per run."""
-    pairs = [pair for pair in group.v1_v2 if pair.comparison is not None]
-    figure, ((panel,),) = panels(1, 1, (5.0, 3.0 + 0.12 * len(pairs)))
+    pairs = [pair for pair in group.v1_v2 if _summaries(pair)]
+    texts = [_difference(pair) for pair in pairs]
+    wide = 3.2 + max(text_inches(text, LABEL_POINTS) for text in texts)
+    figure, ((panel,),) = panels(1, 1, (wide, 2.7 + 0.3 * len(pairs)))
     left: list[tuple[float, str, str]] = []
     right: list[tuple[float, str, str]] = []
-    for index, pair in enumerate(pairs):
+    for index, (pair, text) in enumerate(zip(pairs, texts, strict=True)):
         colour, marker = DEPTHS[index % len(DEPTHS)]
-        before, after = _slope(panel, pair, colour, marker)
+        before, after = _slope(panel, _summaries(pair), colour, marker)
         left.append((before, f"{before:.2f}", INK))
-        text = f"{after:.2f}  ResNet-{pair.depth}, {_signed(after - before)}"
-        right.append((after, text, INK))
+        right.append((after, f"{after:.2f}  {text}", INK))
         theirs = _published_slope(panel, pair) if group.like_paper else None
         if theirs is not None:
-            text = f"{theirs:.2f}  paper, {pair.depth}: {_signed(pair.published_difference or 0)}"
-            right.append((theirs, text, GREY))
-    panel.set_xlim(-0.35, 1.95)
+            right.append((theirs, f"{theirs:.2f}  {_published_difference(pair)}", GREY))
+    panel.set_xlim(-0.4, 1.1)  # the texts on the right are in the margin
     panel.margins(y=0.12)
-    panel.set_xticks([0, 1], [row_name(V1), row_name(V2)])
-    panel.grid(visible=False, axis="x")
+    panel.set_xticks([0, 1], [variant_label(V1), variant_label(V2)])
+    panel.grid(visible=False)
     panel.spines["bottom"].set_visible(False)
     panel.tick_params(axis="x", length=0)
     panel.set_ylabel("test error, %")
-    _label(panel, left, -0.06, "right")
-    _label(panel, right, 1.06, "left")
-    caption = "Lines join medians; small marks: runs. A line that falls: V2 has the lower error."
+    _label(panel, left, 0.0, -0.1)
+    _label(panel, right, 1.0, 1.1)
+    return titled("From V1 to V2", group.heading, figure, _slopes_caption(group, pairs))
+
+
+def _slopes_caption(group: Group, pairs: Sequence[V1V2Comparison]) -> str:
+    levels = sorted({100 * pair.comparison.level for pair in pairs if pair.comparison})
+    level = " or ".join(f"{level:.4g} %" for level in levels)
+    caption = (
+        "Lines join the medians of n runs; small marks: runs. Δ: mean of V2 − mean of V1, below 0 "
+        f"where V2 has the lower error, with the {level} interval of the difference."
+    )
+    if any(pair.interim for pair in pairs):
+        caption += f" Interim: {INTERIM}"
     caption += " Dashed: the paper's." if group.like_paper else f" {NOT_COMPARABLE}"
-    caption += _open(group, [pair.depth for pair in pairs], (V1, V2))
-    if bare := [f"ResNet-{d.depth}" for d in group.v1_v2 if d.comparison is None]:
-        caption += f" Not shown, without a finished run: {', '.join(bare)}."
-    return titled("From V1 to V2", group.heading, figure, caption)
+    caption += _open(group, [pair.depth for pair in pairs])
+    if bare := [f"ResNet-{pair.depth}" for pair in group.v1_v2 if not _summaries(pair)]:
+        caption += f" Not shown, with fewer than two runs of V1 or V2: {', '.join(bare)}."
+    return caption
 
 
-def _slope(panel: Axes, pair: V1V2Comparison, colour: str, marker: str) -> tuple[float, float]:
+def _difference(pair: V1V2Comparison) -> str:
+    """`ResNet-110, n = 5: Δ −0.24 [−0.40, −0.08]`."""
+    first, second = (summary.n for summary in _summaries(pair))
+    interim = ", interim" if pair.interim else ""
+    told = f"ResNet-{pair.depth}{interim}, {_count((first, second))}"
+    found = pair.comparison
+    if found is None or found.difference is None:
+        return f"{told}: no Δ"
+    declared = "" if found.n == (first, second) else f" of the declared {_count(found.n)}"
+    span = f"[{', '.join(map(_signed, found.interval))}]" if found.interval else "without interval"
+    return f"{told}: Δ{declared} {_signed(found.difference)} {span}"
+
+
+def _count(n: tuple[int, int]) -> str:
+    return f"n = {n[0]}" if n[0] == n[1] else f"n = {n[0]} and {n[1]}"
+
+
+def _published_difference(pair: V1V2Comparison) -> str:
+    """`paper, ResNet-110, median of 5: −0.24`."""
+    sides = [entry.published for entry in (pair.v1, pair.v2) if entry.published]
+    runs = {side.runs for side in sides}
+    of = f", median of {sides[0].runs}" if len(runs) == 1 and sides[0].runs else ""
+    return f"paper, ResNet-{pair.depth}{of}: {_signed(pair.published_difference or 0.0)}"
+
+
+def _slope(
+    panel: Axes, summaries: Sequence[Summary], colour: str, marker: str
+) -> tuple[float, float]:
     """Draw one depth; the medians of V1 and V2."""
-    summaries = [entry.summary for entry in (pair.v1, pair.v2) if entry.summary is not None]
     medians = summaries[0].median, summaries[1].median
     panel.plot([0, 1], medians, color=colour, marker=marker, linewidth=1.8, ms=6, zorder=3)
     for x, summary in enumerate(summaries):
-        if summary.n > 1:
-            panel.plot([x] * summary.n, summary.values, "_", color=colour, ms=7, mew=0.9)
+        panel.plot([x] * summary.n, summary.values, "_", color=colour, ms=7, mew=0.9)
     return medians
 
 
@@ -236,14 +356,20 @@ def _published_slope(panel: Axes, pair: V1V2Comparison) -> float | None:
     return ends[1]
 
 
-def _label(panel: Axes, labels: Sequence[tuple[float, str, str]], x: float, side: str) -> None:
-    """Texts at heights, moved apart where they would overlap."""
+def _label(panel: Axes, labels: Sequence[tuple[float, str, str]], x: float, at: float) -> None:
+    """Texts beside the lines' ends, moved apart where they would overlap.
+
+    Args:
+        labels: height, text and colour.
+        x, at: of the ends, and of the texts; to the left or to the right of them.
+    """
     low, high = panel.get_ylim()
-    least = (high - low) * 0.055
     ordered = sorted(labels)
-    for at, (_, text, colour) in zip(spread([y for y, _, _ in ordered], least), ordered,
-                                     strict=True):  # fmt: skip
-        panel.text(x, at, text, color=colour, ha=side, va="center", fontsize=7.5)
+    heights = spread([height for height, _, _ in ordered], (high - low) * 0.055)
+    for y, (height, text, colour) in zip(heights, ordered, strict=True):
+        panel.plot([x + 0.25 * (at - x), at], [height, y], color=GREY, linewidth=0.5)
+        panel.annotate(f" {text} ", (at, y), va="center", ha="left" if at > x else "right",
+                       color=colour, fontsize=LABEL_POINTS, annotation_clip=False)  # fmt: skip
 
 
 def spread(heights: Sequence[float], least: float) -> list[float]:
@@ -275,105 +401,15 @@ def _block_end(block: Sequence[float], least: float) -> float:
     return _block_start(block, least) + (len(block) - 1) * least
 
 
-# --- the map --------------------------------------------------------------------------------------
-
-
-def _map(group: Group, found: PlacementMap) -> Picture:
-    """A row per place of BN, a column per place of ReLU; light is a low error."""
-    import matplotlib
-
-    figure, ((panel,),) = panels(1, 1, (5.6, 4.3))
-    medians = [at.entry.summary.median for at in found.placements if at.entry.summary]
-    colours = matplotlib.colormaps["cividis_r"]
-    for row, bn in enumerate(MAP_PLACES):
-        for column, relu in enumerate(MAP_PLACES):
-            here = [at for at in found.placements if (at.bn, at.relu) == (bn, relu)]
-            own = [at.entry.summary.median for at in here if at.entry.summary]
-            shade = (
-                (min(own) - min(medians)) / ((max(medians) - min(medians)) or 1) if own else None
-            )
-            fill = colours(shade * 0.9) if shade is not None else None
-            _draw_map_cell(panel, (column, row), here, fill, group.like_paper)
-    panel.set_xlim(-0.52, 2.52)
-    panel.set_ylim(2.52, -0.52)
-    panel.grid(visible=False)
-    panel.spines[:].set_visible(False)
-    panel.tick_params(length=0, labeltop=True, labelbottom=False)
-    panel.set_xticks(range(3), [f"ReLU {_broken(WHERE[place])}" for place in MAP_PLACES])
-    panel.set_yticks(range(3), [f"BN {_broken(WHERE[place])}" for place in MAP_PLACES])
-    caption = (
-        "Large: median test error, %; light is low. A thick frame marks the lowest, which does "
-        "not by itself mean that it is better. Hatched: no finished run."
-    )
-    if not group.like_paper:
-        caption += f" {NOT_COMPARABLE}"
-    if found.outside:
-        caption += f" Not on the map: {plain(', '.join(found.outside))}."
-    title = f"Where BN and ReLU go, ResNet-{found.depth}"
-    return titled(title, group.heading, figure, caption)
-
-
-def _draw_map_cell(
-    panel: Axes, at: tuple[int, int], here: Sequence[Placement], fill: Any, like_paper: bool
-) -> None:
-    from matplotlib.patches import Rectangle
-
-    corner = at[0] - 0.48, at[1] - 0.48
-    best = any(placement.best for placement in here)
-    frame: dict[str, Any] = {"edgecolor": INK, "linewidth": 2.6 if best else 0.5}
-    if fill is None:
-        frame |= {"facecolor": "white", "edgecolor": "#BBBBBB", "hatch": "////"}
-    else:
-        frame |= {"facecolor": fill}
-    panel.add_patch(Rectangle(corner, 0.96, 0.96, zorder=3 if best else 2, **frame))
-    ink = INK if fill is None or _luminance(fill) > 0.18 else "#FFFFFF"
-    lines = [line for p in here for line in _draw_map_lines(p, like_paper, small=len(here) > 1)]
-    total = sum(size for _, size, _ in lines)
-    y = at[1] - total / 2 * 0.0135
-    for text, size, weight in lines:
-        y += size / 2 * 0.0135
-        background = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
-        panel.text(at[0], y, text, ha="center", va="center", color=ink, fontsize=size * 0.78,
-                   weight=weight, bbox=background if fill is None else None, zorder=4)  # fmt: skip
-        y += size / 2 * 0.0135
-
-
-def _draw_map_lines(
-    placement: Placement, like_paper: bool, small: bool
-) -> Iterator[tuple[str, float, str]]:
-    """Text, size and weight of the lines about one ordering."""
-    entry, large = placement.entry, 13.0 if small else 17.0
-    others = states_text(entry.unfinished)
-    yield plain(row_name(entry.variant)), 8.5, "normal"
-    if entry.summary is None:
-        yield others or "missing", 9.5, "normal"
-    else:
-        yield f"{entry.summary.median:.2f}", large, "bold"
-        yield f"n = {entry.summary.n}" + (f"; {others}" if others else ""), 8.5, "normal"
-    if like_paper and entry.published is not None:
-        yield f"paper {entry.published.test_error:.2f}", 8.5, "normal"
-
-
-def _luminance(colour: Sequence[float]) -> float:
-    """The relative luminance of an sRGB colour, 0 to 1 (WCAG 2)."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def _broken(text: str) -> str:
-    return "\n".join(textwrap.wrap(text, 18))
-
-
 # --- words ----------------------------------------------------------------------------------------
 
 
-def _open(group: Group, depths: Sequence[int], among: Sequence[str] | None = None) -> str:
-    """The cells with finished and unfinished runs, of which the figure shows the finished ones."""
+def _open(group: Group, depths: Sequence[int]) -> str:
+    """The cells of V1 and V2 with unfinished runs, of which the figure shows the finished ones."""
     found = [
-        f"{plain(row_name(entry.variant))}, ResNet-{entry.depth} ({states_text(entry.unfinished)})"
+        f"{variant_label(entry.variant)}, ResNet-{entry.depth} ({states_text(entry.unfinished)})"
         for entry in group.entries.values()
-        if entry.depth in depths and entry.summary and entry.unfinished
-        and (among is None or entry.variant in among)
+        if entry.depth in depths and entry.variant in (V1, V2) and entry.unfinished
     ]  # fmt: skip
     return f" Without the runs that are not finished: {'; '.join(found)}." if found else ""
 

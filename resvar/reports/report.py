@@ -156,13 +156,13 @@ def figure_sections(report: Report) -> list[Section]:
     """A section with the figures of each group but its curves, which the page draws itself."""
     from resvar.reports.figures import figures
     from resvar.reports.html import Image, Section
-    from resvar.reports.plotting import inline_svg
+    from resvar.reports.plotting import page_svg
 
     drawn = list(islice(figures(report, curves=False), MOST_PICTURES + 1))
     made = []
     by_group = groupby(drawn[:MOST_PICTURES], key=lambda pair: (pair[0].label, pair[0].dataset))
     for group, held in by_group:
-        images = tuple(Image(p.title, inline_svg(p), p.caption) for _, p in held)
+        images = tuple(Image(p.title, page_svg(p), p.caption) for _, p in held)
         made.append(Section("Figures", pictures=images, group=group))
     if len(drawn) > MOST_PICTURES:
         note = "Not all figures are shown; `resvar report --figures DIR` writes them all."

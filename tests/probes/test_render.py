@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import warnings
 from xml.etree import ElementTree
 
 import pytest
@@ -16,12 +17,13 @@ from resvar.errors import UserError
 from resvar.models.ordering import PAPER_ORDER
 from resvar.probes.measurements import Probe, read_probe, write_probe
 from resvar.probes.pictures import probe_pictures
-from resvar.probes.render import SPARKS, render_probe, sparkline
+from resvar.probes.render import SPARKS, ProbeResults, render_probe, sparkline
 from resvar.probes.section import SECTION_TITLE, saved_probe_sections
-from resvar.reports.plotting import STYLES, inline_svg, write_pictures
+from resvar.reports.plotting import STYLES, inline_svg, page_svg, write_pictures
 from resvar.reports.records import read_records
 from resvar.reports.report import write_report
-from tests.probes.made import make_probe, make_results
+from tests.probes.made import make_moment, make_probe, make_results
+from tests.reports.drawn import faults, ticks
 from tests.reports.runs import write_run
 
 VALUES = st.lists(st.none() | st.floats(-1e9, 1e9), min_size=1, max_size=200)
@@ -132,6 +134,50 @@ def test_the_deletion_curve_shows_every_unit():
     assert list(curve.get_ydata()) == [60.0 - at for at in range(9)]
 
 
+@pytest.mark.parametrize("networks", [1, 2, 5])
+@pytest.mark.parametrize(("seeds", "iterations"), [(1, (0,)), (3, (0, 100, 400))])
+def test_no_figure_warns_or_has_clipped_or_overlapping_texts(networks, seeds, iterations):
+    variants = PAPER_ORDER[:networks]
+    probes = [make_probe(v, seed=s, iterations=iterations) for v in variants for s in range(seeds)]
+    results = ProbeResults.of(probes, make_results(*variants).groups)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [fault for picture in probe_pictures(results) for fault in faults(picture)] == []
+
+
+def test_units_have_whole_numbers_and_a_short_network_too():
+    moments = [make_moment(at, count=3, deletion=at == 400) for at in (0, 400)]
+    probe = make_probe("original", 8).model_copy(update={"moments": moments})
+    found = list(probe_pictures(ProbeResults.of([probe])))
+    assert [fault for picture in found for fault in faults(picture)] == []
+    for picture in found:
+        for panel in picture.figure.axes:
+            assert set(ticks(panel.xaxis)) <= {1.0, 2.0, 3.0}
+
+
+def test_a_figure_names_every_ordering_once_with_its_networks():
+    probes = [make_probe(v, seed=s) for v in ("original", "bn-after-add") for s in range(3)]
+    found = {picture.name: picture for picture in probe_pictures(ProbeResults.of(probes))}
+    for name in ("gradient-20", "after-addition-20"):
+        (legend,) = found[name].figure.legends
+        labels = sorted(text.get_text() for text in legend.get_texts())
+        assert labels == ["bn-after-add, n = 3", "original (V1), n = 3"]
+
+
+def test_a_panel_that_would_be_empty_is_left_out():
+    found = {p.name: p for p in probe_pictures(ProbeResults.of([make_probe("original")]))}
+    labels = [panel.get_ylabel() for panel in found["after-addition-20"].figure.axes]
+    assert [label for label in labels if label] == ["ReLU passes, %", "… all in stage, %"]
+
+
+def test_many_networks_are_divided_among_figures():
+    probes = [make_probe(v, seed=s) for v in PAPER_ORDER for s in range(2)]
+    found = {p.name: p.figure for p in probe_pictures(ProbeResults.of(probes))}
+    assert len(found["signal-20-iteration-0-part-1"].axes) == 3 * 6
+    assert len(found["deletion-20-part-2"].axes) == 4
+    assert max(figure.get_figwidth() for figure in found.values()) < 13
+
+
 def test_orderings_differ_without_colour_too():
     assert len({(str(line), marker) for _, line, marker in STYLES.values()}) == len(STYLES)
     assert len({marker for _, _, marker in STYLES.values()}) == len(STYLES)
@@ -197,8 +243,9 @@ def test_a_damaged_or_foreign_probe_is_named_and_spoils_nothing(tmp_path):
     assert section.pictures == ()
 
 
-def test_an_inline_figure_is_one_element():
-    svg = inline_svg(next(probe_pictures(make_results("original"))))
+@pytest.mark.parametrize("embedded", [inline_svg, page_svg])
+def test_a_figure_of_a_page_is_one_element(embedded):
+    svg = embedded(next(probe_pictures(make_results("original"))))
     assert svg.startswith("<svg")
     assert svg.rstrip().endswith("</svg>")
 

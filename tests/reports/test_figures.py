@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from scipy import stats
 
 from resvar.errors import UserError
 from resvar.models.ordering import PAPER_ORDER
@@ -89,16 +91,117 @@ def test_without_the_papers_protocol_no_published_figure_is_drawn(tmp_path, prot
     assert not [line for line in panel.lines if line.get_markerfacecolor() == "none"]
 
 
-def test_slopes_join_the_medians(tmp_path):
-    for seed, (v1, v2) in enumerate([(7.0, 6.0), (8.0, 6.5), (9.0, 6.1)]):
-        write_run(tmp_path, "original", 20, seed, v1)
-        write_run(tmp_path, "full-preact", 20, seed, v2)
-    write_run(tmp_path, "original", 32, 0, 7.0)
-    picture = drawn(tmp_path)["quick-v1-v2"]
+def write_pairs(root, depth, *pairs, protocol="quick"):
+    """Runs of V1 and V2 by seed."""
+    for seed, (v1, v2) in enumerate(pairs):
+        write_run(root, "original", depth, seed, v1, protocol)
+        write_run(root, "full-preact", depth, seed, v2, protocol)
+
+
+def test_slopes_join_the_medians_with_n_and_the_interval_of_the_difference(tmp_path):
+    write_pairs(tmp_path, 20, (7.0, 6.0), (8.0, 6.5), (9.0, 6.1))
+    write_pairs(tmp_path, 32, (7.0, 6.0))
+    report = build(read_records([tmp_path]))
+    picture = {picture.name: picture for _, picture in figures(report)}["quick-v1-v2"]
     panel = picture.figure.axes[0]
     assert [8.0, 6.1] in [list(line.get_ydata()) for line in panel.lines]
-    assert any("ResNet-20, −1.90" in text.get_text() for text in panel.texts)
-    assert "without a finished run: ResNet-32" in picture.caption
+    said = " ".join(text.get_text() for text in panel.texts)
+    test = stats.ttest_ind([6.0, 6.5, 6.1], [7.0, 8.0, 9.0], equal_var=False)
+    low, high = test.confidence_interval(1 - 0.05 / 2)  # two depths share the error rate
+    interval = f"[{low:+.2f}, {high:+.2f}]".replace("-", "−")
+    assert f"ResNet-20, interim, n = 3: Δ −1.80 {interval}" in said
+    assert "97.5 % interval of the difference" in picture.caption
+    assert "ResNet-32" not in said
+    assert "fewer than two runs of V1 or V2: ResNet-32" in picture.caption
+
+
+def test_a_slope_of_the_declared_seeds_is_not_interim_and_a_diverged_run_leaves_no_difference(
+    tmp_path,
+):
+    write_pairs(tmp_path, 20, *[(7 + seed / 10, 6 + seed / 7) for seed in range(5)])
+    assert "interim" not in slopes_text(tmp_path)
+    note = {"iteration": 12, "message": "the loss is NaN"}
+    shutil.rmtree(tmp_path / "quick/original-20/seed-4")
+    write_run(tmp_path, "original", 20, 4, None, progress=how_far(12), diverged=note)
+    assert "ResNet-20, n = 4 and 5: no Δ" in slopes_text(tmp_path)
+    assert "original (V1), ResNet-20 (diverged" in drawn(tmp_path)["quick-v1-v2"].caption
+
+
+def slopes_text(root):
+    panel = drawn(root)["quick-v1-v2"].figure.axes[0]
+    return " ".join(text.get_text() for text in panel.texts)
+
+
+def test_a_median_of_fewer_than_the_declared_seeds_is_called_interim(tmp_path):
+    write_rich(tmp_path, seeds=2)
+    found = drawn(tmp_path)
+    for name, expected in (("errors-110-164", "n = 2, interim"), ("map-110", "interim")):
+        texts = [text.get_text() for text in found[f"paper-{name}"].figure.axes[0].texts]
+        assert texts.count(expected) == 2  # V1 and V2, whose seeds are declared
+        assert "Interim: some of the declared seeds" in found[f"paper-{name}"].caption
+
+
+def test_single_runs_give_no_slopes_and_it_is_said_why(tmp_path):
+    write_pairs(tmp_path, 20, (7.0, 6.0))
+    write_run(tmp_path, "original", 20, 1, 7.1)
+    report = build(read_records([tmp_path]))
+    assert "quick-v1-v2" not in [picture.name for _, picture in figures(report)]
+    assert any("no slopes: no depth has at least two" in line for line in left_out(report))
+
+
+def test_the_papers_slope_is_called_a_median_of_five(tmp_path):
+    write_pairs(tmp_path, 110, (6.6, 6.3), (6.7, 6.4), protocol="paper")
+    panel = drawn(tmp_path)["paper-v1-v2"].figure.axes[0]
+    said = [text.get_text() for text in panel.texts]
+    assert any("paper, ResNet-110, median of 5: −0.24" in text for text in said)  # Table 2
+
+
+def test_test_errors_have_n_and_the_t_interval_of_the_mean(tmp_path):
+    ends = (6.9, 6.1, 6.4, 6.6)
+    for seed, end in enumerate(ends):
+        write_run(tmp_path, "original", 20, seed, end)
+    write_run(tmp_path, "full-preact", 20, 0, 6.2)
+    picture = drawn(tmp_path)["quick-errors-20"]
+    panel = picture.figure.axes[0]
+    said = [text.get_text() for text in panel.texts]
+    assert {"n = 4, interim", "n = 1, interim", "missing"} <= set(said)
+    mean, error = statistics.mean(ends), stats.sem(ends)
+    expected = stats.t.interval(0.95, len(ends) - 1, mean, error)
+    spans = [tuple(line.get_xdata()) for line in panel.lines if line.get_ydata()[0] == 0.2]
+    assert any(span == pytest.approx(expected) for span in spans if len(span) == 2)
+    assert not [line for line in panel.lines if line.get_ydata()[0] == 4.2]  # full-preact, n = 1
+    assert "95 % t interval" in picture.caption
+    assert "(n = 1) has no interval" in picture.caption
+
+
+def test_an_interval_that_leaves_the_axis_ends_in_an_arrow(tmp_path):
+    for seed, end in enumerate((6.0, 9.0)):
+        write_run(tmp_path, "original", 20, seed, end)
+    panel = drawn(tmp_path)["quick-errors-20"].figure.axes[0]
+    low, high = panel.get_xlim()
+    assert points(panel, "<") == [(low, 0.2)]
+    assert points(panel, ">") == [(high, 0.2)]
+
+
+@pytest.mark.parametrize(("seeds", "marked"), [(1, 0), (2, 1)])
+def test_the_map_marks_the_lowest_of_several_runs_only(tmp_path, seeds, marked):
+    write_rich(tmp_path, seeds)
+    picture = drawn(tmp_path)["paper-map-110"]
+    panel = picture.figure.axes[0]
+    assert sum(patch.get_linewidth() > 1 for patch in panel.patches) == marked
+    assert ("No cell is marked" in picture.caption) == (not marked)
+    said = [text.get_text() for text in panel.texts]
+    assert said.count("n = 1" if seeds == 1 else "n = 2: 5.90–6.00") >= 1
+
+
+def test_a_curve_has_the_number_of_its_runs_in_the_legend(tmp_path):
+    for seed in range(3):
+        write_curved(tmp_path, "original", 110, seed)
+    write_curved(tmp_path, "full-preact", 110, 0)
+    axes = drawn(tmp_path)["quick-curves-110"].figure.axes
+    legends = [text.get_text() for panel in axes if panel.legend_
+               for text in panel.legend_.get_texts()]  # fmt: skip
+    assert legends == ["original (V1), n = 3", "full-preact (V2), n = 1"]
 
 
 def test_curves_are_solid_errors_dashed_losses_and_a_band_from_lowest_to_highest(tmp_path):
@@ -112,7 +215,7 @@ def test_curves_are_solid_errors_dashed_losses_and_a_band_from_lowest_to_highest
     (area,) = errors.collections
     at_the_end = {y for x, y in area.get_paths()[0].vertices if x == 400}
     assert (min(at_the_end), max(at_the_end)) == (50.0, 54.0)
-    assert "from the lowest to the highest" in picture.caption
+    assert "range of the runs, lowest to highest" in picture.caption
 
 
 def test_one_run_has_no_band_and_no_words_about_one(tmp_path):
@@ -130,7 +233,9 @@ def test_diverged_damaged_and_missing_runs_are_said(tmp_path):
     (broken / "result.json").write_text("{", encoding="utf-8")
     report = build(read_records([tmp_path]))
     found = {picture.name: picture for _, picture in figures(report)}
-    assert "original (V1), ResNet-110 (diverged" in found["paper-errors-110-164"].caption
+    panel = found["paper-errors-110-164"].figure.axes[0]
+    assert any("n = 2, interim\ndiverged" in text.get_text() for text in panel.texts)
+    assert "original (V1), ResNet-110 (diverged" in found["paper-v1-v2"].caption
     assert any("damaged" in sentence for sentence in left_out(report))
 
 
