@@ -69,7 +69,7 @@ def test_two_settings_cross(tmp_path):
         f"nesterov = {value} full-preact {depth}"
         for depth, value in ((20, "false"), (20, "true"), (56, "true"))
     ]
-    assert [cell.lines[0] for cell in table.rows[0][1:]] == ["32.00", "–", "35.00"]
+    assert [cell.lines[0] for cell in table.rows[0][1:]] == ["median 32.00", "–", "median 35.00"]
 
 
 def test_three_settings_one_at_a_time_are_tables_with_the_protocol_in_each(tmp_path):
