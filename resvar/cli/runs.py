@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -11,7 +11,11 @@ import resvar.cli.options as opt
 from resvar.api import ReportFormat, data_folder, probe_sections
 from resvar.cli import completion
 from resvar.errors import UserError
+from resvar.rundir import RESULT
 from resvar.streams import print_line
+
+if TYPE_CHECKING:
+    from resvar.sweeps.grid import Sweep
 
 Downloadable = Literal["cifar10", "cifar100"]
 
@@ -224,6 +228,7 @@ def sweep_command(
 
     if estimate:
         estimate_here(planned, folder, device, jobs, per_gpu, images_per_second)
+        _print_forecast(planned)
     elif launcher == "slurm":
         from resvar.sweeps.resources import read_resources
         from resvar.sweeps.slurm import run_on_slurm
@@ -232,7 +237,19 @@ def sweep_command(
         side_by_side = 1 if per_gpu is None else per_gpu
         run_on_slurm(planned, folder, device, jobs, side_by_side, asked, dry_run)
     else:
+        if not dry_run and not any((run.folder / RESULT).exists() for run in planned.runs):
+            _print_forecast(planned)
         run_here(planned, folder, device, jobs, per_gpu, dry_run)
+    if dry_run:
+        _print_forecast(planned, comment="# ")
+
+
+def _print_forecast(planned: Sweep, comment: str = "") -> None:
+    """What the sweep can decide; in a dry run as comments, since it prints a script."""
+    from resvar.reports.forecast import forecast
+
+    for sentence in forecast(planned):
+        print_line(f"{comment}{sentence}")
 
 
 def _refuse_slurm_options(**options: Any) -> None:
