@@ -64,7 +64,7 @@ MOST_NOTES = 3
 
 @dataclass(frozen=True)
 class Image:
-    """A figure in SVG; shown as an image, so that no script in it can run."""
+    """A figure in SVG, with colours for a dark page; shown as an image, so that no script runs."""
 
     title: str
     svg: str
@@ -74,11 +74,6 @@ class Image:
     def source(self) -> str:
         """The figure as a data URL, which keeps its ids and styles separate from the page's."""
         return f"data:image/svg+xml;base64,{base64.b64encode(self.svg.encode()).decode()}"
-
-    @property
-    def adapts(self) -> bool:
-        """Whether it has colours of its own for a dark page."""
-        return "prefers-color-scheme" in self.svg
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import numpy
+import PIL.Image
 import pytest
 
-from resvar.reports.html import Image, Section
+from resvar.reports.findings import build
+from resvar.reports.records import read_records
+from resvar.reports.report import figure_sections
 from tests.reports.conftest import Look
 from tests.reports.pages import ENVIRONMENT_A, write_curved, write_page, write_rich
 from tests.support.commands import wait_for
@@ -241,16 +246,19 @@ def test_a_narrow_screen_tells_what_it_leaves_out(rich, look):
 
 def test_a_dark_page_has_no_white_box(tmp_path, look):
     write_rich(tmp_path, 2)
-    own = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><style>'
-    own += "@media (prefers-color-scheme: dark) {rect {fill: #123}}</style></svg>"
-    picture = Section("Figures", pictures=(Image("A figure", own),))
-    seen = look(write_page(tmp_path, sections=(picture,)), color_scheme="dark")
+    figures = tuple(figure_sections(build(read_records([tmp_path]))))
+    seen = look(write_page(tmp_path, sections=figures), color_scheme="dark")
     found = seen.page.evaluate(
         """[...document.querySelectorAll("*")].filter((e) => e.checkVisibility())
            .map((e) => getComputedStyle(e).backgroundColor)"""
     )
     for color in set(found) - {"rgba(0, 0, 0, 0)"}:
         assert luminance(color) < 0.1
+    images = seen.page.locator(".picture img")
+    assert images.count() == 4
+    for number in range(4):
+        pixels = PIL.Image.open(io.BytesIO(images.nth(number).screenshot())).convert("L")
+        assert numpy.median(numpy.asarray(pixels)) < 100, "mostly dark"
 
 
 def test_printed_it_is_light_and_nothing_is_cut_off(rich, look):
