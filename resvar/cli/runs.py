@@ -203,6 +203,9 @@ def sweep_command(
     Finished runs are skipped and the others resumed, so the command can be rerun at any time. A
     failure is reported at the end and does not stop the other runs.
 
+    The seeds of a sweep are declared by it: a report has no verdict before they are complete, and
+    further seeds do not change it. --dry-run and --estimate tell which differences they detect.
+
     With --launcher slurm the runs become tasks of a job array, and the terminal may be closed;
     resvar status shows their progress. A run that reaches its time limit or is preempted saves a
     checkpoint, is requeued, and resumes bit for bit. --dry-run prints the batch script.
