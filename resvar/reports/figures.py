@@ -59,8 +59,8 @@ DEPTHS = (
 MOST_ROWS = 40
 """Variants in one figure of test errors; more would be illegible."""
 
-LONGEST_FILE_NAME = 248
-"""Bytes, without a number and the suffix; file systems allow 255."""
+LONGEST_SLUG = 224
+"""Bytes of a group in the name of a file; file systems allow 255 in all."""
 
 
 def figures(report: Report, curves: bool = True) -> Iterator[tuple[Group, Picture]]:
@@ -118,7 +118,7 @@ def _planned(group: Group) -> Iterator[tuple[str, partial[Picture] | str]]:
     for found in maps:
         yield f"map-{found.depth}", partial(map_picture, group, found)
     if measured and not maps:
-        yield "map", "no map: no depth has all of the paper's orderings, or others."
+        yield "map", "no map: no depth has all five published orderings, or an unpublished one."
     with_metrics = depths_with_curves(group)
     for depth in group.depths:
         missing = f"no curves of ResNet-{depth}: no run has a metrics.csv."
@@ -131,7 +131,7 @@ def _slug(group: Group, name: str) -> str:
     dataset = "" if group.dataset == "cifar10" else f"{group.dataset} "
     own, kind = (re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
                  for text in (f"{dataset}{group.label}", name))  # fmt: skip
-    return f"{brief(own, LONGEST_FILE_NAME - len(kind) - 1, '-')}-{kind}"
+    return f"{brief(own, LONGEST_SLUG, '-')}-{kind}"
 
 
 # --- final test errors ----------------------------------------------------------------------------
@@ -197,7 +197,7 @@ def _errors_caption(group: Group, cells: Sequence[Entry]) -> str:
     if not group.like_paper:
         return f"{caption} {NOT_COMPARABLE}"
     if runs := {entry.published.runs for entry in cells if entry.published}:
-        of = f" median of {runs.pop()} runs" if len(runs) == 1 and None not in runs else ""
+        of = f" median of {runs.pop()} runs" if len(runs) == 1 and None not in runs else " figure"
         caption += f" Open diamond: published{of}."
     return caption
 

@@ -135,7 +135,7 @@ def test_the_deletion_curve_shows_every_unit():
 
 
 @pytest.mark.parametrize("networks", [1, 2, 5])
-@pytest.mark.parametrize(("seeds", "iterations"), [(1, (0,)), (3, (0, 100, 400))])
+@pytest.mark.parametrize(("seeds", "iterations"), [(1, (0,)), (2, (0, 400))])
 def test_no_figure_warns_or_has_clipped_or_overlapping_texts(networks, seeds, iterations):
     variants = PAPER_ORDER[:networks]
     probes = [make_probe(v, seed=s, iterations=iterations) for v in variants for s in range(seeds)]
