@@ -189,7 +189,7 @@ class TerminalTable:
         width = _width(console, options)
         if self.table.title:
             yield Prose(self.table.title, "bold")
-        shown, widths = _fitted(self.table, width)
+        shown, widths = fitted(self.table, width)
         if widths is None:
             shown = without(self.table, EXTRA)
             yield from _stacked(shown, width)
@@ -197,9 +197,8 @@ class TerminalTable:
             yield from _aligned(shown, widths)
         for note in shown.notes:
             yield Prose(note, "dim", 2)
-        highest = max(column.drop for column in shown.columns)
-        if dropped := [column.name for column in self.table.columns if column.drop > highest]:
-            yield Prose(f"Left out for width: {', '.join(dropped)}.", "dim", 2)
+        for note in left_out(self.table, shown):
+            yield Prose(note, "dim", 2)
 
 
 @dataclass(frozen=True)
@@ -234,8 +233,8 @@ def _width(console: Console, options: ConsoleOptions) -> int:
     return options.max_width if console.is_terminal else WIDE
 
 
-def _fitted(table: Table, width: int) -> tuple[Table, list[int] | None]:
-    """The table without the columns that do not fit, and the widths of the others.
+def fitted(table: Table, width: int) -> tuple[Table, list[int] | None]:
+    """The table without the columns that do not fit `width`, and the widths of the others.
 
     Titles become short. Paths and lists are broken only where no column less would do.
 
@@ -251,6 +250,13 @@ def _fitted(table: Table, width: int) -> tuple[Table, list[int] | None]:
         if (widths := _widths(each, width, longest)) is not None:
             return each, widths
     return table, None
+
+
+def left_out(table: Table, shown: Table) -> Iterator[str]:
+    """A note on the columns of a table that are not shown."""
+    highest = max(column.drop for column in shown.columns)
+    if dropped := [column.name for column in table.columns if column.drop > highest]:
+        yield f"Left out for width: {', '.join(dropped)}."
 
 
 def without(table: Table, drop: int) -> Table:
@@ -288,7 +294,7 @@ def _widths(table: Table, width: int, longest: Callable[[str], int]) -> list[int
             least = max(min(column.wrap, natural), *map(longest, cells))
         else:
             least = max(map(columns_of, cells), default=0)
-        widths.append(max(least, *map(columns_of, _title_lines(column.title, 1))))
+        widths.append(max(least, *map(columns_of, title_lines(column.title, 1))))
     free -= sum(widths)
     if free < 0:
         return None
@@ -327,7 +333,7 @@ def _cell_lines(text: str, width: int) -> list[str]:
     return [text] if text[:1] in BRACKETS else folded(text, width)
 
 
-def _title_lines(title: str, width: int) -> list[str]:
+def title_lines(title: str, width: int) -> list[str]:
     """A title in lines, broken where it says so and between words."""
     return [line for part in title.split("\n") for line in folded(part, width)]
 
@@ -335,7 +341,7 @@ def _title_lines(title: str, width: int) -> list[str]:
 def _aligned(table: Table, widths: Sequence[int]) -> Iterator[Text]:
     """The lines of the table in columns."""
     columns = table.columns
-    titles = [_title_lines(c.title, width) for c, width in zip(columns, widths, strict=True)]
+    titles = [title_lines(c.title, width) for c, width in zip(columns, widths, strict=True)]
     height = max(map(len, titles))
     above = [[""] * (height - len(title)) + title for title in titles]
     yield from _row(columns, widths, above, ["dim" if c.foreign else "bold" for c in columns])

@@ -36,7 +36,10 @@ from resvar.table import (
     Table,
     TableCell,
     draw_parts,
+    fitted,
+    left_out,
     natural_width,
+    title_lines,
     without,
 )
 
@@ -180,6 +183,7 @@ def _markdown_text(text: str) -> str:
 # --- LaTeX
 
 _LATEX_ROWS = 40  # what fits on a page
+_LATEX_COLUMNS = 82  # letters of 7 points in the line of an `article`
 
 
 def _as_latex(report: Report, what: Sequence[str]) -> str:
@@ -241,38 +245,59 @@ def _label(title: str) -> str:
 
 
 def _latex_table(table: Table, label: str) -> list[str]:
-    """A float that fits the column of an `article`: titles break, and some columns are dropped."""
-    table = without(table, EXTRA)
-    form = "".join(r"p{.45\linewidth}" if c.wrap else c.align[0] for c in table.columns)
+    """A float that fits the column of an `article`, as on a terminal of `_LATEX_COLUMNS`."""
+    most = without(table, EXTRA)
+    shown, widths = fitted(most, _LATEX_COLUMNS)
+    if widths is None:  # then the texts of every column may be broken
+        columns_of_text = (replace(column, wrap=1) for column in shown.columns)
+        shown = replace(shown, columns=tuple(columns_of_text))
+        widths = [_LATEX_COLUMNS // len(shown.columns)] * len(shown.columns)
+    columns = list(zip(shown.columns, zip(*shown.rows, strict=True), widths, strict=True))
+    form = "".join(_latex_column(*column) for column in columns)
 
     def row(cells: Sequence[TableCell]) -> str:
-        aligned = zip(cells, table.columns, strict=True)
+        aligned = zip(cells, shown.columns, strict=True)
         text = [_latex_cell(cell, "t", column) for cell, column in aligned]
         gap = r" \addlinespace" if any(len(cell.lines) > 1 for cell in cells) else ""
         return " & ".join(text) + r" \\" + gap
 
-    titles = [_latex_cell(TableCell(column.title), "b", column) for column in table.columns]
+    titles = [
+        _latex_cell(TableCell("\n".join(title_lines(column.title, width))), "b", column)
+        for column, _, width in columns
+    ]
 
     return [
         r"\begin{table}[htbp]",
         r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
         rf"\caption{{{_latex_text(table.title)}}}",
         rf"\label{{{label}}}",
-        rf"\begin{{tabular}}{{{form}}}",
+        rf"\begin{{tabular}}{{@{{}}{form}@{{}}}}",
         r"\toprule",
         " & ".join(titles) + r" \\",
         r"\midrule",
-        *(row(cells) for cells in table.rows),
+        *(row(cells) for cells in shown.rows),
         r"\bottomrule",
         r"\end{tabular}",
-        *(rf"\par\smallskip {_latex_text(note)}" for note in table.notes),
+        *(
+            rf"\par\smallskip {_latex_text(note)}"
+            for note in (*table.notes, *left_out(most, shown))
+        ),
         r"\end{table}",
     ]
+
+
+def _latex_column(column: Column, cells: Sequence[TableCell], width: int) -> str:
+    """`l` or `r`; a paragraph where texts are longer than the width."""
+    if column.wrap and any(len(line) > width for cell in cells for line in cell.lines):
+        return rf"p{{{width / _LATEX_COLUMNS:.2f}\linewidth}}"
+    return column.align[0]
 
 
 def _latex_cell(cell: TableCell, aligned: Literal["t", "b"], column: Column) -> str:
     """The text of a cell; several lines are aligned with their neighbours at top or bottom."""
     lines = [_latex_text(line) for line in cell.lines]
+    if cell.folder is not None:
+        lines = [line.replace("/", r"/\allowbreak{}") for line in lines]
     if cell.strong:
         lines = [rf"\textbf{{{line}}}" for line in lines]
     if len(lines) == 1:

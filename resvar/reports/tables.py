@@ -127,7 +127,7 @@ def _chances(group: Group) -> Iterator[str]:
     if chances:
         each = [f"{percent(100 * chance, 0)} at n = {n}" for n, chance in sorted(set(chances))]
         together = percent(100 * math.prod(chance for _, chance in chances), 0)
-        more = f", and all {len(chances)} would with {together}" if len(chances) > 1 else ""
+        more = f", and all {len(chances)} of them with {together}" if len(chances) > 1 else ""
         yield (
             "If our runs and the paper's had the same distribution, a published median would be "
             f"inside with a probability of {', '.join(each)}{more}."

@@ -8,14 +8,18 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 from typing import get_args
 
+import matplotlib
 import pytest
+from matplotlib.ft2font import FT2Font
 
 import resvar
 from resvar.api import ReportFormat, ReportPart
 from resvar.cli import run_command
 from resvar.cli.completion import complete_report_part
+from resvar.models.ordering import PAPER_ORDER
 from resvar.reports.findings import build
 from resvar.reports.records import read_records
 from resvar.reports.render import PARTS, RENDERERS, render_report
@@ -166,6 +170,51 @@ def test_every_table_has_a_label_of_its_own(report, tmp_path):
         text = render_report(made, "latex")
         labels = re.findall(r"\\label\{(tab:resvar-[a-z0-9-]+)\}", text)
         assert len(set(labels)) == text.count(r"\begin{table}") > 3
+
+
+COLUMN = 345
+"""Points: the width of an `article`'s text."""
+
+
+def width_of(table):
+    """The width of a LaTeX table in points, by Computer Modern's letters at 7 points."""
+    font = FT2Font(str(Path(matplotlib.get_data_path()) / "fonts/ttf/cmr10.ttf"))
+    font.set_size(7 * 1.14, 72)  # cmr7 is that much wider than cmr10 at 7 points
+
+    def points(text):
+        plain = re.sub(r"\\[a-z]+\{\}|[${}]|\\(?:pm|textbf|addlinespace)\b ?|\\", "", text)
+        font.set_text(plain.strip())
+        return font.get_width_height()[0] / 64
+
+    form = re.search(r"\\begin\{tabular\}\{(.*)\}\n\\toprule", table)[1]
+    columns = re.findall(r"p\{(0\.\d+)\\linewidth\}|([lr])", form)
+    body = re.sub(r"\\begin\{tabular\}\[[tb]\]\{@\{\}[lr]@\{\}\}|\\end\{tabular\}", "", table)
+    rows = body[body.index(r"\toprule") :].split("\n")
+    cells = [row.removesuffix(r"\\").split(" & ") for row in rows if " & " in row]
+    assert {len(row) for row in cells} == {len(columns)}
+    widths = [
+        float(share) * COLUMN if share
+        else max(points(line) for row in cells for line in row[n].split(r" \\ "))
+        for n, (share, _) in enumerate(columns)
+    ]  # fmt: skip
+    return sum(widths) + 6 * (len(widths) - 1)  # \tabcolsep is 3 points
+
+
+@pytest.mark.parametrize("what", [(), ("table",)])
+def test_tables_fit_the_column_of_an_article(tmp_path, what):
+    """As far as that can be computed without LaTeX."""
+    for depth in (110, 164):
+        for seed in range(2):
+            for rank, variant in enumerate(PAPER_ORDER):
+                write_run(tmp_path, variant, depth, seed, 7 + rank / 3 + seed / 7, "paper")
+    write_run(tmp_path, seed=5, test_error=None, protocol="paper", progress=how_far(12_345, 64_000))
+    damaged = write_run(tmp_path, seed=6, folder=tmp_path / ("long-name-" * 9) / "seed-6")
+    (damaged / "result.json").write_text("{", encoding="utf-8")
+    text = render_report(build(read_records([tmp_path])), "latex", what=what)
+    floats = re.findall(r"\\begin\{table\}.*?\\end\{table\}", text, re.DOTALL)
+    assert floats
+    for table in floats:
+        assert width_of(table) < COLUMN, re.search(r"\\caption.*", table)[0]
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex")

@@ -239,9 +239,9 @@ def test_what_inside_would_mean_in_a_perfect_reproduction(tmp_path):
     """0.8333 at n = 5, and its tenth power."""
     write_table(tmp_path)
     text = render_report(report_on(tmp_path), "markdown").replace("\\", "")
-    assert text.count("with a probability of 83 % at n = 5, and all 10 would with 16 %.") == 1
+    assert text.count("with a probability of 83 % at n = 5, and all 10 of them with 16 %.") == 1
     write_run(tmp_path, "original", 20, 0, 8.5, "paper")
-    assert "all 10 would" in render_report(report_on(tmp_path), "markdown")
+    assert "all 10 of them" in render_report(report_on(tmp_path), "markdown")
 
 
 def test_a_source_of_few_figures_names_its_variants(tmp_path):
