@@ -182,8 +182,8 @@ def improvement_misses(scenario: Scenario, sweeps: int, seed: int) -> tuple[floa
     missed = 0
     for sweep in _sweeps(scenario, sweeps, np.random.default_rng(seed)):
         sides = [(pair.sides[0].errors, pair.sides[1].errors) for pair in sweep.pairs]
-        _, (low, high) = improvement(sides)
-        missed += not low <= truth <= high
+        _, interval = improvement(sides)
+        missed += interval is not None and not interval[0] <= truth <= interval[1]
     return missed / sweeps, truth
 
 

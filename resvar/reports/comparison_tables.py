@@ -67,11 +67,16 @@ def _pooled(group: Group) -> Iterator[str]:
             f"{depths} together{so_far}: V2 − V1 is {found.difference:+.2f} points (95 % interval "
             f"{low:+.2f} to {high:+.2f})."
         )
-    low, high = found.improvement_interval
+    interval = "no interval, since all pairs of runs say the same"
+    if found.improvement_interval is not None:
+        low, high = found.improvement_interval
+        interval = (
+            f"95 % interval {low:.2f} to {high:.2f}, bootstrap stratified by depth and variant; "
+            "with few runs it is too narrow"
+        )
     yield (
         f"Probability that a run of V2 has a lower error than a run of V1{so_far}: "
-        f"{found.improvement:.2f} (95 % interval {low:.2f} to {high:.2f}, bootstrap stratified by "
-        "depth and variant; with few runs it is too narrow)."
+        f"{found.improvement:.2f} ({interval})."
     )
 
 
@@ -152,7 +157,7 @@ def _limits(contrasts: Sequence[Contrast]) -> Iterator[str]:
             name = f"{contrast.variant} at ResNet-{contrast.depth}"
             silent.setdefault(contrast.comparison.reason, []).append(name)
     for why, names in silent.items():
-        yield f"Inconclusive: {why} ({', '.join(names)})."
+        yield f"{why[:1].upper()}{why[1:]} ({', '.join(names)})."
     tested = [c for c in contrasts if c.comparison.p is not None]
     if not tested:
         return
@@ -168,7 +173,8 @@ def _limits(contrasts: Sequence[Contrast]) -> Iterator[str]:
         here = [c.comparison.smallest_p or 0 for c in own if c.depth == depth]
         floor = min(1.0, size * max(here))
         text = _floor_text(floor, size)
-        yield f"ResNet-{depth}: p corrected by Holm for {size} comparisons. {text}"
+        corrected = f"corrected by Holm for {size} comparisons" if size > 1 else "not corrected"
+        yield f"ResNet-{depth}: p {corrected}. {text}"
     if len(own) < len(tested):
         yield f"{row_name(V2)}: p corrected for its depths, as in the table of V1 against V2."
 

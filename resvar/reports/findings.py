@@ -434,7 +434,7 @@ def _placements(cells: Mapping[tuple[str, str], Sequence[Entry]]) -> Iterator[Pl
 
 def _nothing_to_compare(entries: Iterable[Entry]) -> Iterator[str]:
     """Depths at which variants have results, but `original` has none."""
-    finished = [entry for entry in entries if entry.summary]
+    finished = [entry for entry in entries if entry.outcomes()]
     with_base = {entry.depth for entry in finished if entry.variant == V1}
     if bare := sorted({entry.depth for entry in finished} - with_base):
         names = ", ".join(f"ResNet-{depth}" for depth in bare)

@@ -30,14 +30,15 @@ class Pooled:
         interval: its 95 % interval (Welch and Satterthwaite), or None.
         improvement: the probability that a run of V2 has a lower test error than a run of V1,
             mean over the depths; equal errors count half, and diverged runs are the worst.
-        improvement_interval: its 95 % interval, by a bootstrap stratified by depth and variant.
+        improvement_interval: its 95 % interval, by a bootstrap stratified by depth and variant;
+            None where every pair or none is an improvement, since resampling then changes nothing.
     """
 
     depths: tuple[int, ...]
     difference: float | None
     interval: tuple[float, float] | None
     improvement: float
-    improvement_interval: tuple[float, float]
+    improvement_interval: tuple[float, float] | None
 
 
 def pool(pairs: Sequence[V1V2Comparison]) -> Pooled | None:
@@ -69,7 +70,7 @@ def mean_difference(sides: Sides) -> tuple[float | None, tuple[float, float] | N
     return difference, (difference - half, difference + half)
 
 
-def improvement(sides: Sides) -> tuple[float, tuple[float, float]]:
+def improvement(sides: Sides) -> tuple[float, tuple[float, float] | None]:
     """The probability that a run of V2 has the lower error, and its 95 % bootstrap interval."""
     import numpy as np
 
@@ -82,7 +83,7 @@ def improvement(sides: Sides) -> tuple[float, tuple[float, float]]:
 
     means = np.mean([_wins(resampled(v1), resampled(v2)) for v1, v2 in sides], axis=0)
     low, high = np.quantile(means, [ERROR_RATE / 2, 1 - ERROR_RATE / 2])
-    return float(observed), (float(low), float(high))
+    return float(observed), (float(low), float(high)) if low < high else None
 
 
 def _wins(v1: Array, v2: Array) -> Array:

@@ -134,14 +134,15 @@ class V1V2Comparison:
         """How the difference relates to the published one; None if nothing is comparable.
 
         `agrees`: it has the published direction, and the two do not differ. Inconclusive: they do
-        not differ, but neither does the difference from 0.
+        not differ, but neither does the difference from 0. The opposite direction is `smaller`.
         """
         theirs = self.published_difference
         if not self.like_paper or theirs is None or self.interim:
             return None
         excess = self._excess(theirs)
         if excess is None:
-            return "inconclusive"
+            opposite = self.direction == ("V1 better" if theirs < 0 else "V2 better")
+            return "smaller" if opposite else "inconclusive"
         low, high = excess
         if low <= 0 <= high:
             decided = self.direction == ("V2 better" if theirs < 0 else "V1 better")
@@ -257,8 +258,10 @@ def _direction(pair: V1V2Comparison) -> str:
         need = fewest_seeds(pair.depths)
         what = f"n = {n} cannot decide, since {floor}; {need} seeds of each can"
         return f"undecided: {what}{_difference(found, ' (', ')')}."
-    how = f"p = {pair.p_family:.3f}, corrected for {pair.depths} depths, n = {n}"
-    how = how.replace(", corrected for 1 depths", "")
+    p = "p < 0.001" if (pair.p_family or 0) < 0.001 else f"p = {pair.p_family:.3f}"
+    how = (
+        f"{p}, corrected for {pair.depths} depths, n = {n}" if pair.depths > 1 else f"{p}, n = {n}"
+    )
     if pair.direction == "undecided":
         contains = ", which contains 0" if found.interval else ""
         what = _difference(found) or "the ranks of V1 and V2 do not differ significantly"

@@ -49,7 +49,7 @@ def test_the_probability_of_improvement_counts_pairs():
 
 def test_a_diverged_run_loses_against_every_other():
     lost = math.inf
-    assert improvement([(V1, (lost,) * 5)])[0] == 0
+    assert improvement([(V1, (lost,) * 5)]) == (0, None)
     assert improvement([((lost, lost), (lost, lost))])[0] == 0.5
     assert mean_difference([(V1, (*V2, lost))]) == (None, None)
 

@@ -186,6 +186,28 @@ def test_diverged_runs_are_the_worst_and_named(tmp_path):
     assert "5 of 5 runs of V1 diverged" in lost.sentence
 
 
+def test_diverged_runs_of_v2_deny_the_published_direction(tmp_path):
+    write(tmp_path, "original", V1)
+    write(tmp_path, "full-preact", (None,) * 5)
+    found = pair_in(tmp_path)
+    assert (found.direction, found.agreement) == ("V1 better", "smaller")
+
+
+def test_a_depth_whose_original_diverged_is_compared_all_the_same(tmp_path):
+    write(tmp_path, "original", (None,) * 5)
+    write(tmp_path, "full-preact", V1)
+    write(tmp_path, "bn-after-add", V1)
+    (group,) = build(read_records([tmp_path])).groups
+    assert [contrast.variant for contrast in group.contrasts] == ["bn-after-add", "full-preact"]
+    assert not any("nothing is compared" in note for note in group.notes)
+
+
+def test_a_small_p_is_not_rounded_to_nothing():
+    seeds = {"seeds": frozenset(range(20)), "by_sweep": True}
+    found = judge(around(6.6, 0.01) * 4, around(5.0, 0.01) * 4, **seeds)
+    assert "(p < 0.001, corrected for 2 depths, n = 20)" in found.sentence
+
+
 def test_a_sweep_declares_the_seeds(tmp_path):
     given = {"variants": "original,full-preact", "depths": "110", "seeds": "7"}
     plan_sweep(None, {**given, "protocol": "paper"}, (), tmp_path).write_manifest()
