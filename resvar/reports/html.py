@@ -228,6 +228,9 @@ def _group_parts(
     done = sum(record.state is RunState.DONE for record in group.records)
     total = len(group.records)
     medians = [entry.summary.median for entry in group.entries.values() if entry.summary]
+    words: dict[str, list[str]] = {}
+    for pair in (pair for pair in group.v1_v2 if pair.comparison):
+        words.setdefault(pair.word, []).append(str(pair.depth))
     ends = [min(medians), max(medians)] if medians else []
     return {
         "id": id,
@@ -237,6 +240,7 @@ def _group_parts(
         "depths": listed([str(depth) for depth in group.depths]),
         "count": f"{done:,}" if done == total else f"{done:,} of {total:,}",
         "medians": " to ".join(dict.fromkeys(f"{m:.2f}" for m in ends)),
+        "words": "; ".join(f"{word} ({', '.join(at)})" for word, at in words.items()),
         "verdicts": [plain(text).partition(": ") for text in verdict_sentences(group)],
         "no_verdict": "No verdict." if sample else "No run of either is here yet.",
         "notes": [plain(note) for note in group.notes],

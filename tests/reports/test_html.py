@@ -184,6 +184,17 @@ def test_groups_have_an_index_with_short_names_and_what_they_change(tmp_path):
         assert len(words) < 60, "a long name is not a link or a heading"
 
 
+def test_the_index_gives_the_verdicts_in_a_word_where_v1_and_v2_can_be_compared(tmp_path):
+    write_rich(tmp_path / "paper", seeds=5)
+    write_curved(tmp_path / "quick")
+    paper, quick = re.findall(r'<td class="left drop words">(.*?)</td>', page_on(tmp_path))
+    group = build(read_records([tmp_path])).groups[0]
+    assert len(group.v1_v2) == 2
+    for pair in group.v1_v2:
+        assert re.search(rf"{pair.word} \([^)]*\b{pair.depth}\b", paper)
+    assert quick == "–"
+
+
 def test_one_group_needs_no_index(tmp_path):
     write_curved(tmp_path)
     seen = Seen(page_on(tmp_path))
