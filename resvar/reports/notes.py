@@ -97,11 +97,14 @@ def _over_time(value: Callable[[Record, Mapping[str, Any]], str]) -> Callable[[R
     return values
 
 
+DIRTY = " with uncommitted changes"
+
+
 def _commit(record: Record, environment: Mapping[str, Any]) -> str:
     commit = environment.get("commit") or result_of(record).get("commit")
     if not commit:
         return "no known commit"
-    return f"{str(commit)[:7]}{' with uncommitted changes' * (environment.get('dirty') is True)}"
+    return f"{str(commit)[:7]}{DIRTY * (environment.get('dirty') is True)}"
 
 
 MADE_WITH: Mapping[str, Callable[[Record], str]] = {
@@ -152,6 +155,8 @@ def _differing(ours: Sequence[Record], theirs: Sequence[Record]) -> str:
             sides = dict.fromkeys(map(_counted, (first, second)))
             each = " each" if len(sides) == 1 else ""
             parts.append(f"different {what} ({'; '.join(sides)}{each})")
+        elif any(DIRTY in made for made in first):
+            parts.append("uncommitted changes, which may differ")
     return listed(parts)
 
 

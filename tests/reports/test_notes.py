@@ -103,6 +103,14 @@ def test_a_dirty_tree_is_not_the_commit(tmp_path):
     assert note.endswith("(1 × 0000000; 1 × 0000000 with uncommitted changes).")
 
 
+def test_two_dirty_trees_may_differ(tmp_path):
+    for variant in ("original", "full-preact"):
+        write_made(tmp_path, variant, (0, 1), dirty=True)
+    group = group_on(tmp_path)
+    sentence = "ResNet-110: V1 and V2 were made with uncommitted changes, which may differ."
+    assert group.notes == group.mixed == (sentence,)
+
+
 def test_devices_precisions_kernels_and_torch_are_named_in_one_sentence(tmp_path):
     write_made(tmp_path, "original", (0,), overrides=["kernels=plain"])
     write_made(
