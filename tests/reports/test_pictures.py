@@ -28,7 +28,6 @@ from resvar.reports.report import write_report
 from tests.reports.drawn import faults, texts, ticks
 from tests.reports.pages import write_curved, write_rich
 from tests.reports.runs import how_far, write_run
-from tests.reports.test_browser import CHROMIUM, QUIET
 
 MANY_SETTINGS = (
     "normalize=channel", "crop_padding=2", "flip=false", "holdout=5000", "iterations=400",
@@ -222,27 +221,22 @@ def test_a_picture_on_the_page_has_no_title_and_no_caption_and_the_file_has_both
 
 
 @pytest.mark.browser
-def test_a_browser_draws_it_for_the_readers_mode_and_for_paper(tmp_path):
+def test_a_browser_draws_it_for_the_readers_mode_and_for_paper(tmp_path, look):
     """No white box in dark mode: the background is the page's, and the ink stands out from it."""
-    if not CHROMIUM:
-        pytest.skip("no Chromium here: install it (apt-get install chromium)")
-    api = pytest.importorskip("playwright.sync_api", reason="the package playwright is missing")
     write_rich(tmp_path / "runs", 2)
     write_report([tmp_path / "runs"], "html", tmp_path / "page.html")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
-        seen = browser.new_page(viewport={"width": 800, "height": 900})
-        seen.goto((tmp_path / "page.html").as_uri())
-        seen.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
-        for media, scheme, dark in (
-            ("screen", "light", False), ("screen", "dark", True), ("print", "dark", False),
-        ):  # fmt: skip
-            seen.emulate_media(media=media, color_scheme=scheme)
-            for place in (0, 1):  # test errors, slopes
-                shot = seen.locator("figure.picture img").nth(place).screenshot()
-                grey = numpy.asarray(Image.open(io.BytesIO(shot)).convert("L"), numpy.int64)
-                levels = numpy.bincount(grey.ravel(), minlength=256)
-                assert bool(levels.argmax() < 60) is dark  # the background
-                assert levels[200:].sum() > 200 if dark else levels[:60].sum() > 200  # the ink
-                assert levels[250:].sum() < 50 if dark else True  # nothing is white
-        browser.close()
+    page = look(tmp_path / "page.html", viewport={"width": 800, "height": 900}).page
+    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    for media, scheme in (("screen", "light"), ("screen", "dark"), ("print", "dark")):
+        page.emulate_media(media=media, color_scheme=scheme)
+        for place in (0, 1):  # test errors, slopes
+            shot = page.locator("figure.picture img").nth(place).screenshot()
+            grey = numpy.asarray(Image.open(io.BytesIO(shot)).convert("L"), numpy.int64)
+            levels = numpy.bincount(grey.ravel(), minlength=256)
+            if (media, scheme) == ("screen", "dark"):
+                assert levels.argmax() < 60  # the background
+                assert levels[200:].sum() > 200  # the ink
+                assert levels[250:].sum() < 50  # nothing is white
+            else:
+                assert levels.argmax() > 200
+                assert levels[:60].sum() > 200
