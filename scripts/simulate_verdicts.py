@@ -23,7 +23,7 @@ from resvar.reports.cells import Entry
 from resvar.reports.design import MARGIN, Plan
 from resvar.reports.pooled import improvement, mean_difference
 from resvar.reports.published import Published
-from resvar.reports.statistics import summarise
+from resvar.reports.statistics import p_values, summarise
 from resvar.reports.verdicts import V1, V2, V1V2Comparison
 
 SD = 0.16
@@ -115,10 +115,36 @@ def main() -> None:
         rates = simulate(scenario, arguments.sweeps, arguments.seed + index)
         cells = (f"{100 * rates[name]:.1f}" for name in COLUMNS)
         print(f"| {scenario.name} | {' | '.join(cells)} |", flush=True)
+    _print_unequal(arguments.sweeps, np.random.default_rng(arguments.seed))
     for scenario in (SCENARIOS[0], *(s for s in SCENARIOS if s.name.startswith("as published"))):
         misses, truth = improvement_misses(scenario, arguments.sweeps // 10, arguments.seed)
         print(f"\nProbability of improvement, {scenario.name}: {truth:.3f}; the bootstrap interval")
         print(f"misses it in {100 * misses:.1f} % of {arguments.sweeps // 10:,} sweeps.")
+
+
+UNEQUAL = ((2, 5), (2, 8), (3, 5), (3, 10), (4, 6), (5, 10))
+"""Numbers of runs of the two sides of a comparison."""
+
+RATIOS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Standard deviation of the second side over that of the first."""
+
+
+def _print_unequal(count: int, rng: np.random.Generator) -> None:
+    """How often a comparison with unequal numbers of runs rejects at 5 % what is true."""
+    print(f"\n{count:,} comparisons of equal means; percent with p at most 0.05: our tests (Welch")
+    print("alone, with Satterthwaite's degrees of freedom), by the ratio of the spreads\n")
+    print(f"| n | {' | '.join(f'{ratio:g}' for ratio in RATIOS)} |")
+    print("|---" * (1 + len(RATIOS)) + "|")
+    for sizes in UNEQUAL:
+        cells = []
+        for ratio in RATIOS:
+            pooled = rng.standard_normal((sum(sizes), count))
+            pooled[sizes[0] :] *= ratio
+            ours = (p_values(pooled, sizes) <= 0.05).mean()
+            first, second = pooled[: sizes[0]], pooled[sizes[0] :]
+            welch = stats.ttest_ind(first, second, equal_var=False).pvalue <= 0.05
+            cells.append(f"{100 * ours:.1f} ({100 * welch.mean():.1f})")
+        print(f"| {sizes[0]}, {sizes[1]} | {' | '.join(cells)} |", flush=True)
 
 
 @dataclass(frozen=True)
