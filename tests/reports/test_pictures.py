@@ -121,12 +121,14 @@ def test_no_picture_warns_or_has_clipped_or_overlapping_texts(tmp_path, scene):
 # --- names of files -------------------------------------------------------------------------------
 
 
-def test_many_changed_settings_give_names_that_a_file_system_takes(tmp_path):
+def test_many_changed_settings_give_names_that_a_file_system_takes(tmp_path, warm):
     for lr_factor in (0.123, 0.124):
         overrides = (*MANY_SETTINGS, f"lr_factor={lr_factor}")
         folder = tmp_path / "runs" / str(lr_factor) / "seed-0"
         write_curved(tmp_path, "original", 20, 0, CURVE, "paper", overrides, folder=folder)
-    write_report([tmp_path / "runs"], "json", tmp_path / "x.json", tmp_path / "figures")
+    done = warm.run("report", "runs", "--figures", "figures", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert {line.split()[0] for line in done.err.splitlines()} == {"Wrote", "Left"}  # no warning
     written = {path.name for path in (tmp_path / "figures").iterdir()}
     names = list(drawn(tmp_path / "runs"))
     assert len(names) == 2 * 2  # groups, errors and curves
