@@ -133,7 +133,7 @@ def short_note(group: Group) -> str:
     note = "Median test error (%) of n seeds, and their sd"
     depths: dict[str, list[str]] = {}
     for entry in group.entries.values():
-        if (figure := entry.published) is not None and group.dataset != "sample":
+        if (figure := entry.published) is not None:
             text = f"median of {figure.runs} runs" if figure.runs else "number of runs not stated"
             depths.setdefault(text, []).append(f"ResNet-{entry.depth}")
     if len(depths) == 1:
@@ -153,7 +153,7 @@ def _short_columns(group: Group, depth: int) -> Iterator[Filled]:
     yield column("median", lambda e: e.summary.median if e.summary else None)
     yield column("sd", lambda e: e.summary.sd if e.summary else None)
     yield column("n", _seeds)
-    if group.dataset != "sample":
+    if any(group.entries[variant, depth].published for variant in group.variants):
         yield column("paper", lambda e: published_cell(e, group))
 
 

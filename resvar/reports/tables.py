@@ -63,11 +63,11 @@ def _error_columns(group: Group, depth: int) -> Iterator[Filled]:
     yield column("median", lambda e: f"{e.summary.median:.2f}" if e.summary else None)
     yield column("mean ± sd", lambda e: mean_and_sd(e.summary) if e.summary else None, drop=1)
     yield column("n", lambda e: seeds(e) if e.summary else TableCell(seeds(e), grey=True), wrap=7)
-    if group.dataset == "sample":
+    entries = (group.entries[variant, depth] for variant in group.variants)
+    figures = [entry.published for entry in entries if entry.published]
+    if not figures:
         return
-    figures = [group.entries[variant, depth].published for variant in group.variants]
-    medians = all(figure.runs for figure in figures if figure) and any(figures)
-    paper = "paper\n(median)" if medians else "paper"
+    paper = "paper\n(median)" if all(figure.runs for figure in figures) else "paper"
     yield column(paper, lambda e: published_cell(e, group), foreign=not group.like_paper)
     if group.like_paper:
         yield column("median\n− paper", _minus_paper)

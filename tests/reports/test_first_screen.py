@@ -161,6 +161,15 @@ def test_what_no_grid_shows_is_counted(tmp_path):
     assert lines[-2].startswith("2 further groups of settings: 2 runs done, 2 diverged; medians")
 
 
+def test_a_depth_without_published_figures_has_no_column_for_them(tmp_path):
+    write_run(tmp_path, "full-preact", 8, 0, 54.0)
+    for full in (False, True):
+        lines = first_screen_of(tmp_path, 100, full).splitlines()
+        header = next(line for line in lines if line.startswith("variant"))
+        assert "median" in header
+        assert "paper" not in header
+
+
 def test_a_search_of_settings_shows_its_grid(tmp_path):
     for value in ("0.05", "0.2"):
         write_run(tmp_path, "full-preact", 20, 0, 50.0, "quick", [f"lr={value}"],
