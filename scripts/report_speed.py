@@ -217,7 +217,8 @@ so the parent must be small."""
 
 def measure(runs: Path, format: str, out: Path) -> Cost:
     """The cost of one report."""
-    return timed(["report", str(runs), "--format", format, "--out", str(out)], out)
+    whole = ["--full"] if format == "table" else []
+    return timed(["report", str(runs), "--format", format, "--out", str(out), *whole], out)
 
 
 def measure_status(runs: Path, out: Path) -> Cost:
