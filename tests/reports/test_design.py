@@ -73,12 +73,12 @@ def test_a_sweep_that_grows_after_results_keeps_what_it_was(tmp_path):
     file = tmp_path / "mine.yaml"
     text = "variants: [original, full-preact]\ndepths: [110]\nprotocol: paper\nseeds: {}\n"
     for seeds in (3, 5):  # nothing is known between these
-        file.write_text(text.format(seeds))
+        file.write_text(text.format(seeds), encoding="utf-8")
         sweep = plan_sweep(file, {}, (), tmp_path)
         sweep.write_manifest()
     write(tmp_path, range(5))
     assert plan_of(tmp_path).earlier == ()
-    file.write_text(text.format(8))
+    file.write_text(text.format(8), encoding="utf-8")
     for _ in range(3):  # a rerun adds nothing
         sweep = plan_sweep(file, {}, (), tmp_path)
         sweep.write_manifest()
@@ -86,13 +86,13 @@ def test_a_sweep_that_grows_after_results_keeps_what_it_was(tmp_path):
     assert (len(plan.seeds), plan.earlier) == (8, (5,))
     assert [len(each.runs) for each in declarations(tmp_path)] == [10, 16]
     (path,) = tmp_path.glob(f"*{MANIFEST}")
-    assert len(json.loads(path.read_text())["earlier"]) == 1
+    assert len(json.loads(path.read_text(encoding="utf-8"))["earlier"]) == 1
 
 
 def test_the_margin_of_a_sweep_file_reaches_the_verdict(tmp_path):
     file = tmp_path / "mine.yaml"
     text = "variants: [original, full-preact]\ndepths: [110]\nseeds: 5\nprotocol: paper\n"
-    file.write_text(f"{text}margin: 0.1\n")
+    file.write_text(f"{text}margin: 0.1\n", encoding="utf-8")
     plan_sweep(file, {}, (), tmp_path).write_manifest()
     write(tmp_path, range(5))
     assert plan_of(tmp_path).margin == 0.1
@@ -101,7 +101,7 @@ def test_the_margin_of_a_sweep_file_reaches_the_verdict(tmp_path):
 @pytest.mark.parametrize("wrong", ["0", "-0.1", "true", "wide", "100", ".inf", ".nan"])
 def test_a_wrong_margin_is_one_sentence(tmp_path, wrong):
     file = tmp_path / "mine.yaml"
-    file.write_text(f"variants: [original]\ndepths: [20]\nmargin: {wrong}\n")
+    file.write_text(f"variants: [original]\ndepths: [20]\nmargin: {wrong}\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"'margin' must be percentage points above 0"):
         plan_sweep(file, {}, (), tmp_path)
 
@@ -117,7 +117,7 @@ def test_a_wrong_margin_is_one_sentence(tmp_path, wrong):
 )  # fmt: skip
 def test_a_damaged_declaration_breaks_no_report(tmp_path, content):
     write(tmp_path, range(2))
-    (tmp_path / f"bad{MANIFEST}").write_text(content)
+    (tmp_path / f"bad{MANIFEST}").write_text(content, encoding="utf-8")
     plan = plan_of(tmp_path)
     assert plan.margin == MARGIN
     assert len(plan.seeds) in (1, 5)
@@ -126,7 +126,7 @@ def test_a_damaged_declaration_breaks_no_report(tmp_path, content):
 def test_lists_of_earlier_versions_declare_too(tmp_path):
     names = [f"paper/{v}-110/seed-{s}" for v in ("original", "full-preact") for s in range(6)]
     old = {"format": 1, "file": None, "runs": names}
-    (tmp_path / f"old{MANIFEST}").write_text(json.dumps(old))
+    (tmp_path / f"old{MANIFEST}").write_text(json.dumps(old), encoding="utf-8")
     write(tmp_path, range(2))
     assert len(plan_of(tmp_path).seeds) == 6
 
