@@ -158,18 +158,18 @@ def mistakes() -> Iterator[tuple[str, str, str]]:
 
 @pytest.mark.parametrize(("old", "new", "says"), list(mistakes()))
 def test_a_mistake_in_the_file_is_named(tmp_path, old, new, says):
-    text = (configs() / "published.yaml").read_text()
+    text = (configs() / "published.yaml").read_text(encoding="utf-8")
     assert old in text
     path = tmp_path / "published.yaml"
-    path.write_text(text.replace(old, new, 1))
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(UserError, match=f"published.yaml: .*({says})"):
         read_figures(path)
 
 
 def test_one_source_cannot_measure_a_cell_twice(tmp_path):
-    content = yaml.safe_load((configs() / "published.yaml").read_text())
+    content = yaml.safe_load((configs() / "published.yaml").read_text(encoding="utf-8"))
     content["reproductions"].append(deepcopy(content["reproductions"][-1]))
     path = tmp_path / "published.yaml"
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
     with pytest.raises(UserError, match=r"akamaster.*cifar10 original 20 is there twice"):
         read_figures(path)
