@@ -106,10 +106,7 @@ class Settings(pydantic.BaseModel):
     ] = None
     stride_on: Annotated[
         StrideOn | None,
-        Role(
-            "architecture",
-            "Convolution with the stride. Default: first; for imagenet 3x3, as in torchvision.",
-        ),
+        Role("architecture", "Convolution with the stride. Default: first; for imagenet 3x3."),
     ] = None
 
     dataset: Annotated[

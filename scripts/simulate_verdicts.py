@@ -20,7 +20,7 @@ import numpy as np
 from scipy import stats
 
 from resvar.reports.cells import Entry
-from resvar.reports.design import MARGIN, Plan
+from resvar.reports.design import EQUIVALENCE_MARGIN, SeedPlan
 from resvar.reports.pooled import improvement, mean_difference
 from resvar.reports.published import Published
 from resvar.reports.statistics import p_values, summarise
@@ -95,8 +95,8 @@ SCENARIOS = (
     Scenario("half of it", (PUBLISHED[110] / 2, PUBLISHED[164] / 2)),
     Scenario("twice as large", (2 * PUBLISHED[110], 2 * PUBLISHED[164])),
     Scenario("as published, with the sign reversed", (-PUBLISHED[110], -PUBLISHED[164])),
-    Scenario("exactly the margin", (-MARGIN, MARGIN)),
-    Scenario("exactly the margin, 10 seeds", (-MARGIN, MARGIN), seeds=10),
+    Scenario("exactly the margin", (-EQUIVALENCE_MARGIN, EQUIVALENCE_MARGIN)),
+    Scenario("exactly the margin, 10 seeds", (-EQUIVALENCE_MARGIN, EQUIVALENCE_MARGIN), seeds=10),
 )
 
 
@@ -259,10 +259,10 @@ def _pair(
         entries.append(SimulatedEntry(variant, depth, summary, figure, (), done, known.keys()))
     seeds = frozenset(range(scenario.seeds))
     v1, v2 = entries
-    found = V1V2Comparison(depth, v1, v2, Plan(seeds), len(ERRORS), True, usual_sd=SD)
+    found = V1V2Comparison(depth, v1, v2, SeedPlan(seeds), len(ERRORS), True, usual_sd=SD)
     if scenario.earlier is None:
         return found
-    early = replace(found, plan=Plan(frozenset(range(scenario.earlier))))
+    early = replace(found, plan=SeedPlan(frozenset(range(scenario.earlier))))
     return early if early.direction != "undecided" else found
 
 

@@ -16,16 +16,16 @@ from resvar.sweeps.grid import Declaration, declarations
 USUAL_SEEDS = 5
 """Declared where no sweep says otherwise: the runs behind each median of the paper."""
 
-MARGIN = 0.2
+EQUIVALENCE_MARGIN = 0.2
 """Percentage points. Half the larger and most of the smaller published difference; 20 of 10,000
 images."""
 
-DEEPEST = 4
+FOLDERS_ABOVE = 4
 """How many folders above a run directory that of its sweep may be."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class SeedPlan:
     """The declared seeds of one comparison.
 
     Attributes:
@@ -37,7 +37,7 @@ class Plan:
 
     seeds: frozenset[int] = frozenset(range(USUAL_SEEDS))
     earlier: tuple[int, ...] = ()
-    margin: float = MARGIN
+    margin: float = EQUIVALENCE_MARGIN
     by_sweep: bool = False
 
 
@@ -48,7 +48,7 @@ class Design:
     seeds: Mapping[Path, Sequence[frozenset[int]]] = field(default_factory=dict)
     margins: Mapping[Path, float] = field(default_factory=dict)
 
-    def plan(self, cells: Iterable[Path]) -> Plan:
+    def plan(self, cells: Iterable[Path]) -> SeedPlan:
         """The plan of a comparison.
 
         Args:
@@ -57,11 +57,11 @@ class Design:
         known = [cell for cell in dict.fromkeys(cells) if cell in self.seeds]
         sets = {seeds for cell in known for seeds in self.seeds[cell]}
         if not sets:
-            return Plan()
+            return SeedPlan()
         seeds = frozenset[int]().union(*sets)
         margins = [self.margins[cell] for cell in known if cell in self.margins]
         earlier = tuple(sorted({len(each) for each in sets if len(each) < len(seeds)}))
-        return Plan(seeds, earlier, min(margins, default=MARGIN), by_sweep=True)
+        return SeedPlan(seeds, earlier, min(margins, default=EQUIVALENCE_MARGIN), by_sweep=True)
 
     def is_planned(self, cell: Path) -> bool:
         return cell in self.seeds
@@ -71,7 +71,7 @@ def read_design(records: Sequence[Record]) -> Design:
     """The design of runs, from the lists that sweeps have left in the folders above them."""
     found: dict[Path, list[Declaration]] = {}
     for cell in dict.fromkeys(record.folder.parent for record in records):
-        for above in (cell, *cell.parents)[:DEEPEST]:
+        for above in (cell, *cell.parents)[:FOLDERS_ABOVE]:
             if above not in found:
                 found[above] = declarations(above)
     seeds: dict[Path, list[frozenset[int]]] = {}

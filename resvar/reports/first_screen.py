@@ -21,7 +21,7 @@ from resvar.table import Filled, Prose, Table, TableCell, Value, filled, left, n
 
 QUESTION = "Where should BatchNorm and ReLU go?"
 
-MOST_SHOWN = 4
+MOST_TABLES = 4
 """Groups with a table of their own; if there are more, only the first has one."""
 
 MOST_LINES = 8
@@ -33,7 +33,7 @@ def first_screen(report: Report, width: int) -> Iterator[str | Prose | Table]:
     found = grids(report.groups)
     main = [group for group in report.groups if not is_tabulated(group)]
     main = main or list(report.groups[: not found])
-    main = main if len(main) <= MOST_SHOWN else main[:1]
+    main = main if len(main) <= MOST_TABLES else main[:1]
     yield Prose(QUESTION, "bold")
     for number, group in enumerate(main):
         yield from [""] * (number > 0)

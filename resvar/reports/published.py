@@ -134,11 +134,11 @@ def _known_variant(name: str) -> str:
     return name
 
 
-Percent = Annotated[float, Field(gt=0, lt=100)]
+Percentage = Annotated[float, Field(gt=0, lt=100)]
 Text = Annotated[str, Field(min_length=1)]
 Errors = dict[
     Annotated[str, AfterValidator(_known_variant)],
-    dict[Annotated[int, Field(gt=0)], Percent],
+    dict[Annotated[int, Field(gt=0)], Percentage],
 ]
 """Variant → depth → test error."""
 
@@ -151,8 +151,8 @@ class _Entry(pydantic.BaseModel):
     source: Text
     dataset: Literal["cifar10", "cifar100"]
     runs: Annotated[int, Field(gt=0)] | None = None
-    mean: Percent | None = None
-    sd: Percent | None = None
+    mean: Percentage | None = None
+    sd: Percentage | None = None
     test_error: Errors
 
     @pydantic.model_validator(mode="after")

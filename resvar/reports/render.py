@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-PARTS: dict[str, tuple[Kind, ...]] = {
+REPORT_PARTS: dict[str, tuple[Kind, ...]] = {
     "table": ("errors",),
     "verdicts": ("verdict",),
     "comparisons": ("map", "other"),
@@ -61,7 +61,7 @@ def render_report(report: Report, format: str, full: bool = False, what: Sequenc
 
     Args:
         full: everything, not only the first screen; the other formats than `table` always are.
-        what: the parts to render, from `PARTS`; none: as the format usually does.
+        what: the parts to render, from `REPORT_PARTS`; none: as the format usually does.
 
     Raises:
         UserError: the format or a part is unknown, or the format cannot render these parts.
@@ -80,9 +80,9 @@ def require_parts(format: str, what: Sequence[str]) -> None:
         UserError: one of these reasons.
     """
     for name in what:
-        if name not in PARTS:
-            otherwise = f"; choose from {', '.join(PARTS)}."
-            raise UserError(unknown("part of a report", name, PARTS, otherwise))
+        if name not in REPORT_PARTS:
+            otherwise = f"; choose from {', '.join(REPORT_PARTS)}."
+            raise UserError(unknown("part of a report", name, REPORT_PARTS, otherwise))
     if what and format in ("html", "json"):
         raise UserError(f"--what is not for {format}, which always contains the whole report.")
     if len(set(what)) > 1 and format == "csv":
@@ -106,7 +106,7 @@ def chapters(
         abreast: depths whose test errors share a table.
         cells: columns of a grid that share one.
     """
-    wanted = [kind for part in what or PARTS for kind in PARTS[part]]
+    wanted = [kind for part in what or REPORT_PARTS for kind in REPORT_PARTS[part]]
     for chapter in _all_chapters(report, abreast, cells):
         parts = [p for p in chapter.parts if not isinstance(p, Table) or p.kind in wanted]
         if any(isinstance(part, Table) for part in parts):
@@ -334,7 +334,7 @@ def print_report(
 
     Args:
         full: everything, not only the first screen.
-        what: the parts to print, from `PARTS`; none: the first screen, or everything.
+        what: the parts to print, from `REPORT_PARTS`; none: the first screen, or everything.
     """
     width = console.width if console.is_terminal else WIDE
     if not (full or what):

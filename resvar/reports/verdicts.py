@@ -18,14 +18,14 @@ from importlib import import_module
 from typing import Literal
 
 from resvar.reports.cells import Entry
-from resvar.reports.design import Plan
+from resvar.reports.design import SeedPlan
 from resvar.reports.power import Power, design_power, fewest_seeds
 from resvar.reports.statistics import ERROR_RATE, Comparison, compare, pooled_sd
 
 V1, V2 = "original", "full-preact"
 
 Direction = Literal["V2 better", "V1 better", "undecided"]
-Agreement = Literal["agrees", "smaller", "larger", "inconclusive"]
+AgreementWord = Literal["agrees", "smaller", "larger", "inconclusive"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class V1V2Comparison:
     depth: int
     v1: Entry
     v2: Entry
-    plan: Plan
+    plan: SeedPlan
     depths: int
     like_paper: bool
     usual_sd: float | None = None
@@ -130,7 +130,7 @@ class V1V2Comparison:
         return "V2 better" if _leaning(self.sides) < 0 else "V1 better"
 
     @cached_property
-    def agreement(self) -> Agreement | None:
+    def agreement(self) -> AgreementWord | None:
         """How the difference relates to the published one; None if nothing is comparable.
 
         `agrees`: it has the published direction, and the two do not differ. Inconclusive: they do
@@ -189,7 +189,7 @@ class V1V2Comparison:
         return " ".join(_sentences(self))
 
 
-def _side(entry: Entry, plan: Plan) -> Side:
+def _side(entry: Entry, plan: SeedPlan) -> Side:
     errors = entry.outcomes(plan.seeds)
     further = len(entry.errors.keys() - plan.seeds)
     return Side(errors, len(plan.seeds) - len(errors), further)

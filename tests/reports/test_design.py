@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from resvar.errors import UserError
-from resvar.reports.design import MARGIN, Design
+from resvar.reports.design import EQUIVALENCE_MARGIN, Design
 from resvar.reports.findings import build
 from resvar.reports.records import read_records
 from resvar.sweeps.grid import MANIFEST, declarations, manifests, plan_sweep
@@ -37,7 +37,11 @@ def plan_of(*folders):
 def test_without_a_sweep_the_papers_five_seeds_are_declared(tmp_path):
     write(tmp_path, range(2))
     plan = plan_of(tmp_path)
-    assert (plan.seeds, plan.by_sweep, plan.margin) == (frozenset(range(5)), False, MARGIN)
+    assert (plan.seeds, plan.by_sweep, plan.margin) == (
+        frozenset(range(5)),
+        False,
+        EQUIVALENCE_MARGIN,
+    )
 
 
 @pytest.mark.parametrize("below", ["", "paper", "paper/original-110", "paper/original-110/seed-0"])
@@ -119,7 +123,7 @@ def test_a_damaged_declaration_breaks_no_report(tmp_path, content):
     write(tmp_path, range(2))
     (tmp_path / f"bad{MANIFEST}").write_text(content, encoding="utf-8")
     plan = plan_of(tmp_path)
-    assert plan.margin == MARGIN
+    assert plan.margin == EQUIVALENCE_MARGIN
     assert len(plan.seeds) in (1, 5)
 
 

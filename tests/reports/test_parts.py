@@ -22,7 +22,7 @@ from resvar.cli.completion import complete_report_part
 from resvar.models.ordering import PAPER_ORDER
 from resvar.reports.findings import build
 from resvar.reports.records import read_records
-from resvar.reports.render import PARTS, RENDERERS, render_report
+from resvar.reports.render import RENDERERS, REPORT_PARTS, render_report
 from tests.reports.runs import how_far, write_run
 
 TITLES = {
@@ -58,7 +58,7 @@ def lines_of(report, part):
 
 def test_the_choices_are_those_of_the_renderers():
     assert get_args(ReportFormat) == tuple(RENDERERS)
-    assert get_args(ReportPart) == tuple(PARTS)
+    assert get_args(ReportPart) == tuple(REPORT_PARTS)
     assert complete_report_part("table,ver") == ["table,verdicts"]
 
 

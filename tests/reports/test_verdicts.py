@@ -8,7 +8,7 @@ import math
 import pytest
 
 from resvar.reports.cells import Entry
-from resvar.reports.design import Plan
+from resvar.reports.design import SeedPlan
 from resvar.reports.findings import build
 from resvar.reports.published import Published, published, usual_sd
 from resvar.reports.records import read_records
@@ -28,7 +28,7 @@ def entry(variant, depth, errors):
 
 def judge(v1, v2, depth=164, like_paper=True, depths=2, **plan):
     sides = entry("original", depth, v1), entry("full-preact", depth, v2)
-    return V1V2Comparison(depth, *sides, Plan(**plan), depths, like_paper, usual_sd("cifar10"))
+    return V1V2Comparison(depth, *sides, SeedPlan(**plan), depths, like_paper, usual_sd("cifar10"))
 
 
 def around(mean, half):
