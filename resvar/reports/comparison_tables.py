@@ -32,7 +32,7 @@ def v1_v2_table(group: Group) -> Table:
         right("V2\nmean", lambda d: mean(d.sides[1].errors), ".2f", drop=3),
         right("V2 − V1\n(means)", lambda d: d.comparison and d.comparison.difference, "+.2f"),
         right(f"{_level(group)}\ninterval", lambda d: _interval(d.comparison)),
-        right("p\n(corrected)", lambda d: _p(d.p_family), drop=1),
+        right("p\n(corrected)", lambda d: None if d.interim else _p(d.p_family), drop=1),
         *([right("paper:\nV2 − V1\n(medians)", published)] if group.like_paper else []),
         left("direction", lambda d: "interim" if d.interim else d.direction, wrap=10),
         *([left("against\nthe paper", lambda d: d.agreement)] if comparable else []),
@@ -145,8 +145,15 @@ def contrast_table(group: Group) -> Table:
         right("p\n(corrected)", lambda c: _p(c.p_holm)),
     )
     note = "Percentage points, variant − original: below 0, the variant is better."
-    notes = [note, *_limits(group.contrasts)]
+    notes = [note, *_interim(group), *_limits(group.contrasts)]
     return filled("Compared with original (V1)", columns, group.contrasts, notes)
+
+
+def _interim(group: Group) -> Iterator[str]:
+    """A warning where a comparison has fewer runs than were declared for V1 and V2 at its depth."""
+    declared = {pair.depth: len(pair.plan.seeds) for pair in group.v1_v2}
+    if any(min(c.comparison.n) < declared.get(c.depth, 0) for c in group.contrasts):
+        yield "Interim: declared seeds are missing, so that these p-values decide nothing yet."
 
 
 def _limits(contrasts: Sequence[Contrast]) -> Iterator[str]:

@@ -33,6 +33,9 @@ MOST_PARTITIONS = 20_000
 RESAMPLES = 19_999
 """Random partitions beyond it; always the same ones, since the generator starts at `SEED`."""
 
+LARGEST_TABLE = 4_000_000
+"""Entries of the table of partitions, 32 MB; of more than 200 runs there are fewer partitions."""
+
 SEED = 0
 
 GRAIN = 1e-6
@@ -160,7 +163,7 @@ def compare(
         interval=interval,
         p=float(p_values(pooled[:, None], sizes)[0]),
         smallest_p=smallest_p(*sizes),
-        resamples=None if _are_all(*sizes) else RESAMPLES,
+        resamples=None if _are_all(*sizes) else _resamples(*sizes),
         reason=reason,
         level=level,
         diverged=diverged,
@@ -282,7 +285,7 @@ def _studentised(members: Array, pooled: Array, sizes: tuple[int, int]) -> Array
         return np.where(difference == 0, 0.0, difference / np.sqrt(spread))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def _partitions(n: int, m: int) -> Array:
     """Which runs are on the side of the baseline, [partitions, n + m]; first as they were."""
     import numpy as np
@@ -290,7 +293,7 @@ def _partitions(n: int, m: int) -> Array:
     if _are_all(n, m):
         chosen = np.array(list(_combinations(n + m, n)))
     else:
-        shuffled = np.random.default_rng(SEED).random((RESAMPLES, n + m)).argsort(axis=1)
+        shuffled = np.random.default_rng(SEED).random((_resamples(n, m), n + m)).argsort(axis=1)
         chosen = np.concatenate([np.arange(n)[None], shuffled[:, :n]])
     members = np.zeros((len(chosen), n + m))
     np.put_along_axis(members, chosen, 1.0, axis=1)
@@ -303,8 +306,12 @@ def _combinations(total: int, size: int) -> Iterator[tuple[int, ...]]:
     return combinations(range(total), size)
 
 
+def _resamples(n: int, m: int) -> int:
+    return min(RESAMPLES, LARGEST_TABLE // (n + m))
+
+
 def _are_all(n: int, m: int) -> bool:
-    return 2 / smallest_p(n, m) <= MOST_PARTITIONS
+    return smallest_p(n, m) * MOST_PARTITIONS >= 2
 
 
 # --- the interval ---------------------------------------------------------------------------------

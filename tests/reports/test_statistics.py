@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 from fractions import Fraction
 
 import numpy as np
@@ -243,6 +244,18 @@ def test_nan_is_no_test_error():
 @pytest.mark.parametrize(("n", "m"), [(2, 2), (5, 5), (3, 8), (30, 30), (31, 30), (40, 40)])
 def test_the_smallest_p_is_that_of_one_partition(n, m):
     assert smallest_p(n, m) == pytest.approx(2 / math.comb(n + m, n))
+
+
+def test_a_thousand_seeds_take_little_memory_and_time():
+    rng = np.random.default_rng(1)
+    first, second = rng.normal(6.6, 0.2, 1000), rng.normal(6.5, 0.2, 1000)
+    tracemalloc.start()
+    found = compare(list(first), list(second))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.resamples == 2000
+    assert found.decides
+    assert peak < 300 * 2**20
 
 
 # --- Holm -----------------------------------------------------------------------------------------

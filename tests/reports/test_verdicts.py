@@ -260,3 +260,22 @@ def test_the_verdict_is_the_same_in_the_data(tmp_path):
     assert found["direction"] == "undecided"
     assert found["difference"] is None
     assert found["declared_seeds"] == [0, 1, 2, 3, 4]
+
+
+def test_interim_numbers_have_no_p_that_could_be_acted_on(tmp_path):
+    from resvar.reports.parts import group_tables
+
+    write(tmp_path, "original", V1)
+    write(tmp_path, "full-preact", around(5.0, 0.1)[:4])
+    (group,) = build(read_records([tmp_path])).groups
+    tables = {table.title: table for table in group_tables(group)}
+    verdict, contrasts = (
+        next(table for title, table in tables.items() if title.startswith(start))
+        for start in ("V1 (original) against", "Compared with original")
+    )
+    names = [column.name for column in verdict.columns]
+    assert verdict.rows[0][names.index("p (corrected)")].text == "–"
+    assert any(note.startswith("Interim: declared seeds are missing") for note in contrasts.notes)
+    write(tmp_path, "full-preact", around(5.0, 0.1))
+    (group,) = build(read_records([tmp_path])).groups
+    assert not any("Interim" in note for table in group_tables(group) for note in table.notes)
