@@ -17,9 +17,10 @@ from functools import cached_property
 from importlib import import_module
 from typing import Literal
 
+from resvar.console import percent
 from resvar.reports.cells import Entry
 from resvar.reports.design import SeedPlan
-from resvar.reports.power import Power, design_power, fewest_seeds
+from resvar.reports.power import POWER, Power, design_power, fewest_seeds
 from resvar.reports.statistics import ERROR_RATE, Comparison, compare, pooled_sd
 
 V1, V2 = "original", "full-preact"
@@ -280,8 +281,17 @@ def _against_paper(pair: V1V2Comparison) -> list[str]:
     if pair.agreement == "agrees":
         return [f"It agrees with {published}."]
     if pair.agreement == "inconclusive":
-        return [f"Whether it agrees with {published} is inconclusive."]
+        return [f"Whether it agrees with {published} is inconclusive{_too_few(pair)}."]
     return [f"The difference is {pair.agreement} than {published}."]
+
+
+def _too_few(pair: V1V2Comparison) -> str:
+    """That the design is underpowered for the published difference, if it is."""
+    found = pair.power
+    if found is None or found.powers[1] >= POWER:
+        return ""
+    low, high = (percent(100 * power, 0) for power in found.powers)
+    return f": {len(pair.plan.seeds)} seeds are few for it (power {low} to {high})"
 
 
 def _difference(found: Comparison, before: str = "", after: str = "") -> str:

@@ -122,6 +122,16 @@ def test_one_seed_cannot_decide():
     assert "n = 1 cannot decide" in found.sentence
 
 
+def test_an_underpowered_design_says_so_in_its_verdict():
+    found = judge(around(6.61, 0.25), around(6.41, 0.25), depth=110)
+    assert found.direction == "undecided"
+    low, high = (round(100 * power) for power in found.power.powers)
+    assert high < 80
+    few = f"is inconclusive: 5 seeds are few for it (power {low} % to {high} %)."
+    assert few in found.sentence
+    assert "few for it" not in judge(around(6.61, 0.02), around(6.6, 0.02), depth=110).sentence
+
+
 # --- the stopping rule ----------------------------------------------------------------------------
 
 
