@@ -70,6 +70,15 @@ def percent(value: float, digits: int = 2) -> str:
     return f"{value:.{digits}f} %"
 
 
+def points(difference: float) -> str:
+    """`-0.27`, signed percentage points; with more decimals where two show nothing but 0."""
+    for digits in (2, 3, 4):
+        text = f"{difference:+.{digits}f}"
+        if float(text):
+            return text
+    return "0.00"
+
+
 def per_second(count: float) -> str:
     """A speed without its unit: `1,234`, and `3.4` below ten."""
     return f"{count:,.0f}" if count >= 9.95 else f"{count:.1f}"

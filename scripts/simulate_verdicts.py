@@ -97,6 +97,7 @@ SCENARIOS = (
     Scenario("as published, with the sign reversed", (-PUBLISHED[110], -PUBLISHED[164])),
     Scenario("exactly the margin", (-EQUIVALENCE_MARGIN, EQUIVALENCE_MARGIN)),
     Scenario("exactly the margin, 10 seeds", (-EQUIVALENCE_MARGIN, EQUIVALENCE_MARGIN), seeds=10),
+    Scenario("no difference, V2 skewed and four times the spread", draw=skewed, ratio=4.0),
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from resvar.console import percent, pluralize
+from resvar.console import percent, pluralize, points
 from resvar.reports.findings import Contrast, Group
 from resvar.reports.power import POWER, fewest_seeds
 from resvar.reports.statistics import ERROR_RATE, Comparison
@@ -22,7 +22,7 @@ def v1_v2_table(group: Group) -> Table:
 
     def published(pair: V1V2Comparison) -> str | None:
         theirs = pair.published_difference
-        return None if theirs is None else f"{theirs:+.2f}"
+        return None if theirs is None else points(theirs)
 
     comparable = any(pair.agreement for pair in group.v1_v2)
     columns = (
@@ -30,7 +30,7 @@ def v1_v2_table(group: Group) -> Table:
         right("n\n(V1, V2)", lambda d: "{}, {}".format(*map(_count, d.sides)), drop=2),
         right("V1\nmean", lambda d: mean(d.sides[0].errors), ".2f", drop=3),
         right("V2\nmean", lambda d: mean(d.sides[1].errors), ".2f", drop=3),
-        right("V2 − V1\n(means)", lambda d: d.comparison and d.comparison.difference, "+.2f"),
+        right("V2 − V1\n(means)", lambda d: _mean_difference(d.comparison)),
         right(f"{_level(group)}\ninterval", lambda d: _interval(d.comparison)),
         right("p\n(corrected)", lambda d: None if d.interim else _p(d.p_family), drop=1),
         *([right("paper:\nV2 − V1\n(medians)", published)] if group.like_paper else []),
@@ -64,8 +64,8 @@ def _pooled(group: Group) -> Iterator[str]:
     if found.difference is not None and found.interval is not None:
         low, high = found.interval
         yield (
-            f"{depths} together{so_far}: V2 − V1 is {found.difference:+.2f} points (95 % interval "
-            f"{low:+.2f} to {high:+.2f})."
+            f"{depths} together{so_far}: V2 − V1 is {points(found.difference)} points (95 % "
+            f"interval {points(low)} to {points(high)})."
         )
     interval = "no interval, since all pairs of runs say the same"
     if found.improvement_interval is not None:
@@ -86,7 +86,7 @@ def _power(group: Group) -> Iterator[str]:
         found = pair.power if group.like_paper else None
         if found is None:
             continue
-        theirs, seeds = f"{pair.published_difference:+.2f}", len(pair.plan.seeds)
+        theirs, seeds = points(pair.published_difference or 0.0), len(pair.plan.seeds)
         least, most = (f"{n:,}" if n else "more than a million" for n in found.seeds)
         needed = least if least == most else f"{least} to {most}"
         under = "underpowered: " if found.powers[1] < POWER else ""
@@ -138,7 +138,7 @@ def contrast_table(group: Group) -> Table:
         right("depth", lambda c: c.depth),
         left("variant", lambda c: row_name(c.variant)),
         right("n (original,\nvariant)", lambda c: "{}, {}".format(*c.comparison.n), drop=1),
-        right("difference\nof means", lambda c: c.comparison.difference, "+.2f"),
+        right("difference\nof means", lambda c: _mean_difference(c.comparison)),
         right("interval", lambda c: _interval(c.comparison)),
         right("level", lambda c: f"{100 * c.comparison.level:.4g} %", drop=3),
         right("p", lambda c: _p(c.comparison.p), drop=2),
@@ -253,7 +253,13 @@ def _sd_columns() -> Iterator[Filled]:
 def _interval(comparison: Comparison | None) -> str | None:
     if comparison is None or comparison.interval is None:
         return None
-    return "{:+.2f} to {:+.2f}".format(*comparison.interval)
+    return " to ".join(map(points, comparison.interval))
+
+
+def _mean_difference(comparison: Comparison | None) -> str | None:
+    if comparison is None or comparison.difference is None:
+        return None
+    return points(comparison.difference)
 
 
 def _p(p: float | None) -> str | None:

@@ -204,7 +204,7 @@ def _group_data(group: Group) -> dict[str, Any]:
 def _verdict_data(pair: V1V2Comparison) -> dict[str, Any]:
     """A verdict; `p_family` and `smallest_p` are corrected for the depths."""
     found, (v1, v2) = pair.comparison, pair.sides
-    power = pair.power
+    power = pair.power if pair.like_paper else None
     return {
         "depth": pair.depth,
         "v1": _entry_data(pair.v1),

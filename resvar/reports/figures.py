@@ -18,7 +18,7 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
-from resvar.console import pluralize
+from resvar.console import pluralize, points
 from resvar.reports.cells import Entry
 from resvar.reports.curves import curve_picture, depths_with_curves
 from resvar.reports.findings import Group, Report
@@ -416,4 +416,4 @@ def _open(group: Group, depths: Sequence[int]) -> str:
 
 def _signed(difference: float) -> str:
     """With a typographic minus."""
-    return f"{difference:+.2f}".replace("-", "−")
+    return points(difference).replace("-", "−")

@@ -17,7 +17,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import Literal
 
-from resvar.console import percent
+from resvar.console import percent, points
 from resvar.reports.cells import Entry
 from resvar.reports.design import SeedPlan
 from resvar.reports.power import POWER, Power, design_power, fewest_seeds
@@ -128,7 +128,8 @@ class V1V2Comparison:
         found = self.comparison
         if self.interim or found is None or not found.decides:
             return "undecided"
-        return "V2 better" if _leaning(self.sides) < 0 else "V1 better"
+        leaning = _by_ranks(self.sides) if found.difference is None else found.difference
+        return "V2 better" if leaning < 0 else "V1 better"
 
     @cached_property
     def agreement(self) -> AgreementWord | None:
@@ -140,7 +141,8 @@ class V1V2Comparison:
         theirs = self.published_difference
         if not self.like_paper or theirs is None or self.interim:
             return None
-        excess = self._excess(theirs)
+        found = self.comparison
+        excess = self._excess(theirs) if found is not None and found.can_decide else None
         if excess is None:
             opposite = self.direction == ("V1 better" if theirs < 0 else "V2 better")
             return "smaller" if opposite else "inconclusive"
@@ -168,9 +170,9 @@ class V1V2Comparison:
 
     @property
     def equivalent(self) -> bool | None:
-        """Whether the whole interval is within the margin; None in interim or without one."""
+        """Whether the whole interval is within the margin; None if it cannot be decided."""
         found = self.comparison
-        if self.interim or found is None or found.interval is None:
+        if self.interim or found is None or found.interval is None or not found.can_decide:
             return None
         return max(map(abs, found.interval)) <= self.plan.margin
 
@@ -196,8 +198,8 @@ def _side(entry: Entry, plan: SeedPlan) -> Side:
     return Side(errors, len(plan.seeds) - len(errors), further)
 
 
-def _leaning(sides: tuple[Side, Side]) -> float:
-    """Below 0 where V2 has the lower errors, by pairs of runs; diverged ones are the worst."""
+def _by_ranks(sides: tuple[Side, Side]) -> float:
+    """Below 0 where V2 has the lower ranks, counted by pairs of runs; diverged ones are last."""
     first, second = (side.errors for side in sides)
     pairs = [(ours > theirs) - (ours < theirs) for theirs in first for ours in second]
     return sum(pairs)
@@ -246,7 +248,7 @@ def _interim(pair: V1V2Comparison) -> str:
     found = pair.comparison
     if found is None or found.difference is None:
         return f"interim, no verdict: {counts}."
-    so_far = f"V2 − V1 is {found.difference:+.2f} points so far{_span(found, ' (', ')')}"
+    so_far = f"V2 − V1 is {points(found.difference)} points so far{_span(found, ' (', ')')}"
     return f"interim, no verdict: {counts}; {so_far}."
 
 
@@ -265,7 +267,11 @@ def _direction(pair: V1V2Comparison) -> str:
     )
     if pair.direction == "undecided":
         contains = ", which contains 0" if found.interval else ""
-        what = _difference(found) or "the ranks of V1 and V2 do not differ significantly"
+        none = all(side.diverged == len(side.errors) for side in pair.sides)
+        ranks = (
+            "no run has a result" if none else "the ranks of V1 and V2 do not differ significantly"
+        )
+        what = _difference(found) or ranks
         return f"undecided: {what}{contains} ({how})."
     better, other = pair.direction.split()[0], "V1" if pair.direction[:2] == "V2" else "V2"
     what = _difference(found) or f"its runs rank before those of {other}"
@@ -277,11 +283,13 @@ def _against_paper(pair: V1V2Comparison) -> list[str]:
     theirs = pair.published_difference
     if pair.agreement is None or theirs is None:
         return []
-    published = f"the published {theirs:+.2f}"
+    published = f"the published {points(theirs)}"
     if pair.agreement == "agrees":
         return [f"It agrees with {published}."]
     if pair.agreement == "inconclusive":
         return [f"Whether it agrees with {published} is inconclusive{_too_few(pair)}."]
+    if pair.direction == ("V1 better" if theirs < 0 else "V2 better"):
+        return [f"That is the opposite of {published}."]
     return [f"The difference is {pair.agreement} than {published}."]
 
 
@@ -297,11 +305,12 @@ def _too_few(pair: V1V2Comparison) -> str:
 def _difference(found: Comparison, before: str = "", after: str = "") -> str:
     if found.difference is None:
         return ""
-    return f"{before}V2 − V1 is {found.difference:+.2f} points{_span(found, ', ')}{after}"
+    return f"{before}V2 − V1 is {points(found.difference)} points{_span(found, ', ')}{after}"
 
 
 def _span(found: Comparison, before: str, after: str = "") -> str:
     if found.interval is None:
         return ""
     low, high = found.interval
-    return f"{before}{100 * found.level:.4g} % interval {low:+.2f} to {high:+.2f}{after}"
+    kind = "interval" if found.can_decide else "Welch interval"
+    return f"{before}{100 * found.level:.4g} % {kind} {points(low)} to {points(high)}{after}"

@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from resvar.console import points
 from resvar.reports.cells import Entry
 from resvar.reports.design import SeedPlan
 from resvar.reports.findings import build
@@ -93,6 +94,40 @@ def test_only_the_papers_protocol_reproduces():
     assert (found.direction, found.agreement, found.word) == ("V2 better", None, "V2 better")
     assert "reproduced" not in found.sentence
     assert "published" not in found.sentence
+
+
+def test_the_direction_is_that_of_the_means_where_pairs_say_otherwise():
+    """Twelve runs of V2 are slightly worse and eight much better: the tests decide on means."""
+    v1 = [6.5 + 0.002 * i for i in range(20)]
+    v2 = [6.55 + 0.001 * i for i in range(12)] + [6.0 + 0.001 * i for i in range(8)]
+    found = judge(v1, v2, depth=110, seeds=frozenset(range(20)), by_sweep=True)
+    assert found.comparison.interval[1] < 0
+    assert found.direction == "V2 better"
+
+
+def test_nothing_is_concluded_from_a_design_that_cannot_decide():
+    plan = {"seeds": frozenset(range(3)), "by_sweep": True}
+    far = judge(around(6.0, 0.01)[:3], around(7.0, 0.01)[:3], depth=110, **plan)
+    assert (far.direction, far.agreement, far.equivalent) == ("undecided", "inconclusive", None)
+    assert "97.5 % Welch interval" in far.sentence
+    near = judge(around(6.0, 0.01)[:3], around(6.01, 0.01)[:3], depth=110, **plan)
+    assert "equivalent" not in near.sentence
+
+
+def test_no_number_is_rounded_into_falsehood():
+    seeds = {"seeds": frozenset(range(8)), "by_sweep": True}
+    tiny = judge((6.0,) * 7 + (6.01,), (6.0,) * 8, **seeds)
+    assert "-0.001 points" in tiny.sentence
+    assert "-0.00 " not in tiny.sentence
+    apart = judge(tuple(6 + i / 1000 for i in range(8)), tuple(5.98 + i / 1000 for i in range(8)))
+    assert "+0.00" not in apart.sentence
+    assert (points(-0.001), points(0.0), points(-1e-9)) == ("-0.001", "0.00", "0.00")
+
+
+def test_the_opposite_direction_is_called_that():
+    found = judge(around(6.0, 0.1), around(7.0, 0.1), depth=110)
+    assert (found.direction, found.agreement) == ("V1 better", "smaller")
+    assert found.sentence.endswith("That is the opposite of the published -0.24.")
 
 
 # --- the family of depths -------------------------------------------------------------------------
