@@ -162,7 +162,7 @@ def test_settings_may_not_call_another_ordering_by_a_place(tmp_path):
 def test_the_sweep_plans_the_nine_each_once_before_any_has_a_second_seed(tmp_path):
     sweep = plan_sweep(Path("placement-map"), {}, [], tmp_path)
     assert [run.settings.variant for run in sweep.runs[:9]] == NAMES
-    assert len(sweep.runs) == 45
+    assert len(sweep.runs) == 54
     assert {(run.settings.depth, run.settings.protocol) for run in sweep.runs} == {(110, "paper")}
     given = {"seeds": 1, "depths": "8", "protocol": "quick"}
     small = plan_sweep(configs() / "sweeps" / "placement-map.yaml", given, [], tmp_path)
