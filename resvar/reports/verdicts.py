@@ -296,7 +296,7 @@ def _against_paper(pair: V1V2Comparison) -> list[str]:
 def _too_few(pair: V1V2Comparison) -> str:
     """That the design is underpowered for the published difference, if it is."""
     found = pair.power
-    if found is None or found.powers[1] >= POWER:
+    if found is None or not 0 < found.powers[1] < POWER:
         return ""
     low, high = (percent(100 * power, 0) for power in found.powers)
     return f": {len(pair.plan.seeds)} seeds are few for it (power {low} to {high})"

@@ -110,6 +110,7 @@ def test_nothing_is_concluded_from_a_design_that_cannot_decide():
     far = judge(around(6.0, 0.01)[:3], around(7.0, 0.01)[:3], depth=110, **plan)
     assert (far.direction, far.agreement, far.equivalent) == ("undecided", "inconclusive", None)
     assert "97.5 % Welch interval" in far.sentence
+    assert "power" not in far.sentence
     near = judge(around(6.0, 0.01)[:3], around(6.01, 0.01)[:3], depth=110, **plan)
     assert "equivalent" not in near.sentence
 
