@@ -80,7 +80,7 @@ def seeds_needed(difference: float, sd: float, comparisons: int = 1) -> int | No
 def sd_range(sd: float, freedom: int) -> tuple[float, float]:
     """The 90 % range of a standard deviation that was measured with `freedom` degrees of freedom.
 
-    The runs are taken as normal, so that their variance has a χ² distribution.
+    It assumes normal test errors, so that their variance has a χ² distribution.
     """
     special = import_module("scipy.special")
     tail = (1 - RANGE) / 2

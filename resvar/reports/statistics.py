@@ -3,12 +3,12 @@
 Test errors are in percent of the test images, differences in percentage points; lower is better.
 Two cells differ where two tests both say so:
 
-- Welch's t-test. It allows for different spreads, but takes the test errors as normal.
-- The studentised permutation test (Janssen 1997, doi:10.1016/S0167-7152(97)00043-6). It takes no
-  shape, but with few runs it needs similar spreads. It cannot give a p below 2 / C(n + m, n).
+- Welch's t-test. It allows for different spreads, but assumes normal test errors.
+- The studentised permutation test (Janssen 1997, doi:10.1016/S0167-7152(97)00043-6). It assumes no
+  distribution, but with few runs it needs similar spreads. Its p is at least 2 / C(n + m, n).
 
 Each alone claims too many differences with few runs and unequal spreads. Both together keep their
-error rate in every scenario of `scripts/simulate_verdicts.py`.
+error rate, unless errors are strongly skewed and spread unequally (`docs/statistics.md`).
 """
 
 from __future__ import annotations
