@@ -257,10 +257,11 @@ def _direction(pair: V1V2Comparison) -> str:
     assert found is not None  # the declared seeds are complete
     n = found.n[0] if found.n[0] == found.n[1] else "{} and {}".format(*found.n)
     if not found.can_decide:
-        floor = f"p cannot fall below {pair.smallest_p:.2f}" if pair.smallest_p else "no p exists"
-        need = fewest_seeds(pair.depths)
-        what = f"n = {n} cannot decide, since {floor}; {need} seeds of each can"
-        return f"undecided: {what}{_difference(found, ' (', ')')}."
+        why = "one seed of a variant cannot decide"
+        if pair.smallest_p is not None:
+            why = f"n = {n} cannot decide, since p cannot fall below {pair.smallest_p:.2f}"
+        seeds = f"{fewest_seeds(pair.depths)} seeds of each can"
+        return f"undecided: {why}; {seeds}{_difference(found, ' (', ')')}."
     p = "p < 0.001" if (pair.p_family or 0) < 0.001 else f"p = {pair.p_family:.3f}"
     how = (
         f"{p}, corrected for {pair.depths} depths, n = {n}" if pair.depths > 1 else f"{p}, n = {n}"

@@ -155,7 +155,7 @@ def test_a_design_that_cannot_decide_says_so(n):
 def test_one_seed_cannot_decide():
     found = judge((6.6,), (5.0,), seeds=frozenset({0}), by_sweep=True)
     assert found.direction == "undecided"
-    assert "n = 1 cannot decide" in found.sentence
+    assert "one seed of a variant cannot decide; 5 seeds of each can" in found.sentence
 
 
 def test_an_underpowered_design_says_so_in_its_verdict():

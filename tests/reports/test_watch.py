@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -86,12 +87,17 @@ def test_ctrl_c_leaves_with_130_and_writes_nothing(warm, tmp_path, number):
     assert contents(tmp_path) == before
 
 
+def clock(pause):
+    """A `time` whose sleep calls `pause`; other threads of the process keep the real one."""
+    return SimpleNamespace(sleep=lambda _: pause())
+
+
 def test_in_a_terminal_one_picture_is_renewed(tmp_path, monkeypatch):
     folder = unfinished(tmp_path)
     screen = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
     monkeypatch.setattr(status, "console_for_output", lambda: screen)
     looks = iter([lambda: None, lambda: finish(folder)])
-    monkeypatch.setattr(status.time, "sleep", lambda _: next(looks)())
+    monkeypatch.setattr(status, "time", clock(lambda: next(looks)()))
     watch_status(tmp_path, 0.1)
     text = screen.file.getvalue()
     assert "100 / 400" in text
@@ -179,6 +185,6 @@ def test_ctrl_c_leaves_a_page_that_stays_still(warm, tmp_path):
 
 def test_runs_that_vanish_while_watching_are_said(tmp_path, monkeypatch):
     unfinished(tmp_path / "runs")
-    monkeypatch.setattr(status.time, "sleep", lambda _: shutil.rmtree(tmp_path / "runs"))
+    monkeypatch.setattr(status, "time", clock(lambda: shutil.rmtree(tmp_path / "runs")))
     with pytest.raises(UserError, match="no such folder"):
         watch_status(tmp_path / "runs", 1)
