@@ -97,12 +97,18 @@ def readme_block(report: Report) -> str:
         lines += [f"**{group.heading}** ({made_on(group)})", ""]
         for table in group_tables(group):
             if table.kind == "errors":
-                lines += markdown_table(replace(table, notes=()))
+                rows = zip(group.variants, table.rows, strict=True)
+                kept = tuple(row for variant, row in rows if _has_runs(group, variant))
+                lines += markdown_table(replace(table, rows=kept, notes=()))
         lines += markdown_notes(tuple(verdict_sentences(group)))
         if first is not None:
             path = (FIGURES / f"{first.name}.svg").relative_to(ROOT).as_posix()
             lines += [f"![{first.title}]({path})", ""]
     return "\n".join([*lines, ABOUT])
+
+
+def _has_runs(group: Group, variant: str) -> bool:
+    return any(group.entries[variant, depth].outcomes() for depth in group.depths)
 
 
 def made_on(group: Group) -> str:
