@@ -236,7 +236,7 @@ def _width(console: Console, options: ConsoleOptions) -> int:
 def fitted(table: Table, width: int) -> tuple[Table, list[int] | None]:
     """The table without the columns that do not fit `width`, and the widths of the others.
 
-    Titles become short. Paths and lists are broken only where no column less would do.
+    Titles become short. Paths and lists are broken only where leaving out columns is not enough.
 
     Returns:
         None for the widths if the table cannot fit.

@@ -64,6 +64,7 @@ class Scenario:
         lost: the probability that a run diverges.
         alike: the correlation of two runs with the same seed.
         earlier: how many seeds an earlier form of the design had; its verdict counts as well.
+        paper_sd: standard deviation of the paper's runs, in points.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Scenario:
     lost: float = 0.0
     alike: float = 0.0
     earlier: int | None = None
+    paper_sd: float = SD
 
 
 AS_PUBLISHED = (PUBLISHED[110], PUBLISHED[164])
@@ -98,6 +100,7 @@ SCENARIOS = (
     Scenario("exactly the margin", (-EQUIVALENCE_MARGIN, EQUIVALENCE_MARGIN)),
     Scenario("exactly the margin, 10 seeds", (-EQUIVALENCE_MARGIN, EQUIVALENCE_MARGIN), seeds=10),
     Scenario("no difference, V2 skewed and four times the spread", draw=skewed, ratio=4.0),
+    Scenario("as published, the paper's runs spread by 0.25", AS_PUBLISHED, paper_sd=0.25),
 )
 
 
@@ -221,7 +224,7 @@ def _sweeps(scenario: Scenario, count: int, rng: np.random.Generator) -> Iterato
     noise = math.sqrt(1 - scenario.alike) * noise + math.sqrt(scenario.alike) * common
     noise[:, :, 1] *= scenario.ratio
     diverges = rng.random(shape) < scenario.lost
-    paper = rng.standard_normal((count, len(depths), 2, 5)) * SD
+    paper = rng.standard_normal((count, len(depths), 2, 5)) * scenario.paper_sd
     for index in range(count):
         pairs = []
         for k, depth in enumerate(depths):

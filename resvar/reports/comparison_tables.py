@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from resvar.console import percent, pluralize, points
+from resvar.console import p_value, pluralize, points
 from resvar.reports.findings import Contrast, Group
-from resvar.reports.power import POWER, fewest_seeds
+from resvar.reports.power import fewest_seeds
 from resvar.reports.statistics import ERROR_RATE, Comparison
 from resvar.reports.tables import panel, row_name
 from resvar.reports.verdicts import V2, Side, V1V2Comparison
@@ -67,7 +67,7 @@ def _pooled(group: Group) -> Iterator[str]:
             f"{depths} together{so_far}: V2 − V1 is {points(found.difference)} points (95 % "
             f"interval {points(low)} to {points(high)})."
         )
-    interval = "no interval, since all pairs of runs say the same"
+    interval = "no interval, since all pairs of runs agree"
     if found.improvement_interval is not None:
         low, high = found.improvement_interval
         interval = (
@@ -87,14 +87,12 @@ def _power(group: Group) -> Iterator[str]:
         if found is None:
             continue
         theirs, seeds = points(pair.published_difference or 0.0), len(pair.plan.seeds)
-        least, most = (f"{n:,}" if n else "more than a million" for n in found.seeds)
-        needed = least if least == most else f"{least} to {most}"
-        under = "underpowered: " if found.powers[1] < POWER else ""
+        under = "underpowered: " if found.is_low else ""
+        low, high = found.sds
         yield (
             f"ResNet-{pair.depth}, {under}{pluralize(seeds, 'seed')} of each detect a difference "
-            f"of {theirs} with a probability of {percent(100 * found.powers[0], 0)} to "
-            f"{percent(100 * found.powers[1], 0)}; 80 % takes {needed} seeds (sd {pair.sd:.2f}, "
-            f"90 % range {found.sds[0]:.2f} to {found.sds[1]:.2f})."
+            f"of {theirs} with a probability of {found.chance}; 80 % takes {found.needed} seeds "
+            f"(sd {pair.sd:.2f}, 90 % range {low:.2f} to {high:.2f})."
         )
 
 
@@ -263,4 +261,4 @@ def _mean_difference(comparison: Comparison | None) -> str | None:
 
 
 def _p(p: float | None) -> str | None:
-    return None if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return None if p is None else p_value(p).removeprefix("= ")

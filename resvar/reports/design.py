@@ -6,6 +6,7 @@ rule of a comparison: no verdict before they are complete, and none that others 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,7 +82,7 @@ def read_design(records: Sequence[Record]) -> Design:
             for cell, those in _seeds_by_cell(root, declaration).items():
                 seeds.setdefault(cell, []).append(frozenset(those))
                 if declaration.margin is not None:
-                    margins[cell] = declaration.margin
+                    margins[cell] = min(declaration.margin, margins.get(cell, math.inf))
     return Design(seeds, margins)
 
 

@@ -41,7 +41,7 @@ from resvar.reports.plotting import (
 )
 from resvar.reports.statistics import Summary
 from resvar.reports.tables import states_text
-from resvar.reports.verdicts import V1, V2, V1V2Comparison
+from resvar.reports.verdicts import V1, V2, V1V2Comparison, counts
 from resvar.sequences import chunks
 
 if TYPE_CHECKING:
@@ -186,11 +186,11 @@ def _error_limits(runs: tuple[float, float], summaries: Sequence[Summary]) -> tu
 
 
 def _errors_caption(group: Group, cells: Sequence[Entry]) -> str:
-    counts = [entry.summary.n for entry in cells if entry.summary]
+    sizes = [entry.summary.n for entry in cells if entry.summary]
     caption = "Small marks: n runs; bar with figure: their median."
-    if max(counts) > 1:
+    if max(sizes) > 1:
         caption += " Line below: mean with its 95 % t interval; an arrow where it leaves the axis."
-    if min(counts) == 1:
+    if min(sizes) == 1:
         caption += " A single run (n = 1) has no interval."
     if {(entry.variant, entry.depth) for entry in cells if entry.summary} & interim_cells(group):
         caption += f" Interim: {INTERIM}"
@@ -315,17 +315,13 @@ def _difference(pair: V1V2Comparison) -> str:
     """`ResNet-110, n = 5: Δ −0.24 [−0.40, −0.08]`."""
     first, second = (summary.n for summary in _summaries(pair))
     interim = ", interim" if pair.interim else ""
-    told = f"ResNet-{pair.depth}{interim}, {_count((first, second))}"
+    told = f"ResNet-{pair.depth}{interim}, {counts((first, second))}"
     found = pair.comparison
     if found is None or found.difference is None:
         return f"{told}: no Δ"
-    declared = "" if found.n == (first, second) else f" of the declared {_count(found.n)}"
+    declared = "" if found.n == (first, second) else f" of the declared {counts(found.n)}"
     span = f"[{', '.join(map(_signed, found.interval))}]" if found.interval else "without interval"
     return f"{told}: Δ{declared} {_signed(found.difference)} {span}"
-
-
-def _count(n: tuple[int, int]) -> str:
-    return f"n = {n[0]}" if n[0] == n[1] else f"n = {n[0]} and {n[1]}"
 
 
 def _published_difference(pair: V1V2Comparison) -> str:

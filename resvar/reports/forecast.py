@@ -1,15 +1,14 @@
-"""What the design of a sweep can decide, told before its runs are paid for."""
+"""What the design of a sweep can decide, before its first run starts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 
-from resvar.console import listed, percent, pluralize
-from resvar.reports.power import fewest_seeds, power, sd_range, seeds_needed
-from resvar.reports.published import published, usual_sd
+from resvar.console import listed, pluralize
+from resvar.reports.power import design_power, fewest_seeds, sd_range
+from resvar.reports.published import published, published_difference, usual_sd
 from resvar.reports.records import follows_paper, label_of, read_record
 from resvar.reports.statistics import ERROR_RATE, smallest_p, summarise
 from resvar.reports.verdicts import V1, V2
@@ -22,17 +21,16 @@ Cells = Mapping[tuple[str, int], Sequence[PlannedRun]]
 def forecast(sweep: Sweep) -> Iterator[str]:
     """What can be decided about V1 against V2, and about other orderings against original.
 
-    Of several groups of settings, the first one speaks for all.
+    What holds for several groups of settings is told once.
     """
-    ordered = sorted(sweep.runs, key=_group)
-    for _, runs in groupby(ordered, _group):
+    runs = sorted((run for run in sweep.runs if run.settings.dataset != "sample"), key=_group)
+    sentences: list[str] = []
+    for _, members in groupby(runs, _group):
         cells: dict[tuple[str, int], list[PlannedRun]] = {}
-        for run in runs:
+        for run in members:
             cells.setdefault((run.settings.variant, run.settings.depth), []).append(run)
-        sentences = [*_v1_v2(cells), *_others(cells)]
-        if sentences and next(iter(cells.values()))[0].settings.dataset != "sample":
-            yield from sentences
-            return
+        sentences += [*_v1_v2(cells), *_others(cells)]
+    yield from dict.fromkeys(sentences)
 
 
 def _group(run: PlannedRun) -> tuple[str, str]:
@@ -53,25 +51,24 @@ def _v1_v2(cells: Cells) -> Iterator[str]:
             f"that takes at least {needed}."
         )
     settings = cells[V1, depths[0]][0].settings
-    differences = {d: found for d in depths if (found := _difference(settings.dataset, d))}
-    spread = _spread(cells, settings.dataset)
-    if not differences or spread is None:
+    sds, source = _spread(cells, settings.dataset)
+    figures = {d: [published(settings.dataset, v, d) for v in (V1, V2)] for d in depths}
+    theirs = {d: found for d in depths if (found := published_difference(*figures[d]))}
+    if not theirs or not sds:
         return
+    powers = {d: design_power(theirs[d], sds, n, len(depths)) for d in theirs}
     chances = [
-        f"{abs(difference):.2f} points (published, ResNet-{depth}) with a probability of "
-        f"{spread.span([power(difference, sd, n, len(depths)) for sd in spread.sds])}"
-        for depth, difference in differences.items()
-    ]
-    seeds = [
-        spread.seeds([seeds_needed(difference, sd, len(depths)) for sd in spread.sds])
-        for difference in differences.values()
+        f"{abs(theirs[d]):.2f} points (published, ResNet-{d}) with a probability of "
+        f"{powers[d].chance}"
+        for d in theirs
     ]
     if n >= needed:
-        yield f"{pluralize(n, 'seed')} of each detect {listed(chances)}, {spread.source}."
-    sizes = listed([f"{abs(difference):.2f}" for difference in differences.values()])
+        yield f"{pluralize(n, 'seed')} of each detect {listed(chances)}, {source}."
+    sizes = listed([f"{abs(difference):.2f}" for difference in theirs.values()])
+    seeds = listed([found.needed for found in powers.values()])
     yield (
-        f"To detect the published {sizes} points with a probability of 80 % takes {listed(seeds)} "
-        "seeds of each."
+        f"To detect the published {sizes} points with a probability of 80 % takes {seeds} seeds of "
+        "each."
     )
     if not follows_paper(settings):
         yield "They are a yardstick only: this is not the paper's protocol."
@@ -99,31 +96,9 @@ def _orderings(count: int) -> str:
     return "another ordering differs" if count == 1 else f"one of {count} other orderings differs"
 
 
-def _difference(dataset: str, depth: int) -> float | None:
-    figures = [published(dataset, variant, depth) for variant in (V1, V2)]
-    v1, v2 = figures
-    return None if v1 is None or v2 is None else round(v2.test_error - v1.test_error, 2)
-
-
-@dataclass(frozen=True)
-class Spread:
-    """The standard deviation of test errors: one that is assumed, or a range that is measured."""
-
-    sds: tuple[float, ...]
-    source: str
-
-    def span(self, chances: Sequence[float]) -> str:
-        """`35 %`, or `13 % to 70 %`."""
-        texts = [percent(100 * chance, 0) for chance in sorted(chances)]
-        return " to ".join(dict.fromkeys(texts))
-
-    def seeds(self, counts: Sequence[int | None]) -> str:
-        texts = [f"{count:,}" if count else "more than a million" for count in counts]
-        return " to ".join(dict.fromkeys(texts))
-
-
-def _spread(cells: Cells, dataset: str) -> Spread | None:
-    """From the results that are there, if any cell has two; else the published one."""
+def _spread(cells: Cells, dataset: str) -> tuple[tuple[float, ...], str]:
+    """Standard deviations and their source: the results that are there, if any cell has two; else
+    the published one; none if there is none."""
     squares, freedom = 0.0, 0
     for runs in cells.values():
         errors = [error for run in runs if (error := _error(run)) is not None]
@@ -132,11 +107,10 @@ def _spread(cells: Cells, dataset: str) -> Spread | None:
             squares += (len(errors) - 1) * (summarise(errors).sd or 0.0) ** 2
     if squares:
         low, high = sd_range(math.sqrt(squares / freedom), freedom)
-        return Spread((low, high), f"with the spread of the runs here (sd {low:.2f} to {high:.2f})")
-    usual = usual_sd(dataset)
-    if usual is None:
-        return None
-    return Spread((usual,), f"if runs spread as published (sd {usual:.2f})")
+        return (low, high), f"with the spread of the runs here (sd {low:.2f} to {high:.2f})"
+    if (usual := usual_sd(dataset)) is None:
+        return (), ""
+    return (usual,), f"if runs spread as published (sd {usual:.2f})"
 
 
 def _error(run: PlannedRun) -> float | None:

@@ -1,7 +1,7 @@
 """The report as one self-contained HTML page: no network, no other file.
 
 It begins with one screen about the leading group of runs: the question, the verdict at each depth,
-the test errors, what is missing. All else is in sections to be unfolded, which need no script.
+the test errors, what is missing. Everything else is in folded sections, which need no script.
 
 `render_html` puts the tables of `resvar.reports.tables`, the curves, the list of runs, where they
 were made and how to repeat them into the template in `page/`. Jinja escapes every text; style and

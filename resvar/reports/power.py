@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 
+from resvar.console import percent
 from resvar.reports.statistics import ERROR_RATE, SEED, p_values, smallest_p
 
 POWER = 0.8
@@ -91,31 +92,45 @@ def sd_range(sd: float, freedom: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Power:
-    """What a design shows of a difference, over the 90 % range of the standard deviation.
+    """What a design shows of a difference.
 
     Attributes:
-        sds: the range.
-        powers: of the design, at the high and at the low end of the range.
-        seeds: that a power of 80 % takes, at the low and at the high end; see `seeds_needed`.
+        sds: standard deviations: one that is assumed, or the ends of a measured range, ascending.
+        powers: of the design, ascending.
+        seeds: that a power of 80 % takes, ascending; see `seeds_needed`.
     """
 
-    sds: tuple[float, float]
-    powers: tuple[float, float]
-    seeds: tuple[int | None, int | None]
+    sds: tuple[float, ...]
+    powers: tuple[float, ...]
+    seeds: tuple[int | None, ...]
+
+    @property
+    def is_low(self) -> bool:
+        """Whether the power is below 80 % at each of the standard deviations."""
+        return self.powers[-1] < POWER
+
+    @property
+    def chance(self) -> str:
+        """`32 %`, or `13 % to 70 %`."""
+        return " to ".join(dict.fromkeys(percent(100 * power, 0) for power in self.powers))
+
+    @property
+    def needed(self) -> str:
+        """`10`, or `6 to 23`."""
+        texts = (f"{count:,}" if count else "more than a million" for count in self.seeds)
+        return " to ".join(dict.fromkeys(texts))
 
 
 def design_power(
-    difference: float, sd: float, freedom: int, seeds: int, comparisons: int = 1
+    difference: float, sds: tuple[float, ...], seeds: int, comparisons: int = 1
 ) -> Power:
     """The power of `seeds` of each side, and the seeds that are needed.
 
     Args:
-        sd: as measured with `freedom` degrees of freedom.
+        sds: see `Power`.
     """
-    low, high = sds = sd_range(sd, freedom)
-    worst, best = (power(difference, spread, seeds, comparisons) for spread in (high, low))
-    fewest, most = (seeds_needed(difference, spread, comparisons) for spread in sds)
-    return Power(sds, (worst, best), (fewest, most))
+    powers = tuple(power(difference, sd, seeds, comparisons) for sd in reversed(sds))
+    return Power(sds, powers, tuple(seeds_needed(difference, sd, comparisons) for sd in sds))
 
 
 def _simulated(effect: float, n: int, rate: float) -> float:

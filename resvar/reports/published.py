@@ -66,6 +66,11 @@ def published(dataset: str, variant: str, depth: int) -> Published | None:
     return _shipped().published.get((dataset, variant, depth))
 
 
+def published_difference(v1: Published | None, v2: Published | None) -> float | None:
+    """V2 − V1 in the paper, in points with its two decimals: a difference of headline figures."""
+    return None if v1 is None or v2 is None else round(v2.test_error - v1.test_error, 2)
+
+
 def usual_sd(dataset: str) -> float | None:
     """The largest published standard deviation on a dataset, for figures without one."""
     sds = [figure.sd for cell, figure in _shipped().published.items() if cell[0] == dataset]

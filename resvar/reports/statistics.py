@@ -235,8 +235,8 @@ def _freedom(variances: Array, sizes: tuple[int, int]) -> Array:
     """The degrees of freedom of a difference of means.
 
     Those of the smaller side are never too optimistic (Hsu 1938). For equal sizes Satterthwaite's
-    are better by one less: in full they give up to 5.4 % errors for five runs with unequal spreads.
-    For unequal sizes they are too optimistic by far, if the smaller side spreads more.
+    less one are closer; in full they are slightly too optimistic. For unequal sizes they are far
+    too optimistic if the smaller side spreads more (`docs/statistics.md`).
     """
     import numpy as np
 

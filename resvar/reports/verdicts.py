@@ -17,10 +17,11 @@ from functools import cached_property
 from importlib import import_module
 from typing import Literal
 
-from resvar.console import percent, points
+from resvar.console import p_value, pluralize, points
 from resvar.reports.cells import Entry
 from resvar.reports.design import SeedPlan
-from resvar.reports.power import POWER, Power, design_power, fewest_seeds
+from resvar.reports.power import Power, design_power, fewest_seeds, sd_range
+from resvar.reports.published import published_difference
 from resvar.reports.statistics import ERROR_RATE, Comparison, compare, pooled_sd
 
 V1, V2 = "original", "full-preact"
@@ -99,10 +100,15 @@ class V1V2Comparison:
 
     @property
     def published_difference(self) -> float | None:
-        """V2 − V1 in the paper, in points with its two decimals; a difference of medians."""
-        if self.v1.published is None or self.v2.published is None:
-            return None
-        return round(self.v2.published.test_error - self.v1.published.test_error, 2)
+        """V2 − V1 in the paper, in points."""
+        return published_difference(self.v1.published, self.v2.published)
+
+    @property
+    def is_opposite(self) -> bool:
+        """Whether the direction is decided, and not the published one."""
+        theirs = self.published_difference
+        published = "V2 better" if theirs is not None and theirs < 0 else "V1 better"
+        return theirs is not None and self.direction not in ("undecided", published)
 
     @property
     def sd(self) -> float | None:
@@ -117,8 +123,8 @@ class V1V2Comparison:
         theirs, v1, v2 = self.published_difference, self.v1.summary, self.v2.summary
         if not self.sd or not theirs or v1 is None or v2 is None:
             return None
-        seeds = len(self.plan.seeds)
-        return design_power(theirs, self.sd, v1.n + v2.n - 2, seeds, self.depths)
+        sds = sd_range(self.sd, v1.n + v2.n - 2)
+        return design_power(theirs, sds, len(self.plan.seeds), self.depths)
 
     # --- the answers
 
@@ -144,11 +150,10 @@ class V1V2Comparison:
         found = self.comparison
         excess = self._excess(theirs) if found is not None and found.can_decide else None
         if excess is None:
-            opposite = self.direction == ("V1 better" if theirs < 0 else "V2 better")
-            return "smaller" if opposite else "inconclusive"
+            return "smaller" if self.is_opposite else "inconclusive"
         low, high = excess
         if low <= 0 <= high:
-            decided = self.direction == ("V2 better" if theirs < 0 else "V1 better")
+            decided = self.direction != "undecided" and not self.is_opposite
             return "agrees" if decided else "inconclusive"
         return "smaller" if (low > 0) == (theirs < 0) else "larger"
 
@@ -232,11 +237,11 @@ def _sentences(pair: V1V2Comparison) -> list[str]:
             told.append(f"{side.diverged} of {total} runs of {name} diverged and rank last.")
     if further := max(first.further, second.further):
         declared = len(pair.plan.seeds)
-        told.append(f"Up to {further} further seeds do not count: {declared} were declared.")
+        told.append(f"Not counted: {pluralize(further, 'further seed')}; {declared} were declared.")
     if looks := [n for n in pair.plan.earlier if n >= fewest_seeds(pair.depths)]:
         told.append(
-            f"The design grew from {looks[0]} to {len(pair.plan.seeds)} seeds after results were "
-            "known, so its error rate is above 5 %."
+            f"First {looks[0]} seeds were declared, then {len(pair.plan.seeds)}: if results were "
+            "known by then, the error rate is above 5 %."
         )
     return told
 
@@ -255,29 +260,33 @@ def _interim(pair: V1V2Comparison) -> str:
 def _direction(pair: V1V2Comparison) -> str:
     found = pair.comparison
     assert found is not None  # the declared seeds are complete
-    n = found.n[0] if found.n[0] == found.n[1] else "{} and {}".format(*found.n)
     if not found.can_decide:
-        why = "one seed of a variant cannot decide"
-        if pair.smallest_p is not None:
-            why = f"n = {n} cannot decide, since p cannot fall below {pair.smallest_p:.2f}"
-        seeds = f"{fewest_seeds(pair.depths)} seeds of each can"
-        return f"undecided: {why}; {seeds}{_difference(found, ' (', ')')}."
-    p = "p < 0.001" if (pair.p_family or 0) < 0.001 else f"p = {pair.p_family:.3f}"
-    how = (
-        f"{p}, corrected for {pair.depths} depths, n = {n}" if pair.depths > 1 else f"{p}, n = {n}"
-    )
+        return _too_small(pair, found)
+    corrected = f", corrected for {pair.depths} depths" if pair.depths > 1 else ""
+    how = f"(p {p_value(pair.p_family or 0.0)}{corrected}, {counts(found.n)})"
     if pair.direction == "undecided":
         contains = ", which contains 0" if found.interval else ""
         none = all(side.diverged == len(side.errors) for side in pair.sides)
-        ranks = (
-            "no run has a result" if none else "the ranks of V1 and V2 do not differ significantly"
-        )
-        what = _difference(found) or ranks
-        return f"undecided: {what}{contains} ({how})."
-    better, other = pair.direction.split()[0], "V1" if pair.direction[:2] == "V2" else "V2"
+        ranks = "no run has a result" if none else "the ranks do not differ significantly"
+        return f"undecided: {_difference(found) or ranks}{contains} {how}."
+    better, other = ("V2", "V1") if pair.direction == "V2 better" else ("V1", "V2")
     what = _difference(found) or f"its runs rank before those of {other}"
     before = f"reproduced: {better} is better;" if pair.reproduced else f"{better} is better:"
-    return f"{before} {what} ({how})."
+    return f"{before} {what} {how}."
+
+
+def _too_small(pair: V1V2Comparison, found: Comparison) -> str:
+    """Why a design with so few seeds cannot decide, and how many can."""
+    why = "one seed of a variant cannot decide"
+    if pair.smallest_p is not None:
+        why = f"{counts(found.n)} cannot decide, since p cannot fall below {pair.smallest_p:.2f}"
+    seeds = f"{fewest_seeds(pair.depths)} seeds of each can"
+    return f"undecided: {why}; {seeds}{_difference(found, ' (', ')')}."
+
+
+def counts(n: tuple[int, int]) -> str:
+    """`n = 5`, or `n = 5 and 4`."""
+    return f"n = {n[0]}" if n[0] == n[1] else f"n = {n[0]} and {n[1]}"
 
 
 def _against_paper(pair: V1V2Comparison) -> list[str]:
@@ -289,7 +298,7 @@ def _against_paper(pair: V1V2Comparison) -> list[str]:
         return [f"It agrees with {published}."]
     if pair.agreement == "inconclusive":
         return [f"Whether it agrees with {published} is inconclusive{_too_few(pair)}."]
-    if pair.direction == ("V1 better" if theirs < 0 else "V2 better"):
+    if pair.is_opposite:
         return [f"That is the opposite of {published}."]
     return [f"The difference is {pair.agreement} than {published}."]
 
@@ -297,10 +306,9 @@ def _against_paper(pair: V1V2Comparison) -> list[str]:
 def _too_few(pair: V1V2Comparison) -> str:
     """That the design is underpowered for the published difference, if it is."""
     found = pair.power
-    if found is None or not 0 < found.powers[1] < POWER:
+    if found is None or not found.is_low or not found.powers[-1]:
         return ""
-    low, high = (percent(100 * power, 0) for power in found.powers)
-    return f": {len(pair.plan.seeds)} seeds are few for it (power {low} to {high})"
+    return f"; with {len(pair.plan.seeds)} seeds the power to detect it is {found.chance}"
 
 
 def _difference(found: Comparison, before: str = "", after: str = "") -> str:

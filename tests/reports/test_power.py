@@ -44,7 +44,7 @@ def test_the_power_is_the_share_of_verdicts(n, comparisons):
 
 def test_five_seeds_are_too_few_for_the_smaller_published_difference():
     assert power(0.24, 0.16, 5, 2) < 0.4 < 0.85 < power(0.47, 0.16, 5, 2)
-    found = design_power(-0.24, 0.16, 8, 5, 2)
+    found = design_power(-0.24, sd_range(0.16, 8), 5, 2)
     assert found.powers[0] < power(0.24, 0.16, 5, 2) < found.powers[1]
     assert found.seeds[0] < seeds_needed(0.24, 0.16, 2) == 10 < found.seeds[1]
 

@@ -163,9 +163,9 @@ def test_an_underpowered_design_says_so_in_its_verdict():
     assert found.direction == "undecided"
     low, high = (round(100 * power) for power in found.power.powers)
     assert high < 80
-    few = f"is inconclusive: 5 seeds are few for it (power {low} % to {high} %)."
+    few = f"is inconclusive; with 5 seeds the power to detect it is {low} % to {high} %."
     assert few in found.sentence
-    assert "few for it" not in judge(around(6.61, 0.02), around(6.6, 0.02), depth=110).sentence
+    assert "power" not in judge(around(6.61, 0.02), around(6.6, 0.02), depth=110).sentence
 
 
 # --- the stopping rule ----------------------------------------------------------------------------
@@ -187,15 +187,15 @@ def test_further_seeds_change_no_verdict():
     after = judge((*V1, *[6.9] * 20), (*around(6.35, 0.4), *[6.0] * 20))
     assert before.comparison == after.comparison
     assert before.word == after.word
-    assert "Up to 20 further seeds do not count: 5 were declared." in after.sentence
+    assert "Not counted: 20 further seeds; 5 were declared." in after.sentence
 
 
 def test_a_design_that_grew_after_results_says_so():
     ten = {"seeds": frozenset(range(10)), "by_sweep": True}
     v1, v2 = (*V1, *V1), (*around(6.35, 0.2), *around(6.35, 0.2))
     grown = judge(v1, v2, earlier=(5,), **ten)
-    assert "The design grew from 5 to 10 seeds after results were known" in grown.sentence
-    assert "grew" not in judge(v1, v2, earlier=(1, 2), **ten).sentence  # none gave a verdict
+    assert "First 5 seeds were declared, then 10: if results were known" in grown.sentence
+    assert "First" not in judge(v1, v2, earlier=(1, 2), **ten).sentence  # none gave a verdict
 
 
 # --- from run directories -------------------------------------------------------------------------
