@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import re
+import runpy
 import shlex
+import sys
 
 import pytest
 import typer
@@ -20,7 +23,7 @@ PAGES = [
     ROOT / "results" / "README.md",
 ]
 PLACEHOLDER = re.compile(r"…|--help|(?<![\w./])[A-Z]+\b|--config$")
-LINK = re.compile(r"\]\(([^)#:]+)(#[\w-]+)?\)")
+LINK = re.compile(r"\]\(([^)#:]*)(#[\w-]+)?\)")
 
 
 def commands_of(text: str) -> list[str]:
@@ -49,10 +52,41 @@ def test_every_command_parses(command):
         resolve(options=example, overrides=context.params["sets"] or ())
 
 
+def scripts_of(text: str) -> list[str]:
+    """The calls of Python programs of a checkout, without `python`."""
+    calls = r"(?:\w+=\w+ )?python ((?:-m tests\.|scripts/)"
+    return re.findall(rf"`{calls}[^`]+)`", text) + re.findall(
+        rf"^ +{calls}.+)$", text, re.MULTILINE
+    )
+
+
+SCRIPTS = sorted({call for page in PAGES for call in scripts_of(page.read_text(encoding="utf-8"))})
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")  # by another test
+@pytest.mark.parametrize("call", SCRIPTS)
+def test_every_call_of_a_script_parses(call, monkeypatch):
+    """As far as its options go; the work itself is for the machine of the figures."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_and_leave(parser, *given):
+        parse(parser, *given)
+        sys.exit("parsed")
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_leave)
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(call, comments=True)
+    module = words[0] == "-m"
+    monkeypatch.setattr(sys, "argv", words[module:])
+    run = runpy.run_module if module else runpy.run_path
+    with pytest.raises(SystemExit, match="parsed"):
+        run(words[module], run_name="__main__")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_leads_somewhere(page):
     for target, anchor in LINK.findall(page.read_text(encoding="utf-8")):
-        path = page.parent / target
+        path = page.parent / target if target else page
         assert path.exists(), target
         if anchor and path.suffix == ".md":
             assert anchor[1:] in anchors_of(path.read_text(encoding="utf-8")), target + anchor

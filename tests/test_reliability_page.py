@@ -1,13 +1,9 @@
-"""docs/reliability.md: its tests exist, its commands parse, its table of files is complete."""
+"""docs/reliability.md: its tests exist, its table of files is complete."""
 
 from __future__ import annotations
 
-import argparse
 import ast
 import re
-import runpy
-import shlex
-import sys
 
 import pytest
 
@@ -36,26 +32,6 @@ def test_every_kind_of_torture_has_its_command():
     assert {command.split()[1] for command in COMMANDS if command.startswith("-m ")} == {
         "tests.long.torture", "tests.long.fuzz", "tests.long.soak",
     }  # fmt: skip
-
-
-@pytest.mark.filterwarnings("ignore:.*found in sys.modules")  # by another test
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_parses(command, monkeypatch):
-    """As far as its options go; the work itself is for the machine of the figures."""
-    parse = argparse.ArgumentParser.parse_args
-
-    def parse_and_leave(parser, *given):
-        parse(parser, *given)
-        sys.exit("parsed")
-
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_leave)
-    monkeypatch.chdir(ROOT)
-    words = shlex.split(command)
-    at = 1 + (words[0] == "-m")
-    monkeypatch.setattr(sys, "argv", words[at - 1 :])
-    run = runpy.run_module if words[0] == "-m" else runpy.run_path
-    with pytest.raises(SystemExit, match="parsed"):
-        run(words[at - 1], run_name="__main__")
 
 
 def test_it_says_of_every_file_of_a_run_where_its_format_stands():

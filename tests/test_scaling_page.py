@@ -1,4 +1,4 @@
-"""docs/scaling.md: its YAML is YAML, its figures are those that are printed."""
+"""docs/scaling.md: its YAML is YAML, its figures and names are those that are printed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from textwrap import indent
 import pytest
 import yaml
 
+from resvar.sweeps.grid import plan_sweep
 from tests.support.commands import ROOT
 
 PAGE = ROOT / "docs" / "scaling.md"
@@ -31,6 +32,15 @@ def test_the_simulation_is_the_one_that_is_printed(tmp_path):
     script, *arguments = shlex.split(command)
     kept = arguments[: arguments.index("--figures")]
     assert in_block(called([str(ROOT / script), *kept], tmp_path)) in TEXT
+
+
+def test_the_list_of_a_sweep_is_called_as_the_page_says():
+    """For the first command of the section on laptops."""
+    table2 = ROOT / "configs" / "sweeps" / "table2.yaml"
+    assert re.search(r"^    resvar sweep table2 --protocol quick --seeds 1$", TEXT, re.MULTILINE)
+    for seeds in ("1", None):
+        given = {"protocol": "quick", "seeds": seeds}
+        assert re.search(rf"\b{plan_sweep(table2, given, [], ROOT).name}\b(?!-)", TEXT)
 
 
 def called(arguments, folder):

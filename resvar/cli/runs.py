@@ -273,7 +273,7 @@ def status_command(
     """Show the state of every run, and when the last should end.
 
     A run is done, running, stopped, waiting, failed, damaged or unreadable (no permission, or
-    written by a later version); in Slurm also queued, requeued, or lost with its task.
+    written by a later version); in Slurm also queued or requeued. A run whose task died is failed.
 
     --watch refreshes every 2 seconds (10 if Slurm is queried), or every --interval seconds. It
     exits when the last run ends, or on Ctrl-C (exit code 130); the runs continue.

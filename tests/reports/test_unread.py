@@ -334,7 +334,7 @@ def test_a_list_that_cannot_be_read_hides_no_runs(root, make, capsys):
 
 @pytest.mark.parametrize("images", [5_000, 50_000])
 def test_the_time_left_counts_the_runs_own_test_images(root, images):
-    """An evaluated image takes a third of a trained one (docs/performance.md)."""
+    """An evaluated image counts as a third of a trained one (docs/scaling.md)."""
     progress = how_far(200) | {"images_per_second": 100.0}
     settings = make_settings(depth=32)
     end, every = settings.iterations, settings.eval_every
