@@ -4,6 +4,7 @@
 # make test-all         all of them, as CI does
 # make test-lowest      the fast tests with the oldest versions that pyproject.toml allows, torch aside
 # make coverage         line coverage of the fast tests, per file
+# make docs             the documentation as a site, in site/; broken links are errors
 # make lint             ruff (lint and format), mypy and the import order
 # make reproduce-table  the data, the ten cells of Table 2, the report; where the data cannot be
 #                       downloaded, from the sample of 2,000 images in the package
@@ -19,7 +20,7 @@ JOBS ?=
 DATA_ARCHIVE ?=
 RUNS ?= runs
 
-.PHONY: setup test test-fast test-all test-lowest coverage lint format reproduce-table clean
+.PHONY: setup test test-fast test-all test-lowest coverage docs lint format reproduce-table clean
 
 setup: $(VENV)/.ready
 
@@ -52,6 +53,10 @@ test-lowest:
 coverage: setup
 	$(PYTEST) $(FAST) --cov --cov-report term
 
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Open site/index.html"
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -68,4 +73,4 @@ reproduce-table: setup
 		$(if $(DATA_ARCHIVE),--archive "$(DATA_ARCHIVE)")
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) $(LOWEST) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -1,8 +1,9 @@
-"""For all tests: one thread, no deadlines, `resvar` as a process, and the automatic marker."""
+"""For all tests: no deadlines, the automatic marker, one thread, processes, Chromium."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -22,6 +23,14 @@ for _name, _handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signa
 
 hypothesis.settings.register_profile("resvar", deadline=None)  # a busy machine is not a bug
 hypothesis.settings.load_profile("resvar")
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+QUIET = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
+)  # fmt: skip
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
@@ -68,6 +77,18 @@ def resvar(tiny_data) -> Commands:
 def warm(tiny_data) -> WarmCommands:
     """The same, forked from a process that has loaded torch: seconds faster."""
     return WarmCommands(tiny_data)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless Chromium, or a reason to skip."""
+    if not CHROMIUM:
+        pytest.skip("no Chromium here: install it (apt-get install chromium) to look at the page")
+    api = pytest.importorskip("playwright.sync_api", reason="the package playwright is missing")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
-"""A headless Chromium that looks at pages."""
+"""Pages of reports, and a look at them in Chromium."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,26 +10,6 @@ from resvar.reports.html import Image, Section
 from resvar.rundir import RESULT
 from tests.reports.pages import write_curved, write_page, write_rich
 from tests.reports.runs import how_far, write_run
-
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
-QUIET = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-)  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    """A headless Chromium, or a reason to skip."""
-    if not CHROMIUM:
-        pytest.skip("no Chromium here: install it (apt-get install chromium) to look at the page")
-    api = pytest.importorskip("playwright.sync_api", reason="the package playwright is missing")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
-        yield browser
-        browser.close()
 
 
 class Look:
