@@ -1,4 +1,4 @@
-"""docs/architecture.md, the decisions and CONTRIBUTING.md name files and functions that exist."""
+"""Pages for developers name files and functions that exist."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from tests.support.commands import ROOT
 
 PAGES = ["docs/architecture.md", "CONTRIBUTING.md", "docs/decisions/README.md"]
+PAGES += ["docs/performance.md", "docs/performance-history.md"]
 PAGES += [f"docs/decisions/{path.name}" for path in (ROOT / "docs" / "decisions").glob("0*.md")]
 
 NAMED = re.compile(r"`([\w/.-]+\.(?:py|h|cpp|yaml|md|svg))(?::([\w.]+))?`")
