@@ -54,7 +54,7 @@ coverage: setup
 	$(PYTEST) $(FAST) --cov --cov-report term
 
 docs: setup
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Open site/index.html"
 
 lint: setup
