@@ -59,12 +59,15 @@ class TableCell:
         grey: it marks an absence, or a figure that is not comparable.
         strong: the best of its table.
         folder: a run directory that the text names, for a renderer with links.
+        across: how many of its first lines run over the columns to the right; what the other cells
+            contain begins below them.
     """
 
     text: str
     grey: bool = False
     strong: bool = False
     folder: Path | None = None
+    across: int = 0
 
     @property
     def lines(self) -> list[str]:
@@ -175,7 +178,7 @@ class Prose:
     indent: int = 0
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for line in folded(self.text, _width(console, options) - self.indent):
+        for line in folded(self.text, usable_width(console, options) - self.indent):
             yield _line(" " * self.indent + line, self.style)
 
 
@@ -186,7 +189,7 @@ class TerminalTable:
     table: Table
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        width = _width(console, options)
+        width = usable_width(console, options)
         if self.table.title:
             yield Prose(self.table.title, "bold")
         shown, widths = fitted(self.table, width)
@@ -229,7 +232,7 @@ def natural_width(table: Table) -> int:
     return sum(widths) + GAP * (len(widths) - 1)
 
 
-def _width(console: Console, options: ConsoleOptions) -> int:
+def usable_width(console: Console, options: ConsoleOptions) -> int:
     return options.max_width if console.is_terminal else WIDE
 
 
@@ -271,7 +274,7 @@ def without(table: Table, drop: int) -> Table:
 def _texts(table: Table) -> Iterator[list[str]]:
     """All lines of each column, the title's included."""
     for index, column in enumerate(table.columns):
-        cells = (line for row in table.rows for line in row[index].lines)
+        cells = (line for row in table.rows for line in row[index].lines[row[index].across :])
         yield [*column.title.split("\n"), *cells]
 
 
@@ -291,7 +294,7 @@ def _widths(table: Table, width: int, longest: Callable[[str], int]) -> list[int
     for column, texts, natural in zip(table.columns, _texts(table), wanted, strict=True):
         cells = texts[column.title.count("\n") + 1 :]
         if column.wrap:
-            least = max(min(column.wrap, natural), *map(longest, cells))
+            least = max([min(column.wrap, natural), *map(longest, cells)])
         else:
             least = max(map(columns_of, cells), default=0)
         widths.append(max(least, *map(columns_of, title_lines(column.title, 1))))
@@ -346,19 +349,27 @@ def _aligned(table: Table, widths: Sequence[int]) -> Iterator[Text]:
     above = [[""] * (height - len(title)) + title for title in titles]
     yield from _row(columns, widths, above, ["dim" if c.foreign else "bold" for c in columns])
     yield _line("─" * (sum(widths) + GAP * (len(widths) - 1)), "")
-    rows = [
-        [
-            [line for text in cell.lines for line in _cell_lines(text, width)]
-            for cell, width in zip(row, widths, strict=True)
-        ]
-        for row in table.rows
-    ]
+    rows = [_row_lines(row, widths) for row in table.rows]
     several = any(len(cell.lines) > 1 for row in table.rows for cell in row)
     spaced = several or any(len(lines) > 2 for row in rows for lines in row)
     for number, (row, cells) in enumerate(zip(rows, table.rows, strict=True)):
         if spaced and number:
             yield _line("", "")
         yield from _row(columns, widths, row, [_style(cell) for cell in cells])
+
+
+def _row_lines(row: Sequence[TableCell], widths: Sequence[int]) -> list[list[str]]:
+    """The lines of each cell of a row, broken to the widths of the columns."""
+    found: list[list[str]] = []
+    above = 0
+    for index, (cell, width) in enumerate(zip(row, widths, strict=True)):
+        rest = sum(widths[index:]) + GAP * (len(widths) - index - 1)
+        wide = [line for text in cell.lines[: cell.across] for line in _cell_lines(text, rest)]
+        below = cell.lines[cell.across :] if cell.text or not above else []
+        narrow = [line for text in below for line in _cell_lines(text, width)]
+        found.append((wide or [""] * above) + narrow)
+        above = max(above, len(wide))
+    return found
 
 
 def _row(

@@ -508,6 +508,8 @@ def test_the_example_of_every_command_parses(name):
         ("train --set lr", {"lr=", "lr_factor="}),
         ("sweep --variants v1,full", {"v1,full-preact"}), ("sweep ta", {"table2"}),
         ("train --protocol s", {"short"}), ("train --dev", {"--device"}),
+        ("show resnetv", {"resnetv2_50", "resnetv2_164"}), ("show resnet50 v", {"v1", "v2"}),
+        ("show --compare full", {"full-preact"}), ("show --table ", {"cifar", "imagenet"}),
         ("report --format ht", {"html"}), ("train --family ", {"cifar", "imagenet"}),
     ],
 )  # fmt: skip

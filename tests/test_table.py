@@ -168,7 +168,10 @@ def drawings(tmp_path, monkeypatch):
     yield "bench", draw_parts(list(bench_parts()))
     yield "probe", lambda console: print_probe(make_results("original", "full-preact"), console)
     for arguments in (
-        {}, {"variants": ",".join(PAPER_ORDER)}, {"compare": ("resnet50", "resnext101_32x8d")},
+        {}, {"variants": ",".join(PAPER_ORDER)},
+        {"names": ["resnet50", "resnext101_32x8d"], "compare": True},
+        {"names": ["resnet34", "v2-164"]}, {"table": "imagenet"}, {"table": "cifar"},
+        {"table": "imagenet", "options": {"cardinality": 32, "base_width": 4}},
         {"options": {"family": "imagenet", "depth": 152}},
     ):  # fmt: skip
         yield f"show {arguments}", shown(arguments, monkeypatch)

@@ -1,4 +1,4 @@
-"""What the shell completes: names of orderings, protocols, sweeps, devices and settings."""
+"""What the shell completes: names of networks, orderings, protocols, devices, settings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import get_args
 
 from resvar.api import ReportPart
 from resvar.files import shipped
+from resvar.models.names import WELL_KNOWN
 from resvar.models.ordering import ALIASES
 from resvar.settings import ROLES
 
@@ -24,6 +25,7 @@ def completer(names: Callable[[], Iterable[str]]) -> Completer:
 
 
 complete_variant = completer(lambda: [*ALIASES, *shipped("variants")])
+complete_network = completer(lambda: [*WELL_KNOWN, *ALIASES, *shipped("variants")])
 complete_protocol = completer(lambda: shipped("protocols"))
 complete_sweep = completer(lambda: shipped("sweeps"))
 complete_report_part = completer(lambda: get_args(ReportPart))

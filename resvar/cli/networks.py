@@ -12,6 +12,7 @@ from resvar.api import data_folder
 from resvar.cli import completion
 from resvar.cli.help import HYPHEN, PlainCommand
 from resvar.errors import UserError, require_given
+from resvar.models.architecture import Family
 
 ListKind = Literal["orderings", "protocols", "sweeps", "launchers", "datasets", "depths"]
 ModelFormat = Literal["safetensors", "torchvision", "onnx"]
@@ -212,6 +213,15 @@ def export_command(
 
 
 def show_command(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]…",
+            help="Networks (resnet50, resnext50_32x4d, resnetv2_50, preact_resnet110), orderings "
+            "(original, v2, mine.yaml), or both (full-preact-110). Default: full-preact-164.",
+            autocompletion=completion.complete_network,
+        ),
+    ] = None,
     variant: Annotated[
         str | None,
         opt.value(
@@ -232,24 +242,27 @@ def show_command(
         int | None, opt.setting("num_classes", "10; with the imagenet stem 1000", least=1)
     ] = None,
     compare: Annotated[
-        tuple[str, str] | None,
-        opt.value(
-            "A B",
-            "Two networks by name, such as resnet50 resnext50_32x4d, in the ordering original "
-            "or that of --variant (one, or one for each).",
-        ),
+        bool, opt.flag("--compare", "Mark what differs between two networks.")
+    ] = False,
+    table: Annotated[
+        Family | None,
+        opt.choice(Family, "Show the whole family in one table, in the ordering original or NAME."),
     ] = None,
     format: Annotated[opt.PageFormat | None, opt.format_option(opt.PageFormat)] = None,
     out: Annotated[
         Path | None,
-        opt.out_file("FILE", "Write to FILE; FILE.svg gets the drawing of the unit."),
+        opt.out_file("FILE", "Write to FILE; FILE.svg gets the units drawn, or the family."),
     ] = None,
 ) -> None:
-    """Explain a network: its unit, stages, parameters and cost.
+    """Explain networks: their units, stages, parameters and cost.
 
     Nothing is trained. Without options it shows the default network and how to read the tables.
 
-    Example:  resvar show --compare resnet50 resnet101
+    Example:  resvar show resnet50
+
+    Example:  resvar show --compare original-110 full-preact-110
+
+    Example:  resvar show --table imagenet --out table.svg
     """
     from resvar.explain.show import show_networks
 
@@ -257,7 +270,7 @@ def show_command(
         "depth": depth, "family": family, "cardinality": cardinality, "base_width": base_width,
         "stem": stem, "shortcut": shortcut, "unit": unit, "stride_on": stride_on,
     }  # fmt: skip
-    show_networks(variant, options, compare, num_classes, format, out)
+    show_networks(names or (), variant, options, compare, table, num_classes, format, out)
 
 
 def settings_command(

@@ -33,6 +33,9 @@ from resvar.strict_yaml import read_yaml
 CHOICES = tuple(signature(plan).parameters)
 """The choices that determine an architecture: `depth`, `family` and so on."""
 
+TABLE_1 = "arXiv:1512.03385, Table 1"
+"""Where the paper prints the ImageNet family and its FLOPs, which are multiply-adds."""
+
 
 class LayerSums(ABC):
     """Layers, parameters and multiply-adds of `all_layers`."""
@@ -178,11 +181,11 @@ class Complexity(LayerSums):
         }
 
     @property
-    def published(self) -> dict[str, Any] | None:
-        """The paper's multiply-adds with the stride on the first convolution of bottlenecks.
+    def printed(self) -> dict[str, Any] | None:
+        """The multiply-adds that table 1 of the ResNet paper prints for this network.
 
-        An entry of `configs/complexity.yaml` (`source, stride_on, multiply_adds`); None for a
-        network that the paper does not have, or not with bottlenecks.
+        An entry of `configs/complexity.yaml` (`source, multiply_adds`, for bottlenecks `stride_on`,
+        and `cut` if they are not rounded); None for a network that the table does not have.
         """
         own = self.architecture
         if own.family != "imagenet" or self.num_classes != CLASSES["imagenet"]:
@@ -190,7 +193,14 @@ class Complexity(LayerSums):
         if own != plan(own.depth, "imagenet", stride_on=own.stride_on):
             return None
         known = read_yaml(configs() / "complexity.yaml")["networks"][f"resnet{own.depth}"]
-        return next((entry for entry in known["published"] if "stride_on" in entry), None)
+        entries: list[dict[str, Any]] = known["published"]
+        return next(entry for entry in entries if entry["source"].endswith(TABLE_1))
+
+    @property
+    def published(self) -> dict[str, Any] | None:
+        """What is `printed` of a network of bottlenecks: the stride is on their first 1×1."""
+        printed = self.printed
+        return printed if printed and "stride_on" in printed else None
 
     def as_dict(self) -> dict[str, Any]:
         """A network as plain values; the names are stable, and more may be added.

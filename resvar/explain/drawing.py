@@ -198,23 +198,23 @@ def _svg_unit(figure: Figure, left: int, tallest: int, longest: int) -> Iterator
     top = MARGIN + 44
     addition = top + tallest * STEP + 16
     bottom = addition + 22 + longest * STEP + 14
-    yield _svg_text(shortcut, MARGIN + 10, "x", "small")
-    yield _svg_line(shortcut, MARGIN + 16, shortcut, addition - 9, "shortcut")
-    yield _svg_path(f"M{shortcut},{top - 16} H{middle} V{addition} H{shortcut + 9}")
+    yield svg_text(shortcut, MARGIN + 10, "x", "small")
+    yield svg_line(shortcut, MARGIN + 16, shortcut, addition - 9, "shortcut")
+    yield svg_path(f"M{shortcut},{top - 16} H{middle} V{addition} H{shortcut + 9}")
     yield f'<circle class="line" cx="{shortcut}" cy="{addition}" r="9" style="fill:#fff"/>'
-    yield _svg_line(shortcut - 5, addition, shortcut + 5, addition)
-    yield _svg_line(shortcut, addition - 5, shortcut, addition + 5)
-    yield _svg_line(shortcut, addition + 9, shortcut, bottom, "shortcut")
+    yield svg_line(shortcut - 5, addition, shortcut + 5, addition)
+    yield svg_line(shortcut, addition - 5, shortcut, addition + 5)
+    yield svg_line(shortcut, addition + 9, shortcut, bottom, "shortcut")
     spare = (tallest - len(figure.branch)) * STEP / 2  # above and below the boxes
     for index, box in enumerate(figure.branch):
         yield from _svg_box(middle, top + spare + index * STEP, box)
     for index, box in enumerate(figure.at("after_add")):
         yield from _svg_box(shortcut, addition + 24 + index * STEP, box)
-    yield _svg_path(
+    yield svg_path(
         f"M{shortcut - 5},{bottom - 7} L{shortcut},{bottom} L{shortcut + 5},{bottom - 7}"
     )
-    yield _svg_text(middle_of_both, bottom + 24, figure.name, "name")
-    yield _svg_text(middle_of_both, bottom + 42, figure.caption, "small")
+    yield svg_text(middle_of_both, bottom + 24, figure.name, "name")
+    yield svg_text(middle_of_both, bottom + 42, figure.caption, "small")
 
 
 def _svg_box(middle: float, top: float, box: Box) -> Iterator[str]:
@@ -223,16 +223,16 @@ def _svg_box(middle: float, top: float, box: Box) -> Iterator[str]:
         f'<rect class="{kind}" x="{middle - BOX_WIDTH / 2:g}" y="{top:g}" width="{BOX_WIDTH}" '
         f'height="{BOX_HEIGHT}" rx="3"/>'
     )
-    yield _svg_text(middle, top + 17, box.label)
+    yield svg_text(middle, top + 17, box.label)
 
 
-def _svg_text(x: float, y: float, text: str, kind: str = "") -> str:
+def svg_text(x: float, y: float, text: str, kind: str = "") -> str:
     return f'<text class="{kind}" x="{x:g}" y="{y:g}">{escape(text)}</text>'
 
 
-def _svg_line(x1: float, y1: float, x2: float, y2: float, kind: str = "") -> str:
+def svg_line(x1: float, y1: float, x2: float, y2: float, kind: str = "") -> str:
     return f'<line class="line {kind}" x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}"/>'
 
 
-def _svg_path(d: str) -> str:
+def svg_path(d: str) -> str:
     return f'<path class="line" d="{d}"/>'

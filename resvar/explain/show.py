@@ -1,14 +1,15 @@
-"""`resvar show`: the unit drawn, the stage table, layers, parameters, multiply-adds.
+"""`resvar show`: units drawn, stage tables, layers, parameters, multiply-adds.
 
-One network in one or several orderings, or two networks side by side with their differences marked,
-for a terminal, as JSON, or as Markdown. Nothing is trained, and no modules are built.
+One network in one or several orderings, several networks, two with their differences marked, or the
+table of a family; for a terminal, as JSON, as Markdown, or as a vector figure. Nothing is trained,
+and no modules are built.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from resvar.console import deliver, deliver_drawn, log, output_format, print_lin
 from resvar.errors import UserError
 from resvar.explain.complexity import Complexity, comparison_as_dict
 from resvar.explain.drawing import Drawing, Figure, figures_svg
+from resvar.explain.family import FamilyTable, family_as_dict, family_as_markdown, family_title
+from resvar.explain.family_picture import family_svg
+from resvar.explain.request import Request
 from resvar.explain.tables import (
     comparison_as_markdown,
     networks_as_markdown,
@@ -25,14 +29,11 @@ from resvar.explain.tables import (
     print_networks,
 )
 from resvar.files import shipped, write_output
-from resvar.models.architecture import plan
-from resvar.models.names import named, title
-from resvar.models.ordering import Ordering, find_ordering
+from resvar.models.architecture import Family
+from resvar.models.names import title
+from resvar.models.ordering import Ordering
 from resvar.strict_yaml import read_yaml
 from resvar.table import Prose
-
-DEFAULT_VARIANT = "full-preact"
-DEFAULT_DEPTH = {"cifar": 164, "imagenet": 50}
 
 CAPTIONS = {"original": " · V1", "full-preact": " · V2"}
 
@@ -44,124 +45,154 @@ last (trail), or after the addition (after_add). The published variants differ
 only in this."""
 
 LESSON_NEXT = (
-    ("resvar show --variant original,full-preact", "two orderings side by side"),
-    ("resvar show --family imagenet --depth 50", "ResNet-50"),
+    ("resvar show original full-preact", "two orderings side by side"),
+    ("resvar show resnet50", "a network by its name"),
     ("resvar show --compare resnet50 resnext50_32x4d", "what differs, and what it costs"),
-    ("resvar show --variant mine.yaml --out unit.svg", "your ordering, as a figure"),
+    ("resvar show --table imagenet", "ResNet-18 to 152 in one table"),
+    ("resvar show mine.yaml --out unit.svg", "your ordering, as a figure"),
 )
 
 
 def show_networks(
+    names: Sequence[str] = (),
     variants: str | None = None,
     options: Mapping[str, Any] | None = None,
-    compare: tuple[str, str] | None = None,
+    compare: bool = False,
+    table: Family | None = None,
     num_classes: int | None = None,
     format: str | None = None,
     out: Path | None = None,
 ) -> None:
-    """Print a network, or the comparison of two, or write it to `out`.
+    """Print networks, the comparison of two, or a family; or write them to `out`.
 
-    An `out` that ends in .svg receives the drawing of the unit, and the rest is printed.
+    An `out` that ends in .svg receives the drawing of the units, or the family's table as a
+    picture, and the rest is printed.
 
     Args:
+        names: networks, orderings, or both, see `resvar.models.names`.
         variants: names or YAML files of orderings, separated by commas.
         options: arguments of `plan` by name; None means that the option was not given.
-        compare: two names such as `resnet50`, see `resvar.models.names`.
+        table: the family whose table is shown.
         format: `table`, `json` or `markdown`; None: by the suffix of `out`.
 
     Raises:
-        UserError: the ordering, network or name is unknown, or `out` cannot be written.
+        UserError: a name is unknown or contradicts an option, or `out` cannot be written.
     """
     drawn = out is not None and out.suffix.lower() == ".svg"
     text_file = None if drawn else out
     format = output_format(text_file, format, ("table", "json", "markdown", "svg"))
-    given = {name: value for name, value in (options or {}).items() if value is not None}
-    if compare is not None:
-        networks = _named_pair(compare, variants, given, num_classes)
-    else:
-        networks = _one_in_several_orderings(variants, given, num_classes)
-    figures = _distinct_figures(networks)
+    request = Request.of(names, variants, options or {}, num_classes)
+    view = _view(request, compare, table)
     if out is not None and drawn:
-        write_output(out, figures_svg(figures).encode())
+        write_output(out, view.svg().encode())
     if format == "json":
-        values = _as_json(networks, compare is not None)
-        deliver(json.dumps(values, indent=2, ensure_ascii=False) + "\n", text_file)
+        deliver(json.dumps(view.values(), indent=2, ensure_ascii=False) + "\n", text_file)
     elif format == "markdown":
-        lines = comparison_as_markdown(*networks) if compare else networks_as_markdown(networks)
-        deliver("\n".join(lines) + "\n", text_file)
+        deliver("\n".join(view.markdown()) + "\n", text_file)
     else:
-
-        def draw(console: Console) -> None:
-            if compare is not None:
-                drawing = Drawing(figures) if len(figures) > 1 else None
-                print_comparison(networks[0], networks[1], drawing, console)
-            else:
-                print_networks(networks, Drawing(figures), console)
-                if not given and variants is None:
-                    _teach(console)
-
-        deliver_drawn(draw, text_file)
+        deliver_drawn(view.draw, text_file)
     if drawn:
         (print_line if format == "table" else log)(f"Wrote {out}")
 
 
-# --- networks -------------------------------------------------------------------------------------
+# --- views ----------------------------------------------------------------------------------------
 
 
-def _one_in_several_orderings(
-    variants: str | None, given: Mapping[str, Any], num_classes: int | None
-) -> list[Complexity]:
-    depth = given.get("depth", DEFAULT_DEPTH[given.get("family", "cifar")])
-    orderings = _orderings(variants) or [find_ordering(DEFAULT_VARIANT)]
-    arguments = {**given, "depth": depth}
-    return [_complexity(ordering, arguments, num_classes) for ordering in orderings]
+@dataclass(frozen=True)
+class View:
+    """What is shown, in each format."""
+
+    draw: Callable[[Console], None]
+    markdown: Callable[[], Iterator[str]]
+    values: Callable[[], Any]
+    svg: Callable[[], str]
 
 
-def _named_pair(
-    names: tuple[str, str],
-    variants: str | None,
-    given: Mapping[str, Any],
-    num_classes: int | None,
-) -> list[Complexity]:
-    """Two networks by name; the `given` choices apply to both, two variants to one each."""
-    for option in ("depth", "family", "cardinality", "base_width"):
-        if option in given:
+def _view(request: Request, compare: bool, table: Family | None) -> View:
+    if table is not None:
+        if compare:
+            raise UserError("--table and --compare cannot be combined; use one at a time.")
+        return _family_view(request.family(table))
+    networks = request.networks()
+    if compare:
+        if len(networks) != 2:
+            given = f", not {len(networks)}" if len(networks) > 2 else ""
             raise UserError(
-                f"--compare names whole networks: leave out --{option.replace('_', '-')}, or make "
-                "it part of a name, such as resnext50_32x4d."
+                f"--compare takes two networks{given}; an example is --compare resnet50 resnet101."
             )
-    orderings = _orderings(variants)
-    if len(orderings) > 2:
-        raise UserError(f"--compare takes one or two variants, not {len(orderings)}.")
-    networks = []
-    for index, name in enumerate(names):
-        arguments = named(name)
-        usual = find_ordering(arguments.pop("variant"))
-        ordering = orderings[min(index, len(orderings) - 1)] if orderings else usual
-        del arguments["num_classes"]  # the stem decides, and `given` may replace it
-        networks.append(_complexity(ordering, {**arguments, **given}, num_classes))
-    return networks
+        return _comparison_view(*networks)
+    networks = list(dict.fromkeys(networks))
+    if len({network.architecture for network in networks}) > 1:
+        return _several_view(networks)
+    return _orderings_view(networks, teach=request.is_empty)
 
 
-def _orderings(variants: str | None) -> list[Ordering]:
-    names = [] if variants is None else [name.strip() for name in variants.split(",")]
-    if "" in names:
-        raise UserError("--variant: a name is empty; write names like original,full-preact.")
-    return [find_ordering(name) for name in names]
+def _family_view(networks: Sequence[Complexity]) -> View:
+    def draw(console: Console) -> None:
+        console.print(Prose(family_title(networks), "bold"), crop=False)
+        console.print()
+        console.print(FamilyTable(networks), crop=False)
+
+    return View(
+        draw,
+        markdown=lambda: family_as_markdown(networks),
+        values=lambda: family_as_dict(networks),
+        svg=lambda: family_svg(networks),
+    )
 
 
-def _complexity(
-    ordering: Ordering, arguments: Mapping[str, Any], num_classes: int | None
-) -> Complexity:
-    try:
-        architecture = plan(**arguments)
-    except UserError as error:
-        # A run takes its settings from --set; this command has an option for each.
-        raise UserError(str(error).replace("(--set unit=…)", "(--unit …)")) from error
-    return Complexity.of(ordering, architecture, num_classes)
+def _orderings_view(networks: Sequence[Complexity], teach: bool) -> View:
+    """One architecture: an object in JSON for one ordering, a list for several."""
+    figures = _distinct_figures(networks)
+
+    def draw(console: Console) -> None:
+        print_networks(networks, Drawing(figures), console)
+        if teach:
+            _teach(console)
+
+    values = [network.as_dict() for network in networks]
+    return View(
+        draw,
+        markdown=lambda: networks_as_markdown(networks),
+        values=lambda: values if len(values) > 1 else values[0],
+        svg=lambda: figures_svg(figures),
+    )
 
 
-# --- output ---------------------------------------------------------------------------------------
+def _several_view(networks: Sequence[Complexity]) -> View:
+    """Several architectures: units and the table of a family."""
+    figures = _distinct_figures(networks)
+
+    def draw(console: Console) -> None:
+        console.print(Prose(family_title(networks), "bold"), crop=False)
+        console.print()
+        console.print(Drawing(figures))
+        console.print()
+        console.print(FamilyTable(networks), crop=False)
+
+    return View(
+        draw,
+        markdown=lambda: family_as_markdown(networks),
+        values=lambda: [network.as_dict() for network in networks],
+        svg=lambda: figures_svg(figures),
+    )
+
+
+def _comparison_view(a: Complexity, b: Complexity) -> View:
+    figures = _distinct_figures([a, b])
+
+    def draw(console: Console) -> None:
+        print_comparison(a, b, Drawing(figures) if len(figures) > 1 else None, console)
+
+    return View(
+        draw,
+        markdown=lambda: comparison_as_markdown(a, b),
+        values=lambda: comparison_as_dict(a, b),
+        svg=lambda: figures_svg(figures),
+    )
+
+
+# --- units ----------------------------------------------------------------------------------------
 
 
 def caption(ordering: Ordering) -> str:
@@ -181,14 +212,6 @@ def _distinct_figures(networks: Sequence[Complexity]) -> list[Figure]:
         replace(unit, caption=title(network.architecture))
         for unit, network in zip(units, networks, strict=True)
     ]
-
-
-def _as_json(networks: Sequence[Complexity], compared: bool) -> Any:
-    """An object for one network or a comparison, a list for several orderings."""
-    if compared:
-        return comparison_as_dict(*networks)
-    values = [network.as_dict() for network in networks]
-    return values if len(values) > 1 else values[0]
 
 
 def _teach(console: Console) -> None:

@@ -32,7 +32,7 @@ def print_networks(networks: Sequence[Complexity], drawing: Drawing, console: Co
     """Print one network in one or several orderings: units, stages, counts."""
     network, several = networks[0], len(networks) > 1
     name = f"{title(network.architecture)} in several orderings"
-    console.print(Prose(name if several else _network_heading(network), "bold"), crop=False)
+    console.print(Prose(name if several else network_heading(network), "bold"), crop=False)
     console.print(Prose(_choices_label(network), "dim"), crop=False)
     console.print()
     console.print(drawing)
@@ -51,24 +51,26 @@ def _stage_table(network: Complexity, with_parameters: bool) -> Table:
         left("output", lambda row: f"{row.size}×{row.size}", drop=1),
         left("unit", lambda row: TableCell(_in_brackets(row)), wrap=16),
         *([right("parameters", lambda row: row.parameters, ",d")] if with_parameters else []),
-        right("multiply-adds", lambda row: _short_number(row.multiply_adds)),
+        right("multiply-adds", lambda row: short_number(row.multiply_adds)),
     )
     return filled("", columns, network.stages)
 
 
 def _in_brackets(row: StageRow) -> str:
-    """A unit as in table 1 of the ResNet paper: one convolution per line, in tall brackets."""
+    """A unit with its count on the middle line, below what comes before it."""
     if not row.units:
         return row.unit
+    lines = tall_brackets(row)
+    lines[len(lines) // 2] += f" × {row.units}"
+    return "\n".join([row.about, *lines] if row.about else lines)
+
+
+def tall_brackets(row: StageRow) -> list[str]:
+    """A unit as in table 1 of the ResNet paper: one convolution per line, in tall brackets."""
     labels = [conv_label(conv) for conv in row.convolutions]
-    width = max(map(len, labels))
-    last = len(labels) - 1
-    lines = [row.about] if row.about else []
-    for index, label in enumerate(labels):
-        ends = "⎡⎤" if index == 0 else "⎣⎦" if index == last else "⎢⎥"
-        times = f" × {row.units}" if index == len(labels) // 2 else ""
-        lines.append(f"{ends[0]}{label:<{width}}{ends[1]}{times}")
-    return "\n".join(lines)
+    width, between = max(map(len, labels)), len(labels) - 2
+    starts, ends = "⎡" + "⎢" * between + "⎣", "⎤" + "⎥" * between + "⎦"
+    return [f"{starts[i]}{label:<{width}}{ends[i]}" for i, label in enumerate(labels)]
 
 
 def _orderings_table(networks: Sequence[Complexity]) -> Table:
@@ -90,9 +92,9 @@ def _sums(network: Complexity, with_parameters: bool) -> Grid:
     grid.add_row("layers", network.layer_sum)
     grid.add_row("", Text("convolutions of the main path, and the linear layer", style="dim"))
     if with_parameters:
-        grid.add_row("parameters", f"{network.parameters:,}  ({_short_number(network.parameters)})")
+        grid.add_row("parameters", f"{network.parameters:,}  ({short_number(network.parameters)})")
     adds = network.multiply_adds
-    grid.add_row("multiply-adds", f"{adds:,}  ({_short_number(adds)})")
+    grid.add_row("multiply-adds", f"{adds:,}  ({short_number(adds)})")
     about = f"for one image of {size}×{size}: every convolution, and the linear layer"
     grid.add_row("", Text(about, style="dim"))
     for label, line in zip(("by stride", ""), _by_stride(network), strict=False):
@@ -106,8 +108,8 @@ def _by_stride(network: Complexity) -> Iterator[str]:
         return
     counts = network.multiply_adds_by_stride
     table = paper["source"].partition(", ")[2]
-    yield f"{_short_number(counts['3x3'])} on the 3×3, torchvision's choice"
-    yield f"{_short_number(counts['first'])} on the first 1×1; {table}: {paper['multiply_adds']}"
+    yield f"{short_number(counts['3x3'])} on the 3×3, torchvision's choice"
+    yield f"{short_number(counts['first'])} on the first 1×1; {table}: {paper['multiply_adds']}"
 
 
 def networks_as_markdown(networks: Sequence[Complexity]) -> Iterator[str]:
@@ -118,11 +120,11 @@ def networks_as_markdown(networks: Sequence[Complexity]) -> Iterator[str]:
 
 
 def _network_as_markdown(network: Complexity) -> Iterator[str]:
-    yield from (f"### {_network_heading(network)}", "", f"{_choices_label(network)}.", "")
+    yield from (f"### {network_heading(network)}", "", f"{_choices_label(network)}.", "")
     places = [ops_label(getattr(network.ordering, place)) for place in PLACES]
-    yield from _pipes(PLACES, [places])
+    yield from markdown_table(PLACES, [places])
     yield ""
-    yield from _pipes(
+    yield from markdown_table(
         ("stage", "output", "channels", "unit", "layers", "parameters", "multiply-adds"),
         [
             [
@@ -135,7 +137,7 @@ def _network_as_markdown(network: Complexity) -> Iterator[str]:
     yield from ("", f"- layers: {network.layer_sum}")
     for name in ("parameters", "multiply_adds"):
         count = getattr(network, name)
-        yield f"- {name.replace('_', '-')}: {count:,} ({_short_number(count)})"
+        yield f"- {name.replace('_', '-')}: {count:,} ({short_number(count)})"
     yield from (f"  - stride: {line}" for line in _by_stride(network))
 
 
@@ -143,12 +145,12 @@ def _in_one_line(row: StageRow) -> str:
     return f"{row.about}, {row.unit}" if row.units and row.about else row.unit
 
 
-def _pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     for cells in (header, ["---"] * len(header), *rows):
         yield f"| {' | '.join(cells)} |"
 
 
-def _network_heading(network: Complexity) -> str:
+def network_heading(network: Complexity) -> str:
     return f"{title(network.architecture)}, {network.ordering.name}"
 
 
@@ -163,7 +165,7 @@ def _choices_label(network: Complexity) -> str:
     )
 
 
-def _short_number(number: int) -> str:
+def short_number(number: int) -> str:
     """`25.56 M`, `4.09 G`, `0.27 M`; all digits below 100,000."""
     if number >= 10**9:
         return f"{number / 10**9:,.2f} G"
@@ -177,7 +179,7 @@ def print_comparison(
     a: Complexity, b: Complexity, drawing: Drawing | None, console: Console
 ) -> None:
     """Print two networks side by side; ≠ marks a row that differs, and says how."""
-    headings = f"{_network_heading(a)}  ↔  {_network_heading(b)}"
+    headings = f"{network_heading(a)}  ↔  {network_heading(b)}"
     console.print(Prose(headings, "bold"), crop=False)
     console.print()
     if drawing is not None:
@@ -200,7 +202,7 @@ def print_comparison(
 
 def comparison_as_markdown(a: Complexity, b: Complexity) -> Iterator[str]:
     """The lines of a section with two networks side by side."""
-    yield from (f"### {_network_heading(a)} ↔ {_network_heading(b)}", "")
+    yield from (f"### {network_heading(a)} ↔ {network_heading(b)}", "")
     rows = [
         [
             ", ".join(filter(None, (name, size))),
@@ -209,7 +211,9 @@ def comparison_as_markdown(a: Complexity, b: Complexity) -> Iterator[str]:
         ]
         for name, size, cells, texts in _comparison(a, b)
     ]
-    yield from _pipes(("stage", _distinct_name(a, b), _distinct_name(b, a), "what differs"), rows)
+    yield from markdown_table(
+        ("stage", _distinct_name(a, b), _distinct_name(b, a), "what differs"), rows
+    )
     whole = [found.text for found in network_differences(a, b) if found.stage == "network"]
     if whole:
         yield ""
@@ -238,7 +242,7 @@ def _comparison(
 def _distinct_name(network: Complexity, other: Complexity) -> str:
     """The name of a network, with its ordering if the other network has a different one."""
     same = network.ordering == other.ordering
-    return title(network.architecture) if same else _network_heading(network)
+    return title(network.architecture) if same else network_heading(network)
 
 
 def _compared_cell(value: StageRow | str) -> TableCell:

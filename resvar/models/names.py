@@ -1,7 +1,8 @@
-"""Networks by their usual names: `resnet50`, `resnext50_32x4d`, `resnet110`.
+"""Networks by the names that people type: `resnet50`, `resnext50_32x4d`, `full-preact-110`.
 
-The names are those of torchvision and, for pre-activation, timm (`resnetv2_50`). A number that is
-an ImageNet depth (18, 34, 50, 101, 152) means that network; any other means the CIFAR family.
+A name consists of an ordering, a network, or both. Networks are named as in torchvision and, for
+pre-activation, as in timm (`resnetv2_50`) or Keras (`resnet50v2`). A number that is an ImageNet
+depth (18, 34, 50, 101, 152) means that network; any other means the CIFAR family.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 from resvar.errors import UserError, nearest, quoted
 from resvar.models.architecture import CLASSES, IMAGENET, Architecture, Family
+from resvar.models.ordering import ALIASES, find_ordering, known_variants, shipped_as
 
 WELL_KNOWN = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
@@ -18,44 +20,71 @@ WELL_KNOWN = (
     "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet164", "resnet1001",
     "resnet1202", "resnetv2_50", "resnetv2_164",
 )  # fmt: skip
-"""Suggestions for error messages; any other depth works as well."""
+"""Suggestions for error messages and for the shell; any other depth works as well."""
 
-_RESNET = re.compile(r"resnet(v2_)?([0-9]{1,9})")
-_RESNEXT = re.compile(r"resnext([0-9]{1,9})_([0-9]{1,9})x([0-9]{1,9})d")
+_NAME = re.compile(
+    r"""
+    (?P<ordering> .+? )??
+    (?: [-_]? (?P<kind> resnet | resnext ) [-_]? (?: v (?P<before> [12] ) [-_]? )? | [-_] )
+    (?P<depth> [0-9]{1,9} )
+    (?: [-_] (?P<cardinality> [0-9]{1,9} ) x (?P<base_width> [0-9]{1,9} ) d )?
+    (?: [-_]? v (?P<after> [12] ) )?
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_UNGROUPED = re.compile(r".*resnext[^x]*", re.IGNORECASE)
+
+_PREACT = ("pre", "preact", "pre-act")
+"""What the names of other people's networks begin with: `preact_resnet18`, `preresnet110`."""
 
 
 def named(name: str) -> dict[str, Any]:
     """The arguments of `build_model` for a network's name.
 
     `build_model(**named("resnext50_32x4d"))` is torchvision's network of this name: the original
-    ordering, 1000 classes. Names are case-insensitive.
+    ordering, 1000 classes. Names are case-insensitive, and `-` and `_` are the same.
 
     Raises:
-        UserError: the name is unknown. The depth is checked by `plan`.
+        UserError: the name is unknown or states no depth. The depth is checked by `plan`.
     """
-    lower = name.lower()
-    cardinality, base_width, variant = 1, 64, "original"
-    if found := _RESNET.fullmatch(lower):
-        variant = "full-preact" if found[1] else "original"
-        depth = int(found[2])
-    elif found := _RESNEXT.fullmatch(lower):
-        depth, cardinality, base_width = (int(number) for number in found.groups())
-    elif lower.startswith("resnext"):
-        raise UserError(f"{quoted(name)} does not state its groups; write it like resnext50_32x4d.")
-    else:
-        hint = nearest(lower, WELL_KNOWN) or (
-            "; names look like resnet50, resnet110, resnetv2_50 or resnext50_32x4d."
-        )
-        raise UserError(f"there is no network named {quoted(name)}{hint}")
-    family: Family = "imagenet" if depth in IMAGENET else "cifar"
-    return {
-        "variant": variant,
-        "depth": depth,
-        "family": family,
-        "num_classes": CLASSES[family],
-        "cardinality": cardinality,
-        "base_width": base_width,
-    }
+    given = stated(name)
+    if "depth" not in given:
+        raise UserError(f"{quoted(name)} states no depth; write it like full-preact-110.")
+    family = usual_family(given["depth"])
+    usual = {"variant": "original", "depth": given["depth"], "family": family}
+    return {**usual, "num_classes": CLASSES[family], "cardinality": 1, "base_width": 64, **given}
+
+
+def stated(name: str) -> dict[str, Any]:
+    """What a name says, as arguments of `build_model`.
+
+    An ordering (`full-preact`, `v2`, a YAML file) states `variant`; with a number
+    (`full-preact-110`) also `depth`. A network (`resnet50`) states `depth`, `family`, `cardinality`
+    and `base_width`; its `variant` only if the name has it (`resnetv2_50`, `original-resnet50`).
+
+    Raises:
+        UserError: the name is unknown, or states two orderings.
+    """
+    if (ordering := _ordering(name)) is not None:
+        return {"variant": ordering}
+    found = _NAME.fullmatch(name)
+    if found is None or not (found["kind"] or found["ordering"]):
+        raise _unknown(name)
+    kind = (found["kind"] or "").lower()
+    if bool(found["cardinality"]) != (kind == "resnext") and kind:
+        raise _unknown(name)
+    arguments: dict[str, Any] = {"depth": int(found["depth"])}
+    if kind:
+        family = usual_family(arguments["depth"])
+        arguments |= {"family": family, "cardinality": 1, "base_width": 64}
+    if found["cardinality"]:
+        arguments |= {place: int(found[place]) for place in ("cardinality", "base_width")}
+    return arguments | _stated_variant(name, found)
+
+
+def usual_family(depth: int) -> Family:
+    """The family that a name means by a depth."""
+    return "imagenet" if depth in IMAGENET else "cifar"
 
 
 def title(architecture: Architecture) -> str:
@@ -68,3 +97,41 @@ def title(architecture: Architecture) -> str:
     )
     other_stem = architecture.stem != architecture.family
     return f"{name} with the {architecture.stem} stem" if other_stem else name
+
+
+def _stated_variant(name: str, found: re.Match[str]) -> dict[str, str]:
+    """The ordering that a matched name states, before the network or as `v1` or `v2`."""
+    variants = [ALIASES[f"v{number}"] for number in found.group("before", "after") if number]
+    if (before := found["ordering"]) is not None:
+        preact = found["kind"] and _plain(before) in _PREACT
+        ordering = "full-preact" if preact else _ordering(before)
+        if ordering is None:
+            raise _unknown(name, found["depth"])
+        variants.insert(0, ordering)
+    if len(set(variants)) > 1:
+        raise UserError(f"{quoted(name)} states two orderings, {' and '.join(variants)}.")
+    return {"variant": variants[0]} if variants else {}
+
+
+def _ordering(name: str) -> str | None:
+    """The shipped name, or the path of a YAML file, that a name means; None for no ordering."""
+    if name.endswith((".yaml", ".yml")):
+        return name
+    known = shipped_as(ALIASES.get(_plain(name), _plain(name))) is not None
+    return find_ordering(_plain(name)).name if known else None
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def _unknown(name: str, depth: str = "") -> UserError:
+    """The error for an unknown name; a `depth` that it states is in the suggestion too."""
+    if _UNGROUPED.fullmatch(name):
+        example = "write it like resnext50_32x4d"
+        return UserError(f"{quoted(name)} does not state its groups; {example}.")
+    orderings = [f"{ordering}-{depth}" if depth else ordering for ordering in known_variants()]
+    hint = nearest(name.lower(), [*WELL_KNOWN, *orderings]) or (
+        "; names look like resnet50, resnetv2_50, resnext50_32x4d, full-preact or full-preact-110."
+    )
+    return UserError(f"there is no network named {quoted(name)}{hint}")

@@ -390,7 +390,7 @@ def test_imagenet_depths_are_imagenet_networks_and_others_are_not(depth):
         ("resnext50", "does not state its groups; write it like resnext50_32x4d"),
         ("vgg", "names look like resnet50"),
         ("resnet", "no network named 'resnet'"),
-        ("resnet-50", "did you mean 'resnet50'"),
+        ("resnets50", "did you mean 'resnet50'"),
         ("", "no network named ''"),
     ],
 )

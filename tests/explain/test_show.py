@@ -481,12 +481,11 @@ def test_a_comparison_in_markdown_marks_what_differs(capsys):
         (["--compare", "resnet50", "resnet18", "--depth", "20"], "leave out --depth"),
         (["--compare", "resnet50", "resnet18", "--base-width", "4"], "leave out --base-width"),
         (["--compare", "resnet20", "resnet32", "--variant", "original,original,original"],
-         "one or two variants"),
+         "--variant takes one ordering, or one for each of the 2 names, not 3"),
         (["--out", "unit.png"], "--out unit.png: this command does not write .png"),
         (["--out", "unit.md", "--format", "json"], ".md means markdown, which contradicts"),
         (["--out", "no/such/folder/unit.svg"], "--out no/such/folder/unit.svg: cannot be written"),
         (["--format", "csv"], "--format"),
-        (["resnet50"], "resnet50"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_one_sentence_and_exit_2(
