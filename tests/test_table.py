@@ -32,7 +32,7 @@ from resvar.streams import columns_of, folded
 from resvar.sweeps.estimate import estimate, given_throughput, print_estimate
 from resvar.sweeps.grid import plan_sweep
 from resvar.sweeps.local import ACTIVE_COLUMNS
-from resvar.table import Parts, Prose, TableCell, TerminalTable, filled, left, right
+from resvar.table import Column, Parts, Prose, Table, TableCell, TerminalTable, filled, left, right
 from tests.probes.made import make_results
 from tests.reports.runs import how_far, write_run
 
@@ -292,6 +292,27 @@ def test_no_word_and_no_number_of_a_report_is_broken(tmp_path, monkeypatch, widt
 
 
 # --- the mechanism --------------------------------------------------------------------------------
+
+
+def test_a_line_across_the_columns_is_above_what_the_other_cells_contain():
+    columns = tuple(Column(title, "left") for title in ("layer", "network A", "network B"))
+    rows = (
+        (TableCell("conv2_x\n56×56"), TableCell("one pool for all\na", across=1), TableCell("b")),
+        (TableCell("head"), TableCell("too long for both of them", across=1), TableCell("")),
+        (TableCell("layers"), TableCell("18"), TableCell("34")),
+    )
+    text = on_screen(TerminalTable(Table("", columns, rows)), 60)
+    assert [line.rstrip() for line in text.splitlines()] == [
+        "layer    network A  network B",
+        "─────────────────────────────",
+        "conv2_x  one pool for all",
+        "56×56    a          b",
+        "",
+        "head     too long for both of",
+        "         them",
+        "",
+        "layers   18         34",
+    ]
 
 
 TEXT = st.text(st.sampled_from("ab1.%/- 日\u0301"), max_size=120)

@@ -222,11 +222,19 @@ def show_command(
             autocompletion=completion.complete_network,
         ),
     ] = None,
+    compare: Annotated[
+        bool, opt.flag("--compare", "Mark what differs between two networks.")
+    ] = False,
+    table: Annotated[
+        Family | None,
+        opt.choice(Family, "Show the whole family in one table, in the ordering original or NAME."),
+    ] = None,
     variant: Annotated[
         str | None,
         opt.value(
             "V[,V2…]",
-            "Orderings by name or YAML file, separated by commas. Default: full-preact.",
+            "Orderings by name or YAML file, separated by commas: one for all names, or one for "
+            "each. Default: that of the name, or original; without a name full-preact.",
             autocompletion=completion.complete_variant,
         ),
     ] = None,
@@ -241,13 +249,6 @@ def show_command(
     num_classes: Annotated[
         int | None, opt.setting("num_classes", "10; with the imagenet stem 1000", least=1)
     ] = None,
-    compare: Annotated[
-        bool, opt.flag("--compare", "Mark what differs between two networks.")
-    ] = False,
-    table: Annotated[
-        Family | None,
-        opt.choice(Family, "Show the whole family in one table, in the ordering original or NAME."),
-    ] = None,
     format: Annotated[opt.PageFormat | None, opt.format_option(opt.PageFormat)] = None,
     out: Annotated[
         Path | None,
@@ -260,7 +261,7 @@ def show_command(
 
     Example:  resvar show resnet50
 
-    Example:  resvar show --compare original-110 full-preact-110
+    Example:  resvar show --compare original full-preact
 
     Example:  resvar show --table imagenet --out table.svg
     """
