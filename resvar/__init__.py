@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resvar.api import Run as Run
+    from resvar.api import identify as identify
     from resvar.api import load_run as load_run
     from resvar.api import load_runs as load_runs
     from resvar.api import report as report
@@ -40,6 +41,7 @@ _HOMES = {
     "Stopped": "resvar.errors",
     "UserError": "resvar.errors",
     "build_model": "resvar.models.network",
+    "identify": "resvar.api",
     "load_model": "resvar.export.safetensors_file",
     "load_run": "resvar.api",
     "load_runs": "resvar.api",

@@ -74,6 +74,7 @@ app.command("probe", cls=networks.ProbeHelp)(networks.probe_command)
 app.command("bench", cls=PlainCommand)(networks.bench_command)
 app.command("export", cls=PlainCommand)(networks.export_command)
 app.command("show", cls=PlainCommand)(networks.show_command)
+app.command("identify", cls=PlainCommand)(networks.identify_command)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -85,7 +86,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def run_command(arguments: list[str] | None = None) -> int:
     """The exit code of a command line (default: this process's own)."""
 
-    def command() -> None:
+    def command() -> int:
         group = typer.main.get_command(app)
         if os.environ.get(COMPLETION):
             group.main(prog_name="resvar", complete_var=COMPLETION)
@@ -93,7 +94,9 @@ def run_command(arguments: list[str] | None = None) -> int:
         try:  # not `group.main`, which attributes any BrokenPipeError to stdout
             with group.make_context("resvar", words) as context:
                 group.invoke(context)
-        except typer.Exit:  # after --help or --version
+        except typer.Exit as ended:  # after --help or --version, or with a command's answer
             check_stdout()
+            return ended.exit_code
+        return 0
 
     return exit_code(command)

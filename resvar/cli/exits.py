@@ -37,8 +37,10 @@ REWORDED = (
 RETRY_SECONDS = 0.05
 
 
-def exit_code(command: Callable[[], object]) -> int:
+def exit_code(command: Callable[[], int | None]) -> int:
     """Run a command; an error becomes a sentence on stderr and an exit code.
+
+    A command that ends well returns None, or an exit code that is its answer.
 
     Raises:
         Exception: an error of the program itself, for which a traceback is the right report.
@@ -62,10 +64,9 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _attempt(command: Callable[[], object]) -> int:
+def _attempt(command: Callable[[], int | None]) -> int:
     try:
-        command()
-        return 0
+        return command() or 0
     except (UserError, RunError) as error:
         return _report(str(error), error.exit_code, error)
     except OutputError as error:

@@ -274,6 +274,44 @@ def show_command(
     show_networks(names or (), variant, options, compare, table, num_classes, format, out)
 
 
+def identify_command(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODULE:CALLABLE|FILE.py:CALLABLE",
+            help="What builds the network, such as torchvision.models:resnet50.",
+        ),
+    ] = None,
+    kwargs: Annotated[
+        str | None,
+        opt.value("KEY=VALUE[,…]", "Arguments of the callable, with values as in YAML."),
+    ] = None,
+    input: Annotated[
+        str | None,
+        opt.value("CxHxW", "Shape of an image, such as 3x32x32. Default: by the stem."),
+    ] = None,
+    format: Annotated[opt.TextFormat | None, opt.format_option(opt.TextFormat)] = None,
+    out: opt.OutOption = None,
+) -> None:
+    """Say which ResNet anybody's PyTorch network is, and what differs.
+
+    It runs that code: it imports the module, calls the callable, and follows the signal through
+    every operation, however the network is written. Nothing is unpickled. Where the layers are
+    those of a known network, it copies the weights over and compares logits and gradients.
+
+    It exits with 0 for a known network and with 1 for one that differs.
+
+    Example:  resvar identify torchvision.models:resnet50
+    """
+    example = "resvar identify torchvision.models:resnet50"
+    require_given({"MODULE:CALLABLE": target}, example)
+    assert target is not None
+    from resvar.identification.command import identify_target
+
+    if not identify_target(target, kwargs, input, format, out):
+        raise typer.Exit(1)
+
+
 def settings_command(
     name: Annotated[
         str | None,

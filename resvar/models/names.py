@@ -90,11 +90,11 @@ def usual_family(depth: int) -> Family:
 def title(architecture: Architecture) -> str:
     """The display name of a network: `ResNet-110`, `ResNeXt-50 (32×4d)`."""
     groups = architecture.cardinality, architecture.base_width
-    name = (
-        f"ResNet-{architecture.depth}"
-        if groups == (1, 64)
-        else f"ResNeXt-{architecture.depth} ({groups[0]}×{groups[1]}d)"
-    )
+    name = f"ResNet-{architecture.depth}"
+    if groups[0] == 1 and groups[1] != 64:
+        name = f"Wide ResNet-{architecture.depth}-{groups[1] / 64:g}"
+    elif groups != (1, 64):
+        name = f"ResNeXt-{architecture.depth} ({groups[0]}×{groups[1]}d)"
     other_stem = architecture.stem != architecture.family
     return f"{name} with the {architecture.stem} stem" if other_stem else name
 

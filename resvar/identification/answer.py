@@ -1,0 +1,168 @@
+"""What a network turned out to be: the verdict as data, as sentences and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from resvar.console import listed
+from resvar.identification.differences import Difference
+from resvar.identification.structure import Step, Structure
+from resvar.identification.twin import Comparison
+from resvar.models.architecture import Architecture
+from resvar.models.names import title
+from resvar.models.ordering import Ordering
+
+Shape = tuple[int, int, int]
+
+SHOWN = 4
+"""Modules of a difference; the others are counted."""
+
+MOST = 12
+"""Differences; the others are counted."""
+
+
+@dataclass(frozen=True)
+class Identification:
+    """What a network is.
+
+    Attributes:
+        known: whether resvar builds the same network, with the choices of the papers.
+        published: whether it is known, and of a published depth.
+        ordering: the ordering, or the nearest one.
+        architecture: the numbers that were read from the network.
+        nearest: the nearest architecture that has a name.
+        differences: from the nearest ordering and architecture; empty for a known network.
+        notes: what is worth knowing but not a difference.
+        comparison: with resvar's own network and the same weights; None if the layers differ.
+        structure: stem, units and head, layer by layer.
+        input: channels, height and width of the images on which it was run.
+        num_classes: number of logits.
+        parameters: of the whole module.
+    """
+
+    known: bool
+    published: bool
+    ordering: Ordering
+    architecture: Architecture
+    nearest: Architecture
+    differences: tuple[Difference, ...]
+    notes: tuple[str, ...]
+    comparison: Comparison | None
+    structure: Structure
+    input: Shape
+    num_classes: int
+    parameters: int
+
+    @property
+    def network(self) -> str:
+        """The name of the nearest network, such as `ResNet-110`."""
+        return title(self.nearest)
+
+    def __str__(self) -> str:
+        """The verdict and the differences, a line each."""
+        return "\n".join(verdict_lines(self, "the network"))
+
+
+def verdict_lines(found: Identification, subject: str) -> Iterator[str]:
+    """What the network is, and each difference."""
+    name = f"{found.ordering.name}, {found.network}"
+    if found.known:
+        how = (
+            "as published" if found.published else "built by the papers' rules, though not in them"
+        )
+        yield f"{subject} is {name}, {how}."
+    else:
+        yield f"{subject} is not a network of the papers; nearest: {name}."
+        yield from (f"differs: {_sentence(each)}" for each in found.differences[:MOST])
+        if len(found.differences) > MOST:
+            yield f"differs: in {len(found.differences) - MOST} more respects (see --format json)."
+    yield from (f"note: {note}." for note in found.notes)
+    if found.comparison is not None:
+        yield _comparison(found)
+
+
+def as_dict(found: Identification, subject: str) -> dict[str, Any]:
+    """The answer in the types of JSON."""
+    architecture, comparison = found.architecture, found.comparison
+    return {
+        "network": subject,
+        "known": found.known,
+        "published": found.published,
+        "ordering": found.ordering.name,
+        "nearest": found.network,
+        "family": architecture.family,
+        "stem": architecture.stem,
+        "depth": architecture.depth,
+        "unit": architecture.unit,
+        "units": [stage.units for stage in architecture.stages],
+        "widths": [stage.out for stage in architecture.stages],
+        "inner_widths": [stage.inner for stage in architecture.stages],
+        "cardinality": architecture.cardinality,
+        "base_width": architecture.base_width,
+        "shortcut": architecture.shortcut,
+        "stride_on": architecture.stride_on,
+        "num_classes": found.num_classes,
+        "parameters": found.parameters,
+        "input": list(found.input),
+        "differences": [
+            {"text": difference.text, "modules": list(difference.modules)}
+            for difference in found.differences
+        ],
+        "notes": list(found.notes),
+        "comparison": None
+        if comparison is None
+        else {
+            "logits": comparison.logits,
+            "gradients": comparison.gradients,
+            "training_logits": comparison.training_logits,
+            "precision": comparison.precision,
+        },
+        "layers": {
+            "stem": _ops(found.structure.stem),
+            "units": [
+                {
+                    "module": unit.name,
+                    "before_split": _ops(unit.before),
+                    "branch": _ops(unit.branch),
+                    "shortcut": _ops(unit.shortcut),
+                }
+                for unit in found.structure.units
+            ],
+            "head": _ops(found.structure.head),
+        },
+    }
+
+
+# --- sentences ---
+
+
+def _sentence(difference: Difference) -> str:
+    names = difference.modules
+    if not names:
+        return f"{difference.text}."
+    shown = ", ".join(names[:SHOWN])
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{difference.text} ({shown}{more})."
+
+
+def _comparison(found: Identification) -> str:
+    c = found.comparison
+    assert c is not None
+    compared = [("logits", c.logits), ("gradients", c.gradients)]
+    if c.training_logits is not None:
+        compared.append(("logits in training mode", c.training_logits))
+    parts = [f"{what} {_closeness(value)}" for what, value in compared]
+    return (
+        f"With the same weights, resvar's {found.ordering.name} of these widths gives "
+        f"{listed(parts)} ({c.precision})."
+    )
+
+
+def _closeness(distance: float) -> str:
+    return "equal to the last bit" if distance == 0 else f"equal to {distance:.0e}"
+
+
+def _ops(steps: Sequence[Step]) -> list[str]:
+    return [step.op for step in steps]

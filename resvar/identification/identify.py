@@ -1,0 +1,300 @@
+"""The answer: which network a module is, and what differs.
+
+import resvar, torchvision
+print(resvar.identify(torchvision.models.resnet50()))
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from copy import deepcopy
+from typing import cast
+
+import torch
+from torch import nn
+
+from resvar.errors import UserError, first_line
+from resvar.identification.answer import Identification, Shape
+from resvar.identification.differences import (
+    Difference,
+    architectural_differences,
+    gathered,
+    pools_early,
+    structural_differences,
+)
+from resvar.identification.reading import architecture_of, nearest_architecture, ordering_of
+from resvar.identification.structure import Structure, structure_of
+from resvar.identification.trace import Trace, random_operations, trace
+from resvar.identification.twin import (
+    SEED,
+    Comparison,
+    compare,
+    redraw,
+    take_statistics,
+    weighted_steps,
+)
+from resvar.models.architecture import IMAGENET, KERNELS, PUBLISHED_CIFAR, Architecture
+from resvar.models.network import ResidualNetwork
+from resvar.models.ordering import PAPER_ORDER, PLACES, Ordering, find_ordering, known_variants
+
+PUBLISHED_GROUPS = {
+    (29, 8, 64),
+    (29, 16, 64),
+    (50, 32, 4),
+    (101, 32, 4),
+    (101, 64, 4),
+    (101, 32, 8),
+}
+"""Depth, cardinality and base width of the ResNeXts of arXiv:1611.05431 and torchvision."""
+
+IMAGES = 4
+"""For a comparison."""
+
+SMALLER = 64
+"""Side length, in pixels, of the images with which large networks are compared."""
+
+
+def identify(
+    network: nn.Module, input: Sequence[int] | None = None, claimed_depth: int | None = None
+) -> Identification:
+    """Say which residual network a module is, from the operations that it runs.
+
+    A copy of the module is run on random images, with weights drawn anew; the module itself and
+    torch's generator are left as they are.
+
+    Args:
+        network: a classifier, from images [N, C, H, W] to logits [N, classes].
+        input: channels, height and width of an image; default: 3×32×32, or 3×224×224 for a stem
+            with a stride.
+        claimed_depth: the number of layers in the network's name; another one is a difference.
+
+    Raises:
+        UserError: it cannot be run on such images, or is not a residual network.
+    """
+    network = _unwrapped(network)
+    with _undisturbed():
+        copy = _copied(network)
+        traced, shape = _traced(copy, input)
+        structure = structure_of(traced)
+        if not structure.units:
+            raise UserError(
+                "this is not a residual network: no addition joins a branch of convolutions with a "
+                "shortcut around it."
+            )
+        architecture = architecture_of(structure)
+        classes = int(traced.operations[traced.output].value.shape[1])
+        ordering, layers = _nearest_ordering(structure, architecture, classes)
+        own = ordering_of(structure) if layers else None
+        layers += _shared_weights(structure)
+        nearest = nearest_architecture(architecture)
+        differences = [
+            *layers,
+            *architectural_differences(structure, architecture, nearest),
+            *_other_depth(claimed_depth, architecture),
+            *_randomness(copy, shape),
+        ]
+        early = pools_early(structure) and ordering.lead[:1] == ("bn",)
+        comparison = None
+        if not layers:
+            ours = ResidualNetwork(ordering, architecture, classes)
+            comparison = _compared(copy, structure, ours, shape, training=not early)
+        if comparison is not None and not comparison.equal:
+            differences.append(
+                Difference("the same layers, but other outputs: it computes something else as well")
+            )
+        notes = list(_notes(copy, traced, architecture, early))
+        if own and not structural_differences(structure, own, architecture, classes):
+            lists = (f"{place}: [{', '.join(getattr(own, place))}]" for place in PLACES)
+            notes.append(f"a variant file describes its ordering: {', '.join(lists)}")
+    known = not differences
+    return Identification(
+        known=known,
+        published=known and _is_published(ordering, architecture),
+        ordering=ordering,
+        architecture=architecture,
+        nearest=nearest,
+        differences=tuple(differences),
+        notes=tuple(notes),
+        comparison=comparison,
+        structure=structure,
+        input=shape,
+        num_classes=classes,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+    )
+
+
+def _nearest_ordering(
+    structure: Structure, architecture: Architecture, classes: int
+) -> tuple[Ordering, list[Difference]]:
+    """The ordering with the fewest differing modules; of equals, the first in the paper's order."""
+    candidates = [
+        (ordering, structural_differences(structure, ordering, architecture, classes))
+        for ordering in map(find_ordering, known_variants())
+    ]
+    return min(candidates, key=lambda pair: sum(max(1, len(d.modules)) for d in pair[1]))
+
+
+# --- running it -----------------------------------------------------------------------------------
+
+
+def _unwrapped(network: nn.Module) -> nn.Module:
+    """The network inside `DataParallel`, `DistributedDataParallel` or `torch.compile`."""
+    if not isinstance(network, nn.Module):
+        raise UserError(f"identify takes a torch.nn.Module, not {type(network).__name__}.")
+    while True:
+        if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            network = network.module
+        elif isinstance(inner := getattr(network, "_orig_mod", None), nn.Module):
+            network = inner
+        else:
+            return network
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Leave torch's generator alone, and run what a network compiles as it is written."""
+    stance = getattr(torch.compiler, "set_stance", None)
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(SEED)
+        if stance is None:
+            yield
+        else:
+            with stance("force_eager"):
+                yield
+
+
+def _copied(network: nn.Module) -> nn.Module:
+    """A copy in fp32 and evaluation mode on the processor, with its weights drawn anew."""
+    try:
+        copy = deepcopy(network)
+    except Exception as error:
+        raise UserError(f"the network cannot be copied: {first_line(error)}.") from error
+    if any(tensor.is_meta for tensor in copy.parameters()):
+        copy.to_empty(device="cpu")
+    copy = copy.to("cpu", torch.float32).eval().requires_grad_(True)
+    redraw(copy)
+    return copy
+
+
+def _traced(network: nn.Module, input: Sequence[int] | None) -> tuple[Trace, Shape]:
+    """The trace on an image of the given shape, or of one that suits the stem."""
+    if input is not None:
+        return _run(network, _checked(input))
+    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+    channels = first.in_channels if first is not None else 3
+    small, failure = None, None
+    try:
+        small = _run(network, (channels, 32, 32))
+        convs = [op for op in small[0].operations if op.kind == "conv"]
+        if not convs or convs[0].arguments["stride"][0] == 1:
+            return small
+    except UserError as error:
+        failure = error
+    try:
+        return _run(network, (channels, 224, 224))
+    except UserError:
+        if small is not None:
+            return small
+        raise cast(UserError, failure) from None
+
+
+def _checked(input: Sequence[int]) -> Shape:
+    if len(input) != 3 or not all(isinstance(side, int) and side > 0 for side in input):
+        raise UserError("an input has channels, height and width, such as 3x32x32.")
+    return cast(Shape, tuple(input))
+
+
+def _run(network: nn.Module, shape: Shape) -> tuple[Trace, Shape]:
+    by = "×".join(map(str, shape))
+    try:
+        with suppress(Exception):  # of training mode alone, which `_randomness` reports
+            take_statistics(network, torch.randn(2, *shape))
+        traced = trace(network.eval(), torch.randn(1, *shape))
+    except Exception as error:
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise UserError(
+            f"the network cannot be run on an image of {by}: {kind}{first_line(error)}; "
+            "--input CxHxW chooses another shape."
+        ) from error
+    output = tuple(traced.operations[traced.output].value.shape)
+    if len(output) < 2 or output[0] != 1 or output[2:] != (1,) * len(output[2:]):
+        raise UserError(f"the network gives values of shape {output}, not logits [N, classes].")
+    return traced, shape
+
+
+def _compared(
+    network: nn.Module, structure: Structure, ours: nn.Module, shape: Shape, training: bool
+) -> Comparison | None:
+    """The comparison, on smaller images where the network takes them."""
+    sides = [min(SMALLER, shape[1]), min(SMALLER, shape[2])]
+    for size in dict.fromkeys([tuple(sides), shape[1:]]):
+        try:
+            images = torch.randn(IMAGES, shape[0], *size)
+            return compare(network, structure, ours, images, training)
+        except (RuntimeError, KeyError):
+            continue
+    return None
+
+
+# --- what else differs ----------------------------------------------------------------------------
+
+
+def _shared_weights(structure: Structure) -> list[Difference]:
+    names = [lane.names.get("weight", "") for s in weighted_steps(structure) for lane in s.lanes]
+    shared = [name for name, count in Counter(filter(None, names)).items() if count > 1]
+    text = "layers share their weights"
+    return gathered((text, name.rpartition(".")[0]) for name in shared)
+
+
+def _other_depth(claimed: int | None, architecture: Architecture) -> list[Difference]:
+    """A network called ResNet-110 with another number of layers, such as 54 bottlenecks."""
+    if claimed in (None, architecture.depth):
+        return []
+    each = len(KERNELS[architecture.unit])
+    units = sum(stage.units for stage in architecture.stages)
+    return [
+        Difference(
+            f"its name says {claimed} layers; it has {architecture.depth}: {units} units of "
+            f"{each} convolutions, the stem and the linear layer"
+        )
+    ]
+
+
+def _randomness(network: nn.Module, shape: Shape) -> list[Difference]:
+    """Dropout, stochastic depth and the like, which only training shows."""
+    copy = deepcopy(network).train()
+    try:
+        modules = random_operations(copy, torch.randn(2, *shape))
+    except Exception as error:
+        return [Difference(f"it cannot be run in training mode: {first_line(error)}")]
+    return gathered(("random numbers in training, such as dropout", name) for name in modules)
+
+
+def _is_published(ordering: Ordering, architecture: Architecture) -> bool:
+    if ordering.name not in PAPER_ORDER or architecture.stem != architecture.family:
+        return False
+    groups = (architecture.depth, architecture.cardinality, architecture.base_width)
+    if groups[1:] != (1, 64):
+        return groups in PUBLISHED_GROUPS
+    return architecture.depth in (PUBLISHED_CIFAR if architecture.family == "cifar" else IMAGENET)
+
+
+def _notes(
+    network: nn.Module, traced: Trace, architecture: Architecture, early: bool
+) -> Iterator[str]:
+    if early:
+        yield (
+            "the stem pools before the first BN, resvar after it: the same function in evaluation "
+            "mode where the scales of that BN are positive, but other statistics in training"
+        )
+    if architecture.unit == "bottleneck":
+        first = "the stride is on the first 1×1 of a unit, as in arXiv:1512.03385"
+        if (architecture.family, architecture.stride_on) == ("imagenet", "first"):
+            yield f"{first}; torchvision has it on the 3×3"
+    unused = [name for name, _ in network.named_parameters() if name not in traced.met]
+    modules = list(dict.fromkeys(name.rpartition(".")[0] or name for name in unused))
+    if modules:
+        more = f" and {len(modules) - 3} more" if len(modules) > 3 else ""
+        yield f"the signal never meets the parameters of {', '.join(modules[:3])}{more}"

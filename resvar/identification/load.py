@@ -1,0 +1,194 @@
+"""A network from other people's code: `MODULE:CALLABLE` or `FILE.py:CALLABLE`.
+
+The code is imported and called, as Python would; nothing is unpickled here. What it prints goes to
+stderr, so that our own output stays readable by machines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+from torch import nn
+
+from resvar.errors import UserError, first_line, nearest, quoted
+
+FORM = "write MODULE:CALLABLE or FILE.py:CALLABLE, such as torchvision.models:resnet50"
+OWN_MODULE = "resvar_identified"
+
+
+def load_network(target: str, kwargs: str | None = None) -> nn.Module:
+    """Import a module or file, call the callable, and return the network that it builds.
+
+    Args:
+        target: where the callable is; it may also be a network, or a class of networks.
+        kwargs: its arguments, as `KEY=VALUE,…`, with values as in YAML; `KEY=:NAME` means the
+            object of this name in the same module.
+
+    Raises:
+        UserError: the code cannot be imported or called, or does not give a network.
+    """
+    source, _, name = target.rpartition(":")
+    if not source or not name:
+        raise UserError(f"{quoted(target)} does not say what to call; {FORM}.")
+    with _foreign(target):
+        module = _imported(source)
+        found = _attribute(module, name, source)
+        arguments = _arguments(kwargs, module)
+        if isinstance(found, nn.Module):
+            if arguments:
+                raise UserError(f"{target} is a network already and takes no --kwargs.")
+            return found
+        if not callable(found):
+            raise UserError(f"{target} cannot be called: it is of type {type(found).__name__}.")
+        _check_arguments(found, arguments, target)
+        network = found(**arguments)
+    if not isinstance(network, nn.Module):
+        raise UserError(
+            f"{target} gives an object of type {type(network).__name__}, not a torch.nn.Module."
+        )
+    return network
+
+
+@contextlib.contextmanager
+def _foreign(target: str) -> Iterator[None]:
+    """Run other people's code: its output goes to stderr, and its failures are the user's."""
+    words = sys.argv
+    sys.argv = words[:1]
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except (UserError, KeyboardInterrupt):
+        raise
+    except SystemExit as error:
+        raise UserError(
+            f"{target} ended the program (exit code {error.code}) instead of giving a network."
+        ) from error
+    except Exception as error:
+        kind = type(error).__name__
+        raise UserError(f"{target} failed: {kind}: {first_line(error)}.") from error
+    finally:
+        sys.argv = words
+
+
+def _imported(source: str) -> ModuleType:
+    if source.endswith(".py") or "/" in source:
+        return _imported_file(Path(source))
+    with _first_on_path(Path.cwd()):
+        try:
+            return importlib.import_module(source)
+        except ModuleNotFoundError as error:
+            if error.name is None or not (
+                source == error.name or source.startswith(f"{error.name}.")
+            ):
+                raise
+            raise UserError(f"there is no module {quoted(source)} here; {FORM}.") from error
+
+
+def _imported_file(path: Path) -> ModuleType:
+    """A file by itself, or, where it belongs to a package, as part of it: for relative imports."""
+    if not path.is_file():
+        raise UserError(f"there is no file {path}.")
+    path = path.resolve()
+    folder, name = path.parent, path.stem
+    if (folder / "__init__.py").exists():
+        while (folder / "__init__.py").exists():
+            folder, name = folder.parent, f"{folder.name}.{name}"
+        with _first_on_path(folder):
+            return importlib.import_module(name)
+    with _first_on_path(folder):
+        spec = importlib.util.spec_from_file_location(OWN_MODULE, path)
+        if spec is None or spec.loader is None:
+            raise UserError(f"{path} is not a Python file.")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[OWN_MODULE] = module  # dataclasses and pickle look themselves up there
+        spec.loader.exec_module(module)
+        return module
+
+
+@contextlib.contextmanager
+def _first_on_path(folder: Path) -> Iterator[None]:
+    before = list(sys.path)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _attribute(module: ModuleType, dotted: str, source: str) -> Any:
+    found: Any = module
+    for name in dotted.split("."):
+        if not hasattr(found, name):
+            public = [word for word in dir(found) if not word.startswith("_")]
+            hint = nearest(name, public) or "."
+            raise UserError(f"{source} has no {quoted(name)}{hint}")
+        found = getattr(found, name)
+    return found
+
+
+def _arguments(text: str | None, module: ModuleType) -> dict[str, Any]:
+    """`depth=110,widths=[16, 32]` → the values; commas within brackets belong to the value."""
+    arguments = {}
+    for part in _split_outside_brackets(text or ""):
+        key, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or not key.isidentifier():
+            raise UserError(f"--kwargs: {quoted(part)} is not of the form KEY=VALUE.")
+        if value.startswith(":"):
+            arguments[key] = _attribute(module, value[1:], "--kwargs: the module")
+            continue
+        try:
+            arguments[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(
+                f"--kwargs: the value of {key}, {quoted(value)}, is not YAML."
+            ) from error
+    return arguments
+
+
+def _split_outside_brackets(text: str) -> Iterator[str]:
+    depth, part = 0, ""
+    for character in text:
+        depth += (character in "[{(") - (character in "]})")
+        if character == "," and depth == 0:
+            yield part
+            part = ""
+        else:
+            part += character
+    if part.strip() or text:
+        yield part
+
+
+def _check_arguments(call: Callable[..., Any], arguments: dict[str, Any], target: str) -> None:
+    try:
+        signature = inspect.signature(call)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        parameters = signature.parameters.values()
+        needed = [
+            p.name
+            for p in parameters
+            if p.default is p.empty
+            and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+            and p.name not in arguments
+        ]
+        if needed:
+            asked = ",".join(f"{name}=…" for name in needed)
+            words = "argument" if len(needed) == 1 else "arguments"
+            raise UserError(
+                f"{target} needs the {words} {', '.join(needed)}: use --kwargs {asked} (a value "
+                ":NAME means the object of this name in the same module)."
+            ) from error
+        taken = ", ".join(signature.parameters) or "no arguments"
+        raise UserError(f"{target}: {first_line(error)}; it takes {taken}.") from error

@@ -1,0 +1,174 @@
+"""The network found and resvar's own, with the same weights: do they compute the same?
+
+Structure is what a reader compares; this is what a machine can. The weights are drawn anew, so that
+no zero scale of a BN hides a branch, and the statistics of BN are those of the images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from resvar.identification.structure import Step, Structure
+from resvar.identification.trace import logits_of
+
+SEED = 20160316
+"""Of the weights and images of a comparison: the day of arXiv:1603.05027."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The largest differences between the two networks, relative to the largest value.
+
+    Attributes:
+        logits, gradients: in evaluation mode; gradients are those of all weights.
+        training_logits: in training mode; None if it was not compared.
+        precision: `float64`, or `float32` where the network computes in nothing else.
+    """
+
+    logits: float
+    gradients: float
+    training_logits: float | None
+    precision: str
+
+    @property
+    def equal(self) -> bool:
+        """Whether the differences are those of rounding."""
+        bound = 1e-8 if self.precision == "float64" else 1e-3
+        found = [self.logits, self.gradients, self.training_logits or 0.0]
+        return all(value <= bound for value in found)  # also false for NaN
+
+
+def redraw(network: nn.Module) -> None:
+    """Draw all weights of a network anew: He normal by fan-in, positive scales, shifts near 0."""
+    generator = torch.Generator().manual_seed(SEED)
+
+    def normal(tensor: Tensor, scale: float) -> Tensor:
+        drawn = torch.randn(tensor.shape, generator=generator) * scale
+        return drawn.to(tensor)
+
+    with torch.no_grad():
+        for tensor in network.parameters():
+            if tensor.dim() > 1:
+                tensor.copy_(normal(tensor, (2 / tensor[0].numel()) ** 0.5))
+        for name, tensor in network.named_parameters():
+            if tensor.dim() <= 1:
+                drawn = normal(tensor, 0.1)
+                tensor.copy_(drawn if name.endswith("bias") else 1 + drawn)
+        for name, buffer in network.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.copy_(normal(buffer, 0.1))
+            elif name.endswith("running_var"):
+                buffer.copy_(1 + normal(buffer, 0.1).abs())
+
+
+def compare(
+    theirs: nn.Module, structure: Structure, ours: nn.Module, images: Tensor, training: bool
+) -> Comparison | None:
+    """Compare two networks of the same structure; None if their layers do not correspond.
+
+    Args:
+        theirs: the network from whose trace the structure was found, with its weights redrawn.
+        images: float32 [N, 3, H, W].
+        training: whether to compare in training mode too.
+    """
+    for dtype in (torch.float64, torch.float32):
+        try:
+            return _compared(theirs, structure, ours, images.to(dtype), training)
+        except RuntimeError:  # it creates fp32 tensors of its own
+            if dtype == torch.float32:
+                raise
+    return None
+
+
+def _compared(
+    theirs: nn.Module, structure: Structure, ours: nn.Module, images: Tensor, training: bool
+) -> Comparison | None:
+    theirs, ours = (deepcopy(network).to(images.dtype) for network in (theirs, ours))
+    layers = [m for m in ours.modules() if isinstance(m, nn.Conv2d | nn.Linear | _BatchNorm)]
+    steps = list(weighted_steps(structure))
+    if len(layers) != len(steps):
+        return None
+    take_statistics(theirs, images)
+    named = {**dict(theirs.named_buffers()), **dict(theirs.named_parameters())}
+    with torch.no_grad():
+        for layer, step in zip(layers, steps, strict=True):
+            for key, tensor in _tensors(layer):
+                tensor.copy_(_together(named, step, key).reshape(tensor.shape))
+    both = theirs, ours
+    trained = [_logits(network.train(), images) for network in both] if training else None
+    for layer, step in zip(layers, steps, strict=True):
+        if isinstance(layer, _BatchNorm):  # training mode has moved both
+            with torch.no_grad():
+                for key in ("running_mean", "running_var"):
+                    getattr(layer, key).copy_(_together(named, step, key))
+    logits = [_logits(network.eval(), images) for network in both]
+    weighting = torch.linspace(-1, 1, logits[0].numel(), dtype=images.dtype).reshape(
+        logits[0].shape
+    )
+    for found in logits:
+        torch.autograd.backward((found * weighting).sum())
+    slopes = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
+    gradients = [
+        _distance(_together(slopes, step, key).flatten(), weights.grad.flatten())
+        for layer, step in zip(layers, steps, strict=True)
+        for key, weights in layer.named_parameters()
+        if weights.grad is not None
+    ]
+    return Comparison(
+        logits=_distance(*logits),
+        gradients=max(gradients),
+        training_logits=_distance(*trained) if trained else None,
+        precision=str(images.dtype).removeprefix("torch."),
+    )
+
+
+def weighted_steps(structure: Structure) -> Iterator[Step]:
+    """The steps with weights, in the order in which resvar registers its modules."""
+    paths: list[Sequence[Step]] = [structure.stem]
+    for unit in structure.units:
+        paths += [unit.before, unit.branch, unit.shortcut]
+    for path in (*paths, structure.head):
+        yield from (step for step in path if step.op in ("conv", "bn", "linear"))
+
+
+def _tensors(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for key in ("weight", "bias", "running_mean", "running_var"):
+        tensor = getattr(layer, key, None)
+        if isinstance(tensor, Tensor):
+            yield key, tensor
+
+
+def _together(named: dict[str, Tensor], step: Step, key: str) -> Tensor:
+    """A tensor of a step: that of its lane, or those of all lanes."""
+    dimension = step.join if key == "weight" else 0
+    return torch.cat([named[lane.names[key]] for lane in step.lanes], dimension)
+
+
+def take_statistics(network: nn.Module, images: Tensor) -> None:
+    """Set the statistics of BN to those of the images, so that no signal grows with depth."""
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        network.train()(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def _logits(network: nn.Module, images: Tensor) -> Tensor:
+    return logits_of(network(images)).flatten(1)
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """The largest difference of two tensors, relative to the largest value."""
+    a, b = a.detach(), b.detach()
+    return float(
+        (a - b).abs().max() / b.abs().max().clamp(min=1e-300 if b.dtype == torch.float64 else 1e-30)
+    )
