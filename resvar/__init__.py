@@ -2,6 +2,7 @@
 
     import resvar
     model = resvar.build_model("full-preact", depth=164)
+    same = resvar.build_model(**resvar.named("full-preact-164"))
     run = resvar.train("full-preact", 20, protocol="quick")
     runs = resvar.load_runs("runs")
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from resvar.errors import Stopped as Stopped
     from resvar.errors import UserError as UserError
     from resvar.export.safetensors_file import load_model as load_model
+    from resvar.models.names import named as named
     from resvar.models.network import build_model as build_model
     from resvar.models.ordering import Ordering as Ordering
 
@@ -45,6 +47,7 @@ _HOMES = {
     "load_model": "resvar.export.safetensors_file",
     "load_run": "resvar.api",
     "load_runs": "resvar.api",
+    "named": "resvar.models.names",
     "report": "resvar.api",
     "sweep": "resvar.api",
     "train": "resvar.api",

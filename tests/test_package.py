@@ -103,7 +103,7 @@ def test_every_exported_name_is_there_and_shown():
         assert getattr(resvar, name) is not None
     assert set(resvar.__all__) <= set(dir(resvar))
     assert {"build_model", "load_model", "load_run", "load_runs", "train", "sweep", "report",
-            "UserError"} <= set(resvar.__all__)  # fmt: skip
+            "named", "UserError"} <= set(resvar.__all__)  # fmt: skip
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = resvar.nonsense
 

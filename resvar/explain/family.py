@@ -8,7 +8,7 @@ Markdown or as plain values; `resvar.explain.family_picture` draws it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -16,7 +16,13 @@ from rich.text import Text
 
 from resvar.console import listed
 from resvar.explain.complexity import TABLE_1, Complexity, StageRow
-from resvar.explain.tables import markdown_table, network_heading, short_number, tall_brackets
+from resvar.explain.tables import (
+    SHORTCUTS,
+    markdown_table,
+    network_heading,
+    short_number,
+    tall_brackets,
+)
 from resvar.models.architecture import Family
 from resvar.models.names import title
 from resvar.table import Column, Prose, Table, TableCell, TerminalTable, fitted, usable_width
@@ -45,6 +51,10 @@ class FamilyRow:
         """What comes before the units in every network: `3×3 max pool, stride 2`; or empty."""
         texts = {before_units(stage) for stage in self.stages}
         return texts.pop() if len(texts) == 1 else ""
+
+    @property
+    def has_units(self) -> bool:
+        return any(stage.units for stage in self.stages if stage)
 
 
 def before_units(stage: StageRow | None) -> str:
@@ -81,7 +91,6 @@ def family_notes(networks: Sequence[Complexity]) -> Iterator[str]:
         "FLOPs are multiply-adds, as in the paper: of all convolutions and the linear layer, for "
         f"one image of {' or '.join(sizes)}."
     )
-    printed = [entry for network in networks if (entry := network.printed)]
     units = {network.architecture.unit for network in networks}
     if "bottleneck" in units:
         basic = " A basic unit has it on its first 3×3." if "basic" in units else ""
@@ -89,30 +98,54 @@ def family_notes(networks: Sequence[Complexity]) -> Iterator[str]:
             "A bottleneck has its stride on the 3×3 in torchvision, and on the first 1×1 in the "
             f"code of the paper's authors.{basic}"
         )
+    printed = [entry for network in networks if (entry := network.printed)]
     if printed:
         cut = [entry["multiply_adds"] for entry in printed if "cut" in entry]
         more = f"; it cuts {listed(cut)} instead of rounding" if cut else ""
         yield f"The paper is {TABLE_1}{more}."
+    yield _shortcut_note(networks)
+
+
+def _shortcut_note(networks: Sequence[Complexity]) -> str:
+    """Which shortcuts there are, by unit if that decides it, else by network."""
+    own = [network.architecture for network in networks]
+    kinds = {SHORTCUTS[each.shortcut] for each in own}
+    if len(kinds) == 1:
+        return f"Shortcuts are {kinds.pop()} where the shape changes."
+    units = {"basic": "basic units", "bottleneck": "bottlenecks"}
+    by_unit = dict.fromkeys((SHORTCUTS[each.shortcut], units[each.unit]) for each in own)
+    if len(by_unit) > len(kinds):
+        names = zip(own, family_columns(networks), strict=True)
+        by_unit = dict.fromkeys((SHORTCUTS[each.shortcut], name) for each, name in names)
+    where = [f"{kind} in {listed([w for k, w in by_unit if k == kind])}" for kind in sorted(kinds)]
+    return f"Where the shape changes, shortcuts are {listed(where)}."
 
 
 def family_title(networks: Sequence[Complexity]) -> str:
-    """`ResNet for ImageNet, original`, or the names of networks that are not of one family."""
-    first = networks[0]
-    families = {(n.architecture.family, n.architecture.stem, n.ordering) for n in networks}
-    groups = {(n.architecture.cardinality, n.architecture.base_width) for n in networks}
-    if len(families) > 1 or len(groups) > 1 or len(networks) < 3:
+    """`ResNet for ImageNet, original`; the names of networks that are not of one family."""
+    own = networks[0].architecture
+    same = {(n.ordering, n.architecture.cardinality, n.architecture.base_width) for n in networks}
+    if len(same) > 1 or not _one_stem(networks):
         return " · ".join(map(network_heading, networks))
-    cardinality, width = groups.pop()
-    kind = "ResNet" if (cardinality, width) == (1, 64) else f"ResNeXt ({cardinality}×{width}d)"
-    own = first.architecture
+    groups = own.cardinality, own.base_width
+    kind = "ResNet" if groups == (1, 64) else f"ResNeXt ({groups[0]}×{groups[1]}d)"
     stem = f" with the {own.stem} stem" if own.stem != own.family else ""
-    return f"{kind} {FAMILY_TITLES[own.family]}{stem}, {first.ordering.name}"
+    return f"{kind} {FAMILY_TITLES[own.family]}{stem}, {networks[0].ordering.name}"
 
 
 def family_columns(networks: Sequence[Complexity]) -> list[str]:
-    """The name of each network, with its ordering if they differ in it."""
-    same = len({network.ordering for network in networks}) == 1
-    return [title(n.architecture) if same else network_heading(n) for n in networks]
+    """The name of each network, with its stem and its ordering if they differ."""
+    own = [network.architecture for network in networks]
+    if _one_stem(networks):
+        own = [replace(each, stem=each.family) for each in own]
+    names = list(map(title, own))
+    if len({network.ordering for network in networks}) > 1:
+        names = [f"{name}, {n.ordering.name}" for name, n in zip(names, networks, strict=True)]
+    return names
+
+
+def _one_stem(networks: Sequence[Complexity]) -> bool:
+    return len({(n.architecture.family, n.architecture.stem) for n in networks}) == 1
 
 
 def family_as_dict(networks: Sequence[Complexity]) -> dict[str, Any]:
@@ -129,14 +162,23 @@ def family_as_markdown(networks: Sequence[Complexity]) -> Iterator[str]:
     yield from (f"### {family_title(networks)}", "")
     rows = []
     for row in family_rows(networks):
-        if any(before := [before_units(stage) for stage in row.stages]):
-            rows.append([row.name, row.size, *before])
-        if any(units := [stage.unit if stage and stage.units else "" for stage in row.stages]):
-            rows.append([row.name, row.size, *units])
+        if row.common:
+            rows.append([row.name, row.size, *[row.common] * len(networks)])
+        if row.has_units or not row.common:
+            rows.append([row.name, row.size, *(_in_one_line(stage, row) for stage in row.stages)])
     totals = [[name, "", *values] for name, values in family_totals(networks)]
     yield from markdown_table(("layer", "output", *family_columns(networks)), [*rows, *totals])
     yield ""
     yield from (f"- {note}" for note in family_notes(networks))
+
+
+def _in_one_line(stage: StageRow | None, row: FamilyRow) -> str:
+    """What a network has in a row, less what all have in common: `56×56, [3×3, 64; …] × 2`."""
+    if stage is None:
+        return before_units(stage)
+    size = "" if row.size else f"{stage.size}×{stage.size}"
+    before = "" if row.common else before_units(stage)
+    return ", ".join(filter(None, (size, before, stage.unit if stage.units else "")))
 
 
 # --- in the terminal ------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ only in this."""
 LESSON_NEXT = (
     ("resvar show original full-preact", "two orderings side by side"),
     ("resvar show resnet50", "a network by its name"),
-    ("resvar show --compare resnet50 resnext50_32x4d", "what differs, and what it costs"),
+    ("resvar show --compare resnet50 resnext50_32x4d", "what differs, at what cost"),
     ("resvar show --table imagenet", "ResNet-18 to 152 in one table"),
     ("resvar show mine.yaml --out unit.svg", "your ordering, as a figure"),
 )

@@ -21,6 +21,9 @@ from resvar.models.names import title
 from resvar.models.ordering import PLACES
 from resvar.table import Filled, Prose, Table, TableCell, filled, left, print_table, right
 
+SHORTCUTS = {"pad": "padded (A)", "project": "projected (B)"}
+"""The letters are those of the ResNet paper."""
+
 ALMOST = 0.05
 """Totals with a smaller relative difference are marked almost equal."""
 
@@ -158,7 +161,7 @@ def _choices_label(network: Complexity) -> str:
     """The choices of the architecture in one line."""
     architecture = network.architecture
     strided = "first" if architecture.stride_on == "first" else "3×3"
-    shortcut = {"pad": "padded (A)", "project": "projected (B)"}[architecture.shortcut]
+    shortcut = SHORTCUTS[architecture.shortcut]
     return (
         f"{architecture.unit} units · shortcuts {shortcut} where the shape changes · "
         f"stride on the {strided} convolution · {network.num_classes} classes"

@@ -176,7 +176,43 @@ def test_the_notes_say_which_stride_is_whose(capsys):
     assert "stride on the 3×3 in torchvision, and on the first 1×1 in the code of the" in text
     assert "arXiv:1512.03385, Table 1; it cuts 3.6 G and 3.8 G instead of rounding." in text
     assert "FLOPs are multiply-adds" in text
+    assert "Shortcuts are projected (B) where the shape changes." in text
     assert "A basic unit" not in shown(capsys, "--table", "imagenet", *RESNEXT)
+
+
+@pytest.mark.parametrize(
+    ("typed", "note"),
+    [
+        ("--table cifar", "shortcuts are padded (A) in basic units and projected (B) in bottle"),
+        ("--table cifar --shortcut pad", "Shortcuts are padded (A) where the shape changes."),
+        ("resnet34 resnet110 resnet164",
+         "shortcuts are padded (A) in ResNet-110 and projected (B) in ResNet-34 and ResNet-164."),
+    ],
+)  # fmt: skip
+def test_the_notes_say_which_shortcuts_there_are(capsys, typed, note):
+    assert note in shown(capsys, *typed.split())
+
+
+@pytest.mark.parametrize(
+    ("typed", "heading", "columns"),
+    [
+        ("--table cifar --variant v2", "ResNet for CIFAR, full-preact", "ResNet-20  ResNet-32"),
+        ("--table imagenet --stem cifar", "ResNet for ImageNet with the cifar stem, original",
+         "ResNet-18  ResNet-34"),
+        ("--table cifar --cardinality 8", "ResNeXt (8×64d) for CIFAR, original",
+         "ResNeXt-29 (8×64d)  ResNeXt-164 (8×64d)"),
+        ("resnet50 resnet101", "ResNet for ImageNet, original", "ResNet-50  ResNet-101"),
+        ("resnet50 resnext50_32x4d", "ResNet-50, original · ResNeXt-50 (32×4d), original",
+         "ResNet-50  ResNeXt-50 (32×4d)"),
+        ("v1-110 v2-164", "ResNet-110, original · ResNet-164, full-preact",
+         "ResNet-110, original  ResNet-164, full-preact"),
+    ],
+)  # fmt: skip
+def test_what_all_have_in_common_is_in_the_heading(capsys, typed, heading, columns):
+    lines = shown(capsys, *typed.split()).splitlines()
+    assert lines[0] == heading
+    (titles,) = [line for line in lines if line.startswith("layer ")]
+    assert columns in re.sub(r" {2,}", "  ", titles)
 
 
 def test_networks_of_basic_units_have_one_row_of_flops(capsys):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.explain.test_show import refused, shown
+from tests.explain.test_show import refused, shown, tables
 
 
 def networks(capsys, *arguments):
@@ -106,6 +106,12 @@ def test_networks_of_different_families_stand_side_by_side(capsys):
     assert ["conv5_x", "7×7", "⎡3×3,", "512⎤", "–"] in map(str.split, lines)
     (sizes,) = [line.split() for line in lines if line.startswith("conv2_x")]
     assert sizes == ["conv2_x", "56×56", "32×32"]
+    (table,) = tables(shown(capsys, "resnet34", "resnet110", "--format", "markdown"))
+    assert table[2][:3] == [
+        "conv2_x", "", "56×56, 3×3 max pool, stride 2, [3×3, 64; 3×3, 64] × 3",
+    ]  # fmt: skip
+    assert table[2][3] == "32×32, [3×3, 16; 3×3, 16] × 18"
+    assert table[5] == ["conv5_x", "7×7", "[3×3, 512; 3×3, 512] × 3", "–"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import resvar
 from resvar.errors import UserError
 from resvar.models.names import named, stated
 
@@ -42,6 +43,10 @@ RESNEXT_50 = RESNET_50 | {"cardinality": 32, "base_width": 4}
 def test_a_name_states_what_people_mean_by_it(names, parts):
     for name in names.split():
         assert stated(name) == parts, name
+
+
+def test_the_package_offers_the_names():
+    assert resvar.named is named
 
 
 def test_the_rest_of_a_network_is_the_usual():
