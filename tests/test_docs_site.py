@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import html.parser
+import http.server
 import posixpath
 import re
 import shutil
+import threading
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -199,10 +203,33 @@ def test_pages_fit_the_window_and_load_nothing_from_elsewhere(site, chromium, wi
 
 
 @pytest.mark.browser
-def test_the_search_works_without_a_server(site, chromium):
-    page = chromium.new_page()
-    page.goto((site / "docs/why.html").as_uri())
-    page.locator(".md-search__input").click()
-    page.keyboard.type("requeued")
-    page.locator('.md-search-result a[href*="docs/commands.html"]').first.wait_for()
-    page.close()
+@pytest.mark.parametrize("words", ["requeued", "--images-per-second"])
+@pytest.mark.parametrize("served", [False, True])
+def test_the_search_finds_words_and_options_with_and_without_a_server(
+    site, chromium, words, served
+):
+    page, complaints = chromium.new_page(), []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    with serving(site) if served else nullcontext(site.as_uri()) as base:
+        page.goto(f"{base}/docs/why.html")
+        page.locator(".md-search__input").click()
+        page.keyboard.type(words)
+        page.locator('.md-search-result a[href*="docs/commands.html"]').first.wait_for()
+        page.close()
+    assert complaints == []
+
+
+@contextmanager
+def serving(folder):
+    """The address under which the folder is served meanwhile."""
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
