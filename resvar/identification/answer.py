@@ -79,8 +79,8 @@ def verdict_lines(found: Identification, subject: str) -> Iterator[str]:
         if len(found.differences) > MOST:
             yield f"differs: in {len(found.differences) - MOST} more respects (see --format json)."
     yield from (f"note: {note}." for note in found.notes)
-    if found.comparison is not None:
-        yield _comparison(found)
+    if found.known or found.comparison is not None:
+        yield _comparison_sentence(found.comparison, found.ordering.name)
 
 
 def as_dict(found: Identification, subject: str) -> dict[str, Any]:
@@ -139,29 +139,27 @@ def as_dict(found: Identification, subject: str) -> dict[str, Any]:
 
 
 def _sentence(difference: Difference) -> str:
-    names = difference.modules
-    if not names:
-        return f"{difference.text}."
-    shown = ", ".join(names[:SHOWN])
+    where = f" ({shortlist(difference.modules)})" if difference.modules else ""
+    return f"{difference.text}{where}."
+
+
+def shortlist(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{difference.text} ({shown}{more})."
+    return f"{', '.join(names[:SHOWN])}{more}"
 
 
-def _comparison(found: Identification) -> str:
-    c = found.comparison
-    assert c is not None
-    compared = [("logits", c.logits), ("gradients", c.gradients)]
-    if c.training_logits is not None:
-        compared.append(("logits in training mode", c.training_logits))
-    parts = [f"{what} {_closeness(value)}" for what, value in compared]
+def _comparison_sentence(comparison: Comparison | None, ordering: str) -> str:
+    if comparison is None:
+        return "note: its outputs could not be compared with those of resvar's network."
+    compared = ["logits", "gradients"]
+    compared += ["logits in training mode"] * (comparison.training_logits is not None)
+    largest = comparison.largest
+    equal = f"to {largest:.0e}" if largest else "to the last bit"
     return (
-        f"With the same weights, resvar's {found.ordering.name} of these widths gives "
-        f"{listed(parts)} ({c.precision})."
+        f"With its weights, resvar's {ordering} gives the same {listed(compared)}: equal {equal} "
+        f"({comparison.precision})."
     )
-
-
-def _closeness(distance: float) -> str:
-    return "equal to the last bit" if distance == 0 else f"equal to {distance:.0e}"
 
 
 def _ops(steps: Sequence[Step]) -> list[str]:

@@ -31,15 +31,16 @@ def identify_target(
     """
     format = output_format(out, format, ("table", "json"))
     shape = None if input is None else _shape(input)
+    subject = f"{target}({kwargs})" if kwargs else target
     log(f"Running the code of {target}")
     network = load_network(target, kwargs)
     found = identify(network, shape, _claimed_depth(target.rpartition(":")[2], kwargs or ""))
     if format == "json":
-        deliver(json.dumps(as_dict(found, target), indent=2, ensure_ascii=False) + "\n", out)
+        deliver(json.dumps(as_dict(found, subject), indent=2, ensure_ascii=False) + "\n", out)
     else:
 
         def draw(console: Console) -> None:
-            print_identification(found, target, console)
+            print_identification(found, subject, console)
 
         deliver_drawn(draw, out)
     return found.known

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from rich.console import Console
 
-from resvar.identification.answer import Identification, verdict_lines
+from resvar.identification.answer import Identification, shortlist, verdict_lines
 from resvar.identification.differences import words
 from resvar.identification.reading import changes_shape, stride
-from resvar.identification.structure import Step, UnitFound
+from resvar.identification.structure import Step
 from resvar.models.architecture import Architecture
 from resvar.table import Prose, Table, filled, left, print_table, right
 
@@ -24,8 +23,7 @@ def print_identification(found: Identification, subject: str, console: Console) 
     console.print()
     for number, line in enumerate(verdict_lines(found, subject)):
         style = ("green" if found.known else "yellow") if number == 0 else ""
-        indent = "  " if line.startswith("differs") else ""
-        console.print(Prose(indent + line, style), crop=False)
+        console.print(Prose(line, style), crop=False)
 
 
 # --- the layers -----------------------------------------------------------------------------------
@@ -33,7 +31,7 @@ def print_identification(found: Identification, subject: str, console: Console) 
 
 @dataclass(frozen=True)
 class _Row:
-    """Consecutive units with the same layers, or stem or head."""
+    """The units with the same layers, or the stem, or the head."""
 
     modules: str
     count: int | None
@@ -43,25 +41,25 @@ class _Row:
 
 
 def _layers_table(found: Identification) -> Table:
+    """A row for each form of a unit, in the order in which the signal meets the first of each."""
     structure = found.structure
-    rows = [_Row("stem", None, "", _path(structure.stem), "")]
-    for _, group in groupby(structure.units, key=_form):
-        units = list(group)
-        modules = units[0].name if len(units) == 1 else f"{units[0].name} … {units[-1].name}"
-        rows.append(_Row(modules, len(units), *_form(units[0])))
-    rows.append(_Row("head", None, "", _path(structure.head), ""))
+    forms: dict[tuple[str, str, str], list[str]] = {}
+    for unit in structure.units:
+        form = _path(unit.before), _path(unit.branch), _path(unit.shortcut) or "identity"
+        forms.setdefault(form, []).append(unit.name)
+    rows = [
+        _Row("stem", None, "", _path(structure.stem), ""),
+        *(_Row(shortlist(names), len(names), *form) for form, names in forms.items()),
+        _Row("head", None, "", _path(structure.head), ""),
+    ]
     columns = (
         left("module", lambda row: row.modules, wrap=14),
-        right("units", lambda row: row.count if row.count is not None else ""),
+        right("units", lambda row: row.count),
         left("before the split", lambda row: row.before, wrap=8),
         left("branch", lambda row: row.branch, wrap=16),
         left("shortcut", lambda row: row.shortcut, wrap=10),
     )
     return filled("The layers that the signal meets", columns, rows)
-
-
-def _form(unit: UnitFound) -> tuple[str, str, str]:
-    return _path(unit.before), _path(unit.branch), _path(unit.shortcut) or "identity"
 
 
 def _path(steps: Sequence[Step]) -> str:
@@ -73,8 +71,7 @@ def _layer(step: Step) -> str:
         return words([step.op])
     kernel = "×".join(map(str, step.weight_shape[2:]))
     groups = f" in {step.groups} groups" if step.groups > 1 else ""
-    strided = f" /{stride(step)}" if stride(step) > 1 else ""
-    return f"{kernel}, {step.channels_out}{groups}{strided}"
+    return f"{kernel}{groups}{f' /{stride(step)}' if stride(step) > 1 else ''}"
 
 
 # --- sentences ------------------------------------------------------------------------------------
@@ -90,10 +87,17 @@ def _facts(found: Identification) -> str:
     return (
         f"{network.depth} layers on the main path: {network.stem} stem, stages of {counts} {kind} "
         f"with {widths} channels{_grouped(network)}, linear layer. "
-        f"{len(changing)} shortcuts change the shape, {projecting} of them by projection. "
+        f"{len(changing)} shortcuts change the shape, {projecting} of them by projection"
+        f"{_strided(network)}. "
         f"{found.parameters:,} parameters, {found.num_classes:,} classes; run on images of "
         f"{'×'.join(map(str, found.input))}."
     )
+
+
+def _strided(network: Architecture) -> str:
+    if network.unit == "basic":
+        return ""
+    return f"; the stride is on the {'3×3' if network.stride_on == '3x3' else 'first 1×1'}"
 
 
 def _grouped(architecture: Architecture) -> str:

@@ -37,11 +37,15 @@ class Comparison:
     precision: str
 
     @property
+    def largest(self) -> float:
+        """The largest of the differences; NaN if one is."""
+        found = [self.logits, self.gradients, self.training_logits or 0.0]
+        return max(found) if all(value == value for value in found) else float("nan")
+
+    @property
     def equal(self) -> bool:
         """Whether the differences are those of rounding."""
-        bound = 1e-8 if self.precision == "float64" else 1e-3
-        found = [self.logits, self.gradients, self.training_logits or 0.0]
-        return all(value <= bound for value in found)  # also false for NaN
+        return self.largest <= (1e-8 if self.precision == "float64" else 1e-3)
 
 
 def redraw(network: nn.Module) -> None:
