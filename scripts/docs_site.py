@@ -17,7 +17,7 @@ import latex2mathml.converter
 from command_reference import with_reference
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,13 +41,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if file.src_dir == config.docs_dir:
             files.remove(file)
     for path in sorted(published(ROOT)):
-        language = LISTED.get(posixpath.splitext(path)[1])
-        kind = Listing if language else File
-        file = kind(path, str(ROOT), config.site_dir, config.use_directory_urls)
-        if language:
-            text = (ROOT / path).read_text(encoding="utf-8")
-            file.content_string = f"# {path}\n\n``````{language}\n{text}``````\n"
-        files.append(file)
+        files.append(_site_file(path, config))
     return files
 
 
@@ -78,10 +72,23 @@ def published(root: Path) -> set[str]:
     return found
 
 
+def _site_file(path: str, config: MkDocsConfig) -> File:
+    place = (path, str(ROOT), config.site_dir, config.use_directory_urls)
+    language = LISTED.get(posixpath.splitext(path)[1])
+    if language is None:
+        return File(*place)
+    listing = Listing(*place, inclusion=InclusionLevel.NOT_IN_NAV)
+    text = (ROOT / path).read_text(encoding="utf-8")
+    listing.content_string = f"# {path}\n\n``````{language}\n{text}``````\n"
+    return listing
+
+
 def _mathml(match: re.Match[str]) -> str:
     kind, _, formula = match.groups()
     formula = unescape(formula).strip()
     display = "block" if kind == "div" else "inline"
+    if display == "block":  # latex2mathml sets limits aside in parentheses
+        formula = re.sub(r"\\(sum|prod)(?=_)", r"\\\1\\limits", formula)
     try:
         mathml = latex2mathml.converter.convert(formula, display=display)
     except Exception as error:  # its errors have no common class

@@ -29,6 +29,7 @@ from mkdocs.exceptions import Abort  # noqa: E402
 from pymdownx.arithmatex import ArithmatexExtension  # noqa: E402
 
 COMMANDS = typer.main.get_command(app).commands
+PRODUCT = "$$\n\\left( \\prod_{i=l}^{L-1} \\lambda_i \\right)\n$$"
 MACHINERY = ("mkdocs.yml", "scripts/docs_site.py", "scripts/command_reference.py")
 LOADED = {"src", "srcset", "poster", "data"}
 """Attributes with an address that the browser loads; `href` is one in <link> only."""
@@ -173,15 +174,16 @@ def copied(folder: Path) -> Path:
 
 
 def test_formulas_become_mathml_that_needs_no_script():
-    inline, block, money = (
+    inline, block, product, money = (
         docs_site.on_page_content(
             markdown.markdown(text, extensions=[ArithmatexExtension(generic=True)])
         )
-        for text in ("$x_{l+1}$", "$$\na < \\mathcal{F}(x)\n$$", "$5 and $6, `$HOME`")
+        for text in ("$x_{l+1}$", "$$\na < b\n$$", PRODUCT, "$5 and $6, `$HOME`")
     )
     assert 'display="inline"><mrow><msub><mi>x</mi>' in inline
     assert 'display="block"><mrow><mi>a</mi><mo>&#x0003C;</mo>' in block
-    assert "$" not in inline + block
+    assert "<munderover><mo>&#x0220F;</mo>" in product
+    assert "$" not in inline + block + product
     assert money == "<p>$5 and $6, <code>$HOME</code></p>"
 
 
