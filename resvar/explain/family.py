@@ -18,13 +18,13 @@ from resvar.console import listed
 from resvar.explain.complexity import TABLE_1, Complexity, StageRow
 from resvar.explain.tables import (
     SHORTCUTS,
-    markdown_table,
     network_heading,
+    pipe_table,
     short_number,
     tall_brackets,
 )
 from resvar.models.architecture import Family
-from resvar.models.names import title
+from resvar.models.names import kind_title, title
 from resvar.table import Column, Prose, Table, TableCell, TerminalTable, fitted, usable_width
 
 FAMILY_TITLES: dict[Family, str] = {"imagenet": "for ImageNet", "cifar": "for CIFAR"}
@@ -127,10 +127,8 @@ def family_title(networks: Sequence[Complexity]) -> str:
     same = {(n.ordering, n.architecture.cardinality, n.architecture.base_width) for n in networks}
     if len(same) > 1 or not _one_stem(networks):
         return " · ".join(map(network_heading, networks))
-    groups = own.cardinality, own.base_width
-    kind = "ResNet" if groups == (1, 64) else f"ResNeXt ({groups[0]}×{groups[1]}d)"
     stem = f" with the {own.stem} stem" if own.stem != own.family else ""
-    return f"{kind} {FAMILY_TITLES[own.family]}{stem}, {networks[0].ordering.name}"
+    return f"{kind_title(own)} {FAMILY_TITLES[own.family]}{stem}, {networks[0].ordering.name}"
 
 
 def family_columns(networks: Sequence[Complexity]) -> list[str]:
@@ -165,14 +163,14 @@ def family_as_markdown(networks: Sequence[Complexity]) -> Iterator[str]:
         if row.common:
             rows.append([row.name, row.size, *[row.common] * len(networks)])
         if row.has_units or not row.common:
-            rows.append([row.name, row.size, *(_in_one_line(stage, row) for stage in row.stages)])
+            rows.append([row.name, row.size, *(_markdown_cell(stage, row) for stage in row.stages)])
     totals = [[name, "", *values] for name, values in family_totals(networks)]
-    yield from markdown_table(("layer", "output", *family_columns(networks)), [*rows, *totals])
+    yield from pipe_table(("layer", "output", *family_columns(networks)), [*rows, *totals])
     yield ""
     yield from (f"- {note}" for note in family_notes(networks))
 
 
-def _in_one_line(stage: StageRow | None, row: FamilyRow) -> str:
+def _markdown_cell(stage: StageRow | None, row: FamilyRow) -> str:
     """What a network has in a row, less what all have in common: `56×56, [3×3, 64; …] × 2`."""
     if stage is None:
         return before_units(stage)

@@ -32,7 +32,7 @@ COMMON_GAP = 6
 COLUMN_GAP = 26
 BRACKET_WIDTH = 6
 
-STYLE = """
+FAMILY_STYLE = """
   .family text { font: 14px system-ui, "Segoe UI", Helvetica, Arial, sans-serif; fill: #1a1a1a;
     text-anchor: middle }
   .family .title { font-size: 18px; font-weight: 600; text-anchor: start }
@@ -89,7 +89,7 @@ def family_svg(networks: Sequence[Complexity]) -> str:
             f'<svg xmlns="http://www.w3.org/2000/svg" class="family" width="{width}" '
             f'height="{height}" viewBox="0 0 {width} {height}" role="img" '
             f'aria-label="{escape(heading)}">',
-            f"<style>{STYLE}</style>",
+            f"<style>{FAMILY_STYLE}</style>",
             f'<rect class="card" x="1" y="1" width="{width - 2}" height="{height - 2}" rx="8"/>',
             *parts,
             "</svg>",
@@ -105,12 +105,12 @@ def _rule(edges: Sequence[int], y: int, kind: str) -> str:
 def _bands(networks: Sequence[Complexity]) -> Iterator[Band]:
     yield Band("layer", "output", "", [[name] for name in family_columns(networks)], "name")
     for row in family_rows(networks):
-        yield Band(row.name, row.size, row.common, [_cell(row, stage) for stage in row.stages])
+        yield Band(row.name, row.size, row.common, [_band_cell(row, stage) for stage in row.stages])
     for name, values in family_totals(networks):
         yield Band(name, "", "", [[value] for value in values])
 
 
-def _cell(row: FamilyRow, stage: StageRow | None) -> Sequence[str] | StageRow:
+def _band_cell(row: FamilyRow, stage: StageRow | None) -> Sequence[str] | StageRow:
     if stage is not None and stage.units:
         return stage
     return [] if row.common else [before_units(stage)]

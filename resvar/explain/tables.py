@@ -125,9 +125,9 @@ def networks_as_markdown(networks: Sequence[Complexity]) -> Iterator[str]:
 def _network_as_markdown(network: Complexity) -> Iterator[str]:
     yield from (f"### {network_heading(network)}", "", f"{_choices_label(network)}.", "")
     places = [ops_label(getattr(network.ordering, place)) for place in PLACES]
-    yield from markdown_table(PLACES, [places])
+    yield from pipe_table(PLACES, [places])
     yield ""
-    yield from markdown_table(
+    yield from pipe_table(
         ("stage", "output", "channels", "unit", "layers", "parameters", "multiply-adds"),
         [
             [
@@ -148,7 +148,7 @@ def _in_one_line(row: StageRow) -> str:
     return f"{row.about}, {row.unit}" if row.units and row.about else row.unit
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def pipe_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     for cells in (header, ["---"] * len(header), *rows):
         yield f"| {' | '.join(cells)} |"
 
@@ -214,7 +214,7 @@ def comparison_as_markdown(a: Complexity, b: Complexity) -> Iterator[str]:
         ]
         for name, size, cells, texts in _comparison(a, b)
     ]
-    yield from markdown_table(
+    yield from pipe_table(
         ("stage", _distinct_name(a, b), _distinct_name(b, a), "what differs"), rows
     )
     whole = [found.text for found in network_differences(a, b) if found.stage == "network"]

@@ -16,7 +16,7 @@ from resvar.models.ordering import ALIASES, find_ordering, known_variants, shipp
 
 WELL_KNOWN = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
-    "resnext50_32x4d", "resnext101_32x8d", "resnext29_8x64d",
+    "resnext50_32x4d", "resnext101_32x8d", "resnext29_8x64d", "wide_resnet50_2",
     "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet164", "resnet1001",
     "resnet1202", "resnetv2_50", "resnetv2_164",
 )  # fmt: skip
@@ -25,14 +25,19 @@ WELL_KNOWN = (
 _NAME = re.compile(
     r"""
     (?P<ordering> .+? )??
-    (?: [-_]? (?P<kind> resnet | resnext ) [-_]? (?: v (?P<before> [12] ) [-_]? )? | [-_] )
+    (?: [-_]? (?P<kind> (?:wide[-_]?)? resnet | resnext ) [-_]?
+        (?: v (?P<before> [12] ) [-_]? )? | [-_] )
     (?P<depth> [0-9]{1,9} )
-    (?: [-_] (?P<cardinality> [0-9]{1,9} ) x (?P<base_width> [0-9]{1,9} ) d )?
+    (?: [-_] (?P<cardinality> [0-9]{1,9} ) x (?P<base_width> [0-9]{1,9} ) d
+        | [-_] (?P<times> [0-9]{1,3} ) )?
     (?: [-_]? v (?P<after> [12] ) )?
     """,
     re.IGNORECASE | re.VERBOSE,
 )
 _UNGROUPED = re.compile(r".*resnext[^x]*", re.IGNORECASE)
+
+_SUFFIXES = {"": None, "resnet": None, "resnext": "cardinality", "wideresnet": "times"}
+"""What follows the depth in the name of each kind of network."""
 
 _PREACT = ("pre", "preact", "pre-act")
 """What the names of other people's networks begin with: `preact_resnet18`, `preresnet110`."""
@@ -70,13 +75,15 @@ def stated(name: str) -> dict[str, Any]:
     found = _NAME.fullmatch(name)
     if found is None or not (found["kind"] or found["ordering"]):
         raise _unknown(name)
-    kind = (found["kind"] or "").lower()
-    if bool(found["cardinality"]) != (kind == "resnext") and kind:
+    kind = re.sub("[-_]", "", found["kind"] or "").lower()
+    suffix = next((part for part in ("cardinality", "times") if found[part]), None)
+    if suffix != _SUFFIXES[kind] and (kind, suffix) != ("", "cardinality"):
         raise _unknown(name)
     arguments: dict[str, Any] = {"depth": int(found["depth"])}
     if kind:
         family = usual_family(arguments["depth"])
-        arguments |= {"family": family, "cardinality": 1, "base_width": 64}
+        width = 64 * int(found["times"] or 1)
+        arguments |= {"family": family, "cardinality": 1, "base_width": width}
     if found["cardinality"]:
         arguments |= {place: int(found[place]) for place in ("cardinality", "base_width")}
     return arguments | _stated_variant(name, found)
@@ -88,7 +95,7 @@ def usual_family(depth: int) -> Family:
 
 
 def title(architecture: Architecture) -> str:
-    """The display name of a network: `ResNet-110`, `ResNeXt-50 (32×4d)`."""
+    """The display name of a network: `ResNet-110`, `ResNeXt-50 (32×4d)`, `Wide ResNet-50-2`."""
     groups = architecture.cardinality, architecture.base_width
     name = f"ResNet-{architecture.depth}"
     if groups[0] == 1 and groups[1] != 64:
@@ -99,11 +106,21 @@ def title(architecture: Architecture) -> str:
     return f"{name} with the {architecture.stem} stem" if other_stem else name
 
 
+def kind_title(architecture: Architecture) -> str:
+    """The name of the networks of all depths: `ResNet`, `ResNeXt (32×4d)`, `Wide ResNet (×2)`."""
+    groups = architecture.cardinality, architecture.base_width
+    if groups == (1, 64):
+        return "ResNet"
+    if groups[0] == 1:
+        return f"Wide ResNet (×{groups[1] / 64:g})"
+    return f"ResNeXt ({groups[0]}×{groups[1]}d)"
+
+
 def _stated_variant(name: str, found: re.Match[str]) -> dict[str, str]:
     """The ordering that a matched name states, before the network or as `v1` or `v2`."""
     variants = [ALIASES[f"v{number}"] for number in found.group("before", "after") if number]
     if (before := found["ordering"]) is not None:
-        preact = found["kind"] and _plain(before) in _PREACT
+        preact = found["kind"] and _as_file_name(before) in _PREACT
         ordering = "full-preact" if preact else _ordering(before)
         if ordering is None:
             raise _unknown(name, found["depth"])
@@ -117,11 +134,11 @@ def _ordering(name: str) -> str | None:
     """The shipped name, or the path of a YAML file, that a name means; None for no ordering."""
     if name.endswith((".yaml", ".yml")):
         return name
-    known = shipped_as(ALIASES.get(_plain(name), _plain(name))) is not None
-    return find_ordering(_plain(name)).name if known else None
+    known = shipped_as(ALIASES.get(_as_file_name(name), _as_file_name(name))) is not None
+    return find_ordering(_as_file_name(name)).name if known else None
 
 
-def _plain(name: str) -> str:
+def _as_file_name(name: str) -> str:
     return name.lower().replace("_", "-")
 
 

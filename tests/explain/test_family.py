@@ -83,6 +83,10 @@ def test_parameters_are_those_that_torchvision_publishes():
     weights = torchvision.models.get_model_weights("resnext50_32x4d").IMAGENET1K_V1
     assert grouped["layers"] == ["50", "101", "152"]
     assert grouped["parameters"][0] == f"{weights.meta['num_params']:,}"
+    wide = totals(family("imagenet", base_width=128))
+    for index, depth in enumerate((50, 101)):
+        weights = torchvision.models.get_model_weights(f"wide_resnet{depth}_2").IMAGENET1K_V2
+        assert wide["parameters"][index] == f"{weights.meta['num_params']:,}"
 
 
 def test_cifar_has_the_parameters_of_table_6_and_table_4():
@@ -201,6 +205,8 @@ def test_the_notes_say_which_shortcuts_there_are(capsys, typed, note):
          "ResNet-18  ResNet-34"),
         ("--table cifar --cardinality 8", "ResNeXt (8×64d) for CIFAR, original",
          "ResNeXt-29 (8×64d)  ResNeXt-164 (8×64d)"),
+        ("--table imagenet --base-width 128", "Wide ResNet (×2) for ImageNet, original",
+         "Wide ResNet-50-2  Wide ResNet-101-2  Wide ResNet-152-2"),
         ("resnet50 resnet101", "ResNet for ImageNet, original", "ResNet-50  ResNet-101"),
         ("resnet50 resnext50_32x4d", "ResNet-50, original · ResNeXt-50 (32×4d), original",
          "ResNet-50  ResNeXt-50 (32×4d)"),
