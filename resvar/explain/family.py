@@ -203,18 +203,24 @@ class FamilyTable:
 
 def family_panels(networks: Sequence[Complexity], width: int) -> list[Table]:
     """The fewest tables, of about the same number of networks, that fit the width."""
+    totals = list(family_totals(networks))
     panels: list[Table] = []
     for count in range(1, len(networks) + 1):
         size = -(-len(networks) // count)
         parts = [slice(first, first + size) for first in range(0, len(networks), size)]
         for layout in LAYOUTS:
-            panels = [_panel(networks, part, layout) for part in parts]
+            panels = [_panel(networks, totals, part, layout) for part in parts]
             if all(fitted(panel, width)[1] is not None for panel in panels):
                 return panels
     return panels
 
 
-def _panel(networks: Sequence[Complexity], part: slice, layout: Layout) -> Table:
+def _panel(
+    networks: Sequence[Complexity],
+    totals: Sequence[tuple[str, list[str]]],
+    part: slice,
+    layout: Layout,
+) -> Table:
     """The table of a part of the networks."""
     wide = layout == "wide"
     names = [Column(name, "left", wrap=10) for name in family_columns(networks)[part]]
@@ -228,7 +234,7 @@ def _panel(networks: Sequence[Complexity], part: slice, layout: Layout) -> Table
             text = "\n".join(filter(None, (row.common, cells[0].text)))
             cells[0] = TableCell(text, across=1)
         rows.append((*map(TableCell, labels), *cells))
-    for name, values in family_totals(networks):
+    for name, values in totals:
         labels = [name, ""] if wide else [name]
         rows.append((*map(TableCell, labels), *map(TableCell, values[part])))
     return Table("", (layer, *output, *names), tuple(rows))
