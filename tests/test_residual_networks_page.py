@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from resvar.cli import run_command
+from resvar.console import PlainConsole
 from resvar.strict_yaml import read_yaml
 from tests.support.commands import ROOT
 
@@ -23,11 +24,14 @@ NETWORKS = read_yaml(PAGE.with_suffix("") / "timeline.yaml")["networks"]
 
 
 def run_typed(command, monkeypatch, **changed):
-    """Run a command of the page as typed in the root folder, with other arguments in places."""
+    """Run a command as typed in the root folder, in a terminal of 80 columns; replace arguments."""
     program, *words = shlex.split(command)
     words = [changed.get(word, word) for word in words]
-    monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(
+        "resvar.console.console_for_output",
+        lambda **more: PlainConsole(width=80, force_terminal=True, color_system=None, **more),
+    )
     if program == "resvar":
         assert run_command(words) == 0
     else:
