@@ -31,8 +31,8 @@ WORDS = {
     "relu": "ReLU",
     "max": "max pooling",
     "mean": "average pooling",
-    "conv": "a convolution",
-    "linear": "a linear layer",
+    "conv": "convolution",
+    "linear": "linear layer",
     "pad": "zero channels, half before and half after",
     "hardtanh": "ReLU6",
     "leaky_relu": "LeakyReLU",
@@ -43,7 +43,9 @@ WORDS = {
     "native_layer_norm": "LayerNorm",
     "_log_softmax": "log_softmax",
     "_softmax": "softmax",
-    "mul": "a product (such as squeeze-and-excitation)",
+    "mul": "product (such as squeeze-and-excitation)",
+    "avg_pool2d": "average pooling",
+    "max_pool2d_with_indices": "max pooling of other pixels",
 }
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
 
@@ -238,7 +240,8 @@ def _compare_head(structure: Structure, expected: Sequence[Layer]) -> Found:
         yield changed(lead, activated, "after the last addition"), last
     if len(classifiers) != 1:
         places = [structure.head[i] for i in classifiers]
-        yield f"{len(classifiers) or 'no'} linear layers in the head instead of one", _place(places)
+        count = f"{len(classifiers)} linear layers" if classifiers else "no linear layer"
+        yield f"{count} in the head instead of one", _place(places)
     for index in classifiers[:1]:
         if "bias" not in structure.head[index].lanes[0].tensors:
             yield "the linear layer has no bias", structure.head[index].place
@@ -362,7 +365,7 @@ def changed(found: Sequence[str], expected: Sequence[str], place: str) -> str:
 
 
 def words(ops: Sequence[str]) -> str:
-    """`BN-ReLU`, `BN`, `LeakyReLU and dropout`."""
+    """`BN-ReLU`, `BN`, `BN, LeakyReLU`."""
     names = [WORDS.get(op, op) for op in ops]
     plain = all(op in ("bn", "relu") for op in ops)
     return ("-" if plain else ", ").join(names)
@@ -380,7 +383,8 @@ def _shortcut(ops: Sequence[str]) -> str:
         return "a projection shortcut"
     if list(ops) == ["pad"]:
         return "a shortcut that pads with zero channels, half before and half after"
-    return f"a shortcut that {words(ops)}" if len(ops) == 1 else f"a shortcut of {words(ops)}"
+    verb = ops[0].startswith(("pads ", "repeats "))
+    return f"a shortcut that {ops[0]}" if verb else f"a shortcut of {words(ops)}"
 
 
 def _place(steps: Sequence[Step]) -> str:

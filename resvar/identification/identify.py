@@ -80,8 +80,8 @@ def identify(
         structure = structure_of(traced)
         if not structure.units:
             raise UserError(
-                "this is not a residual network: no addition joins a branch of convolutions with a "
-                "shortcut around it."
+                "this is not a residual network of the papers' kind: no addition joins one branch "
+                "of convolutions with a shortcut around it."
             )
         architecture = architecture_of(structure)
         classes = int(traced.operations[traced.output].value.shape[1])
@@ -89,22 +89,26 @@ def identify(
         own = ordering_of(structure) if layers else None
         layers += _shared_weights(structure)
         nearest = nearest_architecture(architecture)
+        random = _randomness(copy, shape)
         differences = [
             *layers,
             *architectural_differences(structure, architecture, nearest),
             *_other_depth(claimed_depth, architecture),
-            *_randomness(copy, shape),
+            *random,
         ]
         early = pools_early(structure) and ordering.lead[:1] == ("bn",)
         comparison = None
         if not layers:
             ours = ResidualNetwork(ordering, architecture, classes)
-            comparison = _compared(copy, structure, ours, shape, training=not early)
+            training = not (early or random)
+            comparison = _compared(copy, structure, ours, shape, training)
         if comparison is not None and not comparison.equal:
             differences.append(
                 Difference("the same layers, but other outputs: it computes something else as well")
             )
         notes = list(_notes(copy, traced, architecture, early))
+        if not layers and comparison is None:
+            notes.append("it could not be run with the same weights as resvar's own network")
         if own and not structural_differences(structure, own, architecture, classes):
             lists = (f"{place}: [{', '.join(getattr(own, place))}]" for place in PLACES)
             notes.append(f"a variant file describes its ordering: {', '.join(lists)}")
@@ -184,6 +188,17 @@ def _traced(network: nn.Module, input: Sequence[int] | None) -> tuple[Trace, Sha
         return _run(network, _checked(input))
     first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
     channels = first.in_channels if first is not None else 3
+    failures = []
+    for count in dict.fromkeys([channels, 3]):
+        try:
+            return _traced_on(network, count)
+        except UserError as error:
+            failures.append(error)
+    raise failures[0]
+
+
+def _traced_on(network: nn.Module, channels: int) -> tuple[Trace, Shape]:
+    """The trace on a small image, or on a large one for a stem with a stride."""
     small, failure = None, None
     try:
         small = _run(network, (channels, 32, 32))
@@ -212,16 +227,22 @@ def _run(network: nn.Module, shape: Shape) -> tuple[Trace, Shape]:
         with suppress(Exception):  # of training mode alone, which `_randomness` reports
             take_statistics(network, torch.randn(2, *shape))
         traced = trace(network.eval(), torch.randn(1, *shape))
+    except UserError:
+        raise
     except Exception as error:
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise UserError(
-            f"the network cannot be run on an image of {by}: {kind}{first_line(error)}; "
+            f"the network cannot be run on an image of {by}: {_failure(error)}; "
             "--input CxHxW chooses another shape."
         ) from error
     output = tuple(traced.operations[traced.output].value.shape)
     if len(output) < 2 or output[0] != 1 or output[2:] != (1,) * len(output[2:]):
         raise UserError(f"the network gives values of shape {output}, not logits [N, classes].")
     return traced, shape
+
+
+def _failure(error: Exception) -> str:
+    kind, text = type(error).__name__, first_line(error)
+    return kind if text == kind else f"{kind}: {text}"
 
 
 def _compared(

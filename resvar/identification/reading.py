@@ -100,8 +100,8 @@ def _nearest_depth(found: Architecture) -> int:
 def ordering_of(structure: Structure) -> Ordering | None:
     """The ordering of the first unit whose shortcut is an identity, as lists of its ops."""
     for unit in structure.units[1:]:
-        steps = (*unit.before, *unit.branch)
-        if not unit.shortcut and all(step.op in ("conv", *OPS) for step in steps):
+        inside = all(step.op in ("conv", *OPS) for step in unit.branch)
+        if not unit.shortcut and inside and all(step.op in OPS for step in unit.before):
             lead, *between, trail = gaps(unit.branch)
             return Ordering(
                 "unnamed",

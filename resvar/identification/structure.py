@@ -175,7 +175,9 @@ class _Graph:
         if least > 1 or any(_convolutions(branch) <= least for branch in branches):
             return None
         branch = branches[0] if len(branches) == 1 else _joined(branches, summed=True)
-        return (branch, shortcut) if branch is not None else None
+        if branch is None or not any(step.op == "conv" for step in branch):
+            return None
+        return branch, shortcut
 
     def _terms(self, index: int, split: int) -> Iterator[int]:
         """The terms of a sum, through additions that only this sum uses."""

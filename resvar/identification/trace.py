@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from resvar.errors import UserError
+
 BATCH_NORM = {
     "native_batch_norm",
     "_native_batch_norm_legit",
@@ -91,14 +93,14 @@ def trace(network: nn.Module, image: Tensor) -> Trace:
     the field `logits`, or the first tensor of a tuple or mapping.
 
     Raises:
-        ValueError: the output holds no tensor, or does not depend on the image.
+        UserError: the output holds no tensor, or does not depend on the image.
         Exception: whatever the network raises.
     """
     with torch.no_grad(), _Recorder(network, image) as recorder:
         output = logits_of(network(image))
     index = recorder.read(output)
     if index is None:
-        raise ValueError("its output does not depend on the image")
+        raise UserError("the network's output does not depend on the image.")
     return Trace(tuple(recorder.operations), index, frozenset(recorder.met))
 
 
@@ -113,7 +115,7 @@ def logits_of(output: Any) -> Tensor:
     """The tensor in what a classifier returns.
 
     Raises:
-        ValueError: there is none.
+        UserError: there is none.
     """
     if isinstance(output, Tensor):
         return output
@@ -128,7 +130,7 @@ def logits_of(output: Any) -> Tensor:
     for value in values:
         if isinstance(value, Tensor):
             return value
-    raise ValueError(f"it returns {type(output).__name__}, not a tensor of logits")
+    raise UserError(f"the network returns {type(output).__name__}, not a tensor of logits.")
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -150,6 +152,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._running: list[str] = []
         self._handles: list[Any] = []
         for name, module in network.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # takes no hooks; its operations are seen all the same
             self._handles += [
                 module.register_forward_pre_hook(lambda *_, n=name: self._running.append(n)),
                 module.register_forward_hook(lambda *_: self._left(), always_call=True),

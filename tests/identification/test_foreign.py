@@ -1,0 +1,117 @@
+"""What other people's networks do and ours never do: fail half-way, draw numbers, return `None`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import resvar
+from resvar.errors import UserError
+from resvar.identification.twin import take_statistics
+
+
+class Unit(nn.Module):
+    """x + conv(relu(bn(conv(x)))), and whatever `inside` does to the branch."""
+
+    def __init__(self, width=16, inside=nn.Identity):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.inside = inside()
+
+    def forward(self, x):
+        return x + self.inside(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+
+
+def network(*units, first=3):
+    stem = nn.Conv2d(first, 16, 3, padding=1)
+    return nn.Sequential(stem, *units, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+
+
+def texts(module):
+    return [difference.text for difference in resvar.identify(module).differences]
+
+
+def test_a_run_that_fails_half_way_leaves_the_momentum_of_bn():
+    bn = nn.BatchNorm2d(3)
+    with pytest.raises(RuntimeError):
+        take_statistics(nn.Sequential(bn, nn.Linear(7, 1)), torch.zeros(2, 3, 4, 4))
+    assert bn.momentum == 0.1
+
+
+def test_dropout_is_one_difference():
+    plain = resvar.build_model("original", 20)
+    plain.classifier = nn.Sequential(nn.Dropout(0.5), plain.classifier)
+    (difference,) = resvar.identify(plain).differences
+    assert difference.text == "random numbers in training, such as dropout"
+    assert difference.modules == ("classifier.0",)
+
+
+def test_units_without_convolutions_are_not_residual_units():
+    class Mixer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.linear = nn.BatchNorm2d(16), nn.Linear(16, 16)
+
+        def forward(self, x):
+            return x + self.linear(self.norm(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    with pytest.raises(UserError, match="not a residual network"):
+        resvar.identify(network(Mixer(), Mixer()))
+
+
+def test_two_unequal_branches_are_not_called_no_residual_network():
+    class Shake(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = Unit(), Unit()
+
+        def forward(self, x):
+            a, b = (unit.conv2(F.relu(unit.conv1(F.relu(x)))) for unit in (self.a, self.b))
+            return x + (0.5 * a + 0.5 * b)
+
+    with pytest.raises(UserError, match="of the papers' kind: no addition joins one branch"):
+        resvar.identify(network(Shake(), Shake()))
+
+
+def test_convolutions_between_units_are_differences():
+    found = texts(network(Unit(), nn.Conv2d(16, 16, 1), Unit()))
+    assert any(text.startswith("convolution after the addition") for text in found), found
+    assert not any(" a a" in text or "extra a " in text for text in found)
+
+
+def test_no_logits_is_said_without_a_word_about_the_shape():
+    class Forgetful(nn.Module):
+        def forward(self, x):
+            x.mean()
+
+    with pytest.raises(UserError) as error:
+        resvar.identify(Forgetful())
+    assert str(error.value) == "the network returns NoneType, not a tensor of logits."
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated
+def test_scripted_units_are_seen():
+    scripted = [torch.jit.script(Unit()) for _ in range(2)]
+    assert texts(network(*scripted)) == texts(network(Unit(), Unit()))
+
+
+def test_a_stem_that_makes_channels_of_pixels_is_run_on_an_image():
+    class Blocks(nn.Module):
+        def forward(self, x):
+            return F.pixel_unshuffle(x, 2)
+
+    found = resvar.identify(nn.Sequential(Blocks(), network(Unit(), Unit(), first=12)))
+    assert found.input == (3, 32, 32)
+
+
+def test_a_product_in_the_branch_is_named():
+    class Squeeze(nn.Module):
+        def forward(self, x):
+            return x * torch.sigmoid(x.mean((2, 3), keepdim=True))
+
+    found = texts(network(Unit(inside=Squeeze), Unit(inside=Squeeze)))
+    assert any("product (such as squeeze-and-excitation) after the last" in t for t in found), found
