@@ -23,6 +23,7 @@ from examples.equations import (
 )
 from resvar.models.network import build_model
 from resvar.models.ordering import PAPER_ORDER
+from tests.probes.networks import Scaled
 
 EXACT = 1e-11
 SCALES = [0.5, 0.9, 1.0, 1.1]
@@ -149,3 +150,23 @@ def test_a_unit_is_equations_1_and_2_with_the_f_of_figure_4(variant, depth):
     for x, branch, output in found:
         y = x + branch  # equation 1 with h(x) = x
         torch.testing.assert_close(output, AFTER_ADDITION[variant](y))  # equation 2
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.1])
+@pytest.mark.parametrize("variant", ["relu-before-add", "relu-only-preact", "full-preact"])
+def test_a_scaled_shortcut_of_our_units_gives_equations_7_and_8(variant, scale):
+    network = build_model(variant, depth=32, seed=0).double().train()
+    first_stage = network.stages[0]
+    for unit in first_stage:
+        unit.shortcut = Scaled(scale)
+    images = torch.randn(4, 3, 16, 16, dtype=torch.float64, requires_grad=True)
+    found = signals_of(network, images)[: len(first_stage)]
+    assert len(found) == 5
+    start, end = found[0][0], found[-1][2]
+    branches = sum(scale ** (4 - at) * branch for at, (_, branch, _) in enumerate(found))
+    torch.testing.assert_close(end, scale**5 * start + branches)
+
+    loss = F.cross_entropy(network.forward_head(network.stages[1:](end)), torch.arange(4))
+    at_start, at_end = torch.autograd.grad(loss, [start, end], retain_graph=True)
+    (through,) = torch.autograd.grad(branches, start, grad_outputs=at_end)
+    torch.testing.assert_close(at_start, scale**5 * at_end + through)
