@@ -31,10 +31,10 @@ def with_reference(markdown: str) -> str:
     """
     intro, *sections = SECTION.split(markdown)
     explained = dict(zip(sections[::2], sections[1::2], strict=True))
-    root = typer.main.get_command(app)
+    root: Any = typer.main.get_command(app)
     options, commands = _help(root, "resvar", "options").split("**Commands**\n\n")
     parts = [intro, commands, options, _help(root, "resvar", "epilog")]
-    for name, command in _commands(root).items():
+    for name, command in root.commands.items():
         parts += [
             f"## resvar {name}\n",
             _help(command, f"resvar {name}", "usage", "help_text"),
@@ -90,10 +90,6 @@ class MarkdownHelp:
         self.heading = name
         self.text += f"**{name}**\n\n"
         yield
-
-
-def _commands(root: Any) -> dict[str, Any]:
-    return dict(root.commands)
 
 
 def _help(command: Any, name: str, *parts: str) -> str:
