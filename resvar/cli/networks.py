@@ -278,8 +278,8 @@ def identify_command(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="MODULE:CALLABLE|FILE.py:CALLABLE",
-            help="What builds the network, such as torchvision.models:resnet50.",
+            metavar="MODULE:CALLABLE",
+            help="A module, or a FILE.py, and what builds the network there.",
         ),
     ] = None,
     kwargs: Annotated[
@@ -301,7 +301,7 @@ def identify_command(
 
     It exits with 0 for a known network and with 1 for one that differs.
 
-    Example:  resvar identify torchvision.models:resnet50
+    Example:  resvar identify mynet.py:resnet110 --kwargs num_classes=10
     """
     example = "resvar identify torchvision.models:resnet50"
     require_given({"MODULE:CALLABLE": target}, example)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resvar.console import listed
-from resvar.identification.differences import Difference
+from resvar.identification.differences import Deviation
 from resvar.identification.structure import Step, Structure
 from resvar.identification.twin import Comparison
 from resvar.models.architecture import Architecture
@@ -47,7 +47,7 @@ class Identification:
     ordering: Ordering
     architecture: Architecture
     nearest: Architecture
-    differences: tuple[Difference, ...]
+    differences: tuple[Deviation, ...]
     notes: tuple[str, ...]
     comparison: Comparison | None
     structure: Structure
@@ -138,7 +138,7 @@ def as_dict(found: Identification, subject: str) -> dict[str, Any]:
 # --- sentences ---
 
 
-def _sentence(difference: Difference) -> str:
+def _sentence(difference: Deviation) -> str:
     where = f" ({shortlist(difference.modules)})" if difference.modules else ""
     return f"{difference.text}{where}."
 

@@ -51,7 +51,7 @@ ORDINALS = ("first", "second", "third", "fourth", "fifth")
 
 
 @dataclass(frozen=True)
-class Difference:
+class Deviation:
     """One respect in which a network differs, and the modules in which it does.
 
     Attributes:
@@ -69,19 +69,19 @@ Found = Iterator[tuple[str, str]]
 
 def structural_differences(
     structure: Structure, ordering: Ordering, architecture: Architecture, num_classes: int
-) -> list[Difference]:
+) -> list[Deviation]:
     """How the layers differ from an ordering's, for the widths and counts that were read."""
     return gathered(_differing(structure, ordering, architecture, num_classes))
 
 
-def gathered(found: Found) -> list[Difference]:
+def gathered(found: Found) -> list[Deviation]:
     """Equal texts as one difference with all of its modules."""
     modules: dict[str, dict[str, None]] = {}
     for text, module in found:
         modules.setdefault(text, {})
         if module:
             modules[text][module] = None
-    return [Difference(text, tuple(names)) for text, names in modules.items()]
+    return [Deviation(text, tuple(names)) for text, names in modules.items()]
 
 
 def _differing(
@@ -297,7 +297,7 @@ def _compare_bn(steps: Sequence[Step]) -> Found:
 
 def architectural_differences(
     structure: Structure, found: Architecture, nearest: Architecture
-) -> list[Difference]:
+) -> list[Deviation]:
     """How counts and widths differ from the nearest network, and its choices from the papers'."""
     return gathered(_architecture_differing(structure, found, nearest))
 

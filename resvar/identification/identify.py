@@ -14,11 +14,12 @@ from typing import cast
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from resvar.errors import UserError, first_line
 from resvar.identification.answer import Identification, Shape
 from resvar.identification.differences import (
-    Difference,
+    Deviation,
     architectural_differences,
     gathered,
     pools_early,
@@ -104,7 +105,7 @@ def identify(
             comparison = _compared(copy, structure, ours, shape, training)
         if comparison is not None and not comparison.equal:
             differences.append(
-                Difference("the same layers, but other outputs: it computes something else as well")
+                Deviation("the same layers, but other outputs: it computes something else as well")
             )
         notes = list(_notes(copy, traced, architecture, early))
         if not layers and comparison is None:
@@ -125,13 +126,13 @@ def identify(
         structure=structure,
         input=shape,
         num_classes=classes,
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        parameters=sum(parameter.numel() for parameter in copy.parameters()),
     )
 
 
 def _nearest_ordering(
     structure: Structure, architecture: Architecture, classes: int
-) -> tuple[Ordering, list[Difference]]:
+) -> tuple[Ordering, list[Deviation]]:
     """The ordering with the fewest differing modules; of equals, the first in the paper's order."""
     candidates = [
         (ordering, structural_differences(structure, ordering, architecture, classes))
@@ -170,16 +171,14 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _copied(network: nn.Module) -> nn.Module:
-    """A copy in fp32 and evaluation mode on the processor, with its weights drawn anew."""
+    """A copy in fp32 and evaluation mode on the processor."""
     try:
         copy = deepcopy(network)
     except Exception as error:
         raise UserError(f"the network cannot be copied: {first_line(error)}.") from error
     if any(tensor.is_meta for tensor in copy.parameters()):
         copy.to_empty(device="cpu")
-    copy = copy.to("cpu", torch.float32).eval().requires_grad_(True)
-    redraw(copy)
-    return copy
+    return copy.to("cpu", torch.float32).eval()
 
 
 def _traced(network: nn.Module, input: Sequence[int] | None) -> tuple[Trace, Shape]:
@@ -222,8 +221,13 @@ def _checked(input: Sequence[int]) -> Shape:
 
 
 def _run(network: nn.Module, shape: Shape) -> tuple[Trace, Shape]:
+    """The trace on a random image, with the weights drawn anew."""
     by = "×".join(map(str, shape))
     try:
+        if any(is_lazy(parameter) for parameter in network.parameters()):
+            with torch.no_grad():
+                network(torch.randn(1, *shape))
+        redraw(network.requires_grad_(True))
         with suppress(Exception):  # of training mode alone, which `_randomness` reports
             take_statistics(network, torch.randn(2, *shape))
         traced = trace(network.eval(), torch.randn(1, *shape))
@@ -262,34 +266,34 @@ def _compared(
 # --- what else differs ----------------------------------------------------------------------------
 
 
-def _shared_weights(structure: Structure) -> list[Difference]:
+def _shared_weights(structure: Structure) -> list[Deviation]:
     names = [lane.names.get("weight", "") for s in weighted_steps(structure) for lane in s.lanes]
     shared = [name for name, count in Counter(filter(None, names)).items() if count > 1]
     text = "layers share their weights"
     return gathered((text, name.rpartition(".")[0]) for name in shared)
 
 
-def _other_depth(claimed: int | None, architecture: Architecture) -> list[Difference]:
+def _other_depth(claimed: int | None, architecture: Architecture) -> list[Deviation]:
     """A network called ResNet-110 with another number of layers, such as 54 bottlenecks."""
     if claimed in (None, architecture.depth):
         return []
     each = len(KERNELS[architecture.unit])
     units = sum(stage.units for stage in architecture.stages)
     return [
-        Difference(
+        Deviation(
             f"its name says {claimed} layers; it has {architecture.depth}: {units} units of "
             f"{each} convolutions, the stem and the linear layer"
         )
     ]
 
 
-def _randomness(network: nn.Module, shape: Shape) -> list[Difference]:
+def _randomness(network: nn.Module, shape: Shape) -> list[Deviation]:
     """Dropout, stochastic depth and the like, which only training shows."""
     copy = deepcopy(network).train()
     try:
         modules = random_operations(copy, torch.randn(2, *shape))
     except Exception as error:
-        return [Difference(f"it cannot be run in training mode: {first_line(error)}")]
+        return [Deviation(f"it cannot be run in training mode: {first_line(error)}")]
     return gathered(("random numbers in training, such as dropout", name) for name in modules)
 
 

@@ -82,6 +82,8 @@ def _foreign(target: str) -> Iterator[None]:
 def _imported(source: str) -> ModuleType:
     if source.endswith(".py") or "/" in source:
         return _imported_file(Path(source))
+    if source.startswith("."):
+        raise UserError(f"{quoted(source)} is a relative import; name the module in full.")
     with _first_on_path(Path.cwd()):
         try:
             return importlib.import_module(source)
@@ -136,9 +138,9 @@ def _attribute(module: ModuleType, dotted: str, source: str) -> Any:
 
 
 def _arguments(text: str | None, module: ModuleType) -> dict[str, Any]:
-    """`depth=110,widths=[16, 32]` → the values; commas within brackets belong to the value."""
+    """`depth=110,widths=[16, 32]` → the values; a comma in brackets or quotes is the value's."""
     arguments = {}
-    for part in _split_outside_brackets(text or ""):
+    for part in _split_at_commas(text or ""):
         key, equals, value = (word.strip() for word in part.partition("="))
         if not equals or not key.isidentifier():
             raise UserError(f"--kwargs: {quoted(part)} is not of the form KEY=VALUE.")
@@ -148,22 +150,23 @@ def _arguments(text: str | None, module: ModuleType) -> dict[str, Any]:
         try:
             arguments[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise UserError(
-                f"--kwargs: the value of {key}, {quoted(value)}, is not YAML."
-            ) from error
+            raise UserError(f"--kwargs: {key}={value} is not a value of YAML.") from error
     return arguments
 
 
-def _split_outside_brackets(text: str) -> Iterator[str]:
-    depth, part = 0, ""
+def _split_at_commas(text: str) -> Iterator[str]:
+    """The parts of `KEY=VALUE,…`; a comma within brackets or quotes does not end one."""
+    depth, quote, part = 0, "", ""
     for character in text:
-        depth += (character in "[{(") - (character in "]})")
-        if character == "," and depth == 0:
+        if character in "'\"" and quote in ("", character):
+            quote = "" if quote else character
+        depth += 0 if quote else (character in "[{(") - (character in "]})")
+        if character == "," and not depth and not quote:
             yield part
             part = ""
         else:
             part += character
-    if part.strip() or text:
+    if text:
         yield part
 
 
