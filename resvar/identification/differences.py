@@ -159,7 +159,7 @@ def _signal(junction: Junction) -> str:
 
 
 def pools_early(structure: Structure) -> bool:
-    """Whether the stem's max pooling comes before a BN that resvar has before the pooling."""
+    """Whether the stem's max pooling comes before a BN; in resvar's networks it comes last."""
     ops = [step.op for step in (*structure.stem, *structure.units[0].branch)]
     first = ops.index("conv", 1) if "conv" in ops[1:] else len(ops)
     return "max" in ops[:first] and "bn" in ops[ops.index("max") : first]

@@ -36,6 +36,14 @@ EPS, MOMENTUM = 1e-5, 0.1
 COPIES = {"clone", "_to_copy", "alias", "detach", "lift_fresh", "contiguous", "expand"}
 """Operators that change no value, wherever the shape stays."""
 
+CONSTANT = {
+    "add": "addition of a constant",
+    "sub": "addition of a constant",
+    "mul": "multiplication by a constant",
+    "div": "multiplication by a constant",
+}
+"""What these are where only one operand depends on the image."""
+
 RANDOM = {"native_dropout", "bernoulli", "rand", "rand_like", "randn", "randn_like", "uniform",
           "normal", "geometric", "exponential", "multinomial", "_fused_dropout"}  # fmt: skip
 
@@ -243,10 +251,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif name in LINEAR and len(operation.inputs) == 1:
             operation.kind = "linear"
             given = _linear_tensors(name, given)
+        elif name in CONSTANT and len(operation.inputs) == 1:
+            operation.kind = CONSTANT[name]
         elif name == "add":
-            weighted = given.get("alpha", 1) != 1
-            if len(operation.inputs) == 1 or weighted:
-                operation.kind = "weighted addition" if weighted else "addition of a constant"
+            if given.get("alpha", 1) != 1:
+                operation.kind = "weighted addition"
         elif name == "relu" or _clamps_below_zero(name, given):
             operation.kind = "relu"
         else:

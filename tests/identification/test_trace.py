@@ -87,8 +87,11 @@ def test_the_value_is_that_of_the_moment():
     traced = trace(Written(forward), image.clone())
     values = [image, image * 1.5, image * 1.5 + 1, (image * 1.5 + 1) * 2]
     assert [operation.kind for operation in traced.operations] == [
-        "image", "mul", "addition of a constant", "mul",
-    ]  # fmt: skip
+        "image",
+        "multiplication by a constant",
+        "addition of a constant",
+        "multiplication by a constant",
+    ]
     for operation, value in zip(traced.operations, values, strict=True):
         torch.testing.assert_close(operation.value, value)
 
