@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from resvar.errors import UserError
 from resvar.identification.trace import logits_of, random_operations, trace
 
 
@@ -168,5 +169,5 @@ def test_logits_are_found_in_what_a_classifier_returns():
     assert logits_of((torch.zeros(1), torch.ones(1))) == 0
     assert logits_of({"out": torch.ones(1), "aux": None}) == 1
     assert logits_of(Output()) == 1
-    with pytest.raises(ValueError, match="NoneType"):
+    with pytest.raises(UserError, match="NoneType"):
         logits_of(None)
