@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resvar.api import Run as Run
-    from resvar.api import identify as identify
     from resvar.api import load_run as load_run
     from resvar.api import load_runs as load_runs
     from resvar.api import report as report
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from resvar.errors import Stopped as Stopped
     from resvar.errors import UserError as UserError
     from resvar.export.safetensors_file import load_model as load_model
+    from resvar.identification.identify import identify as identify
     from resvar.models.names import named as named
     from resvar.models.network import build_model as build_model
     from resvar.models.ordering import Ordering as Ordering
@@ -43,7 +43,7 @@ _HOMES = {
     "Stopped": "resvar.errors",
     "UserError": "resvar.errors",
     "build_model": "resvar.models.network",
-    "identify": "resvar.api",
+    "identify": "resvar.identification.identify",
     "load_model": "resvar.export.safetensors_file",
     "load_run": "resvar.api",
     "load_runs": "resvar.api",

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     import pandas
     from torch import nn
 
-    from resvar.identification.answer import Identification
     from resvar.reports.html import Section
     from resvar.reports.records import Record
 
@@ -295,27 +294,6 @@ def report(
     where = [Path(folder) for folder in folders or ("runs",)]
     file, pictures = (None if path is None else Path(path) for path in (out, figures))
     write_report(where, format, file, pictures, probe_sections, full, what)
-
-
-def identify(network: nn.Module, input: Sequence[int] | None = None) -> Identification:
-    """Say which residual network a module is, and what differs; see `resvar identify`.
-
-    Args:
-        network: a classifier, from images [N, C, H, W] to logits [N, classes]. It is copied, and
-            the copy is run; the network itself is left as it is.
-        input: channels, height and width of an image; default: 3×32×32, or 3×224×224 for a stem
-            with a stride.
-
-    Returns:
-        `known`, `published`, `ordering`, `architecture`, `differences`, `notes` and `comparison`;
-        printing it gives the verdict.
-
-    Raises:
-        UserError: it cannot be run on such images, or is not a residual network.
-    """
-    from resvar.identification.identify import identify as identify_network
-
-    return identify_network(network, input)
 
 
 # --- shared with the commands ---------------------------------------------------------------------

@@ -9,17 +9,17 @@ from typing import Any
 from resvar.console import listed
 from resvar.identification.differences import Deviation
 from resvar.identification.structure import Step, Structure
-from resvar.identification.twin import Comparison
+from resvar.identification.twin import FunctionDistance
 from resvar.models.architecture import Architecture
 from resvar.models.names import title
 from resvar.models.ordering import Ordering
 
 Shape = tuple[int, int, int]
 
-SHOWN = 4
+MODULES_SHOWN = 4
 """Modules of a difference; the others are counted."""
 
-MOST = 12
+DIFFERENCES_SHOWN = 12
 """Differences; the others are counted."""
 
 
@@ -49,7 +49,7 @@ class Identification:
     nearest: Architecture
     differences: tuple[Deviation, ...]
     notes: tuple[str, ...]
-    comparison: Comparison | None
+    comparison: FunctionDistance | None
     structure: Structure
     input: Shape
     num_classes: int
@@ -75,9 +75,9 @@ def verdict_lines(found: Identification, subject: str) -> Iterator[str]:
         yield f"{subject} is {name}, {how}."
     else:
         yield f"{subject} is not a network of the papers; nearest: {name}."
-        yield from (f"differs: {_sentence(each)}" for each in found.differences[:MOST])
-        if len(found.differences) > MOST:
-            yield f"differs: in {len(found.differences) - MOST} more respects (see --format json)."
+        yield from (f"differs: {_sentence(each)}" for each in found.differences[:DIFFERENCES_SHOWN])
+        if (more := len(found.differences) - DIFFERENCES_SHOWN) > 0:
+            yield f"differs: in {more} more respects (see --format json)."
     yield from (f"note: {note}." for note in found.notes)
     if found.known or found.comparison is not None:
         yield _comparison_sentence(found.comparison, found.ordering.name)
@@ -145,11 +145,11 @@ def _sentence(difference: Deviation) -> str:
 
 def shortlist(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{', '.join(names[:SHOWN])}{more}"
+    more = f" and {len(names) - MODULES_SHOWN} more" if len(names) > MODULES_SHOWN else ""
+    return f"{', '.join(names[:MODULES_SHOWN])}{more}"
 
 
-def _comparison_sentence(comparison: Comparison | None, ordering: str) -> str:
+def _comparison_sentence(comparison: FunctionDistance | None, ordering: str) -> str:
     if comparison is None:
         return "note: its outputs could not be compared with those of resvar's network."
     compared = ["logits", "gradients"]

@@ -29,9 +29,9 @@ from resvar.identification.reading import architecture_of, nearest_architecture,
 from resvar.identification.structure import Structure, structure_of
 from resvar.identification.trace import Trace, random_operations, trace
 from resvar.identification.twin import (
-    SEED,
-    Comparison,
-    compare,
+    WEIGHT_SEED,
+    FunctionDistance,
+    compare_functions,
     redraw,
     take_statistics,
     weighted_steps,
@@ -50,7 +50,7 @@ PUBLISHED_GROUPS = {
 }
 """Depth, cardinality and base width of the ResNeXts of arXiv:1611.05431 and torchvision."""
 
-IMAGES = 4
+COMPARED_IMAGES = 4
 """For a comparison."""
 
 SMALLER = 64
@@ -162,7 +162,7 @@ def _undisturbed() -> Iterator[None]:
     """Leave torch's generator alone, and run what a network compiles as it is written."""
     stance = getattr(torch.compiler, "set_stance", None)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(SEED)
+        torch.manual_seed(WEIGHT_SEED)
         if stance is None:
             yield
         else:
@@ -251,13 +251,13 @@ def _failure(error: Exception) -> str:
 
 def _compared(
     network: nn.Module, structure: Structure, ours: nn.Module, shape: Shape, training: bool
-) -> Comparison | None:
+) -> FunctionDistance | None:
     """The comparison, on smaller images where the network takes them."""
     sides = [min(SMALLER, shape[1]), min(SMALLER, shape[2])]
     for size in dict.fromkeys([tuple(sides), shape[1:]]):
         try:
-            images = torch.randn(IMAGES, shape[0], *size)
-            return compare(network, structure, ours, images, training)
+            images = torch.randn(COMPARED_IMAGES, shape[0], *size)
+            return compare_functions(network, structure, ours, images, training)
         except (RuntimeError, KeyError):
             continue
     return None

@@ -17,12 +17,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from resvar.identification.structure import Step, Structure
 from resvar.identification.trace import logits_of
 
-SEED = 20160316
+WEIGHT_SEED = 20160316
 """Of the weights and images of a comparison: the day of arXiv:1603.05027."""
 
 
 @dataclass(frozen=True)
-class Comparison:
+class FunctionDistance:
     """The largest differences between the two networks, relative to the largest value.
 
     Attributes:
@@ -50,7 +50,7 @@ class Comparison:
 
 def redraw(network: nn.Module) -> None:
     """Draw all weights of a network anew: He normal by fan-in, positive scales, shifts near 0."""
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator().manual_seed(WEIGHT_SEED)
 
     def normal(tensor: Tensor, scale: float) -> Tensor:
         drawn = torch.randn(tensor.shape, generator=generator) * scale
@@ -71,9 +71,9 @@ def redraw(network: nn.Module) -> None:
                 buffer.copy_(1 + normal(buffer, 0.1).abs())
 
 
-def compare(
+def compare_functions(
     theirs: nn.Module, structure: Structure, ours: nn.Module, images: Tensor, training: bool
-) -> Comparison | None:
+) -> FunctionDistance | None:
     """Compare two networks of the same structure; None if their layers do not correspond.
 
     Args:
@@ -92,7 +92,7 @@ def compare(
 
 def _compared(
     theirs: nn.Module, structure: Structure, ours: nn.Module, images: Tensor, training: bool
-) -> Comparison | None:
+) -> FunctionDistance | None:
     theirs, ours = (deepcopy(network).to(images.dtype) for network in (theirs, ours))
     layers = [m for m in ours.modules() if isinstance(m, nn.Conv2d | nn.Linear | _BatchNorm)]
     steps = list(weighted_steps(structure))
@@ -124,7 +124,7 @@ def _compared(
         for key, weights in layer.named_parameters()
         if weights.grad is not None
     ]
-    return Comparison(
+    return FunctionDistance(
         logits=_distance(*logits),
         gradients=max(gradients),
         training_logits=_distance(*trained) if trained else None,
