@@ -79,7 +79,7 @@ def verdict_lines(found: Identification, subject: str) -> Iterator[str]:
         if (more := len(found.differences) - DIFFERENCES_SHOWN) > 0:
             yield f"differs: in {more} more respects (see --format json)."
     yield from (f"note: {note}." for note in found.notes)
-    if found.known or found.comparison is not None:
+    if found.known if found.comparison is None else found.comparison.equal:
         yield _comparison_sentence(found.comparison, found.ordering.name)
 
 
@@ -152,13 +152,10 @@ def shortlist(names: Sequence[str]) -> str:
 def _comparison_sentence(comparison: FunctionDistance | None, ordering: str) -> str:
     if comparison is None:
         return "note: its outputs could not be compared with those of resvar's network."
-    compared = ["logits", "gradients"]
-    compared += ["logits in training mode"] * (comparison.training_logits is not None)
-    largest = comparison.largest
-    equal = f"to {largest:.0e}" if largest else "to the last bit"
+    equal = f"to {comparison.largest:.0e}" if comparison.largest else "to the last bit"
     return (
-        f"With its weights, resvar's {ordering} gives the same {listed(compared)}: equal {equal} "
-        f"({comparison.precision})."
+        f"With its weights, resvar's {ordering} gives the same {listed(list(comparison.values))}: "
+        f"equal {equal} ({comparison.precision})."
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from resvar.identification.reading import (
     changes_shape,
@@ -174,6 +175,9 @@ def _compare_stem(found: Sequence[Step], expected: UnitLayers) -> Found:
         yield f"the stem has {len(convs)} convolutions instead of one", _place(convs)
     else:
         yield from _compare_conv(convs[0], expected[0])
+    if early := list(takewhile(lambda step: step.op != "conv", found)):
+        text = changed([step.op for step in early], (), "before the stem's convolution")
+        yield text, early[0].place
     pools, pooled = [any(part.op == "max" for part in path) for path in (found, expected)]
     if pools != pooled and not any(step.op.startswith("max_pool") for step in found):
         yield ("max pooling" if pools else "no max pooling") + " in the stem", ""
@@ -245,12 +249,10 @@ def _compare_head(structure: Structure, expected: Sequence[Layer]) -> Found:
     for index in classifiers[:1]:
         if "bias" not in structure.head[index].lanes[0].tensors:
             yield "the linear layer has no bias", structure.head[index].place
-    rest = [op for i, op in enumerate(found) if i > pooled and i not in classifiers]
+    rest = [step for step in structure.head[pooled + 1 :] if step.op not in linear]
     if rest:
-        yield (
-            f"{words(rest)} besides the linear layer in the head",
-            _place([step for step in structure.head if step.op in rest]),
-        )
+        text = f"{words([step.op for step in rest])} besides the linear layer in the head"
+        yield text, rest[0].place
 
 
 # --- layers ---------------------------------------------------------------------------------------

@@ -25,7 +25,12 @@ from resvar.identification.differences import (
     pools_early,
     structural_differences,
 )
-from resvar.identification.reading import architecture_of, nearest_architecture, ordering_of
+from resvar.identification.reading import (
+    architecture_of,
+    gaps,
+    nearest_architecture,
+    ordering_of,
+)
 from resvar.identification.structure import Structure, structure_of
 from resvar.identification.trace import Trace, random_operations, trace
 from resvar.identification.twin import (
@@ -49,6 +54,13 @@ PUBLISHED_GROUPS = {
     (101, 32, 8),
 }
 """Depth, cardinality and base width of the ResNeXts of arXiv:1611.05431 and torchvision."""
+
+REASONS = {
+    "logits": "it computes something else as well",
+    "gradients": "some of the signal is detached",
+    "logits in training mode": "training differs, such as by frozen statistics of BN",
+}
+"""Why two networks of the same layers may compute different things."""
 
 COMPARED_IMAGES = 4
 """For a comparison."""
@@ -104,12 +116,9 @@ def identify(
             training = not (early or random)
             comparison = _compared(copy, structure, ours, shape, training)
         if comparison is not None and not comparison.equal:
-            differences.append(
-                Deviation("the same layers, but other outputs: it computes something else as well")
-            )
+            what = comparison.differing[0]
+            differences.append(Deviation(f"the same layers, but other {what}: {REASONS[what]}"))
         notes = list(_notes(copy, traced, architecture, early))
-        if not layers and comparison is None:
-            notes.append("it could not be run with the same weights as resvar's own network")
         if own and not structural_differences(structure, own, architecture, classes):
             lists = (f"{place}: [{', '.join(getattr(own, place))}]" for place in PLACES)
             notes.append(f"a variant file describes its ordering: {', '.join(lists)}")
@@ -133,12 +142,19 @@ def identify(
 def _nearest_ordering(
     structure: Structure, architecture: Architecture, classes: int
 ) -> tuple[Ordering, list[Deviation]]:
-    """The ordering with the fewest differing modules; of equals, the first in the paper's order."""
+    """The ordering with the fewest differing modules; of equals, one whose units begin alike."""
+    begins = [bool(gaps(unit.branch)[0]) for unit in structure.units[1:] if not unit.shortcut]
+
+    def distance(pair: tuple[Ordering, list[Deviation]]) -> tuple[int, int]:
+        ordering, differences = pair
+        modules = sum(max(1, len(difference.modules)) for difference in differences)
+        return modules, begins.count(not ordering.lead)
+
     candidates = [
         (ordering, structural_differences(structure, ordering, architecture, classes))
         for ordering in map(find_ordering, known_variants())
     ]
-    return min(candidates, key=lambda pair: sum(max(1, len(d.modules)) for d in pair[1]))
+    return min(candidates, key=distance)
 
 
 # --- running it -----------------------------------------------------------------------------------

@@ -37,15 +37,28 @@ class FunctionDistance:
     precision: str
 
     @property
+    def values(self) -> dict[str, float]:
+        """What was compared, each with its largest difference."""
+        values = {"logits": self.logits, "gradients": self.gradients}
+        if self.training_logits is not None:
+            values["logits in training mode"] = self.training_logits
+        return values
+
+    @property
     def largest(self) -> float:
-        """The largest of the differences; NaN if one is."""
-        found = [self.logits, self.gradients, self.training_logits or 0.0]
-        return max(found) if all(value == value for value in found) else float("nan")
+        """The largest of the differences."""
+        return max(self.values.values())
+
+    @property
+    def differing(self) -> list[str]:
+        """What differs by more than rounding."""
+        bound = 1e-8 if self.precision == "float64" else 1e-3
+        return [what for what, value in self.values.items() if not value <= bound]  # also NaN
 
     @property
     def equal(self) -> bool:
         """Whether the differences are those of rounding."""
-        return self.largest <= (1e-8 if self.precision == "float64" else 1e-3)
+        return not self.differing
 
 
 def redraw(network: nn.Module) -> None:
