@@ -55,7 +55,7 @@ PUBLISHED_GROUPS = {
 }
 """Depth, cardinality and base width of the ResNeXts of arXiv:1611.05431 and torchvision."""
 
-REASONS = {
+WHY_OTHERWISE = {
     "logits": "it computes something else as well",
     "gradients": "some of the signal is detached",
     "logits in training mode": "training differs, such as by frozen statistics of BN",
@@ -117,7 +117,9 @@ def identify(
             comparison = _compared(copy, structure, ours, shape, training)
         if comparison is not None and not comparison.equal:
             what = comparison.differing[0]
-            differences.append(Deviation(f"the same layers, but other {what}: {REASONS[what]}"))
+            differences.append(
+                Deviation(f"the same layers, but other {what}: {WHY_OTHERWISE[what]}")
+            )
         notes = list(_notes(copy, traced, architecture, early))
         if own and not structural_differences(structure, own, architecture, classes):
             lists = (f"{place}: [{', '.join(getattr(own, place))}]" for place in PLACES)

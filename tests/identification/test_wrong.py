@@ -161,7 +161,9 @@ WRONG: dict[Callable[[], nn.Module], Answer] = {
         "ResNet-20",
         ("random numbers in training, such as dropout", _each(UNITS[6:], ".drop")),
     ),
-    wrong.scaled_branch: answer("original", "ResNet-20", ("an extra product", ["layer1.1"])),
+    wrong.scaled_branch: answer(
+        "original", "ResNet-20", ("an extra multiplication by a constant", ["layer1.1"])
+    ),
     wrong.scaled_images: answer(
         "original", "ResNet-20", ("before the stem's convolution", ["before"])
     ),
