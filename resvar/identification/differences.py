@@ -384,9 +384,12 @@ def _shortcut(ops: Sequence[str]) -> str:
     if "conv" in ops:
         return "a projection shortcut"
     if list(ops) == ["pad"]:
-        return "a shortcut that pads with zero channels, half before and half after"
-    verb = ops[0].startswith(("pads ", "repeats "))
-    return f"a shortcut that {ops[0]}" if verb else f"a shortcut of {words(ops)}"
+        return (
+            "a shortcut that takes every second pixel and pads with zero channels, half before and "
+            "half after"
+        )
+    does = ops[0].startswith(("takes ", "averages "))
+    return f"a shortcut that {ops[0]}" if does else f"a shortcut of {words(ops)}"
 
 
 def _place(steps: Sequence[Step]) -> str:

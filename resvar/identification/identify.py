@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from resvar.console import listed
 from resvar.errors import UserError, first_line
 from resvar.identification.answer import Identification, Shape
 from resvar.identification.differences import (
@@ -98,8 +99,7 @@ def identify(
             )
         architecture = architecture_of(structure)
         classes = int(traced.operations[traced.output].value.shape[1])
-        ordering, layers = _nearest_ordering(structure, architecture, classes)
-        own = ordering_of(structure) if layers else None
+        (ordering, *same), layers = _nearest_orderings(structure, architecture, classes)
         layers += _shared_weights(structure)
         nearest = nearest_architecture(architecture)
         random = _randomness(copy, shape)
@@ -109,7 +109,7 @@ def identify(
             *_other_depth(claimed_depth, architecture),
             *random,
         ]
-        early = pools_early(structure) and ordering.lead[:1] == ("bn",)
+        early = pools_early(structure)
         comparison = None
         if not layers:
             ours = ResidualNetwork(ordering, architecture, classes)
@@ -120,10 +120,10 @@ def identify(
             differences.append(
                 Deviation(f"the same layers, but other {what}: {WHY_OTHERWISE[what]}")
             )
-        notes = list(_notes(copy, traced, architecture, early))
-        if own and not structural_differences(structure, own, architecture, classes):
-            lists = (f"{place}: [{', '.join(getattr(own, place))}]" for place in PLACES)
-            notes.append(f"a variant file describes its ordering: {', '.join(lists)}")
+        notes = [
+            *_notes(copy, traced, architecture, early),
+            *_notes_on_orderings(structure, architecture, classes, same, layers),
+        ]
     known = not differences
     return Identification(
         known=known,
@@ -141,22 +141,26 @@ def identify(
     )
 
 
-def _nearest_ordering(
+def _nearest_orderings(
     structure: Structure, architecture: Architecture, classes: int
-) -> tuple[Ordering, list[Deviation]]:
-    """The ordering with the fewest differing modules; of equals, one whose units begin alike."""
+) -> tuple[list[Ordering], list[Deviation]]:
+    """The orderings with the fewest differing modules, best first, and the differences of the best.
+
+    Of equals, one whose units begin alike comes first, then the first of the paper.
+    """
     begins = [bool(gaps(unit.branch)[0]) for unit in structure.units[1:] if not unit.shortcut]
-
-    def distance(pair: tuple[Ordering, list[Deviation]]) -> tuple[int, int]:
-        ordering, differences = pair
-        modules = sum(max(1, len(difference.modules)) for difference in differences)
-        return modules, begins.count(not ordering.lead)
-
-    candidates = [
-        (ordering, structural_differences(structure, ordering, architecture, classes))
+    differences = {
+        ordering: structural_differences(structure, ordering, architecture, classes)
         for ordering in map(find_ordering, known_variants())
-    ]
-    return min(candidates, key=distance)
+    }
+
+    def modules(ordering: Ordering) -> int:
+        return sum(max(1, len(difference.modules)) for difference in differences[ordering])
+
+    least = min(map(modules, differences))
+    nearest = [ordering for ordering in differences if modules(ordering) == least]
+    nearest.sort(key=lambda ordering: begins.count(not ordering.lead))
+    return nearest, differences[nearest[0]]
 
 
 # --- running it -----------------------------------------------------------------------------------
@@ -341,3 +345,20 @@ def _notes(
     if modules:
         more = f" and {len(modules) - 3} more" if len(modules) > 3 else ""
         yield f"the signal never meets the parameters of {', '.join(modules[:3])}{more}"
+
+
+def _notes_on_orderings(
+    structure: Structure,
+    architecture: Architecture,
+    classes: int,
+    same: Sequence[Ordering],
+    layers: Sequence[Deviation],
+) -> Iterator[str]:
+    """Other orderings that are the same network, and its own ordering if that has no name."""
+    if same and not layers:
+        names = listed([ordering.name for ordering in same])
+        yield f"none of its shortcuts is an identity, which makes it the same network in {names}"
+    own = ordering_of(structure) if layers else None
+    if own and not structural_differences(structure, own, architecture, classes):
+        lists = (f"{place}: [{', '.join(getattr(own, place))}]" for place in PLACES)
+        yield f"a variant file describes its ordering: {', '.join(lists)}"

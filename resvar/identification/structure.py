@@ -151,7 +151,9 @@ class _Graph:
         for number, (branch, shortcut, addition) in enumerate(units):
             before = between[number - 1] if number else ()
             own = additions.count(addition.module) == 1
-            name = addition.module if own and addition.module else _shared_name(branch)
+            name = (
+                addition.module if own and addition.module else _shared_name([*branch, *shortcut])
+            )
             name = name or f"unit {number + 1}"
             found.append(UnitFound(before, tuple(branch), tuple(shortcut), name))
         return Structure(stem, tuple(found), between[-1] if between else ())
@@ -235,9 +237,9 @@ class _Graph:
         return index == start
 
 
-def _shared_name(branch: Sequence[Step]) -> str:
-    """The innermost module that contains all convolutions of a branch."""
-    names = [step.place.split(".")[:-1] for step in branch if step.op == "conv"]
+def _shared_name(unit: Sequence[Step]) -> str:
+    """The innermost module that contains all layers with weights of a unit."""
+    names = [lane.place.split(".")[:-1] for step in unit for lane in step.lanes if lane.names]
     shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*names, strict=False))
     return ".".join(parts[0] for parts in shared)
 
@@ -328,28 +330,21 @@ def _meaning(kinds: Sequence[str], before: Tensor, after: Tensor) -> str | None:
 
 def _padding(before: Tensor, after: Tensor) -> str | None:
     """How a shortcut without weights makes more channels of fewer pixels."""
-    width, out = before.shape[1], after.shape[1]
+    width, extra = before.shape[1], after.shape[1] - before.shape[1]
     stride = before.shape[2] // after.shape[2]
-    sampled = {"": before[:, :, ::stride, ::stride]}
-    if stride > 1:
-        sampled[" of averages over the pixels that the stride skips"] = F.avg_pool2d(before, stride)
-        sampled[" of maxima over the pixels that the stride skips"] = F.max_pool2d(before, stride)
-    exact = Padding(width, out, stride)
-    if _same(after, exact(before)):
+    if _same(after, Padding(width, after.shape[1], stride)(before)):
         return "pad"
+    sampled = {"takes every second pixel": before[:, :, ::stride, ::stride]}
+    if stride > 1:
+        sampled["averages pixels"] = F.avg_pool2d(before, stride)
+        sampled["takes the largest of the pixels"] = F.max_pool2d(before, stride)
+    padded = {"half before and half after": extra // 2, "all after": 0, "all before": extra}
     for how, pixels in sampled.items():
-        if pixels.shape[2:] != after.shape[2:]:
-            continue
-        extra = out - width
-        for words, first in (
-            ("half before and half after", extra // 2),
-            ("all after", 0),
-            ("all before", extra),
-        ):
+        for where, first in padded.items():
             if _same(after, F.pad(pixels, (0, 0, 0, 0, first, extra - first))):
-                return f"pads with zero channels{how}, {words}"
-        if extra % width == 0 and _same(after, torch.cat([pixels] * (out // width), 1)):
-            return f"repeats the channels{how}"
+                return f"{how} and pads with zero channels, {where}"
+        if extra % width == 0 and _same(after, torch.cat([pixels] * (1 + extra // width), 1)):
+            return f"{how} and repeats the channels"
     return None
 
 

@@ -148,6 +148,15 @@ def test_an_ordering_without_a_name_is_described():
     assert "lead: [relu, bn], between: [bn, relu], trail: [], after_add: []" in found.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("variant", "other"), [("full-preact", "bn-after-add"), ("original", "relu-only-preact")]
+)
+def test_without_an_identity_shortcut_two_orderings_are_one_network(variant, other):
+    found = identify(resvar.build_model(variant, 11))
+    assert found.known
+    assert {found.ordering.name, *found.notes[0].split()} >= {variant, other}
+
+
 def test_a_claimed_depth_is_held_against_the_layers():
     network = resvar.build_model("original", 29)
     assert identify(network, claimed_depth=29).known

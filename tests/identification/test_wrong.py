@@ -98,13 +98,13 @@ WRONG: dict[Callable[[], nn.Module], Answer] = {
     wrong.zeros_all_after: answer(
         "original",
         "ResNet-20",
-        ("pads with zero channels, all after instead of", FIRSTS[1:]),
+        ("takes every second pixel and pads with zero channels, all after instead of", FIRSTS[1:]),
     ),
     wrong.averaging_shortcuts: answer(
         "original",
         "ResNet-20",
         (
-            "pads with zero channels of averages over the pixels that the stride skips",
+            "averages pixels and pads with zero channels, half before and half after instead of",
             FIRSTS[1:],
         ),
     ),
