@@ -44,7 +44,14 @@ from resvar.identification.twin import (
 )
 from resvar.models.architecture import IMAGENET, KERNELS, PUBLISHED_CIFAR, Architecture
 from resvar.models.network import ResidualNetwork
-from resvar.models.ordering import PAPER_ORDER, PLACES, Ordering, find_ordering, known_variants
+from resvar.models.ordering import (
+    ALIASES,
+    PAPER_ORDER,
+    PLACES,
+    Ordering,
+    find_ordering,
+    known_variants,
+)
 
 PUBLISHED_GROUPS = {
     (29, 8, 64),
@@ -146,7 +153,7 @@ def _nearest_orderings(
 ) -> tuple[list[Ordering], list[Deviation]]:
     """The orderings with the fewest differing modules, best first, and the differences of the best.
 
-    Of equals, one whose units begin alike comes first, then the first of the paper.
+    Of equals, one whose units begin alike comes first, then V1 and V2.
     """
     begins = [bool(gaps(unit.branch)[0]) for unit in structure.units[1:] if not unit.shortcut]
     differences = {
@@ -159,7 +166,7 @@ def _nearest_orderings(
 
     least = min(map(modules, differences))
     nearest = [ordering for ordering in differences if modules(ordering) == least]
-    nearest.sort(key=lambda ordering: begins.count(not ordering.lead))
+    nearest.sort(key=lambda o: (begins.count(not o.lead), o.name not in ALIASES.values()))
     return nearest, differences[nearest[0]]
 
 
