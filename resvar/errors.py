@@ -70,6 +70,12 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(". ")
 
 
+def kind_and_text(error: Exception) -> str:
+    """`ValueError: the first line of its text`, or the kind alone where there is no text."""
+    kind, text = type(error).__name__, first_line(error)
+    return kind if text == kind else f"{kind}: {text}"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of Python or torch means that memory, of the host or a GPU, is too small."""
     text = str(error).lower()

@@ -12,7 +12,7 @@ from resvar.console import deliver, deliver_drawn, log, output_format
 from resvar.errors import UserError, quoted
 from resvar.identification.answer import as_dict
 from resvar.identification.identify import identify
-from resvar.identification.load import load_network
+from resvar.identification.load import contained, load_network
 from resvar.identification.render import print_identification
 
 
@@ -34,7 +34,9 @@ def identify_target(
     subject = f"{target}({kwargs})" if kwargs else target
     log(f"Running the code of {target}")
     network = load_network(target, kwargs)
-    found = identify(network, shape, _claimed_depth(target.rpartition(":")[2], kwargs or ""))
+    claimed = _claimed_depth(target.rpartition(":")[2], kwargs or "")
+    with contained(target):
+        found = identify(network, shape, claimed)
     if format == "json":
         deliver(json.dumps(as_dict(found, subject), indent=2, ensure_ascii=False) + "\n", out)
     else:

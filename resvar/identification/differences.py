@@ -40,6 +40,7 @@ WORDS = {
     "silu": "SiLU",
     "gelu": "GELU",
     "elu": "ELU",
+    "_prelu_kernel": "PReLU",
     "native_group_norm": "GroupNorm",
     "native_layer_norm": "LayerNorm",
     "_log_softmax": "log_softmax",

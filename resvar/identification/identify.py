@@ -6,6 +6,7 @@ print(resvar.identify(torchvision.models.resnet50()))
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from resvar.console import listed
-from resvar.errors import UserError, first_line
+from resvar.errors import UserError, first_line, kind_and_text
 from resvar.identification.answer import Identification, Shape
 from resvar.identification.differences import (
     Deviation,
@@ -33,7 +34,7 @@ from resvar.identification.reading import (
     ordering_of,
 )
 from resvar.identification.structure import Structure, structure_of
-from resvar.identification.trace import Trace, random_operations, trace
+from resvar.identification.trace import Trace, logits_of, random_operations, trace
 from resvar.identification.twin import (
     WEIGHT_SEED,
     FunctionDistance,
@@ -75,6 +76,10 @@ COMPARED_IMAGES = 4
 
 SMALLER = 64
 """Side length, in pixels, of the images with which large networks are compared."""
+
+
+RUNS = 4
+"""In training mode, to detect outputs that differ at random."""
 
 
 def identify(
@@ -188,9 +193,10 @@ def _unwrapped(network: nn.Module) -> nn.Module:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Leave torch's generator alone, and run what a network compiles as it is written."""
+    """Leave torch's generator alone, and run what a network compiles as it is written, silently."""
     stance = getattr(torch.compiler, "set_stance", None)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         torch.manual_seed(WEIGHT_SEED)
         if stance is None:
             yield
@@ -215,7 +221,7 @@ def _traced(network: nn.Module, input: Sequence[int] | None) -> tuple[Trace, Sha
     if input is not None:
         return _run(network, _checked(input))
     first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
-    channels = first.in_channels if first is not None else 3
+    channels = first.in_channels if first is not None and first.in_channels else 3
     failures = []
     for count in dict.fromkeys([channels, 3]):
         try:
@@ -256,7 +262,9 @@ def _run(network: nn.Module, shape: Shape) -> tuple[Trace, Shape]:
         if any(is_lazy(parameter) for parameter in network.parameters()):
             with torch.no_grad():
                 network(torch.randn(1, *shape))
-        redraw(network.requires_grad_(True))
+        for parameter in network.parameters():
+            parameter.requires_grad_(True)
+        redraw(network)
         with suppress(Exception):  # of training mode alone, which `_randomness` reports
             take_statistics(network, torch.randn(2, *shape))
         traced = trace(network.eval(), torch.randn(1, *shape))
@@ -264,18 +272,13 @@ def _run(network: nn.Module, shape: Shape) -> tuple[Trace, Shape]:
         raise
     except Exception as error:
         raise UserError(
-            f"the network cannot be run on an image of {by}: {_failure(error)}; "
+            f"the network cannot be run on an image of {by}: {kind_and_text(error)}; "
             "--input CxHxW chooses another shape."
         ) from error
     output = tuple(traced.operations[traced.output].value.shape)
     if len(output) < 2 or output[0] != 1 or output[2:] != (1,) * len(output[2:]):
         raise UserError(f"the network gives values of shape {output}, not logits [N, classes].")
     return traced, shape
-
-
-def _failure(error: Exception) -> str:
-    kind, text = type(error).__name__, first_line(error)
-    return kind if text == kind else f"{kind}: {text}"
 
 
 def _compared(
@@ -320,9 +323,14 @@ def _randomness(network: nn.Module, shape: Shape) -> list[Deviation]:
     """Dropout, stochastic depth and the like, which only training shows."""
     copy = deepcopy(network).train()
     try:
-        modules = random_operations(copy, torch.randn(2, *shape))
+        images = torch.randn(2, *shape)
+        modules = random_operations(copy, images)
+        with torch.no_grad():
+            first, *others = [logits_of(copy(images)) for _ in range(RUNS)]
     except Exception as error:
         return [Deviation(f"it cannot be run in training mode: {first_line(error)}")]
+    if not modules and any(not torch.equal(first, other) for other in others):
+        modules = [""]  # of Python or NumPy
     return gathered(("random numbers in training, such as dropout", name) for name in modules)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from torch import nn
 
-from resvar.errors import UserError, first_line, nearest, quoted
+from resvar.errors import UserError, first_line, kind_and_text, nearest, quoted
 
 FORM = "write MODULE:CALLABLE or FILE.py:CALLABLE, such as torchvision.models:resnet50"
 OWN_MODULE = "resvar_identified"
@@ -59,24 +59,35 @@ def load_network(target: str, kwargs: str | None = None) -> nn.Module:
 
 
 @contextlib.contextmanager
-def _foreign(target: str) -> Iterator[None]:
-    """Run other people's code: its output goes to stderr, and its failures are the user's."""
+def contained(target: str) -> Iterator[None]:
+    """Run other people's code: its output goes to stderr, and it cannot end the program."""
     words = sys.argv
     sys.argv = words[:1]
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
-    except (UserError, KeyboardInterrupt):
-        raise
     except SystemExit as error:
-        raise UserError(
-            f"{target} ended the program (exit code {error.code}) instead of giving a network."
-        ) from error
-    except Exception as error:
-        kind = type(error).__name__
-        raise UserError(f"{target} failed: {kind}: {first_line(error)}.") from error
+        code = 0 if error.code is None else error.code
+        how = (
+            f"with exit code {code}"
+            if isinstance(code, int)
+            else f"with the message {quoted(str(code))}"
+        )
+        raise UserError(f"{target} ended the program, {how}.") from error
     finally:
         sys.argv = words
+
+
+@contextlib.contextmanager
+def _foreign(target: str) -> Iterator[None]:
+    """`contained`, for code whose failures are the user's."""
+    try:
+        with contained(target):
+            yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{target} failed: {kind_and_text(error)}.") from error
 
 
 def _imported(source: str) -> ModuleType:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import groupby
+from math import ceil, prod
 from typing import TypeVar
 
 from resvar.errors import UserError
@@ -134,7 +135,9 @@ def changes_shape(unit: UnitFound) -> bool:
 
 def stride_of(unit: UnitFound) -> int:
     """Pixels of the input per pixel of the output, along a side."""
-    return int(unit.branch[0].before.shape[2] // unit.branch[-1].after.shape[2])
+    product = prod(stride(step) for step in unit.convs)
+    before, after = unit.branch[0].before.shape[2], unit.branch[-1].after.shape[2]
+    return product if product > 1 else ceil(before / after)
 
 
 def _stage(units: list[UnitFound], kind: UnitKind) -> Stage:

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
+from math import ceil
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resvar.identification.trace import Operation, Trace
+from resvar.identification.trace import CONSTANT, Operation, Trace
 from resvar.models.unit import Padding
 
 LAYERS = {"conv", "bn", "relu", "linear"}
@@ -28,6 +29,7 @@ OTHER_LAYERS = {
 """Operations that no network of ours has, but that are layers by themselves."""
 
 AVERAGES = {"mean", "_adaptive_avg_pool2d", "adaptive_avg_pool2d", "avg_pool2d", "sum"}
+SPELLINGS_OF_RELU = {"where", "mul", "gt", "ge", "div", "abs", "add", *CONSTANT.values()}
 TOLERANCE = 1e-5
 """Relative; values are fp32."""
 
@@ -290,7 +292,7 @@ def blocks(steps: Sequence[Step]) -> list[Step]:
             found[-1] = Step("", lanes, last.before, step.after)
         else:
             found.append(step)
-    named = [step if _is_layer(step) else _named(step) for step in found]
+    named = [part for step in found for part in ([step] if _is_layer(step) else _named(step))]
     return [step for step in named if step.op != "identity"]
 
 
@@ -298,10 +300,17 @@ def _is_layer(step: Step) -> bool:
     return step.op in LAYERS | OTHER_LAYERS or step.weighted
 
 
-def _named(block: Step) -> Step:
+def _named(block: Step) -> Iterator[Step]:
+    """A block by its meaning, or as the longest parts that have one, such as ReLU and mean."""
     kinds = tuple(lane.kind for lane in block.lanes)
-    op = _meaning(kinds, block.before, block.after) or " + ".join(dict.fromkeys(kinds))
-    return Step(op, block.lanes, block.before, block.after)
+    for end in range(len(kinds), 0, -1):
+        after = block.lanes[end - 1].value if end < len(kinds) else block.after
+        if op := _meaning(kinds[:end], block.before, after):
+            yield Step(op, block.lanes[:end], block.before, after)
+            if end < len(kinds):
+                yield from _named(Step("", block.lanes[end:], after, block.after))
+            return
+    yield Step(" + ".join(dict.fromkeys(kinds)), block.lanes, block.before, block.after)
 
 
 def _meaning(kinds: Sequence[str], before: Tensor, after: Tensor) -> str | None:
@@ -316,9 +325,7 @@ def _meaning(kinds: Sequence[str], before: Tensor, after: Tensor) -> str | None:
         if min(before.shape[2:]) > 1 and _same(after, before.amax((2, 3))):
             return "global maximum"
         if before.shape == after.shape and _same(after, before.clamp(min=0)):
-            return (
-                "relu" if set(kinds) <= {"where", "mul", "gt", "ge", "div", "abs", "add"} else None
-            )
+            return "relu" if set(kinds) <= SPELLINGS_OF_RELU else None
         if after.dim() == 4 and before.shape[1] < after.shape[1]:
             return _padding(before, after)
     elif _same(after, before):
@@ -331,7 +338,7 @@ def _meaning(kinds: Sequence[str], before: Tensor, after: Tensor) -> str | None:
 def _padding(before: Tensor, after: Tensor) -> str | None:
     """How a shortcut without weights makes more channels of fewer pixels."""
     width, extra = before.shape[1], after.shape[1] - before.shape[1]
-    stride = before.shape[2] // after.shape[2]
+    stride = ceil(before.shape[2] / after.shape[2])
     if _same(after, Padding(width, after.shape[1], stride)(before)):
         return "pad"
     sampled = {"takes every second pixel": before[:, :, ::stride, ::stride]}

@@ -97,8 +97,8 @@ class Trace:
 def trace(network: nn.Module, image: Tensor) -> Trace:
     """Run a network on images [N, C, H, W] and record what they meet.
 
-    The network should be in evaluation mode. Its output is a tensor, or something that holds one:
-    the field `logits`, or the first tensor of a tuple or mapping.
+    The network should be in evaluation mode. Its output is a tensor, or something that contains
+    one: the field `logits`, or the first [N, classes] of a tuple or mapping.
 
     Raises:
         UserError: the output holds no tensor, or does not depend on the image.
@@ -127,17 +127,13 @@ def logits_of(output: Any) -> Tensor:
     """
     if isinstance(output, Tensor):
         return output
-    logits = getattr(output, "logits", None)
+    named = output.get("logits") if isinstance(output, Mapping) else None
+    logits = getattr(output, "logits", named)
     if isinstance(logits, Tensor):
         return logits
-    values: Iterable[Any] = ()
-    if isinstance(output, Mapping):
-        values = output.values()
-    elif isinstance(output, list | tuple):
-        values = output
-    for value in values:
-        if isinstance(value, Tensor):
-            return value
+    tensors = [value for value in _flat(output) if isinstance(value, Tensor)]
+    if tensors:
+        return next((tensor for tensor in tensors if tensor.dim() == 2), tensors[0])
     raise UserError(f"the network returns {type(output).__name__}, not a tensor of logits.")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ class FunctionDistance:
     @property
     def differing(self) -> list[str]:
         """What differs by more than rounding."""
-        bound = 1e-8 if self.precision == "float64" else 1e-3
+        bound = 1e-6 if self.precision == "float64" else 1e-3
         return [what for what, value in self.values.items() if not value <= bound]  # also NaN
 
     @property
@@ -128,9 +129,8 @@ def _compared(
     weighting = torch.linspace(-1, 1, logits[0].numel(), dtype=images.dtype).reshape(
         logits[0].shape
     )
-    for found in logits:
-        torch.autograd.backward((found * weighting).sum())
-    slopes = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
+    torch.autograd.backward((logits[1] * weighting).sum())
+    slopes = _slopes((logits[0] * weighting).sum(), dict(theirs.named_parameters()))
     gradients = [
         _distance(_together(slopes, step, key).flatten(), weights.grad.flatten())
         for layer, step in zip(layers, steps, strict=True)
@@ -143,6 +143,17 @@ def _compared(
         training_logits=_distance(*trained) if trained else None,
         precision=str(images.dtype).removeprefix("torch."),
     )
+
+
+def _slopes(loss: Tensor, named: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The gradients; infinite where none arrives."""
+    found: Sequence[Tensor | None] = [None] * len(named)
+    if loss.requires_grad:
+        found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    return {
+        name: torch.full_like(weights, inf) if slope is None else slope
+        for (name, weights), slope in zip(named.items(), found, strict=True)
+    }
 
 
 def weighted_steps(structure: Structure) -> Iterator[Step]:
@@ -164,7 +175,14 @@ def _tensors(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _together(named: dict[str, Tensor], step: Step, key: str) -> Tensor:
     """A tensor of a step: that of its lane, or those of all lanes."""
     dimension = step.join if key == "weight" else 0
-    return torch.cat([named[lane.names[key]] for lane in step.lanes], dimension)
+    parts = [_as_read(named[lane.names[key]], lane.tensors[key]) for lane in step.lanes]
+    return torch.cat(parts, dimension)
+
+
+def _as_read(tensor: Tensor, read: Tensor) -> Tensor:
+    """A matrix [in, out] as [out, in] where the network's product transposes it."""
+    transposed = tensor.dim() == 2 and tensor.t().stride() == read.stride() != tensor.stride()
+    return tensor.t() if transposed else tensor
 
 
 def take_statistics(network: nn.Module, images: Tensor) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -115,3 +117,100 @@ def test_a_product_in_the_branch_is_named():
 
     found = texts(network(Unit(inside=Squeeze), Unit(inside=Squeeze)))
     assert any("product (such as squeeze-and-excitation) after the last" in t for t in found), found
+
+
+class Around(nn.Module):
+    """ResNet-20, original, and what `forward` does with it."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.network = resvar.build_model("original", 20)
+        self.does = forward
+
+    def forward(self, x):
+        return self.does(self, x)
+
+
+def known(forward):
+    found = resvar.identify(Around(forward))
+    return found.known and found.network == "ResNet-20"
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda self, x: (x, self.network(x)),
+        lambda self, x: {"features": x, "out": {"logits": self.network(x)}},
+        lambda self, x: {"pooled": x.mean((2, 3)), "logits": self.network(x)},
+        lambda self, x: self.network(x * 1.0),
+    ],
+)
+def test_the_logits_are_found(forward):
+    assert known(forward)
+
+
+def test_a_network_that_never_gets_a_gradient_is_not_known():
+    def forward(self, x):
+        with torch.no_grad():
+            return self.network(x)
+
+    (difference,) = resvar.identify(Around(forward)).differences
+    assert "the same layers, but other gradients" in difference.text
+
+
+def test_random_numbers_of_python_are_noticed():
+    def forward(self, x):
+        return self.network(x) * (1 + random.random() if self.training else 1)
+
+    (difference,) = resvar.identify(Around(forward)).differences
+    assert difference.text == "random numbers in training, such as dropout"
+
+
+class Mask(nn.Module):
+    def forward(self, x):
+        return x * (x > 0)
+
+
+class Where(nn.Module):
+    def forward(self, x):
+        return torch.where(x > 0, x, torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("spelling", [Mask, Where])
+def test_other_spellings_of_relu(spelling):
+    plain = resvar.build_model("original", 20)
+    for module in list(plain.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU):
+                setattr(module, name, spelling())
+    assert resvar.identify(plain).known
+
+
+def test_a_transposed_weight_of_the_linear_layer():
+    class Linear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weights = nn.Parameter(torch.zeros(64, 10))
+            self.bias = nn.Parameter(torch.zeros(10))
+
+        def forward(self, x):
+            return torch.addmm(self.bias, x, self.weights)
+
+    plain = resvar.build_model("original", 20)
+    plain.classifier = Linear()
+    assert resvar.identify(plain).known
+
+
+@pytest.mark.parametrize("input", [(3, 31, 33), (3, 5, 5), (3, 2, 2), (3, 1, 1)])
+@pytest.mark.parametrize("ordering", ["original", "full-preact"])
+def test_any_size_of_image_gives_the_same_answer(ordering, input):
+    assert resvar.identify(resvar.build_model(ordering, 20), input).known
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated
+def test_a_network_traced_in_evaluation_mode_differs_in_training_mode_alone():
+    network = torch.jit.trace(resvar.build_model("original", 20).eval(), torch.zeros(1, 3, 32, 32))
+    found = resvar.identify(network)
+    assert found.network == "ResNet-20"
+    (difference,) = found.differences
+    assert "the same layers, but other logits in training mode" in difference.text

@@ -112,7 +112,7 @@ def test_a_module_is_imported_from_the_current_folder(tmp_path, monkeypatch):
         ("Net", "depth=[3", "--kwargs: depth=[3 is not a value of YAML"),
         ("Net", "block=:Blokc", "has no 'Blokc'; did you mean 'Block'?"),
         ("fails", None, "failed: KeyError: 'no such weights'."),
-        ("quits", None, "ended the program (exit code 3) instead of giving a network."),
+        ("quits", None, "ended the program, with exit code 3."),
         ("gives_text", None, "gives an object of type str, not a torch.nn.Module."),
         ("on_gpu", None, "failed: RuntimeError: "),
         ("instance", "depth=3", "is a network already and takes no --kwargs."),
@@ -150,7 +150,7 @@ def test_a_target_that_does_not_exist_is_one_sentence(target, words, tmp_path, m
     [
         ("def broken(:\n", "failed: SyntaxError: "),
         ("import nowhere_at_all_2\n", "failed: ModuleNotFoundError: No module named"),
-        ("import argparse\nargparse.ArgumentParser().parse_args(['--x'])", "(exit code 2)"),
+        ("import argparse\nargparse.ArgumentParser().parse_args(['--x'])", "with exit code 2"),
         ("raise ValueError('line one\\nline two')", "failed: ValueError: line one."),
         ("", "has no 'net'."),
         ("\x00", "failed: "),
