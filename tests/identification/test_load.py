@@ -75,13 +75,17 @@ def test_what_the_code_prints_goes_to_stderr_and_our_words_are_hidden(file, caps
 
 def test_a_file_finds_its_neighbours_by_either_import(tmp_path):
     (tmp_path / "alone").mkdir()
-    (tmp_path / "alone" / "neighbour_of_a_file.py").write_text("from torch.nn import Linear")
-    (tmp_path / "alone" / "net.py").write_text("from neighbour_of_a_file import Linear")
+    (tmp_path / "alone" / "neighbour_of_a_file.py").write_text(
+        "from torch.nn import Linear", encoding="utf-8"
+    )
+    (tmp_path / "alone" / "net.py").write_text(
+        "from neighbour_of_a_file import Linear", encoding="utf-8"
+    )
     package = tmp_path / "a_package_of_networks"
     package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "layers.py").write_text("from torch.nn import Linear")
-    (package / "net.py").write_text("from .layers import Linear")
+    (package / "__init__.py").write_text("", encoding="utf-8")
+    (package / "layers.py").write_text("from torch.nn import Linear", encoding="utf-8")
+    (package / "net.py").write_text("from .layers import Linear", encoding="utf-8")
     before = list(sys.path)
     for folder in ("alone", "a_package_of_networks"):
         network = load_network(
