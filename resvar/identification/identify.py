@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from typing import cast
@@ -53,6 +53,15 @@ from resvar.models.ordering import (
     find_ordering,
     known_variants,
 )
+
+PUBLISHED: dict[tuple[str, str], Collection[int]] = {
+    **{("cifar", name): (110, 164) for name in PAPER_ORDER},
+    ("cifar", "original"): PUBLISHED_CIFAR,
+    ("cifar", "full-preact"): (110, 164, 1001),
+    ("imagenet", "original"): IMAGENET,
+    ("imagenet", "full-preact"): (152,),
+}
+"""Depths by family and ordering: arXiv:1512.03385, tables 1 and 6; 1603.05027, tables 2 to 5."""
 
 PUBLISHED_GROUPS = {
     (29, 8, 64),
@@ -335,12 +344,12 @@ def _randomness(network: nn.Module, shape: Shape) -> list[Deviation]:
 
 
 def _is_published(ordering: Ordering, architecture: Architecture) -> bool:
-    if ordering.name not in PAPER_ORDER or architecture.stem != architecture.family:
+    if architecture.stem != architecture.family:
         return False
     groups = (architecture.depth, architecture.cardinality, architecture.base_width)
     if groups[1:] != (1, 64):
-        return groups in PUBLISHED_GROUPS
-    return architecture.depth in (PUBLISHED_CIFAR if architecture.family == "cifar" else IMAGENET)
+        return ordering.name == "original" and groups in PUBLISHED_GROUPS
+    return architecture.depth in PUBLISHED.get((architecture.family, ordering.name), ())
 
 
 def _notes(
