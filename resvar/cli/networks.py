@@ -297,7 +297,8 @@ def identify_command(
 
     It runs that code: it imports the module, calls the callable, and follows the signal through
     every operation, however the network is written. Nothing is unpickled. Where the layers are
-    those of a known network, it copies the weights over and compares logits and gradients.
+    those of a network of resvar, both get the same random weights, and logits and gradients are
+    compared.
 
     It exits with 0 for a known network and with 1 for one that differs.
 

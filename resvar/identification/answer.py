@@ -153,9 +153,10 @@ def _comparison_sentence(comparison: FunctionDistance | None, ordering: str) -> 
     if comparison is None:
         return "note: its outputs could not be compared with those of resvar's network."
     equal = f"to {comparison.largest:.0e}" if comparison.largest else "to the last bit"
+    compared = listed(list(comparison.values))
     return (
-        f"With its weights, resvar's {ordering} gives the same {listed(list(comparison.values))}: "
-        f"equal {equal} ({comparison.precision})."
+        f"With the same random weights, resvar's {ordering} gives the same {compared}: equal "
+        f"{equal} ({comparison.precision})."
     )
 
 
