@@ -284,7 +284,7 @@ def identify_command(
     ] = None,
     kwargs: Annotated[
         str | None,
-        opt.value("KEY=VALUE[,…]", "Arguments of the callable, with values as in YAML."),
+        opt.value("KEY=VALUE[,…]", "Arguments of the callable, with values as in Python or YAML."),
     ] = None,
     input: Annotated[
         str | None,

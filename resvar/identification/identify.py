@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from copy import deepcopy
 from typing import cast
 
@@ -202,16 +202,23 @@ def _unwrapped(network: nn.Module) -> nn.Module:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Leave torch's generator alone, and run what a network compiles as it is written, silently."""
+    """Run other people's code silently and eagerly, whatever it made the defaults of torch.
+
+    Defaults and torch's generator are as before at the end.
+    """
     stance = getattr(torch.compiler, "set_stance", None)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.device("cpu"))
+        stack.enter_context(warnings.catch_warnings())
+        if stance is not None:
+            stack.enter_context(stance("force_eager"))
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(torch.float32)
         torch.manual_seed(WEIGHT_SEED)
-        if stance is None:
-            yield
-        else:
-            with stance("force_eager"):
-                yield
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _copied(network: nn.Module) -> nn.Module:

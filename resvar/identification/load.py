@@ -6,6 +6,7 @@ stderr, so that our own output stays readable by machines.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
 import importlib.util
@@ -30,8 +31,8 @@ def load_network(target: str, kwargs: str | None = None) -> nn.Module:
 
     Args:
         target: where the callable is; it may also be a network, or a class of networks.
-        kwargs: its arguments, as `KEY=VALUE,…`, with values as in YAML; `KEY=:NAME` means the
-            object of this name in the same module.
+        kwargs: its arguments, as `KEY=VALUE,…`, with values as in Python or YAML; `KEY=:NAME`
+            means the object of this name in the same module.
 
     Raises:
         UserError: the code cannot be imported or called, or does not give a network.
@@ -159,10 +160,18 @@ def _arguments(text: str | None, module: ModuleType) -> dict[str, Any]:
             arguments[key] = _attribute(module, value[1:], "--kwargs: the module")
             continue
         try:
-            arguments[key] = yaml.safe_load(value)
+            arguments[key] = _value(value)
         except yaml.YAMLError as error:
-            raise UserError(f"--kwargs: {key}={value} is not a value of YAML.") from error
+            raise UserError(f"--kwargs: {key}={value} is not a value of Python or YAML.") from error
     return arguments
+
+
+def _value(text: str) -> Any:
+    """`None`, `(3, 4, 6, 3)` and `1e-3` as in Python; `null`, `true` and plain words as in YAML."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return yaml.safe_load(text)
 
 
 def _split_at_commas(text: str) -> Iterator[str]:

@@ -169,7 +169,9 @@ class _Graph:
 
     def _residual(self, index: int) -> tuple[list[Step], list[Step]] | None:
         """Branch and shortcut, if an operation is the addition of a residual unit."""
-        if self.trace.operations[index].kind != "add" or len(self._inputs(index)) < 2:
+        operation = self.trace.operations[index]
+        joins = operation.kind == "add" and len(self._inputs(index)) > 1
+        if not joins or operation.value.dim() != 4:
             return None
         split = self.dominator[index]
         paths = [self._path(split, term) for term in self._terms(index, split)]

@@ -214,3 +214,32 @@ def test_a_network_traced_in_evaluation_mode_differs_in_training_mode_alone():
     assert found.network == "ResNet-20"
     (difference,) = found.differences
     assert "the same layers, but other logits in training mode" in difference.text
+
+
+def test_a_sum_of_logits_is_not_a_residual_unit():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network, self.linear = resvar.build_model("original", 20), nn.Linear(3, 10)
+
+        def forward(self, x):
+            return self.network(x) + self.linear(x.mean((2, 3)))
+
+    with pytest.raises(UserError, match="not a residual network"):
+        resvar.identify(Sum())
+
+
+@pytest.mark.parametrize("defaults", ["float64", "meta"])
+def test_defaults_that_other_code_sets_do_not_matter(defaults):
+    plain = resvar.build_model("original", 20)
+    try:
+        if defaults == "float64":
+            torch.set_default_dtype(torch.float64)
+        else:
+            torch.set_default_device("meta")
+        assert resvar.identify(plain).known
+        assert torch.get_default_dtype() == getattr(torch, defaults, torch.float32)
+        assert torch.get_default_device().type == ("meta" if defaults == "meta" else "cpu")
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)

@@ -54,6 +54,7 @@ def file(tmp_path):
         ("Net", "depth=110,widths=[16, 32, 64],flag=true", (110, [16, 32, 64], None, "x", True)),
         ("Net", "name='a,b', widths={a: 1, b: 2}", (20, {"a": 1, "b": 2}, None, "a,b", False)),
         ("Net", "name=no, depth=null", (None, (16, 32), None, False, False)),
+        ("Net", "depth=None, widths=(1, 2), flag=True", (None, (1, 2), None, "x", True)),
     ],
 )
 def test_a_network_is_loaded_with_its_arguments(file, name, kwargs, got):
@@ -113,7 +114,7 @@ def test_a_module_is_imported_from_the_current_folder(tmp_path, monkeypatch):
         ("Net", "depth", "--kwargs: 'depth' is not of the form KEY=VALUE"),
         ("Net", "=3", "--kwargs: '=3' is not of the form KEY=VALUE"),
         ("Net", "depth=3,", "--kwargs: '' is not of the form KEY=VALUE"),
-        ("Net", "depth=[3", "--kwargs: depth=[3 is not a value of YAML"),
+        ("Net", "depth=[3", "--kwargs: depth=[3 is not a value of Python or YAML"),
         ("Net", "block=:Blokc", "has no 'Blokc'; did you mean 'Block'?"),
         ("fails", None, "failed: KeyError: 'no such weights'."),
         ("quits", None, "ended the program, with exit code 3."),
