@@ -79,7 +79,8 @@ def _site_file(path: str, config: MkDocsConfig) -> File:
         return File(*place)
     listing = Listing(*place, inclusion=InclusionLevel.NOT_IN_NAV)
     text = (ROOT / path).read_text(encoding="utf-8")
-    listing.content_string = f"# {path}\n\n``````{language}\n{text}``````\n"
+    below_the_pages = "---\nsearch: {boost: 0.1}\n---\n"
+    listing.content_string = f"{below_the_pages}# {path}\n\n``````{language}\n{text}``````\n"
     return listing
 
 

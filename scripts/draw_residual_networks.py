@@ -23,8 +23,8 @@ FOLDER = Path(__file__).parent.parent / "docs" / "residual-networks"
 
 STYLE = """
   text { font: 13px system-ui, sans-serif; fill: #1a1a1a }
-  .head { font-size: 11px; fill: #555 } .name { font-weight: 600 } .middle { text-anchor: middle }
-  .end { text-anchor: end } .in { font-size: 12px; text-anchor: middle }
+  .head { font-size: 12px; fill: #555 } .name { font-weight: 600 } .middle { text-anchor: middle }
+  .end { text-anchor: end } .in { font-size: 13px; text-anchor: middle }
   .layers { fill: #9ecae9 } .error { fill: #fdb863 } .weight { fill: #eeeeee; stroke: #1a1a1a }
   .rule { stroke: #cccccc } .line { stroke: #1a1a1a; stroke-width: 1.4; fill: none }
   .shortcut { stroke-width: 3 } .paper { fill: #ffffff }
@@ -49,7 +49,7 @@ def main() -> None:
 # --- the time line --------------------------------------------------------------------------------
 
 ROW, TOP, MARGIN = 34, 58, 16
-YEAR, NAME, LAYERS, ERROR, NEW, RIGHT = 16, 62, 196, 328, 458, 868
+YEAR, NAME, LAYERS, ERROR, NEW, RIGHT = 16, 62, 196, 328, 470, 868
 """Left edges of the columns, and the right edge of the picture."""
 
 BAR = 88
@@ -95,7 +95,7 @@ def _bar(left: int, middle: int, share: float, value: float, kind: str) -> Itera
 # --- the three forms of ResNeXt's unit ------------------------------------------------------------
 
 PATHS, THIN, WIDE = 32, 4, 256
-PANEL, BOX, HEIGHT = 352, 88, 24
+PANEL, BOX, WIDE_BOX, HEIGHT = 346, 88, 196, 24
 SHORTCUT, COLUMNS, DOTS, MIDDLE = 18, (80, 176, 294), 235, 187
 """Across a panel: the shortcut, the middles of paths 1, 2 and 32, the dots, the middle of all."""
 
@@ -137,11 +137,11 @@ def _panel(number: int, name: str, thin: list[str], wide: list[str]) -> Iterator
             yield _line(f"M{columns[0]},{meet} H{columns[-1]}")
             yield _text(columns[0] - 8, meet + 4, "join", "head end")
             columns, above = [middle], meet
-        width = BOX if len(columns) > 1 else 2 * BOX
+        width = BOX if len(columns) > 1 else WIDE_BOX
         for column in columns:
             yield _line(f"M{column},{above} V{top}")
             yield _rect(column - width // 2, top, width, HEIGHT, "weight")
-            yield _text(column, top + 16, label, "in")
+            yield _text(column, top + 17, label, "in")
         if len(columns) > 1:
             yield _text(left + DOTS, top + 16, "…", "middle")
         above = top + HEIGHT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shlex
@@ -113,6 +114,19 @@ def test_the_published_errors_are_those_of_the_data_file():
     assert f"{published['original'][1001]} % for (a), {published['full-preact'][1001]} %" in TEXT
     difference = published["relu-only-preact"][110] - published["original"][110]
     assert f"differences of {difference:.2f}" in TEXT
+
+
+def test_our_errors_are_those_of_the_records():
+    """One seed each, as the page says: with more, the table needs their medians."""
+    rows = re.findall(r"^\| ResNet-(110|164) \| (.+) \|$", TEXT, re.MULTILINE)
+    assert [depth for depth, _ in rows] == ["110", "164"]
+    variants = ("original", "bn-after-add", "relu-before-add", "relu-only-preact", "full-preact")
+    for depth, cells in rows:
+        for variant, shown in zip(variants, cells.split(" | "), strict=True):
+            runs = sorted((ROOT / "results" / "quick" / f"{variant}-{depth}").glob("seed-*"))
+            (record,) = [json.loads((run / "result.json").read_text("utf-8")) for run in runs]
+            assert shown == f"{record['test_error']:.2f}"
+            assert record["iterations"] == 400
 
 
 def test_the_page_concludes_what_the_measurements_do():
