@@ -47,8 +47,10 @@ WORDS = {
     "_softmax": "softmax",
     "mul": "product (such as squeeze-and-excitation)",
     "avg_pool2d": "average pooling",
-    "max_pool2d_with_indices": "max pooling of other pixels",
+    "max_pool2d_with_indices": "another max pooling",
 }
+OTHER_MAX = "max_pool2d_with_indices"
+MAX_POOLING = ("max", OTHER_MAX)
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
 
 
@@ -93,8 +95,8 @@ def _differing(
     (stem,), *stages, (head,) = network_layers(ordering, architecture, num_classes, size).values()
     expected = [unit for stage in stages for unit in stage]
     yield from _compare_stem(structure.stem, stem)
-    before: list[Layer] = [layer for layer in stem if layer.op != "conv"]
-    steps = _after_last_conv(structure.stem)
+    before: list[Layer] = [layer for layer in stem if layer.op not in ("conv", "max")]
+    steps = [step for step in _after_last_conv(structure.stem) if step.op not in MAX_POOLING]
     place = "after the stem's convolution"
     for number, (unit, layers) in enumerate(zip(structure.units, expected, strict=True)):
         found = Junction.found(steps if number == 0 else unit.before, unit.branch)
@@ -116,33 +118,26 @@ def _differing(
 
 @dataclass(frozen=True)
 class Junction:
-    """The ops before a unit's first convolution, and how many of them come before the split."""
+    """The ops before a unit's first convolution, and how many of them come before the split.
+
+    Without the stem's max pooling: `pools_early` judges where it is.
+    """
 
     ops: tuple[str, ...]
     split: int
 
     @classmethod
     def found(cls, before: Sequence[Step], branch: Sequence[Step]) -> Junction:
-        first = next((i for i, step in enumerate(branch) if step.op == "conv"), len(branch))
-        return cls._without_pooling(
-            [step.op for step in before], [step.op for step in branch[:first]]
-        )
+        lead = takewhile(lambda step: step.op != "conv", branch)
+        return cls(tuple(step.op for step in (*before, *lead)), len(before))
 
     @classmethod
     def expected(cls, before: Sequence[Layer], layers: UnitLayers) -> Junction:
         """A projection takes the activated signal; identity and padding take the raw one."""
         lead = [layer.op for layer in layers if layer.place == "lead"]
         projects = any(layer.place == "shortcut" and layer.op == "conv" for layer in layers)
-        ops = [layer.op for layer in before]
-        if projects:
-            return cls._without_pooling([*ops, *lead], [])
-        return cls._without_pooling(ops, lead)
-
-    @classmethod
-    def _without_pooling(cls, before: Sequence[str], branch: Sequence[str]) -> Junction:
-        """Max pooling left out: `pools_early` judges where it is."""
-        kept = [op for op in before if op != "max"]
-        return cls((*kept, *(op for op in branch if op != "max")), len(kept))
+        ops = (*(layer.op for layer in before), *lead)
+        return cls(ops, len(ops) if projects else len(before))
 
 
 def _compare_junction(
@@ -180,7 +175,10 @@ def _compare_stem(found: Sequence[Step], expected: UnitLayers) -> Found:
         text = changed([step.op for step in early], (), "before the stem's convolution")
         yield text, early[0].place
     pools, pooled = [any(part.op == "max" for part in path) for path in (found, expected)]
-    if pools != pooled and not any(step.op.startswith("max_pool") for step in found):
+    others = [step for step in found if step.op == OTHER_MAX]
+    for step in others:
+        yield f"max pooling {_windows(step)}", step.place
+    if pools != pooled and not others:
         yield ("max pooling" if pools else "no max pooling") + " in the stem", ""
     yield from _compare_bn(found)
 
@@ -391,6 +389,19 @@ def _shortcut(ops: Sequence[str]) -> str:
         )
     does = ops[0].startswith(("takes ", "averages "))
     return f"a shortcut that {ops[0]}" if does else f"a shortcut of {words(ops)}"
+
+
+def _windows(step: Step) -> str:
+    """Where another max pooling differs from that of the ImageNet stem."""
+    given = step.lanes[0].arguments
+    parts = []
+    for key, usual in (("kernel_size", 3), ("stride", 2), ("padding", 1)):
+        sides = given.get(key) or [0]
+        if set(sides) != {usual}:
+            parts.append(f"{key.replace('_', ' ')} {_plainly(tuple(sides))} instead of {usual}")
+    if given.get("ceil_mode"):
+        parts.append("ceil mode")
+    return f"with {', '.join(parts)}"
 
 
 def _place(steps: Sequence[Step]) -> str:

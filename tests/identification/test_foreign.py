@@ -243,3 +243,19 @@ def test_defaults_that_other_code_sets_do_not_matter(defaults):
     finally:
         torch.set_default_dtype(torch.float32)
         torch.set_default_device(None)
+
+
+def test_another_max_pooling_is_described():
+    """As in the ResNets that were converted from Caffe."""
+    network = resvar.build_model("original", 18, "imagenet", num_classes=10)
+    network.pool = nn.MaxPool2d(3, 2, padding=0, ceil_mode=True)
+    (difference,) = resvar.identify(network, (3, 64, 64)).differences
+    assert difference.text == "max pooling with padding 0 instead of 1, ceil mode"
+    assert difference.modules == ("pool",)
+
+
+def test_max_pooling_between_units_is_named():
+    network = resvar.build_model("original", 20)
+    network.stages[1].insert(1, nn.MaxPool2d(3, 2, 1))
+    texts = [difference.text for difference in resvar.identify(network).differences]
+    assert any("max pooling" in text and "after the addition" in text for text in texts), texts
