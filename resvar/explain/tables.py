@@ -195,6 +195,7 @@ def print_comparison(
         left("what differs", lambda row: _difference_marks(row[3]), wrap=9),
     )
     print_table(filled("", columns, _comparison(a, b)), console)
+    console.print()
     found = network_differences(a, b)
     for difference in found:
         if difference.stage == "network":

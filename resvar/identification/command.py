@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from resvar.console import deliver, deliver_drawn, log, output_format
+from resvar.console import deliver, deliver_drawn, output_format
 from resvar.errors import UserError, quoted
 from resvar.identification.answer import as_dict
 from resvar.identification.identify import identify
@@ -32,7 +32,6 @@ def identify_target(
     format = output_format(out, format, ("table", "json"))
     shape = None if input is None else _shape(input)
     subject = f"{target}({kwargs})" if kwargs else target
-    log(f"Running the code of {target}")
     network = load_network(target, kwargs)
     claimed = _claimed_depth(target.rpartition(":")[2], kwargs or "")
     with contained(target):

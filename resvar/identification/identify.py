@@ -127,7 +127,7 @@ def identify(
         differences = [
             *layers,
             *architectural_differences(structure, architecture, nearest),
-            *_other_depth(claimed_depth, architecture),
+            *_other_depth(claimed_depth, architecture, structure),
             *random,
         ]
         early = pools_early(structure)
@@ -321,16 +321,20 @@ def _shared_weights(structure: Structure) -> list[Deviation]:
     return gathered((text, name.rpartition(".")[0]) for name in shared)
 
 
-def _other_depth(claimed: int | None, architecture: Architecture) -> list[Deviation]:
+def _other_depth(
+    claimed: int | None, architecture: Architecture, structure: Structure
+) -> list[Deviation]:
     """A network called ResNet-110 with another number of layers, such as 54 bottlenecks."""
     if claimed in (None, architecture.depth):
         return []
     each = len(KERNELS[architecture.unit])
     units = sum(stage.units for stage in architecture.stages)
+    stem = sum(step.op == "conv" for step in structure.stem)
+    first = "the stem" if stem == 1 else f"{stem} convolutions in the stem"
     return [
         Deviation(
             f"its name says {claimed} layers; it has {architecture.depth}: {units} units of "
-            f"{each} convolutions, the stem and the linear layer"
+            f"{each} convolutions, {first} and the linear layer"
         )
     ]
 

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 from torch import nn
 
+from resvar.console import log
 from resvar.errors import UserError, first_line, kind_and_text, nearest, quoted
 
 FORM = "write MODULE:CALLABLE or FILE.py:CALLABLE, such as torchvision.models:resnet50"
@@ -40,6 +41,7 @@ def load_network(target: str, kwargs: str | None = None) -> nn.Module:
     source, _, name = target.rpartition(":")
     if not source or not name:
         raise UserError(f"{quoted(target)} does not say what to call; {FORM}.")
+    log(f"Running the code of {target}")
     with _foreign(target):
         module = _imported(source)
         found = _attribute(module, name, source)
@@ -142,8 +144,8 @@ def _attribute(module: ModuleType, dotted: str, source: str) -> Any:
     found: Any = module
     for name in dotted.split("."):
         if not hasattr(found, name):
-            public = [word for word in dir(found) if not word.startswith("_")]
-            hint = nearest(name, public) or "."
+            public = (word for word in dir(found) if not word.startswith("_"))
+            hint = nearest(name, filter(lambda word: callable(getattr(found, word)), public)) or "."
             raise UserError(f"{source} has no {quoted(name)}{hint}")
         found = getattr(found, name)
     return found

@@ -10,7 +10,7 @@ from rich.console import Console
 from resvar.identification.answer import Identification, shortlist, verdict_lines
 from resvar.identification.differences import words
 from resvar.identification.reading import changes_shape, stride
-from resvar.identification.structure import Step
+from resvar.identification.structure import Step, Structure
 from resvar.models.architecture import Architecture
 from resvar.table import Prose, Table, filled, left, print_table, right
 
@@ -82,16 +82,24 @@ def _facts(found: Identification) -> str:
     counts = ", ".join(str(stage.units) for stage in network.stages)
     widths = ", ".join(str(stage.out) for stage in network.stages)
     kind = "basic units" if network.unit == "basic" else "bottlenecks"
-    changing = [unit for unit in found.structure.units if changes_shape(unit)]
-    projecting = sum(unit.projects for unit in changing)
     return (
         f"{network.depth} layers on the main path: {network.stem} stem, stages of {counts} {kind} "
         f"with {widths} channels{_grouped(network)}, linear layer. "
-        f"{len(changing)} shortcuts change the shape, {projecting} of them by projection"
-        f"{_strided(network)}. "
+        f"{_changing(found.structure)}{_strided(network)}. "
         f"{found.parameters:,} parameters, {found.num_classes:,} classes; run on images of "
         f"{'×'.join(map(str, found.input))}."
     )
+
+
+def _changing(structure: Structure) -> str:
+    changing = [unit for unit in structure.units if changes_shape(unit)]
+    projecting = sum(unit.projects for unit in changing)
+    if not changing:
+        return "No shortcut changes the shape"
+    share = {0: "without projections", len(changing): "by projection"}
+    how = share.get(projecting, f"{projecting} of them by projection")
+    changes = "shortcut changes" if len(changing) == 1 else "shortcuts change"
+    return f"{len(changing)} {changes} the shape, {how}"
 
 
 def _strided(network: Architecture) -> str:

@@ -80,7 +80,8 @@ def test_a_file_gets_the_answer_whatever_it_is(capsys, tmp_path):
         (("mynet.py:plain",), "this is not a residual network"),
         (("mynet.py:resnet14", "--input", "32"), "'32' is not the shape of an image; an example"),
         (("mynet.py:resnet14", "--input", "1x32x32"), r"cannot be run on an image of 1×32×32"),
-        (("mynet.py:resnet", "--input", "3x32x32"), "did you mean"),
+        (("mynet.py:resnet", "--input", "3x32x32"), "did you mean 'resnet20'"),
+        (("mynet.py:resvarx",), r"has no 'resvarx'\."),
         (("mynet.py:resnet14", "--out", "answer.md"), r"answer\.md"),
     ],
 )
@@ -90,3 +91,23 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(words, sentence, capsys, tm
     (line,) = [line for line in err.splitlines() if line.startswith("resvar: error: ")]
     assert re.search(sentence, line)
     assert not (tmp_path / "answer.md").exists()
+
+
+@pytest.mark.usefixtures("file")
+def test_nothing_is_said_to_run_where_it_is_not_known_what(capsys):
+    _, _, err = run(capsys, "mynet.py")
+    assert "does not say what to call" in err
+    assert "Running" not in err
+
+
+@pytest.mark.usefixtures("file")
+@pytest.mark.parametrize(
+    ("kwargs", "sentence"),
+    [
+        ("shortcut=pad", "2 shortcuts change the shape, without projections."),
+        ("shortcut=project", "2 shortcuts change the shape, by projection."),
+    ],
+)
+def test_the_facts_say_how_shortcuts_change_the_shape(kwargs, sentence, capsys):
+    _, out, _ = run(capsys, "mynet.py:resnet14", "--kwargs", kwargs)
+    assert sentence in " ".join(out.split())

@@ -164,6 +164,16 @@ def test_a_claimed_depth_is_held_against_the_layers():
     assert "says 20 layers; it has 29: 9 units of 3" in difference.text
 
 
+def test_the_layers_of_a_deep_stem_are_counted_in_the_sentence_about_the_depth():
+    timm = pytest.importorskip("timm")
+    network = timm.create_model("resnet26d")
+    *_, difference = identify(network, claimed_depth=26).differences
+    assert difference.text == (
+        "its name says 26 layers; it has 28: 8 units of 3 convolutions, 3 convolutions in the stem "
+        "and the linear layer"
+    )
+
+
 # --- how it is done -------------------------------------------------------------------------------
 
 
