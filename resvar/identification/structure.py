@@ -150,12 +150,12 @@ class _Graph:
         stem, *between = [tuple(blocks(part)) for part in parts]
         found = []
         additions = [addition.module for *_, addition in units]
+        shared = [_shared_name([*branch, *shortcut]) for branch, shortcut, _ in units]
+        telling = len(set(shared)) > 1
         for number, (branch, shortcut, addition) in enumerate(units):
             before = between[number - 1] if number else ()
             own = additions.count(addition.module) == 1
-            name = (
-                addition.module if own and addition.module else _shared_name([*branch, *shortcut])
-            )
+            name = (addition.module if own else "") or (shared[number] if telling else "")
             name = name or f"unit {number + 1}"
             found.append(UnitFound(before, tuple(branch), tuple(shortcut), name))
         return Structure(stem, tuple(found), between[-1] if between else ())

@@ -75,9 +75,13 @@ class Operation:
 
     @property
     def place(self) -> str:
-        """The module as a reader of the code knows it: that of its weight, if it has one."""
+        """The module as a reader of the code knows it: that of its weight, if it has one.
+
+        A weight that is not a module's `weight`, as in a `ParameterDict`, has its own name.
+        """
         weight = self.names.get("weight", "")
-        return weight.rpartition(".")[0] or self.module
+        owner, _, last = weight.rpartition(".")
+        return (owner if last == "weight" else weight) or self.module
 
 
 @dataclass(frozen=True)
@@ -249,6 +253,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             given = _linear_tensors(name, given)
         elif name in CONSTANT and len(operation.inputs) == 1:
             operation.kind = CONSTANT[name]
+            product = self.operations[operation.inputs[0]]
+            bias = given.get("other")
+            if name == "add" and _lacks(product, bias):
+                operation.kind, operation.inputs = "linear", product.inputs
+                operation.tensors, operation.names = dict(product.tensors), dict(product.names)
+                given = {"bias": bias}
         elif name == "add":
             if given.get("alpha", 1) != 1:
                 operation.kind = "weighted addition"
@@ -295,6 +305,12 @@ def _linear_tensors(name: str, given: dict[str, Any]) -> dict[str, Any]:
     if name == "linear":
         return given
     return {"weight": given["mat2"].t(), "bias": given["self"] if name == "addmm" else None}
+
+
+def _lacks(product: Operation, bias: Any) -> bool:
+    """Whether an operation is a product of a matrix without bias, and a tensor could be that."""
+    open_ = product.kind == "linear" and "bias" not in product.tensors
+    return open_ and isinstance(bias, Tensor) and bias.shape == product.value.shape[1:]
 
 
 def _clamps_below_zero(name: str, given: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from torch import nn
 import resvar
 from resvar.errors import UserError
 from resvar.identification.twin import take_statistics
+from tests.identification.by_hand import Functions
 
 
 class Unit(nn.Module):
@@ -259,3 +260,34 @@ def test_max_pooling_between_units_is_named():
     network.stages[1].insert(1, nn.MaxPool2d(3, 2, 1))
     texts = [difference.text for difference in resvar.identify(network).differences]
     assert any("max pooling" in text and "after the addition" in text for text in texts), texts
+
+
+def test_layers_of_a_network_of_functions_have_the_names_of_their_weights():
+    class Coarse(Functions):
+        def normalise(self, name, x):
+            eps = 1e-3 if name == "u4_norm1" else 1e-5
+            buffers = [getattr(self, f"{name}_running_{part}") for part in ("mean", "var")]
+            affine = [self.weights[f"{name}_{part}"] for part in ("scale", "shift")]
+            return F.batch_norm(x, *buffers, *affine, training=self.training, eps=eps)
+
+    found = resvar.identify(Coarse("original", 20))
+    (difference,) = found.differences
+    assert difference.modules == ("weights.u4_norm1_scale",)
+    assert [unit.name for unit in found.structure.units][:2] == ["unit 1", "unit 2"]
+
+
+def test_a_bias_that_is_added_to_a_product_is_the_bias_of_the_linear_layer():
+    class Linear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.bias = (
+                nn.Parameter(torch.zeros(64, 10)),
+                nn.Parameter(torch.zeros(10)),
+            )
+
+        def forward(self, x):
+            return x @ self.weight + self.bias
+
+    plain = resvar.build_model("original", 20)
+    plain.classifier = Linear()
+    assert resvar.identify(plain).known
