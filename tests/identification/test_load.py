@@ -70,7 +70,8 @@ def test_what_the_code_prints_goes_to_stderr_and_our_words_are_hidden(file, caps
     monkeypatch.setattr(sys, "argv", ["resvar", "identify", "--secret"])
     load_network(f"{file}:Net")
     captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", "hello from the file []\n")
+    running = f"Running the code of {file}:Net\n"
+    assert (captured.out, captured.err) == ("", f"{running}hello from the file []\n")
     assert sys.argv == ["resvar", "identify", "--secret"]
 
 
