@@ -33,7 +33,7 @@ from resvar.identification.reading import (
     nearest_architecture,
     ordering_of,
 )
-from resvar.identification.structure import Structure, structure_of
+from resvar.identification.structure import LAYERS, OTHER_LAYERS, Structure, structure_of
 from resvar.identification.trace import Trace, logits_of, random_operations, trace
 from resvar.identification.twin import (
     WEIGHT_SEED,
@@ -169,7 +169,11 @@ def _nearest_orderings(
 
     Of equals, one whose units begin alike comes first, then V1 and V2.
     """
-    begins = [bool(gaps(unit.branch)[0]) for unit in structure.units[1:] if not unit.shortcut]
+    begins = [
+        any(op in LAYERS | OTHER_LAYERS for op in gaps(unit.branch)[0])
+        for unit in structure.units[1:]
+        if not unit.shortcut
+    ]
     differences = {
         ordering: structural_differences(structure, ordering, architecture, classes)
         for ordering in map(find_ordering, known_variants())

@@ -291,3 +291,22 @@ def test_a_bias_that_is_added_to_a_product_is_the_bias_of_the_linear_layer():
     plain = resvar.build_model("original", 20)
     plain.classifier = Linear()
     assert resvar.identify(plain).known
+
+
+def test_a_scalar_before_the_first_convolution_does_not_make_pre_activation():
+    """As in Fixup (arXiv:1901.09321): no BN, but scalar shifts."""
+
+    class Shift(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x):
+            return x + self.bias
+
+    network = resvar.build_model("original", 20)
+    for stage in network.stages:
+        for unit in stage:
+            first, last = unit.branch[0], unit.branch[3]
+            unit.branch = nn.Sequential(Shift(), first, nn.ReLU(), Shift(), last, Shift())
+    assert resvar.identify(network).ordering.name == "original"
