@@ -205,6 +205,31 @@ def test_pages_fit_the_window_and_load_nothing_from_elsewhere(site, chromium, wi
 
 
 @pytest.mark.browser
+def test_on_a_phone_every_figure_keeps_its_size(site, chromium):
+    page = chromium.new_page(viewport={"width": 390, "height": 900})
+    for name in ("residual-networks", "why"):
+        page.goto((site / "docs" / f"{name}.html").as_uri())
+        widths = page.evaluate("Array.from(document.images, image => image.clientWidth)")
+        assert min(widths) >= 700
+    page.close()
+
+
+@pytest.mark.browser
+def test_the_search_has_pages_before_listings_of_code(site, chromium):
+    page = chromium.new_page()
+    page.goto((site / "index.html").as_uri())
+    page.locator(".md-search__input").click()
+    page.keyboard.type("cardinality")
+    found = page.locator(".md-search-result__item > a")
+    found.first.wait_for()
+    places = [link.get_attribute("href") for link in found.all()]
+    listed = ["/examples/" in place or "timeline" in place for place in places]
+    assert any(listed)
+    assert listed == sorted(listed)
+    page.close()
+
+
+@pytest.mark.browser
 @pytest.mark.parametrize("words", ["requeued", "--images-per-second"])
 @pytest.mark.parametrize("served", [False, True])
 def test_the_search_finds_words_and_options_with_and_without_a_server(

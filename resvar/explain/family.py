@@ -101,7 +101,7 @@ def family_notes(networks: Sequence[Complexity]) -> Iterator[str]:
     printed = [entry for network in networks if (entry := network.printed)]
     if printed:
         cut = [entry["multiply_adds"] for entry in printed if "cut" in entry]
-        more = f"; it cuts {listed(cut)} instead of rounding" if cut else ""
+        more = f"; {listed(cut)} are truncated there, not rounded" if cut else ""
         yield f"The paper is {TABLE_1}{more}."
     yield _shortcut_note(networks)
 

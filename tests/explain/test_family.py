@@ -178,7 +178,7 @@ def test_at_80_columns_the_count_of_units_is_below_their_bracket(capsys, monkeyp
 def test_the_notes_say_which_stride_is_whose(capsys):
     text = " ".join(shown(capsys, "--table", "imagenet").split())
     assert "stride on the 3×3 in torchvision, and on the first 1×1 in the code of the" in text
-    assert "arXiv:1512.03385, Table 1; it cuts 3.6 G and 3.8 G instead of rounding." in text
+    assert "arXiv:1512.03385, Table 1; 3.6 G and 3.8 G are truncated there, not rounded." in text
     assert "FLOPs are multiply-adds" in text
     assert "Shortcuts are projected (B) where the shape changes." in text
     assert "A basic unit" not in shown(capsys, "--table", "imagenet", *RESNEXT)
