@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from resvar.console import listed
@@ -114,9 +115,9 @@ def as_dict(found: Identification, subject: str) -> dict[str, Any]:
         "comparison": None
         if comparison is None
         else {
-            "logits": comparison.logits,
-            "gradients": comparison.gradients,
-            "training_logits": comparison.training_logits,
+            "logits": _finite(comparison.logits),
+            "gradients": _finite(comparison.gradients),
+            "training_logits": _finite(comparison.training_logits),
             "precision": comparison.precision,
         },
         "layers": {
@@ -158,6 +159,11 @@ def _comparison_sentence(comparison: FunctionDistance | None, ordering: str) -> 
         f"With the same random weights, resvar's {ordering} gives the same {compared}: equal "
         f"{equal} ({comparison.precision})."
     )
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no infinity: null for gradients that do not arrive."""
+    return value if value is not None and isfinite(value) else None
 
 
 def _ops(steps: Sequence[Step]) -> list[str]:

@@ -75,7 +75,7 @@ PUBLISHED_GROUPS = {
 
 WHY_OTHERWISE = {
     "logits": "it computes something else as well",
-    "gradients": "some of the signal is detached",
+    "gradients": "some of the signal is detached, or overwritten before the backward pass reads it",
     "logits in training mode": "training differs, such as by frozen statistics of BN",
 }
 """Why two networks of the same layers may compute different things."""

@@ -7,6 +7,7 @@ no zero scale of a BN hides a branch, and the statistics of BN are those of the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from math import inf
@@ -146,9 +147,9 @@ def _compared(
 
 
 def _slopes(loss: Tensor, named: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The gradients; infinite where none arrives."""
+    """The gradients; infinite where none arrives, or where the backward pass fails."""
     found: Sequence[Tensor | None] = [None] * len(named)
-    if loss.requires_grad:
+    with suppress(RuntimeError):
         found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
     return {
         name: torch.full_like(weights, inf) if slope is None else slope

@@ -14,6 +14,7 @@ import resvar
 from resvar.identification.answer import as_dict
 from resvar.identification.identify import identify
 from resvar.models.ordering import PAPER_ORDER, known_variants
+from resvar.models.unit import ResidualUnit
 
 slow = pytest.mark.slow
 
@@ -258,6 +259,22 @@ def test_zero_scales_hide_nothing(factor):
 )
 def test_wrappers_precision_and_device_do_not_matter(wrapped):
     assert identify(wrapped(resvar.build_model("full-preact", 20))).known
+
+
+def test_a_network_that_cannot_be_trained_is_not_known():
+    """ReLU's backward pass needs its output, which the addition in place overwrites."""
+
+    class Overwriting(ResidualUnit):
+        def forward(self, x):
+            return self.branch(x).add_(self.shortcut(x))
+
+    network = resvar.build_model("relu-before-add", 8)
+    for stage in network.stages:
+        stage[0].__class__ = Overwriting
+    found = identify(network)
+    (text,) = texts(found)
+    assert text.startswith("the same layers, but other gradients: ")
+    assert as_dict(found, "mine")["comparison"]["gradients"] is None
 
 
 def test_parameters_that_the_signal_never_meets_are_noted():
