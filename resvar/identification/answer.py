@@ -80,7 +80,7 @@ def verdict_lines(found: Identification, subject: str) -> Iterator[str]:
         if (more := len(found.differences) - DIFFERENCES_SHOWN) > 0:
             yield f"differs: in {more} more respects (see --format json)."
     yield from (f"note: {note}." for note in found.notes)
-    if found.known if found.comparison is None else found.comparison.equal:
+    if found.comparison is not None and found.comparison.equal:
         yield _comparison_sentence(found.comparison, found.ordering.name)
 
 
@@ -150,9 +150,7 @@ def shortlist(names: Sequence[str]) -> str:
     return f"{', '.join(names[:MODULES_SHOWN])}{more}"
 
 
-def _comparison_sentence(comparison: FunctionDistance | None, ordering: str) -> str:
-    if comparison is None:
-        return "note: its outputs could not be compared with those of resvar's network."
+def _comparison_sentence(comparison: FunctionDistance, ordering: str) -> str:
     equal = f"to {comparison.largest:.0e}" if comparison.largest else "to the last bit"
     compared = listed(list(comparison.values))
     return (

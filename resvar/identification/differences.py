@@ -49,6 +49,7 @@ WORDS = {
     "avg_pool2d": "average pooling",
     "max_pool2d_with_indices": "another max pooling",
 }
+NOT_OWN = "tensors are not the network's own, but computed from others"
 OTHER_MAX = "max_pool2d_with_indices"
 MAX_POOLING = ("max", OTHER_MAX)
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
@@ -248,6 +249,8 @@ def _compare_head(structure: Structure, expected: Sequence[Layer]) -> Found:
     for index in classifiers[:1]:
         if "bias" not in structure.head[index].lanes[0].tensors:
             yield "the linear layer has no bias", structure.head[index].place
+        if "weight" not in structure.head[index].lanes[0].names:
+            yield f"a linear layer whose {NOT_OWN}", structure.head[index].place
     rest = [step for step in structure.head[pooled + 1 :] if step.op not in linear]
     if rest:
         text = f"{words([step.op for step in rest])} besides the linear layer in the head"
@@ -276,7 +279,7 @@ def _compare_conv(step: Step, layer: Layer, skip_kernel: bool = False) -> Found:
     if "bias" in operation.tensors:
         yield "a convolution with a bias", step.place
     if "weight" not in operation.names:
-        yield "a convolution whose weight is computed from other tensors", step.place
+        yield f"a convolution whose {NOT_OWN}", step.place
 
 
 def _compare_bn(steps: Sequence[Step]) -> Found:
@@ -290,7 +293,9 @@ def _compare_bn(steps: Sequence[Step]) -> Found:
             if "weight" not in operation.tensors:
                 yield "BN without scale and shift", operation.module
             if "running_mean" not in operation.tensors:
-                yield "BN without running statistics", step.place
+                yield "BN (or InstanceNorm) without running statistics", step.place
+            if operation.tensors.keys() - operation.names.keys():
+                yield f"BN whose {NOT_OWN}", step.place
 
 
 # --- the architecture -----------------------------------------------------------------------------

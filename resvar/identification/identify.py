@@ -15,7 +15,7 @@ from typing import cast
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from resvar.console import listed
 from resvar.errors import UserError, first_line, kind_and_text
@@ -80,6 +80,9 @@ WHY_OTHERWISE = {
 }
 """Why two networks of the same layers may compute different things."""
 
+NOT_COMPARED = (
+    "the same layers, but its outputs could not be compared with those of resvar's network"
+)
 COMPARED_IMAGES = 4
 """For a comparison."""
 
@@ -136,6 +139,8 @@ def identify(
             ours = ResidualNetwork(ordering, architecture, classes)
             training = not (early or random)
             comparison = _compared(copy, structure, ours, shape, training)
+        if not layers and comparison is None:
+            differences.append(Deviation(NOT_COMPARED))
         if comparison is not None and not comparison.equal:
             what = comparison.differing[0]
             differences.append(
@@ -228,7 +233,9 @@ def _undisturbed() -> Iterator[None]:
 def _copied(network: nn.Module) -> nn.Module:
     """A copy in fp32 and evaluation mode on the processor."""
     try:
-        copy = deepcopy(network)
+        lazy = [buffer for buffer in network.buffers() if is_lazy(buffer)]
+        # torch copies uninitialised parameters, but not uninitialised buffers.
+        copy = deepcopy(network, {id(buffer): UninitializedBuffer() for buffer in lazy})
     except Exception as error:
         raise UserError(f"the network cannot be copied: {first_line(error)}.") from error
     if any(tensor.is_meta for tensor in copy.parameters()):

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 import resvar
 from resvar.errors import UserError
@@ -310,3 +311,78 @@ def test_a_scalar_before_the_first_convolution_does_not_make_pre_activation():
             first, last = unit.branch[0], unit.branch[3]
             unit.branch = nn.Sequential(Shift(), first, nn.ReLU(), Shift(), last, Shift())
     assert resvar.identify(network).ordering.name == "original"
+
+
+def normalised_by(layer):
+    """ResNet-20 with another layer for each BN."""
+    network = resvar.build_model("original", 20)
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, layer(child.num_features))
+    return network
+
+
+class Exponential(nn.BatchNorm2d):
+    def forward(self, x):
+        statistics, affine = (self.running_mean, self.running_var), (self.weight.exp(), self.bias)
+        return F.batch_norm(x, *statistics, *affine, self.training, self.momentum, self.eps)
+
+
+class Loose(nn.Module):
+    """Its running statistics are not buffers."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.statistics = torch.zeros(width), torch.ones(width)
+
+    def forward(self, x):
+        return F.batch_norm(x, *self.statistics, self.scale, self.shift, self.training)
+
+
+def tracking(width):
+    return nn.InstanceNorm2d(width, affine=True, track_running_stats=True)
+
+
+@pytest.mark.parametrize("layer", [Exponential, Loose, tracking])
+def test_bn_with_tensors_that_are_not_the_networks_own_differs(layer):
+    (difference,) = resvar.identify(normalised_by(layer)).differences
+    assert "BN whose tensors are not the network's own" in difference.text
+    assert len(difference.modules) == 19
+
+
+def test_a_normalised_linear_layer_differs():
+    class Cosine(nn.Linear):
+        def forward(self, x):
+            return F.linear(x, F.normalize(self.weight), self.bias)
+
+    network = resvar.build_model("original", 20)
+    network.classifier = Cosine(64, 10)
+    (difference,) = resvar.identify(network).differences
+    assert "a linear layer whose tensors are not the network's own" in difference.text
+
+
+def test_a_network_that_takes_one_image_only_is_not_called_equal():
+    def forward(self, x):
+        return self.network(x.view(1, 3, 32, 32))
+
+    found = resvar.identify(Around(forward))
+    assert not found.known
+    assert any("could not be compared" in difference.text for difference in found.differences)
+
+
+def test_lazy_layers_are_initialised():
+    def conv(*arguments, **options):
+        return nn.LazyConv2d(*arguments, **options, bias=False)
+
+    plain = resvar.build_model("original", 18, "imagenet", num_classes=10)
+    for module in list(plain.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, nn.LazyBatchNorm2d())
+            elif isinstance(child, nn.Conv2d):
+                layer = conv(child.out_channels, child.kernel_size, child.stride, child.padding)
+                setattr(module, name, layer)
+    assert resvar.identify(plain, (3, 64, 64)).known
+    assert is_lazy(plain.stem[0].weight)
