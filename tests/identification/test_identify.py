@@ -30,7 +30,7 @@ def texts(found):
     ("name", "network"),
     [
         ("resnet18", "ResNet-18"),
-        ("resnet34", "ResNet-34"),
+        pytest.param("resnet34", "ResNet-34", marks=slow),
         ("resnet50", "ResNet-50"),
         pytest.param("resnet101", "ResNet-101", marks=slow),
         pytest.param("resnet152", "ResNet-152", marks=slow),
