@@ -147,13 +147,15 @@ def _compared(
 
 
 def _slopes(loss: Tensor, named: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The gradients; infinite where none arrives, or where the backward pass fails."""
-    found: Sequence[Tensor | None] = [None] * len(named)
-    with suppress(RuntimeError):
-        found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    """The gradients; infinite where none arrives."""
+    for weights in named.values():
+        if not weights.is_leaf:  # those of a copied TorchScript module
+            weights.retain_grad()
+    if loss.requires_grad:
+        torch.autograd.backward(loss)
     return {
-        name: torch.full_like(weights, inf) if slope is None else slope
-        for (name, weights), slope in zip(named.items(), found, strict=True)
+        name: torch.full_like(weights, inf) if weights.grad is None else weights.grad
+        for name, weights in named.items()
     }
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.utils.checkpoint import checkpoint
 
 import resvar
 from resvar.errors import UserError
@@ -386,3 +387,20 @@ def test_lazy_layers_are_initialised():
                 setattr(module, name, layer)
     assert resvar.identify(plain, (3, 64, 64)).known
     assert is_lazy(plain.stem[0].weight)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_recomputed_units_are_known(reentrant):
+    class Recomputed(nn.Module):
+        def __init__(self, unit):
+            super().__init__()
+            self.unit = unit
+
+        def forward(self, x):
+            return checkpoint(self.unit, x, use_reentrant=reentrant)
+
+    network = resvar.build_model("original", 20)
+    for stage in network.stages:
+        for number, unit in enumerate(stage):
+            stage[number] = Recomputed(unit)
+    assert resvar.identify(network).known
