@@ -147,14 +147,16 @@ def _compared(
 
 
 def _slopes(loss: Tensor, named: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The gradients; infinite where none arrives."""
+    """The gradients; infinite where none arrives, or where the backward pass fails."""
     for weights in named.values():
         if not weights.is_leaf:  # those of a copied TorchScript module
             weights.retain_grad()
-    if loss.requires_grad:
+    failed = True
+    with suppress(RuntimeError):
         torch.autograd.backward(loss)
+        failed = False
     return {
-        name: torch.full_like(weights, inf) if weights.grad is None else weights.grad
+        name: torch.full_like(weights, inf) if failed or weights.grad is None else weights.grad
         for name, weights in named.items()
     }
 
