@@ -75,7 +75,9 @@ def verdict_lines(found: Identification, subject: str) -> Iterator[str]:
         )
         yield f"{subject} is {name}, {how}."
     else:
-        yield f"{subject} is not a network of the papers; nearest: {name}."
+        far = len(found.differences) > DIFFERENCES_SHOWN
+        what = "a residual network of another family" if far else "not a network of the papers"
+        yield f"{subject} is {what}; nearest: {name}."
         yield from (f"differs: {_sentence(each)}" for each in found.differences[:DIFFERENCES_SHOWN])
         if (more := len(found.differences) - DIFFERENCES_SHOWN) > 0:
             yield f"differs: in {more} more respects (see --format json)."

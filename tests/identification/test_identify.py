@@ -75,10 +75,11 @@ def test_what_is_no_residual_network_is_refused():
             identify(network)
 
 
-def test_a_residual_network_of_another_kind_is_not_a_network_of_the_papers():
+def test_a_residual_network_of_another_family_is_called_so():
     found = identify(models.mobilenet_v2())
     assert not found.known
     assert any("ReLU6" in text for text in texts(found))
+    assert str(found).startswith("the network is a residual network of another family; nearest:")
 
 
 # --- ours -----------------------------------------------------------------------------------------
