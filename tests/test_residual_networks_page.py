@@ -130,7 +130,7 @@ def test_our_errors_are_those_of_the_records():
 
 
 def test_the_page_concludes_what_the_measurements_do():
-    """Both reasons are open. Whoever closes one in docs/why.md is led here, and back."""
+    """Both reasons are open. A change of either page must be made on the other, too."""
     measured = WHY.split("## Why (e) wins")[1].split("\n## ")[0]
     told = TEXT.split("### Why does (e) win?")[1]
     assert "so it is inconclusive" in measured

@@ -1,4 +1,4 @@
-"""What differs between the network found and the one that `models.layout` describes.
+"""Differences between the network found and the layers that `models.layout` describes.
 
 The description is the one from which resvar builds its own networks, so no rule of the orderings
 is repeated here. The places compared are the junctions (what comes between an addition, or the

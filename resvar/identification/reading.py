@@ -1,7 +1,7 @@
 """The architecture of the units found, as the numbers from which resvar would build it.
 
 The numbers are read, not looked up: a network of unusual widths has an `Architecture` too, and can
-be built from it. `nearest_architecture` is the one that `models.architecture.plan` knows.
+be built from it. `nearest_architecture` is a similar one that `models.architecture.plan` builds.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The network is run once, and every operator of ATen below autograd is seen: a call from
 `torch.nn.functional`, a shared or an in-place ReLU and a module are all the same here. Two
 operations are connected where the memory that one wrote is what the other read, so an in-place
-operation changes the signal for whoever reads it later, as it does in training.
+operation changes the signal for every operation that reads it later, as in training.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def trace(network: nn.Module, image: Tensor) -> Trace:
     one: the field `logits`, or the first [N, classes] of a tuple or mapping.
 
     Raises:
-        UserError: the output holds no tensor, or does not depend on the image.
+        UserError: the output contains no tensor, or does not depend on the image.
         Exception: whatever the network raises.
     """
     with torch.no_grad(), _Recorder(network, image) as recorder:
@@ -168,7 +168,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             ]
 
     def _left(self) -> None:
-        self._running.pop()
+        self._running.pop()  # and return None: the value of a hook replaces the module's output
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
