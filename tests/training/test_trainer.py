@@ -203,6 +203,20 @@ def test_sgd_is_momentum_worked_out_by_hand(momentum, nesterov):
             np.testing.assert_allclose(parameter.detach().numpy(), value, rtol=1e-12)
 
 
+def test_the_modules_are_walked_after_an_evaluation_and_not_in_each_update(monkeypatch):
+    settings = make_settings()
+    trainer = trainer_of(settings, Splits.prepare(make_images(), settings, CPU))
+    walks, walk = [], trainer.network.train
+    monkeypatch.setattr(
+        trainer.network, "train", lambda mode=True: (walks.append(trainer.iteration), walk(mode))
+    )
+    trainer.fit([Note()], stop=False)  # evaluations, by `eval`, after iterations 3 and 6
+    assert walks == [3, 3, 6]  # eval() is train(False)
+    assert not any(module.training for module in trainer.network.modules())
+    trainer.step()
+    assert all(module.training for module in trainer.network.modules())
+
+
 def test_every_update_takes_the_rate_of_its_iteration():
     settings = make_settings("lr=0.2", "warmup_iterations=2", "warmup_lr=0.05", "iterations=6")
     trainer = trainer_of(settings, Splits.prepare(make_images(), settings, CPU))
