@@ -19,7 +19,7 @@ from resvar.sweeps.estimate import (
 from resvar.sweeps.grid import PlannedRun, Sweep
 from resvar.sweeps.local import LocalSweep
 from resvar.sweeps.processes import FailedRun, Standing, standing_of
-from resvar.sweeps.slots import Slot, lacks_mps, make_slots, require_positive
+from resvar.sweeps.slots import Slot, make_slots, mps_advice, require_positive
 from resvar.training.events import require_trackers
 from resvar.training.stop import sweep_process
 
@@ -74,11 +74,8 @@ def show_plan(sweep: Sweep, data: Path, device: str) -> None:
 
 def _announce(todo: Sequence[PlannedRun], slots: Sequence[Slot], data: Path) -> None:
     """Print how many runs there are to do, where, and how long they take."""
-    if lacks_mps(slots):
-        print_line(
-            "Runs that share a GPU are faster only under NVIDIA's multi-process service: start it "
-            "with `nvidia-cuda-mps-control -d`."
-        )
+    if advice := mps_advice(slots):
+        print_line(advice)
     where = f"{len(slots)} at a time ({pluralize(slots[0].threads, 'thread')} each)"
     print_line(f"{len(todo)} to do, {where}. Measuring how long that takes …")
     try:

@@ -6,9 +6,9 @@ A slot is a GPU, a share of a GPU, or a share of the processor's cores.
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from resvar.errors import UserError
 from resvar.limits import available_cores, available_memory
@@ -17,6 +17,11 @@ MEMORY_PER_JOB = 4 * 2**30
 """Bytes; ResNet-164 at batch 128 in micro-batches of 64 needs less."""
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+MPS_CONTROL = "nvidia-cuda-mps-control"
+
+MPS_TIMEOUT = 5.0
+"""Seconds for an answer of the multi-process service, which otherwise takes milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,11 @@ class Slot:
     threads: int
     device: str
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def gpu(self) -> str | None:
+        """The GPU as `CUDA_VISIBLE_DEVICES` names it; None: the processor."""
+        return self.environment.get(VISIBLE)
 
 
 def make_slots(jobs: int | None, per_gpu: int | None, device: str, runs: int) -> list[Slot]:
@@ -65,14 +75,41 @@ def require_positive(jobs: int | None, per_gpu: int | None) -> None:
             raise UserError(f"{name} must be at least 1, not {value}.")
 
 
-def lacks_mps(slots: Sequence[Slot]) -> bool:
-    """Whether runs share a GPU without NVIDIA's multi-process service.
+def mps_advice(slots: Sequence[Slot]) -> str | None:
+    """What to do about runs that share a GPU without NVIDIA's multi-process service, if any do.
 
     They then alternate on the GPU and are slower together than one alone (docs/performance.md).
     """
-    gpus = [slot.environment[VISIBLE] for slot in slots if VISIBLE in slot.environment]
-    service = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY") or "/tmp/nvidia-mps", "control")
-    return len(set(gpus)) < len(gpus) and not service.exists()
+    gpus = [slot.gpu for slot in slots if slot.gpu is not None]
+    if len(set(gpus)) == len(gpus):
+        return None
+    why = _why_no_mps()
+    return why and f"Runs that share a GPU are faster only under NVIDIA's multi-process {why}."
+
+
+def _why_no_mps() -> str | None:
+    """Why the multi-process service does not work here; None if its daemon answers.
+
+    Its files prove nothing: they outlive a daemon that was killed. The program looks for the daemon
+    in `CUDA_MPS_PIPE_DIRECTORY`, as CUDA does.
+    """
+    try:
+        asked = subprocess.run(
+            [MPS_CONTROL], input="get_server_list\n", capture_output=True,
+            timeout=MPS_TIMEOUT, check=False, encoding="utf-8", errors="replace",
+        )  # fmt: skip
+    except FileNotFoundError:
+        return f"service, whose program {MPS_CONTROL} is not on the PATH"
+    except OSError as error:
+        return f"service, but {MPS_CONTROL} cannot be started ({error.strerror})"
+    except subprocess.TimeoutExpired:
+        return (
+            f"service, which has not answered for {MPS_TIMEOUT:.0f} s: end its processes, then "
+            f"start it with `{MPS_CONTROL} -d`"
+        )
+    if asked.returncode == 0 and all(map(str.isdecimal, asked.stdout.split())):
+        return None  # it lists the processes of its servers, which start with the first client
+    return f"service: start it with `{MPS_CONTROL} -d`"
 
 
 def _gpu_slot(number: int, gpus: Sequence[str], threads: int) -> Slot:

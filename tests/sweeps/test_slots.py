@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
+
 import pytest
 import torch
 
 from resvar.errors import UserError
 from resvar.sweeps import slots as slots_module
-from resvar.sweeps.slots import lacks_mps, make_slots
+from resvar.sweeps.slots import make_slots, mps_advice
 
 UUIDS = "GPU-8f6d2a1c-1b2c-3d4e-5f60-718293a4b5c6,MIG-0c9e8d7f-6a5b-4c3d-2e1f-0a9b8c7d6e5f"
 
@@ -120,13 +123,84 @@ def test_what_cannot_be_is_refused(gpus, jobs, per_gpu, device, said):
         make_slots(jobs, per_gpu, device, runs=10)
 
 
-def test_runs_that_share_a_gpu_take_turns_unless_the_service_is_there(gpus, monkeypatch, tmp_path):
+# --- NVIDIA's multi-process service ---------------------------------------------------------------
+
+DEAD = "echo Cannot find MPS control daemon process; exit 1"
+HANGING = "exec sleep 600"
+ALIVE = {"no servers": "", "servers": "echo 4711; echo 4712"}
+
+
+@pytest.fixture
+def service(monkeypatch, tmp_path):
+    """A program in place of NVIDIA's, which knows whom it serves and what it was asked."""
+
+    def install(answer: str | None) -> None:
+        program = tmp_path / "bin" / "nvidia-cuda-mps-control"
+        program.parent.mkdir(exist_ok=True)
+        program.unlink(missing_ok=True)
+        if answer is not None:
+            program.write_text(
+                "#!/bin/sh\n"
+                'read asked; [ "$asked" = get_server_list ] || exit 2\n'
+                f'[ "$CUDA_MPS_PIPE_DIRECTORY" = {tmp_path} ] || exit 3\n{answer}\n',
+                encoding="utf-8",
+            )
+            program.chmod(0o755)
+
+    # Beside it only what a shell script needs: a machine with GPUs may have the program.
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "sleep").symlink_to(shutil.which("sleep"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    (tmp_path / "control").touch()  # a daemon that was killed leaves it behind
+    return install
+
+
+@pytest.mark.parametrize("answer", ALIVE.values(), ids=ALIVE)
+def test_runs_may_share_a_gpu_where_the_service_answers(gpus, service, answer):
     gpus(2)
-    assert not lacks_mps(make_slots(None, None, "auto", runs=10))
-    assert lacks_mps(make_slots(None, 2, "auto", runs=10))
-    (tmp_path / "control").touch()
-    assert not lacks_mps(make_slots(None, 2, "auto", runs=10))
-    (tmp_path / "control").unlink()
+    service(answer)
+    assert mps_advice(make_slots(None, 2, "auto", runs=10)) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (DEAD, "service: start it with `nvidia-cuda-mps-control -d`."),
+        ("echo Cannot find MPS control daemon process", "start it with"),
+        (None, "program nvidia-cuda-mps-control is not on the PATH."),
+        (HANGING, "has not answered for 0 s: end its processes, then start it with"),
+    ],
+    ids=["dead", "dead, exit 0", "missing", "hanging"],
+)
+def test_where_it_does_not_answer_the_user_is_told_what_to_do(
+    gpus, service, monkeypatch, answer, said
+):
+    if answer == HANGING:
+        monkeypatch.setattr(slots_module, "MPS_TIMEOUT", 0.2)
+    gpus(2)
+    service(answer)
+    advice = mps_advice(make_slots(None, 2, "auto", runs=10))
+    assert advice is not None
+    assert advice.startswith("Runs that share a GPU are faster only under NVIDIA's multi-process")
+    assert said in advice
+
+
+def test_a_program_that_may_not_be_started(gpus, monkeypatch):
+    def refuse(*_args, **_options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(slots_module.subprocess, "run", refuse)
+    gpus(1)
+    advice = mps_advice(make_slots(2, None, "auto", runs=10))
+    assert advice is not None
+    assert "nvidia-cuda-mps-control cannot be started (Permission denied)." in advice
+
+
+def test_runs_that_share_no_gpu_need_no_service(gpus, service):
+    service("exit 1")
+    gpus(2)
+    assert mps_advice(make_slots(None, None, "auto", runs=10)) is None
+    assert mps_advice(make_slots(None, 2, "auto", runs=10)) is not None
     gpus(0)
-    assert not lacks_mps(make_slots(4, None, "cpu", runs=10))
+    assert mps_advice(make_slots(4, None, "cpu", runs=10)) is None
