@@ -1,4 +1,4 @@
-"""The tests of the operators use them compiled, in the types that this processor multiplies."""
+"""The tests of the C++ operators use them compiled, in the types that this processor multiplies."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from resvar.kernels import build
 
 
 @pytest.fixture(scope="module", autouse=True)
-def built() -> None:
-    build.load_operators()
+def built(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("build"):
+        build.load_operators()
 
 
 @pytest.fixture(autouse=True)
@@ -18,5 +19,6 @@ def _only_types_of_this_processor(request: pytest.FixtureRequest) -> None:
     """Skip a parameter `dtype` for which this processor has no instructions."""
     callspec = getattr(request.node, "callspec", None)
     dtype = callspec.params.get("dtype") if callspec else None
-    if dtype is not None and not torch.ops.resvar.takes_convolutions(dtype):
+    marked = request.node.get_closest_marker("build")
+    if marked and dtype is not None and not torch.ops.resvar.takes_convolutions(dtype):
         pytest.skip(f"no instructions for convolutions in {dtype} here")
