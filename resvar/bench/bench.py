@@ -99,17 +99,20 @@ def _contender_record(
         "peak_bytes": found.peak,
         "own_bytes": found.own,
         "time": found.shares,
+        **found.launches,
     }
 
 
 def _measurement_parts(found: dict[str, Any]) -> Sequence[str | Table]:
     """One depth: speed, memory, and the shares of the time."""
     contenders = found["contenders"]
+    kernels = right("kernels", lambda c: c.get("kernels"), ",d")
     speeds = filled(
         f"{found['variant']}-{found['depth']}",
         (
             left("contender", _contender_label, wrap=20),
             right("images/s", lambda c: per_second(c["images_per_second"])),
+            *([kernels] if any(c.get("kernels") for c in contenders) else []),
             right("min to max", lambda c: _range(c["slowest"], c["fastest"]), drop=1),
             right("ratio", lambda c: c["ratio"], ".2f"),
             right("of\nceiling", lambda c: percent(100 * c["share_of_ceiling"], 0), drop=3),
@@ -125,12 +128,11 @@ def _measurement_parts(found: dict[str, Any]) -> Sequence[str | Table]:
         return right(name, lambda c: percent(100 * c["time"].get(name, 0), 0), drop=drop)
 
     columns = (left("time in", lambda c: c["name"], wrap=12), *map(share, shown))
-    times = filled("", columns, contenders)
+    times: tuple[str | Table, ...] = ("", filled("", columns, contenders)) if shown else ()
     top = found["ceiling"]
     return (
         speeds,
-        "",
-        times,
+        *times,
         f"Ceiling: matrix product {top['bf16_flops'] / 1e9:,.0f} GFLOP/s in bf16, "
         f"{top['fp32_flops'] / 1e9:,.0f} in fp32; copy {top['copy_bytes_per_second'] / 1e9:.1f} "
         f"GB/s. Of ceiling: {found['flop_per_image'] / 1e9:.2f} GFLOP per image, against "

@@ -1,4 +1,4 @@
-"""The shares of an iteration's time: the profiler's events sorted by heading.
+"""What torch's profiler recorded: the shares of an iteration's time, and a GPU's kernels.
 
 An event's own time (without its children) counts for the innermost operator around it that has a
 heading. All time inside the creation of a batch or an optimizer step counts as data or optimizer.
@@ -7,6 +7,7 @@ heading. All time inside the creation of a batch or an optimizer step counts as 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 HEADINGS = (
@@ -18,6 +19,7 @@ AROUND = {"bench::data": "data", "Optimizer.": "optimizer", "AccumulateGrad": "o
 the weights' gradients over micro-batches."""
 
 OPERATORS = (
+    ("ghost", "fused"),  # the operator of kernels/ghost_bn.py, and its backward pass
     ("resvar::weight_gradient", "convolution"),
     ("resvar::", "fused"),
     ("CompiledFunction", "fused"),
@@ -47,6 +49,55 @@ def shares(events: Iterable[Any], own_time: Callable[[Any], float]) -> dict[str,
         sums[heading_of(_upwards(event))] += own_time(event)
     total = sum(sums.values())
     return {name: time / total for name, time in sums.items() if time} if total else {}
+
+
+COPIES = ("Memcpy", "Memset")
+"""How the names of a GPU's copies and fills begin. They are not kernels."""
+
+
+@dataclass(frozen=True)
+class DeviceWork:
+    """What a GPU did under one name: how often, and its time in all, in µs."""
+
+    name: str
+    count: int
+    microseconds: float
+
+    @property
+    def is_kernel(self) -> bool:
+        return not self.name.startswith(COPIES)
+
+
+def device_work(events: Iterable[Any]) -> list[DeviceWork]:
+    """The kernels, copies and fills among a profiler's events by name, the longest in all first.
+
+    The profiler also shows each named range of the host as an event of the GPU, from its first
+    kernel to its last; it is left out.
+    """
+    times: dict[str, list[float]] = {}
+    for event in events:
+        if event.device_type.name == "CUDA" and not _is_range(event):
+            times.setdefault(event.name, []).append(event.time_range.elapsed_us())
+    found = [DeviceWork(name, len(each), sum(each)) for name, each in times.items()]
+    return sorted(found, key=lambda work: work.microseconds, reverse=True)
+
+
+def launches(work: Iterable[DeviceWork], updates: int) -> dict[str, int | None]:
+    """Kernels of an update, and copies and fills; None if the profiler recorded no kernels.
+
+    Rounded: a session may lose its first kernels (https://github.com/pytorch/pytorch/issues/192021).
+    """
+    counts = {True: 0, False: 0}
+    for one in work:
+        counts[one.is_kernel] += one.count
+    if not counts[True]:
+        return {"kernels": None, "copies": None}
+    return {"kernels": round(counts[True] / updates), "copies": round(counts[False] / updates)}
+
+
+def _is_range(event: Any) -> bool:
+    # Older versions of torch do not mark ranges; those of an update have these names.
+    return getattr(event, "is_user_annotation", False) or any(part in event.name for part in AROUND)
 
 
 def heading_of(names: list[str]) -> str:

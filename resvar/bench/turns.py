@@ -20,6 +20,11 @@ from resvar.console import duration, pluralize
 from resvar.errors import RunError, UserError
 from resvar.sweeps.processes import SAFE_PYTHON, import_path
 
+NO_KERNELS = (
+    "the number of kernels is not known, because torch's profiler recorded none; it needs "
+    "NVIDIA's CUPTI, and that no other profiler uses the GPU."
+)
+
 
 class Worker:
     """A process that trains one contender on command (None: measures the ceiling)."""
@@ -114,6 +119,7 @@ class Measurement:
         seconds: of an iteration, one figure per turn (each the mean over the turn's iterations).
         peak: bytes of the process in an iteration; `own` excludes those before the network.
         shares: of an iteration's time by heading.
+        launches: on a GPU, `kernels` and `copies` of an update; None where that is not known.
     """
 
     contender: Contender
@@ -123,6 +129,7 @@ class Measurement:
     peak: int | None = None
     own: int | None = None
     shares: dict[str, float] = field(default_factory=dict)
+    launches: dict[str, int | None] = field(default_factory=dict)
 
     @property
     def speeds(self) -> list[float]:
@@ -189,7 +196,7 @@ def take_turns(
         Ceilings().measure(top)
         whole = rounds * (sum(first) + 1.2)
         if details:
-            whole += sum(4 * each / count for each, count in zip(first, counts, strict=True))
+            whole += sum(5 * each / count for each, count in zip(first, counts, strict=True))
         log(f"{pluralize(rounds, 'round')} of {len(contenders)} in turn: about {duration(whole)}.")
         for number in range(rounds):
             for one, worker, count in turns:
@@ -201,7 +208,11 @@ def take_turns(
             for one, worker, _ in turns:
                 memory = worker.ask(do="peak")
                 one.peak, one.own = memory["peak"], memory["own"]
-                one.shares = worker.ask(do="profile")["shares"]
+                profile = worker.ask(do="profile")
+                one.shares = profile.pop("shares")
+                one.launches = profile
+                if None in one.launches.values():
+                    log(f"{one.contender.name}: {NO_KERNELS}")
     return found, ceilings
 
 

@@ -21,10 +21,10 @@ import torch
 
 from resvar.bench.contenders import Contender
 from resvar.bench.plain import PlainTraining
-from resvar.bench.profile import shares
+from resvar.bench.profile import device_work, launches, shares
 from resvar.config import Settings
 from resvar.data.memory import MemoryTrainLoader
-from resvar.errors import UserError
+from resvar.errors import UserError, first_line
 from resvar.streams import log, open_standard_streams
 from resvar.training.execution import Execution
 from resvar.training.machine import choose_device
@@ -33,6 +33,10 @@ from resvar.training.throughput import made_up_loader, warm_up_updates
 
 IMAGES = 10_000
 """Synthetic, so no dataset is needed; the content of images does not affect the time."""
+
+
+PROFILED = 3
+"""Updates under the profiler."""
 
 
 class Training:
@@ -99,20 +103,37 @@ class Training:
         top, held = memory("VmHWM"), self.held
         return {"peak": top, "own": top - held if top and held else None}
 
-    def profile(self) -> dict[str, float]:
-        """Where the time of two updates goes."""
+    def profile(self) -> dict[str, Any]:
+        """`shares` of the time of an update; on a GPU also its number of `kernels` and `copies`."""
+        try:
+            events = self.events()
+        except RuntimeError as error:  # of CUPTI; the times measured so far are worth keeping
+            log(f"torch's profiler failed: {first_line(error)}")
+            events = []
+        # A kernel is also an event; its time already counts for the operator that launched it.
+        here = (e for e in events if e.device_type.name == "CPU")
+        if self.device.type != "cuda":
+            return {"shares": shares(here, lambda e: e.self_cpu_time_total)}
+        return {
+            "shares": shares(here, lambda e: e.self_device_time_total),
+            **launches(device_work(events), PROFILED),
+        }
+
+    def events(self) -> list[Any]:
+        """What torch's profiler records of `PROFILED` updates, launched kernel by kernel.
+
+        A graph launches the same kernels, but the profiler cannot say by which operator. A process
+        profiles once, since a second session of NVIDIA's CUPTI loses kernels. Without CUPTI, the
+        events are those of the host.
+        """
         activities = [torch.profiler.ProfilerActivity.CPU]
-        cuda = self.device.type == "cuda"
-        if cuda:
+        if self.device.type == "cuda":
             activities.append(torch.profiler.ProfilerActivity.CUDA)
         with torch.profiler.profile(activities=activities, acc_events=True) as found:
-            for _ in range(2):
-                self.step(replay=False)  # one operator at a time, for the profiler
+            for _ in range(PROFILED):
+                self.step(replay=False)
             self._wait()
-        own = (lambda e: e.self_device_time_total) if cuda else (lambda e: e.self_cpu_time_total)
-        # A kernel is also an event; its time already counts for the operator that launched it.
-        here = (e for e in found.events() if e.device_type.name == "CPU")
-        return shares(here, own)
+        return list(found.events())
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -234,7 +255,7 @@ def serve() -> None:
         elif command["do"] == "peak":
             answer(**work.peak())
         else:
-            answer(shares=work.profile())
+            answer(**work.profile())
 
 
 def _precision(work: Training | Ceiling) -> str | None:

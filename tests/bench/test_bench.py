@@ -5,11 +5,13 @@ import json
 import pytest
 import torch
 
-from resvar.bench import worker
+from resvar.bench import bench, turns, worker
 from resvar.bench.bench import core_splits, fit_depths, measurement_record
-from resvar.bench.contenders import BenchOptions
+from resvar.bench.contenders import BenchOptions, Contender
 from resvar.bench.turns import Ceilings, Measurement
 from resvar.cli import run_command
+from resvar.config import resolve
+from tests.bench.test_profile import RECORDED
 
 
 def measured(index, seconds, **more):
@@ -61,6 +63,93 @@ def test_splits_of_the_cores(cores, found):
     assert core_splits(cores) == found
 
 
+# --- kernels of an update, on a GPU ---------------------------------------------------------------
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture(scope="module")
+def training():
+    settings = resolve(
+        options={"variant": "full-preact", "depth": 8, "batch_size": 8, "bn_batch_size": 4},
+        overrides=["kernels=plain", "precision=fp32"],
+    )
+    return worker.Training(Contender("", settings), CPU)
+
+
+def test_a_gpu_has_a_number_of_kernels_and_a_processor_none(training, monkeypatch):
+    assert training.profile().keys() == {"shares"}
+    monkeypatch.setattr(training, "device", GPU)
+    monkeypatch.setattr(training, "events", lambda: 3 * RECORDED)
+    assert training.profile() == {"shares": {}, "kernels": 3, "copies": 4}
+
+
+def test_a_profiler_that_fails_costs_no_figure_but_its_own(training, monkeypatch, capsys):
+    def fail():
+        raise RuntimeError("CUPTI_ERROR_NOT_INITIALIZED.\nmore")
+
+    monkeypatch.setattr(training, "device", GPU)
+    monkeypatch.setattr(training, "events", fail)
+    assert training.profile() == {"shares": {}, "kernels": None, "copies": None}
+    assert capsys.readouterr().err == ("torch's profiler failed: CUPTI_ERROR_NOT_INITIALIZED\n")
+
+
+class FakeWorker:
+    """Updates of 10 ms, and the profile of a GPU."""
+
+    def __init__(self, contender, *_device_and_threads):
+        self.contender = contender
+
+    def answer(self):
+        return {"threads": 1, "precision": "bf16"} if self.contender else {}
+
+    def ask(self, do, **more):
+        kernels = None if "plain" in self.contender.name else 1050
+        return {
+            "warm up": {"seconds": 1.0},
+            "run": {"seconds": 0.01 * more.get("iterations", 1)},
+            "peak": {"peak": 2**30, "own": 2**29},
+            "profile": {"shares": {"fused": 1.0}, "kernels": kernels, "copies": kernels and 4},
+        }[do]
+
+    def seconds_of(self, iterations):
+        return self.ask("run", iterations=iterations)["seconds"]
+
+    def close(self):
+        pass
+
+
+class FakeCeiling(FakeWorker):
+    def ask(self, **_command):
+        return {"ceiling": {"bf16": 8e14, "fp32": 5e13, "copy": 3e12}}
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch):
+    """The bench of a machine with a GPU, whose workers are fakes."""
+    monkeypatch.setattr(bench, "_check_device", lambda _device: None)
+    monkeypatch.setattr(
+        turns, "Worker",
+        lambda one, *rest: (FakeWorker if one else FakeCeiling)(one, *rest),
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("fake_gpu")
+def test_kernels_stand_beside_the_speed_where_they_are_known(capsys):
+    asked = ["bench", "--device", "cuda", "--rounds", "1", "--seconds", "0.1"]
+    assert run_command(asked) == 0
+    out, err = capsys.readouterr()
+    head, rows = out.splitlines()[2], out.splitlines()[4:6]
+    assert head.split()[:3] == ["contender", "images/s", "kernels"]
+    assert ["1,050" in row for row in rows] == [True, False]
+    assert "plain PyTorch: the number of kernels is not known, because" in err
+
+    assert run_command([*asked, "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["benchmarks"]
+    known = [(one["kernels"], one["copies"]) for one in found["contenders"]]
+    assert known == [(1050, 4), (None, None)]
+
+
 # --- as its users type it -------------------------------------------------------------------------
 
 QUICK = ("--depth", "8", "--rounds", "2", "--seconds", "0.01", "--device", "cpu", "--threads", "1",
@@ -78,6 +167,7 @@ def test_bench_measures_contenders_in_turn(resvar, tmp_path):
     assert (fp32["precision"], plain["precision"]) == ("fp32", "fp32")
     assert (fp32["batch_size"], plain["bn_batch_size"]) == (4, 8)
     for one in (ours, fp32, plain):
+        assert "kernels" not in one
         assert len(one["turns"]) == 2
         assert 0 < one["slowest"] <= one["images_per_second"] <= one["fastest"]
         assert one["own_bytes"] is None or 0 < one["own_bytes"] < one["peak_bytes"]
@@ -96,6 +186,7 @@ def test_bench_says_it_in_tables(resvar, tmp_path):
     assert "full-preact-8" in done.out
     assert "GFLOP/s in bf16" in done.out
     assert "plain PyTorch" not in done.out
+    assert "kernels" not in done.out
 
 
 def test_floor_and_sweep(resvar, tmp_path):

@@ -4,9 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEvent
 from torch.nn import functional as F
 
-from resvar.bench.profile import heading_of, shares
+from resvar.bench.profile import DeviceWork, device_work, heading_of, launches, shares
 
 
 @pytest.mark.parametrize(
@@ -19,6 +21,8 @@ from resvar.bench.profile import heading_of, shares
         (["aten::add_", "evaluate_function: NativeBatchNormBackward0"], "addition"),
         (["aten::threshold_backward", "ReluBackward0"], "ReLU"),
         (["resvar::bn_relu_backward"], "fused"),
+        (["_GhostBatchNorm"], "fused"),
+        (["aten::copy_", "_GhostBatchNormBackward"], "fused"),
         (["aten::add_", "Optimizer.step#SGD.step"], "optimizer"),
         (["aten::add_", "torch::autograd::AccumulateGrad"], "optimizer"),
         (["aten::index", "bench::data"], "data"),
@@ -49,3 +53,44 @@ def test_a_real_profile_finds_what_there_is():
     of = shares(found.events(), lambda event: event.self_cpu_time_total)
     assert {"convolution", "BN", "ReLU", "addition"} <= set(of)
     assert sum(of.values()) == pytest.approx(1)
+
+
+def event(name, start, end, device=DeviceType.CUDA, **more):
+    """As torch's profiler makes them; times in µs."""
+    return FunctionEvent(
+        id=0, name=name, thread=0, start_us=start, end_us=end, device_type=device,
+        use_device="cuda", **more,
+    )  # fmt: skip
+
+
+RECORDED = [
+    event("cudaLaunchKernel", 0, 5, DeviceType.CPU),
+    event("bench::data", 0, 90, DeviceType.CPU, is_user_annotation=True),
+    event("bench::data", 1, 90, is_user_annotation=True),
+    event("Optimizer.step#SGD.step", 100, 200),  # of a torch that does not mark it
+    event("moments", 1, 3),
+    event("moments", 4, 8),
+    event("apply", 8, 18),
+    event("Memcpy HtoD (Pinned -> Device)", 20, 21),
+    event("Memset (Device)", 21, 22),
+    event("Memset (Device)", 22, 23),
+    event("Memcpy DtoD (Device -> Device)", 23, 24),
+]
+"""Of two updates: 3 kernels, 4 copies and fills."""
+
+
+def test_kernels_and_copies_are_counted_without_the_ranges_of_the_host():
+    work = device_work(RECORDED)
+    assert work[:2] == [DeviceWork("apply", 1, 10.0), DeviceWork("moments", 2, 6.0)]
+    assert [one.name for one in work if one.is_kernel] == ["apply", "moments"]
+    assert launches(work, 1) == {"kernels": 3, "copies": 4}
+    assert launches(work, 2) == {"kernels": 2, "copies": 2}
+
+
+def test_a_kernel_that_the_profiler_lost_does_not_change_the_number_of_an_update():
+    assert launches([DeviceWork("apply", 3 * 1050 - 1, 1.0)], 3)["kernels"] == 1050
+
+
+def test_without_cupti_the_number_of_kernels_is_not_known():
+    host = [one for one in RECORDED if one.device_type is DeviceType.CPU]
+    assert launches(device_work(host), 3) == {"kernels": None, "copies": None}
