@@ -246,7 +246,10 @@ class Settings(pydantic.BaseModel):
         PositiveInt, Role("execution", "Iterations between evaluations.", unit="iterations")
     ] = 391
     checkpoint_every: Annotated[
-        PositiveInt, Role("execution", "Iterations between checkpoints.", unit="iterations")
+        PositiveInt,
+        Role(
+            "execution", "Iterations between checkpoints, at least 30 s apart.", unit="iterations"
+        ),
     ] = 391
     tensorboard: Annotated[
         bool, Role("monitoring", "Write TensorBoard event files.", hashed=False)

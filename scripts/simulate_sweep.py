@@ -37,6 +37,7 @@ from resvar.reports.plotting import (
 )
 from resvar.sweeps.estimate import estimate, given_throughput, makespan, workload
 from resvar.sweeps.grid import plan_sweep
+from resvar.training.trainer import CHECKPOINT_PAUSE
 
 HOUR = 3600.0
 DEVICES = (1, 10, 100, 1000)
@@ -204,7 +205,8 @@ def print_intervals(console: Console, scenario: Scenario, load: Load) -> None:
 
 
 def print_faster(console: Console, conditions: Conditions, load: Load) -> None:
-    """By Daly's formula: on a faster device iterations are shorter, checkpoints are not."""
+    """By Daly's formula: on a faster device iterations are shorter, checkpoints are not. A periodic
+    checkpoint within CHECKPOINT_PAUSE seconds of the last one is skipped."""
     hours = conditions.mtbf / HOUR
     title = f"On faster devices, interrupted every {hours:,.1f} h, by Daly"
     columns = ("times as fast", "default", "lost by default", "optimum", "lost there")
@@ -212,8 +214,8 @@ def print_faster(console: Console, conditions: Conditions, load: Load) -> None:
     best = daly(conditions.checkpoint, conditions.mtbf)
     rows = []
     for times in FASTER:
-        row = [f"{times:,}"]
-        for interval in (default / times, best):
+        row, each = [f"{times:,}"], default / times
+        for interval in (each * max(1, math.ceil(CHECKPOINT_PAUSE / each)), best):
             lost = expected_overhead(load.mean / times, interval, conditions)
             row += [f"{interval:,.1f} s", f"{lost:.2%}"]
         rows.append(row)

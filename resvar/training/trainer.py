@@ -26,6 +26,10 @@ from resvar.training.pace import Pace
 from resvar.training.schedule import learning_rate
 from resvar.training.step import Updater
 
+CHECKPOINT_PAUSE = 30.0
+"""Seconds after a checkpoint in which no periodic one is saved. On a GPU an epoch may take little
+longer than a checkpoint."""
+
 
 class DivergedError(RunError):
     """A loss, a weight or a statistic is no longer a finite number.
@@ -96,7 +100,7 @@ class Trainer:
         self.pace = Pace(plan.settings, len(splits.test.labels))
         self._started = time.monotonic()
         self._last_test: Evaluation | None = None
-        self._saved_at = 0
+        self._saved_at, self._saved = 0, -math.inf  # iteration, and the time in this process
 
     @property
     def settings(self) -> Settings:
@@ -140,7 +144,7 @@ class Trainer:
                 self._save(callbacks)
                 return self._last_test or self._evaluate(self.splits.test, callbacks, stop)
             if self.iteration % settings.checkpoint_every == 0 and self.iteration != self._saved_at:
-                self._save(callbacks)
+                self._save(callbacks, periodic=True)
             if ranks.any(bool(stop)):
                 self._save_and_stop(callbacks)
             self.step(callbacks)
@@ -330,11 +334,15 @@ class Trainer:
         self.updater.meters.seconds += time.monotonic() - begun
         return loss
 
-    def _save(self, callbacks: Sequence[Callback]) -> None:
+    def _save(self, callbacks: Sequence[Callback], periodic: bool = False) -> None:
+        """Save a checkpoint; a periodic one not within CHECKPOINT_PAUSE of this process's last."""
         self._settle()  # never replace a good checkpoint by a diverged one
+        ranks, recent = self.plan.ranks, time.monotonic() - self._saved < CHECKPOINT_PAUSE
+        if periodic and ranks.any(ranks.first and recent):  # rank 0's clock decides for all
+            return
         for callback in callbacks:
             callback.on_checkpoint(self)
-        self._saved_at = self.iteration
+        self._saved_at, self._saved = self.iteration, time.monotonic()
 
     def _save_and_stop(self, callbacks: Sequence[Callback]) -> None:
         self._save(callbacks)

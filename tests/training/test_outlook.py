@@ -15,7 +15,7 @@ from rich.console import Console
 
 from resvar.config import resolve
 from resvar.errors import RunError, Stopped
-from resvar.training import job, writer
+from resvar.training import job, trainer, writer
 from resvar.training.execution import Execution
 from resvar.training.step import Updater
 from resvar.training.trainer import Trainer
@@ -61,6 +61,7 @@ class Runs:
 @pytest.fixture
 def runs(tmp_path, monkeypatch) -> Runs:
     install(make_cifar(tmp_path / "data", train=40, test=30), monkeypatch)
+    monkeypatch.setattr(trainer, "CHECKPOINT_PAUSE", 0.0)
     return Runs(tmp_path)
 
 

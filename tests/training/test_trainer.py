@@ -6,6 +6,7 @@ import io
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from resvar.data.cifar import Images
 from resvar.data.memory import MemoryEvalLoader, MemoryTrainLoader, Normalization
 from resvar.data.splits import Splits
 from resvar.errors import RunError, Stopped, UserError
+from resvar.settings import ROLES
 from resvar.training import trainer as module
 from resvar.training.checkpoint import load_newest
 from resvar.training.evaluate import evaluate
@@ -376,12 +378,102 @@ def test_evaluations_are_at_multiples_and_at_the_end(iterations, every, expected
         assert 0 <= row["train_error"] <= 100
 
 
-def test_checkpoints_are_at_multiples_and_at_the_end():
+def test_checkpoints_are_at_multiples_and_at_the_end(monkeypatch):
+    monkeypatch.setattr(module, "CHECKPOINT_PAUSE", 0.0)
     settings = make_settings("iterations=7", "checkpoint_every=3", "eval_every=100")
     note = Note()
     sets = Splits.prepare(make_images(), settings, CPU)
     trainer_of(settings, sets).fit([note], stop=False)
     assert note.saved == [3, 6, 7]
+
+
+class Clock(Note):
+    """Time as the trainer reads it: each update takes `pace` seconds, all else none."""
+
+    def __init__(self, monkeypatch, pace):
+        super().__init__()
+        self.now, self.pace = 1000.0, pace
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def on_update(self, trainer):
+        super().on_update(trainer)
+        self.now += self.pace
+
+
+EACH_SECOND = ("iterations=20", "checkpoint_every=2", "eval_every=100")
+
+
+@pytest.mark.parametrize(
+    ("pace", "saved"),
+    [
+        (7, [2, 8, 14, 20]),  # 28 s are too few, 42 s enough; the end is always saved
+        (15, [2, 4, 6, 8, 10, 12, 14, 16, 18, 20]),
+        (0, [2, 20]),
+    ],
+)
+def test_a_periodic_checkpoint_waits_30_s_for_the_next(monkeypatch, pace, saved):
+    settings = make_settings(*EACH_SECOND)
+    clock = Clock(monkeypatch, pace)
+    sets = Splits.prepare(make_images(), settings, CPU)
+    trainer_of(settings, sets).fit([clock], stop=False)
+    assert clock.saved == saved
+    assert f"at least {module.CHECKPOINT_PAUSE:.0f} s apart" in ROLES["checkpoint_every"].help
+
+
+def test_a_stop_saves_at_once_and_so_does_the_first_checkpoint_of_a_process(monkeypatch):
+    settings = make_settings(*EACH_SECOND)
+    sets = Splits.prepare(make_images(), settings, CPU)
+    clock = Clock(monkeypatch, 1)
+
+    class After3:
+        def __bool__(self):
+            return clock.done[-1:] == [3]
+
+    stopped = trainer_of(settings, sets)
+    with pytest.raises(Stopped):
+        stopped.fit([clock], After3())
+    assert clock.saved == [2, 3]
+    resumed = trainer_of(settings, sets)
+    resumed.restore(copy.deepcopy(stopped.state()))
+    resumed.fit([clock], stop=False)
+    assert clock.saved == [2, 3, 4, 20]
+
+
+def test_a_divergence_is_found_where_a_checkpoint_is_skipped(monkeypatch):
+    settings = make_settings(*EACH_SECOND)
+    trainer = trainer_of(settings, Splits.prepare(make_images(), settings, CPU))
+
+    class Spoil(Clock):
+        def on_update(self, trainer):
+            super().on_update(trainer)
+            if trainer.iteration == 6:
+                next(iter(trainer.network.buffers())).fill_(math.inf)
+
+    note = Spoil(monkeypatch, 1)
+    with pytest.raises(DivergedError, match="at iteration 6"):
+        trainer.fit([note], stop=False)
+    assert note.saved == [2]
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("recent", [True, False])
+def test_the_clock_of_rank_0_decides_for_all_ranks(first, recent):
+    """The others ask at the same iteration, and their clocks count for nothing."""
+    settings = make_settings()
+    trainer, note = trainer_of(settings, Splits.prepare(make_images(), settings, CPU)), Note()
+    told = []
+
+    def any_rank(flag):
+        told.append(flag)
+        return recent
+
+    ranks = SimpleNamespace(first=first, any=any_rank)
+    trainer.plan = dataclasses.replace(trainer.plan, ranks=ranks)
+    trainer._save([note])
+    assert told == []
+    trainer._save([note], periodic=True)
+    assert told == [first]
+    assert len(note.saved) == (1 if recent else 2)
 
 
 def test_the_training_columns_are_those_of_the_iterations_since_the_last_row():

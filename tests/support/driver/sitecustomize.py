@@ -17,6 +17,8 @@ their child processes. It reads environment variables:
     RESVAR_TEST_UNMEASURED=1      a sweep does not measure the duration of its runs
     RESVAR_TEST_ONLY=TEXT         all but DATA only for command lines that contain TEXT
 
+With DATA, a run saves every periodic checkpoint, however short the time since the last one.
+
 Places: `import` (of torch, in the middle), `iteration`, `evaluation` (in the middle of one),
 `checkpoint-write` (half the bytes are written), and for each file that is replaced as a whole
 `before-NAME` and `after-NAME` its rename, such as `before-result.json`.
@@ -161,6 +163,7 @@ def watch_renames():
 
 
 def watch_trainer(trainer):
+    trainer.CHECKPOINT_PAUSE = 0.0  # else a run of a second has two checkpoints
     step, evaluate = trainer.Trainer.step, trainer.evaluate
 
     def slower_step(self, *others):
