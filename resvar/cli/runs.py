@@ -193,8 +193,8 @@ def sweep_command(
         str | None,
         opt.value(
             "DEPTH=N[,…]",
-            "With --estimate: speed of one device, as `resvar bench` measured it, e.g. "
-            "110=240,164=160.",
+            "Do not measure the speed for the announced time: training images/s of one run, "
+            "beside the others on its device, e.g. 110=240,164=160. `resvar bench` measures it.",
         ),
     ] = None,
 ) -> None:
@@ -219,8 +219,12 @@ def sweep_command(
         _refuse_slurm_options(**resources, launcher_config=launcher_config, sbatch=sbatch)
     if estimate and dry_run:
         raise UserError("--estimate and --dry-run cannot be combined; use one at a time.")
-    if images_per_second is not None and not estimate:
-        raise UserError("--images-per-second needs --estimate; add that option.")
+    if images_per_second is not None and not estimate and (dry_run or launcher == "slurm"):
+        other = "--dry-run" if dry_run else "--launcher slurm"
+        raise UserError(
+            f"--images-per-second is for the announced time, and {other} announces none; use it "
+            "with --estimate."
+        )
     from resvar.sweeps.grid import plan_sweep
 
     given = {"variants": variants, "depths": depths, "seeds": seeds, "protocol": protocol}
@@ -242,7 +246,7 @@ def sweep_command(
     else:
         if not dry_run and not any((run.folder / RESULT).exists() for run in planned.runs):
             _print_forecast(planned)
-        run_here(planned, folder, device, jobs, per_gpu, dry_run)
+        run_here(planned, folder, device, jobs, per_gpu, dry_run, images_per_second)
     if dry_run:
         _print_forecast(planned, comment="# ")
 

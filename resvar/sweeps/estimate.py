@@ -27,10 +27,16 @@ DEVICES = (1, 8, 64)
 
 @dataclass(frozen=True)
 class Throughput:
-    """Training images per second of each workload on one device, and the source of the figures."""
+    """Training images per second of a run of each workload.
+
+    Attributes:
+        source: of the figures, as a sentence.
+        together: runs that share a device at these speeds.
+    """
 
     speeds: Mapping[Workload, float]
     source: str
+    together: int = 1
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,8 @@ class WorkloadEstimate:
 class Estimate:
     """The time of the open runs of a sweep.
 
-    An evaluated image counts as a third of a trained one, and runs are assumed not to slow each
-    other down. Loading the dataset, and checkpoints, are left out.
+    An evaluated image counts as a third of a trained one, and runs on different devices are assumed
+    not to slow each other down. Loading the dataset, and checkpoints, are left out.
 
     Attributes:
         lengths: seconds that are left of each run, in the order in which the runs are started.
@@ -62,16 +68,16 @@ class Estimate:
 
     parts: tuple[WorkloadEstimate, ...]
     lengths: tuple[float, ...]
-    source: str
+    throughput: Throughput
 
     @property
     def total(self) -> float:
-        """Seconds on one device."""
+        """Seconds of all runs, one after the other."""
         return sum(self.lengths)
 
-    def by_the_clock(self, devices: int) -> float:
-        """Seconds on several devices: a free device takes the next run."""
-        return makespan(self.lengths, devices)
+    def by_the_clock(self, at_a_time: int) -> float:
+        """Seconds with several runs at a time."""
+        return makespan(self.lengths, at_a_time)
 
 
 def estimate(
@@ -95,7 +101,7 @@ def estimate(
         lengths.append(settings.work(images, done) / speed)
         part = WorkloadEstimate(f"ResNet-{settings.depth}", speed, whole, [])
         parts.setdefault(key, part).left.append(lengths[-1])
-    return Estimate(tuple(parts.values()), tuple(lengths), throughput.source)
+    return Estimate(tuple(parts.values()), tuple(lengths), throughput)
 
 
 def workload(settings: Settings) -> Workload:
@@ -113,9 +119,9 @@ def _test_images(dataset: str, data: Path | None) -> int:
     return SAMPLE_TEST_IMAGES if dataset == "sample" else CIFAR_TEST_IMAGES
 
 
-def makespan(lengths: Sequence[float], devices: int) -> float:
-    """Seconds until the last run ends, if a free device always takes the next run of the list."""
-    free = [0.0] * max(1, min(devices, len(lengths)))
+def makespan(lengths: Sequence[float], at_a_time: int) -> float:
+    """Seconds until the last run ends, if a free place always takes the next run of the list."""
+    free = [0.0] * max(1, min(at_a_time, len(lengths)))
     for length in lengths:
         heapq.heapreplace(free, free[0] + length)
     return max(free)
@@ -124,8 +130,11 @@ def makespan(lengths: Sequence[float], devices: int) -> float:
 # --- the throughput -----------------------------------------------------------------
 
 
-def given_throughput(text: str, todo: Sequence[PlannedRun]) -> Throughput:
-    """From `110=6000,164=3500`: depth and training images per second of one device.
+def given_throughput(text: str, todo: Sequence[PlannedRun], together: int = 1) -> Throughput:
+    """From `110=6000,164=3500`: depth and training images per second of a run.
+
+    Args:
+        together: runs that share a device; the speed is that of a run beside the others.
 
     Raises:
         UserError: the text has another form, or lacks the depth of an open run.
@@ -149,13 +158,16 @@ def given_throughput(text: str, todo: Sequence[PlannedRun]) -> Throughput:
             "device measures it."
         )
     speeds = {workload(run.settings): by_depth[run.settings.depth] for run in todo}
-    return Throughput(speeds, "Not measured here: images per second as --images-per-second says.")
+    beside = f" of each of {together} runs on a device" if together > 1 else ""
+    source = f"Not measured here: images per second{beside} as --images-per-second says."
+    return Throughput(speeds, source, together)
 
 
-def measured_throughput(todo: Sequence[PlannedRun], slot: Slot) -> Throughput:
-    """From a few real updates of each workload on synthetic images, in the given slot.
+def measured_throughput(todo: Sequence[PlannedRun], slots: Sequence[Slot]) -> Throughput:
+    """From a few real updates of each workload on synthetic images, on the device of a slot.
 
-    The updates run in a process of their own, so that the sweep's process stays small.
+    As many runs at a time as share that device: all of the processor, or of one GPU. They work in
+    processes of their own, so that the sweep's process stays small.
 
     Raises:
         UserError: the device cannot train one of the networks.
@@ -164,19 +176,20 @@ def measured_throughput(todo: Sequence[PlannedRun], slot: Slot) -> Throughput:
     kinds = {workload(run.settings): run.settings for run in todo}
     begun = {workload(run.settings) for run in todo if read_progress(run.folder) is not None}
     measured = [(settings, kind in begun) for kind, settings in kinds.items()]
-    speeds, device = measured_speeds(measured, slot)
-    source = f"Measured here on {device}, with nothing else running."
-    return Throughput(dict(zip(kinds, speeds, strict=True)), source)
+    together = min(sum(slot.gpu == slots[0].gpu for slot in slots), len(todo))
+    speeds, device = measured_speeds(measured, slots[0], together)
+    source = f"Measured here on {device}, {pluralize(together, 'run')} at a time."
+    return Throughput(dict(zip(kinds, speeds, strict=True)), source, together)
 
 
 # --- the table ------------------------------------------------------------------------------------
 
 
-def print_estimate(found: Estimate, slots: int | None) -> None:
+def print_estimate(found: Estimate, own: Mapping[int, str]) -> None:
     """Print the hours of each network, the total, and the wall time.
 
     Args:
-        slots: the number of slots of this machine; None where the figures are another machine's.
+        own: further numbers of runs at a time, in words; an example is `{2: "in 2 slots here"}`.
     """
     in_all = ("total", None, None, found.total, len(found.lengths))
     rows = [(p.name, p.speed, p.whole, sum(p.left), len(p.left)) for p in found.parts]
@@ -187,18 +200,19 @@ def print_estimate(found: Estimate, slots: int | None) -> None:
         right("time a run", lambda row: row[2] and duration(row[2])),
         right("time left", lambda row: duration(row[3])),
     )
-    runs = len(found.lengths)
-    counts = [*(count for count in DEVICES if count < runs), runs]
-    times = [
-        f"{duration(found.by_the_clock(count))} on {pluralize(count, 'such device')}"
-        for count in counts
-    ]
-    if slots is not None:
-        times.insert(0, f"{duration(found.by_the_clock(slots))} in {slots} slots here")
+    runs, together = len(found.lengths), found.throughput.together
+    devices = [*(count for count in DEVICES if count * together < runs), -(-runs // together)]
+    such = {count * together: f"on {pluralize(count, 'such device')}" for count in devices}
+    places = {**own, **{count: words for count, words in such.items() if count not in own}}
+    times = [f"{duration(found.by_the_clock(count))} {words}" for count, words in places.items()]
     console = console_for_output()
-    console.print(found.source)
+    console.print(found.throughput.source)
     print_table(filled("", columns, [*rows, in_all]), console)
+    if together > 1:
+        spent = duration(found.total / together)
+        console.print(f"A device trains {together} runs at a time: {spent} of device time.")
     console.print(f"Wall time: {', '.join(times)}.")
     console.print(
-        "It assumes that runs do not slow each other down; checkpoints and loading are left out."
+        "It assumes that runs on different devices do not slow each other down; checkpoints and "
+        "loading are left out."
     )

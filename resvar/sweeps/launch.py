@@ -25,9 +25,18 @@ from resvar.training.stop import sweep_process
 
 
 def run_here(
-    sweep: Sweep, data: Path, device: str, jobs: int | None, per_gpu: int | None, dry_run: bool
+    sweep: Sweep,
+    data: Path,
+    device: str,
+    jobs: int | None,
+    per_gpu: int | None,
+    dry_run: bool,
+    speeds: str | None = None,
 ) -> None:
     """Plan, estimate, train, and report failures.
+
+    Args:
+        speeds: the value of `--images-per-second`; None: measure.
 
     Raises:
         UserError: the data is missing, a directory contains another run, torchrun started
@@ -48,7 +57,7 @@ def run_here(
     if todo:
         require_inputs(todo, data)
         try:
-            _announce(todo, slots, data)
+            _announce(todo, slots, data, speeds)
         except KeyboardInterrupt:
             raise Stopped("stopped before any run was started.") from None
     elif not found.failed:
@@ -72,14 +81,22 @@ def show_plan(sweep: Sweep, data: Path, device: str) -> None:
     deliver("".join(f"{line}\n" for line in lines), None)
 
 
-def _announce(todo: Sequence[PlannedRun], slots: Sequence[Slot], data: Path) -> None:
-    """Print how many runs there are to do, where, and how long they take."""
+def _announce(
+    todo: Sequence[PlannedRun], slots: Sequence[Slot], data: Path, speeds: str | None
+) -> None:
+    """Print how many runs there are to do, where, and how long they take.
+
+    Raises:
+        UserError: `speeds` is wrong.
+    """
+    given = None if speeds is None else given_throughput(speeds, todo)
     if advice := mps_advice(slots):
         print_line(advice)
-    where = f"{len(slots)} at a time ({pluralize(slots[0].threads, 'thread')} each)"
-    print_line(f"{len(todo)} to do, {where}. Measuring how long that takes …")
+    threads = pluralize(slots[0].threads, "thread")
+    where = f"{len(todo)} to do, {len(slots)} at a time ({threads} each)."
+    print_line(where if given else f"{where} Measuring how long that takes …")
     try:
-        found = estimate(todo, measured_throughput(todo, slots[0]), data)
+        found = estimate(todo, given or measured_throughput(todo, slots), data)
         time = f"About {duration(found.by_the_clock(len(slots)))} in total"
     except RunError as error:
         time = f"The time is unknown: {str(error).rstrip('.')}"
@@ -108,10 +125,13 @@ def estimate_here(
     if not (todo := _standing(sweep).open):
         return
     if speeds is not None:
-        print_estimate(estimate(todo, given_throughput(speeds, todo), data), None)
-        return
-    slots = make_slots(jobs, per_gpu, device, len(todo))
-    print_estimate(estimate(todo, measured_throughput(todo, slots[0]), data), len(slots))
+        throughput = given_throughput(speeds, todo, per_gpu or 1)
+        own = {} if jobs is None else {jobs: f"with {pluralize(jobs, 'run')} at a time"}
+    else:
+        slots = make_slots(jobs, per_gpu, device, len(todo))
+        throughput = measured_throughput(todo, slots)
+        own = {len(slots): f"in {pluralize(len(slots), 'slot')} here"}
+    print_estimate(estimate(todo, throughput, data), own)
 
 
 # --- shared with the sweeps on Slurm --------------------------------------------------------------

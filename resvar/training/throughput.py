@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -30,11 +31,19 @@ def warm_up_updates(plan: Execution) -> int:
     return WARM_UPS + 1 if plan.captures else 2
 
 
-def measure_throughput(plan: Execution, seconds: float = 4.0) -> float:
-    """Training images per second here: as many updates as fit in `seconds`, at least two."""
+def measure_throughput(
+    plan: Execution, seconds: float = 4.0, ready: Callable[[], None] | None = None
+) -> float:
+    """Training images per second here: as many updates as fit in `seconds`, at least two.
+
+    Args:
+        ready: called after the first updates, which do not count.
+    """
     loader, updater = made_up_loader(plan, plan.settings.batch_size), Updater(plan)
     first, times = warm_up_updates(plan), list[float]()
     while len(times) < first + 2 or sum(times[first:]) < seconds:
+        if len(times) == first and ready is not None:
+            ready()
         begun = time.monotonic()
         updater(*loader.batch(len(times)))
         float(updater.meters.loss)  # wait for the device

@@ -229,7 +229,7 @@ def test_nothing_is_imported_from_the_current_folder(as_a_command):
             "open('executed', 'w')\nraise SystemExit(0)\n", encoding="utf-8"
         )
     sweep = plan_sweep(None, NAMES | {"seeds": "1"}, SETS, Path("runs"))
-    assert measured_throughput(sweep.runs, ONE).source.startswith("Measured here on")
+    assert measured_throughput(sweep.runs, [ONE]).source.startswith("Measured here on")
     local = LocalSweep(sweep, [ONE], Path(os.environ["RESVAR_DATA"]))
     local.run()
     assert (local.finished, local.failed) == (1, [])
@@ -262,10 +262,11 @@ def test_files_that_change_after_the_command_change_nothing(as_a_command):
 
 
 def test_a_killed_measurement_is_a_sentence(monkeypatch):
+    settings = resolve(options={"variant": "original", "depth": 8})
     killed = (sys.executable, "-c", "import os; os.kill(os.getpid(), 9)")
     monkeypatch.setattr(measure_module, "SAFE_PYTHON", killed)
     with pytest.raises(RunError, match="killed by SIGKILL, often for lack of memory"):
-        measure_module.measured_speeds([], ONE)
+        measure_module.measured_speeds([(settings, False)], ONE)
 
 
 def test_a_checkout_is_named_to_the_processes_only_where_it_is_not_installed(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,12 @@ from resvar.errors import UserError
 from resvar.files import write_json
 from resvar.kernels.build import BuildError
 from resvar.rundir import DIVERGED, PROGRESS, RESULT, write_note, write_settings
-from resvar.sweeps.estimate import estimate, given_throughput, makespan
+from resvar.sweeps import estimate as estimate_module
+from resvar.sweeps import launch, measure
+from resvar.sweeps.estimate import estimate, given_throughput, makespan, measured_throughput
 from resvar.sweeps.grid import PlannedRun, Sweep, plan_sweep
-from resvar.sweeps.measure import _measure
+from resvar.sweeps.measure import _measure, measured_speeds
+from resvar.sweeps.slots import Slot
 from resvar.training import execution, throughput
 from resvar.training.execution import Execution
 from tests.reports.runs import make_result
@@ -138,6 +142,75 @@ def test_a_throughput_that_cannot_be(tmp_path, text, parts):
         assert part in str(refused.value)
 
 
+# --- runs that share a device ---------------------------------------------------------------------
+
+ASSISTANT = """
+import glob, json, os, sys
+request = json.loads(sys.stdin.readline())
+for number, _ in enumerate(request["kinds"]):
+    open(f"warm-{number}-{os.getpid()}", "x").close()
+    print("a library says hello")
+    print(json.dumps({"warm": True}), flush=True)
+    assert os.read(0, 1)
+    together = len(glob.glob(f"warm-{number}-*"))
+    print(json.dumps({"speed": together, "device": "slide rule"}), flush=True)
+"""
+"""A process that measures how many are warm when it may go, and that prints other lines too."""
+
+
+@pytest.mark.process
+def test_as_many_measure_at_the_same_time_as_share_the_device(tmp_path, monkeypatch):
+    script = tmp_path / "assistant.py"
+    script.write_text(ASSISTANT, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(measure, "SAFE_PYTHON", (sys.executable, str(script)))
+    kinds = [(run.settings, False) for run in plan(tmp_path, seeds="1").runs[:2]]
+    assert measured_speeds(kinds, Slot("cpu 0", 1, "cpu"), 3) == ([3.0, 3.0], "slide rule")
+
+
+def on_gpus(names: str) -> list[Slot]:
+    return [
+        Slot(f"gpu {gpu}, {number}", 1, "cuda", {"CUDA_VISIBLE_DEVICES": gpu})
+        for number, gpu in enumerate(names)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("slots", "runs", "together"),
+    [
+        (on_gpus("01"), 8, 1),
+        (on_gpus("010"), 8, 2),
+        (on_gpus("0000"), 3, 3),  # the fourth place stays free
+        ([Slot(f"cpu {number}", 1, "cpu") for number in range(4)], 8, 4),
+    ],
+)
+def test_runs_share_a_gpu_or_the_processor(tmp_path, monkeypatch, slots, runs, together):
+    asked = []
+
+    def answer(kinds, slot, count):
+        asked.append((slot, count))
+        return [50.0] * len(kinds), "slide rule"
+
+    monkeypatch.setattr(estimate_module, "measured_speeds", answer)
+    todo = plan(tmp_path).runs[:runs]
+    found = measured_throughput(todo, slots)
+    assert asked == [(slots[0], together)]
+    assert found.together == together
+    assert found.source.startswith(f"Measured here on slide rule, {together} run")
+
+
+def test_a_device_with_several_runs_does_them_at_a_time(work, capsys):
+    speeds = ["--images-per-second", "8=5,14=5"]
+    assert run_command([*SWEEP, "--estimate", *speeds, "--per-gpu", "2", "--jobs", "6"]) == 0
+    out = capsys.readouterr().out
+    one = WORK / 5
+    assert "images per second of each of 2 runs on a device as --images-per-second says" in out
+    assert f"A device trains 2 runs at a time: {duration(4 * one)} of device time." in out
+    assert f"Wall time: {duration(2 * one)} with 6 runs at a time, {duration(4 * one)} on 1" in out
+    assert f" such device, {duration(one)} on 4 such devices." in out
+    assert not list(work.iterdir())
+
+
 # --- as a command ---------------------------------------------------------------------------------
 
 SWEEP = (
@@ -194,6 +267,46 @@ def test_measured_here_each_network_once_and_the_deeper_is_slower(work, capsys):
     assert not list(work.iterdir())
 
 
+class NoRuns:
+    """In place of the runs of a sweep."""
+
+    diverged = ()
+
+    def __init__(self, *_):
+        pass
+
+    run = report = lambda _: None
+
+
+@pytest.mark.usefixtures("work")
+def test_a_sweep_that_is_given_the_speed_does_not_measure(monkeypatch, capsys):
+    def refuse(*_):
+        raise AssertionError("it measures")
+
+    monkeypatch.setattr(launch, "measured_throughput", refuse)
+    monkeypatch.setattr(launch, "require_inputs", lambda *_: None)
+    monkeypatch.setattr(launch, "LocalSweep", NoRuns)
+    local = [*SWEEP, "--device", "cpu", "--jobs", "2"]
+    assert run_command([*local, "--images-per-second", "8=5,14=2"]) == 0
+    out = capsys.readouterr().out
+    assert "8 to do, 2 at a time" in out
+    assert "Measuring" not in out
+    # Two of each depth at a time, and a place that is free takes the next.
+    total = makespan([WORK / 5, WORK / 5, WORK / 2, WORK / 2] * 2, 2)
+    assert f"About {duration(total)} in total. Ctrl-C" in out
+    with pytest.raises(AssertionError, match="it measures"):
+        run_command(local)
+
+
+def test_a_sweep_that_is_given_a_wrong_speed_starts_nothing(work, monkeypatch, capsys):
+    monkeypatch.setattr(launch, "require_inputs", lambda *_: None)
+    assert run_command([*SWEEP, "--device", "cpu", "--images-per-second", "8=5"]) == 2
+    err = capsys.readouterr().err
+    assert "depth 14 is missing" in err
+    assert len(err.splitlines()) == 1
+    assert not list(work.iterdir())
+
+
 @pytest.mark.usefixtures("work")
 def test_a_finished_sweep_costs_nothing(capsys):
     for run in plan(Path("runs")).runs:
@@ -205,7 +318,8 @@ def test_a_finished_sweep_costs_nothing(capsys):
 @pytest.mark.parametrize(
     ("more", "part"),
     [
-        (["--images-per-second", "8=1,14=1"], "--estimate"),
+        (["--images-per-second", "8=1,14=1", "--dry-run"], "--dry-run announces none"),
+        (["--images-per-second", "8=1,14=1", "--launcher", "slurm"], "slurm announces none"),
         (["--estimate", "--dry-run"], "one at a time"),
         (["--estimate", "--images-per-second", "8=1"], "depth 14 is missing"),
         (["--estimate", "--jobs", "0"], "--jobs must be at least 1"),
@@ -227,12 +341,12 @@ def test_a_run_that_has_begun_is_measured_without_what_it_cannot_have(monkeypatc
 
     monkeypatch.setattr(execution, "load_operators", refuse)
     monkeypatch.setattr(Execution, "prepare_process", lambda _plan: None)
-    monkeypatch.setattr(throughput, "measure_throughput", lambda plan: plan.kernels)
+    monkeypatch.setattr(throughput, "measure_throughput", lambda plan, **_: plan.kernels)
     settings = resolve(options={"variant": "original", "depth": 8}, overrides=["kernels=fused"])
 
     def speeds(begun):
-        kinds = [(settings.model_dump(), begun)]
-        return _measure({"kinds": kinds, "threads": 1, "device": "cpu"})["speeds"]
+        request = {"kinds": [(settings.model_dump(), begun)], "threads": 1, "device": "cpu"}
+        return [answer["speed"] for answer in _measure(request, ready=lambda: None)]
 
     assert speeds(begun=True) == ["plain"]
     with pytest.raises(UserError, match="no C\\+\\+ compiler"):
