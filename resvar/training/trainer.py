@@ -182,7 +182,7 @@ class Trainer:
         tensors = [*self.network.state_dict().values()]
         for momenta in self.updater.optimizer.state.values():
             tensors += [value for value in momenta.values() if isinstance(value, Tensor)]
-        if not torch.stack([tensor.isfinite().all() for tensor in tensors]).all():
+        if not all_finite(tensors):
             raise DivergedError("weights are no longer finite", self.iteration, loss)
         return loss
 
@@ -347,3 +347,16 @@ class Trainer:
     def _save_and_stop(self, callbacks: Sequence[Callback]) -> None:
         self._save(callbacks)
         raise Stopped(f"stopped after iteration {self.iteration}")
+
+
+def all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether every number is finite. Waits for the device.
+
+    A sum of absolute values is finite only if each of them is, and a few kernels add up those of
+    hundreds of tensors. Where a sum is not finite, finite numbers may have overflowed it, so a
+    look at each tensor decides.
+    """
+    floats = [tensor for tensor in tensors if tensor.is_floating_point()]
+    if bool(torch.stack(torch._foreach_norm(floats, 1)).isfinite().all()):
+        return True
+    return all(bool(tensor.isfinite().all()) for tensor in floats)

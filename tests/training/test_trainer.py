@@ -634,18 +634,52 @@ def test_the_iteration_of_a_divergence_is_the_first_whose_loss_is_not_finite(loo
     assert not math.isfinite(caught.value.loss)
 
 
-@pytest.mark.parametrize("where", ["weight", "running_var", "momentum_buffer"])
-def test_nothing_that_is_not_finite_is_saved(where, tmp_path):
+@pytest.mark.parametrize(
+    "where", ["weight", "bias", "running_mean", "running_var", "momentum_buffer"]
+)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_nothing_that_is_not_finite_is_saved(where, value, tmp_path):
     settings = make_settings()
     trainer = trainer_of(settings, Splits.prepare(make_images(), settings, CPU))
     trainer.step()
     trainer.check()
-    held = [value for name, value in trainer.network.state_dict().items() if name.endswith(where)]
+    held = [tensor for name, tensor in trainer.network.state_dict().items() if name.endswith(where)]
     held += [m[where] for m in trainer.updater.optimizer.state.values() if where in m]
-    held[-1].view(-1)[0] = float("inf")
+    held[len(held) // 2].view(-1)[-1] = value
     with pytest.raises(DivergedError, match="weights are no longer finite at iteration 1"):
         trainer._save([Writer(tmp_path, trainer, print)])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_large_weights_are_finite():
+    """Also where their sum is not: 16 × 16 × 3 × 3 of 3e38."""
+    settings = make_settings()
+    trainer = trainer_of(settings, Splits.prepare(make_images(), settings, CPU))
+    trainer.step()
+    weights = list(trainer.network.parameters())
+    for large in (1e30, 3e38):
+        with torch.no_grad():
+            weights[0].fill_(large)
+            weights[0].view(-1)[0] = -large
+        assert math.isfinite(trainer.check())
+    weights[-1].data.view(-1)[0] = math.nan
+    with pytest.raises(DivergedError, match="weights are no longer finite"):
+        trainer.check()
+
+
+@pytest.mark.parametrize("spoilt", [math.nan, math.inf, -math.inf, None])
+def test_all_finite_is_isfinite_of_each_number(spoilt):
+    """In any dtype that a state has, in any memory format, empty tensors included."""
+    made = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(size, generator=made) for size in ((), (3,), (64, 16, 3, 3), (0,))]
+    tensors += [torch.tensor(2**62), torch.randn(5, generator=made).double()]
+    tensors[2] = tensors[2].to(memory_format=torch.channels_last)
+    for tensor in [*tensors[:3], tensors[5]]:
+        kept = tensor.clone()
+        if spoilt is not None:
+            tensor[(-1,) * tensor.ndim] = spoilt
+        assert module.all_finite(tensors) == (spoilt is None)
+        tensor.copy_(kept)
 
 
 @pytest.mark.parametrize("which", ["test", "holdout"])
