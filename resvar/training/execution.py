@@ -25,6 +25,7 @@ from resvar.kernels.build import (
     load_operators,
     loaded_operators,
 )
+from resvar.kernels.ghost_fuse import triton_obstacle, triton_version
 from resvar.models.network import ResidualNetwork
 from resvar.training.distributed import SINGLE_PROCESS, Ranks
 from resvar.training.machine import computes_bf16, keep_freed_memory
@@ -46,6 +47,11 @@ class Execution:
         memory_format: of images and weights.
         captures: whether an update becomes one CUDA graph. Not recorded, since the bits are the
             same: another device may resume the run, and decides again.
+        ghost: whether an update takes its batch in one pass, with BN over groups of it: what
+            `fused` means on a GPU.
+        multi_tensor: whether what an update does to each weight or BN is done to all of them by
+            one operation, since a GPU takes as long to start a small kernel as a large one. Same
+            bits.
     """
 
     settings: Settings
@@ -55,6 +61,8 @@ class Execution:
     compiles: bool
     memory_format: torch.memory_format
     captures: bool
+    ghost: bool = False
+    multi_tensor: bool = False
 
     @classmethod
     def resolve(
@@ -84,8 +92,9 @@ class Execution:
         kernels = _choose_kernels(settings, device, without, log)
         if settings.kernels == "auto":
             settings = settings.model_copy(update={"kernels": kernels})
-        form = _memory_format(settings)
-        return cls(settings, device, ranks, kernels, compiles, form, captures)
+        form, gpu = _memory_format(settings), device.type == "cuda"
+        ghost = gpu and kernels == "fused"
+        return cls(settings, device, ranks, kernels, compiles, form, captures, ghost, gpu)
 
     @classmethod
     def for_inference(cls, settings: Settings, device: torch.device) -> Execution:
@@ -108,10 +117,13 @@ class Execution:
     def facts(self) -> dict[str, str]:
         """For `environment.json`: what computes here, and what it was compiled by.
 
-        `operators` is the digest of the library: another compiler makes another.
+        `operators` is the digest of the library, which another compiler changes; on a GPU, the
+        version of Triton.
         """
         facts = {"kernels": self.kernels, "compile": "unit" if self.compiles else "none"}
-        if self.kernels == "fused":
+        if self.ghost:
+            facts["operators"] = f"Triton {triton_version()}"
+        elif self.kernels == "fused":
             facts["operators"] = loaded_operators() or "unknown"
         if self.compiles and self.device.type == "cpu":
             facts["compiler"] = compiler_version(compiler_command()).partition("\n")[0]
@@ -134,6 +146,19 @@ class Execution:
             # Otherwise torch fills each new tensor with NaN; nothing here reads unwritten memory.
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
+    @property
+    def images_at_once(self) -> int:
+        """Images of a forward pass in training: a micro-batch, or this rank's whole batch."""
+        if self.ghost:
+            return self.settings.batch_size // self.ranks.size
+        return self.settings.bn_batch_size
+
+    @property
+    def casts_weights(self) -> bool:
+        """Whether all weights are cast to bf16 at once. Not for compiled units, which fuse their
+        casts; without a CUDA graph the processor's time to pass the copies costs more."""
+        return self.captures and self.settings.precision == "bf16" and not self.compiles
+
     def to_device(self, network: ResidualNetwork) -> ResidualNetwork:
         """The network on the device, in the memory format."""
         moved: ResidualNetwork = network.to(self.device).to(memory_format=self.memory_format)
@@ -143,12 +168,11 @@ class Execution:
         enabled = self.settings.precision == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
-    def forward(self, network: torch.nn.Module, images: Tensor) -> Tensor:
+    def forward(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """Images float [N, 3, H, W] → logits float32 [N, classes], at the run's precision."""
         images = images.contiguous(memory_format=self.memory_format)
         with self.autocast():
-            logits: Tensor = network(images)
-        return logits.float()
+            return network(images).float()
 
 
 # --- the decisions --------------------------------------------------------------------------------
@@ -205,11 +229,11 @@ def _choose_compile(settings: Settings, device: torch.device, without: Without) 
 def _choose_kernels(
     settings: Settings, device: torch.device, without: Without, log: Log | None
 ) -> Literal["plain", "fused"]:
-    """`auto` is `fused` where that gains something and can be built."""
-    if settings.kernels == "plain":
+    """`auto` is `fused` on a CPU where that gains something and can be built."""
+    if settings.kernels == "plain" or (settings.kernels == "auto" and device.type != "cpu"):
         return "plain"
     obstacle = _obstacle(settings, device)
-    if obstacle is None:
+    if obstacle is None and device.type == "cpu":
         try:
             load_operators(log)
             obstacle = _no_gain(settings)
@@ -241,8 +265,11 @@ def _warn(log: Log, setting: str, obstacle: str) -> None:
 
 def _obstacle(settings: Settings, device: torch.device) -> str | None:
     """Why the fused operators need not even be built."""
-    if device.type != "cpu":
-        return "they are for the processor"
+    if device.type == "cuda":
+        if (obstacle := triton_obstacle(device)) is not None:
+            return obstacle
+    elif device.type != "cpu":
+        return "they are for CPUs and NVIDIA GPUs"
     if settings.compile != "none":
         return "they cannot be combined with 'compile' unit, which fuses in its own way"
     if settings.memory_format == "contiguous":

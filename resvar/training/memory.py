@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import torch
 
-from resvar.config import Settings
 from resvar.data.splits import num_classes
 from resvar.errors import UserError
 from resvar.limits import available_memory
@@ -21,7 +20,7 @@ def require_memory(plan: Execution) -> None:
     Raises:
         UserError: it does, by `least_memory`.
     """
-    needed, there = least_memory(plan.settings), memory_of(plan.device)
+    needed, there = least_memory(plan), memory_of(plan.device)
     if needed > there:
         saving = "" if plan.settings.recompute == "unit" else ", --set recompute=unit"
         raise UserError(
@@ -31,13 +30,14 @@ def require_memory(plan: Execution) -> None:
         )
 
 
-def least_memory(settings: Settings) -> int:
+def least_memory(plan: Execution) -> int:
     """Bytes that an update needs: a lower bound.
 
-    Weights, gradients and momentum, each in fp32, and the signals of one micro-batch that the
+    Weights, gradients and momentum, each in fp32, and the signals of one forward pass that the
     backward pass needs. With `recompute`, and perhaps with `compile`, they are those between two
     units.
     """
+    settings = plan.settings
     rows = network_layers(
         settings.ordering, settings.architecture, num_classes(settings), settings.input_size
     )
@@ -49,7 +49,7 @@ def least_memory(settings: Settings) -> int:
         kept = [layer for layer in layers if layer.counts]
     else:
         kept = _kept_by_torch([layer for layer in layers if layer.place != "shortcut"])
-    elements = settings.bn_batch_size * sum(layer.elements for layer in kept)
+    elements = plan.images_at_once * sum(layer.elements for layer in kept)
     parameters = sum(layer.parameters for layer in layers)
     copies = 3 if settings.momentum else 2
     return 4 * copies * parameters + (2 if settings.precision == "bf16" else 4) * elements

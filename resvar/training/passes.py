@@ -1,7 +1,7 @@
 """Optimisation from outside: passes that change how a plain network computes, not what.
 
-`prepare_network` applies them in the one order that works: fuse replaces the forward of units,
-recompute wraps whatever forward it finds, compile traces the outcome.
+`prepare_network` applies them in the one order that works: fuse replaces the forward of units (and
+on a GPU of BN), recompute wraps whatever forward it finds, compile traces the outcome.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from torch.utils.checkpoint import checkpoint
 from resvar.kernels.build import compiler_command
 from resvar.kernels.cache import private_folder
 from resvar.kernels.fuse import fuse
+from resvar.kernels.ghost_fuse import fuse_ghost
 from resvar.models.network import ResidualNetwork
 from resvar.models.unit import ResidualUnit
 from resvar.training.execution import Execution
+from resvar.training.multi_tensor import count_from_outside
 
 RECOMPILE_LIMIT = 64
 """Compilations of one piece of code, one per shape of unit; torch's default is 8."""
@@ -35,7 +37,11 @@ INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 def prepare_network(network: ResidualNetwork, plan: Execution) -> ResidualNetwork:
     """The network on its device, with the passes that the settings ask for."""
     network = plan.to_device(network)
-    if plan.kernels == "fused":
+    if plan.multi_tensor:
+        count_from_outside(network)
+    if plan.ghost:
+        fuse_ghost(network, plan.settings.bn_batch_size)
+    elif plan.kernels == "fused":
         fuse(network)
     if plan.settings.recompute == "unit":
         recompute_units(network)

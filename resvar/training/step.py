@@ -6,11 +6,14 @@ the paper's two GPUs with 64 images each (arXiv:1603.05027, appendix).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from resvar.config import Settings
@@ -19,6 +22,7 @@ from resvar.models.network import ResidualNetwork, build_model
 from resvar.training.capture import CapturedUpdates, CudaGraph
 from resvar.training.distributed import AllReduceBuffer
 from resvar.training.execution import Execution
+from resvar.training.multi_tensor import CastWeights, batch_counters
 from resvar.training.optim import build_optimizer
 from resvar.training.passes import prepare_network
 from resvar.training.schedule import learning_rate
@@ -75,6 +79,10 @@ class Updater:
         if plan.ranks.size > 1:
             micro_batches = settings.batch_size // plan.ranks.size // settings.bn_batch_size
             self.shared = AllReduceBuffer(self.network, plan.ranks, micro_batches)
+        self.counters = batch_counters(self.network) if plan.multi_tensor else []
+        self.cast_weights: CastWeights | None = None
+        if plan.casts_weights:
+            self.cast_weights = CastWeights(self.network, torch.bfloat16)
         self.captured = CapturedUpdates(CudaGraph()) if plan.captures else None
 
     def __call__(self, images: Tensor, labels: Tensor, replay: bool = True) -> None:
@@ -116,14 +124,19 @@ class Updater:
 
     def _add_gradients(self, meters: Meters, images: Tensor, labels: Tensor) -> None:
         """Those of the mean loss over the batch, one micro-batch after the other."""
-        settings = self.plan.settings
-        for first in range(0, len(labels), settings.bn_batch_size):
-            micro = slice(first, first + settings.bn_batch_size)
-            logits = self.plan.forward(self.network, images[micro])
+        settings, at_once = self.plan.settings, self.plan.images_at_once
+        network: Callable[[Tensor], Tensor] = self.network
+        if self.cast_weights is not None:
+            network = partial(functional_call, self.network, self.cast_weights())
+        for first in range(0, len(labels), at_once):
+            micro = slice(first, first + at_once)
+            logits = self.plan.forward(network, images[micro])
             loss = F.cross_entropy(logits, labels[micro], reduction="sum")
             (loss / settings.batch_size).backward()  # type: ignore[no-untyped-call]
             meters.loss += loss.detach()
             meters.wrong += (logits.detach().argmax(dim=1) != labels[micro]).sum()
+        if self.counters:
+            torch._foreach_add_(self.counters, len(labels) // settings.bn_batch_size)
 
 
 def build_network(settings: Settings) -> ResidualNetwork:

@@ -12,7 +12,7 @@ from torch import nn
 
 from resvar.config import resolve
 from resvar.errors import UserError
-from resvar.kernels import build
+from resvar.kernels import build, ghost_fuse
 from resvar.kernels.fuse import is_fused
 from resvar.models.unit import ResidualUnit
 from resvar.rundir import read_settings
@@ -126,6 +126,7 @@ def test_a_run_begun_with_fused_ones_continues_without_and_stays_itself(
     monkeypatch, wanted, device
 ):
     monkeypatch.setattr(execution, "load_operators", refuse)
+    monkeypatch.setattr(execution, "triton_obstacle", lambda _device: "they need Triton")
     begun = make("kernels=fused", "precision=bf16")
     said: list[str] = []
     settings = make(wanted, "precision=bf16")
@@ -134,7 +135,7 @@ def test_a_run_begun_with_fused_ones_continues_without_and_stays_itself(
     assert "fused" not in str(plan)
     assert plan.settings == begun
     assert plan.memory_format == Execution.for_inference(begun, CPU).memory_format
-    why = {"cpu": "no C++ compiler is found", "cuda": "they are for the processor"}[device]
+    why = {"cpu": "no C++ compiler is found", "cuda": "they need Triton"}[device]
     assert said == [
         f"Warning: this run was started with fused operators and continues without them: {why}."
     ]
@@ -277,3 +278,66 @@ def test_other_operators_and_a_limit_of_onednn_are_told_on_resumption(warm, tmp_
     whole = begin(warm, folder)  # as an older version has left it
     assert whole.code == 0
     assert "changed since" not in whole.out
+
+
+# --- on a GPU -------------------------------------------------------------------------------------
+
+GPU = torch.device("cuda")
+
+
+@pytest.fixture
+def triton(monkeypatch):
+    """A machine with a GPU for which Triton compiles."""
+    monkeypatch.setattr(execution, "triton_obstacle", lambda _device: None)
+    monkeypatch.setattr(execution, "triton_version", lambda: "3.8.0")
+
+
+@pytest.mark.usefixtures("triton")
+def test_fused_on_a_gpu_takes_the_batch_in_one_pass_with_bn_over_groups():
+    plan = Execution.resolve(make("kernels=fused", "precision=bf16"), GPU)
+    assert plan.ghost
+    assert plan.images_at_once == plan.settings.batch_size > plan.settings.bn_batch_size
+    assert plan.memory_format is torch.channels_last
+    assert plan.facts() == {"kernels": "fused", "compile": "none", "operators": "Triton 3.8.0"}
+
+
+@pytest.mark.usefixtures("triton")
+def test_auto_on_a_gpu_is_plain_and_takes_micro_batches():
+    plan = Execution.resolve(make("precision=bf16"), GPU)
+    assert (plan.kernels, plan.ghost) == ("plain", False)
+    assert plan.images_at_once == plan.settings.bn_batch_size
+
+
+@pytest.mark.usefixtures("triton")
+def test_on_a_gpu_fused_and_compiled_are_refused_together():
+    settings = make("kernels=fused", "precision=bf16", "compile=unit")
+    with pytest.raises(UserError, match=r"'kernels' fused: .*'compile' unit.*kernels=plain"):
+        Execution.resolve(settings, GPU)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "capability", "module", "why"),
+    [
+        (None, (9, 0), "torch", "NVIDIA GPU of compute capability 8.0"),
+        ("13.0", (7, 5), "torch", "NVIDIA GPU of compute capability 8.0"),
+        ("13.0", (9, 0), "no_such_module", "Triton, which is not installed"),
+        ("13.0", (9, 0), "torch", None),
+    ],
+)
+def test_what_keeps_the_operators_from_a_gpu(monkeypatch, cuda, capability, module, why):
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+    monkeypatch.setattr(ghost_fuse, "TRITON", module)
+    found = ghost_fuse.triton_obstacle(GPU)
+    assert found is None if why is None else why in found
+
+
+def test_all_weights_are_cast_at_once_where_an_update_is_captured_in_bf16():
+    def casts(device, *overrides):
+        return Execution.resolve(make("kernels=plain", *overrides), device).casts_weights
+
+    assert casts(GPU, "precision=bf16")
+    assert not casts(GPU, "precision=fp32")
+    assert not casts(GPU, "precision=bf16", "capture=none")
+    assert not casts(GPU, "precision=bf16", "compile=unit")
+    assert not casts(CPU, "precision=bf16")
