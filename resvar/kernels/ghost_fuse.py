@@ -28,7 +28,6 @@ from resvar.kernels.fuse import is_hooked
 from resvar.kernels.ghost_bn import accepts, ghost_batch_norm
 from resvar.models.unit import ResidualUnit
 
-
 TRITON = "triton"
 """The compiler of the operators: a package that torch for NVIDIA GPUs brings along on Linux."""
 

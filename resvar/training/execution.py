@@ -111,7 +111,8 @@ class Execution:
         words += ["a CUDA graph per update"] if self.captures else []
         words += ["compiled units"] if self.compiles else []
         words += ["recomputed units"] if s.recompute == "unit" else []
-        words += ["fused kernels"] if self.kernels == "fused" else []
+        if self.kernels == "fused":
+            words += ["fused ghost BN" if self.ghost else "fused kernels"]
         return ", ".join(words)
 
     def facts(self) -> dict[str, str]:

@@ -1,15 +1,22 @@
-"""Whole networks with ghost BN against micro-batches in fp64, with torch's operators per group."""
+"""Whole networks with ghost BN against micro-batches, with Triton's operators and without.
+
+The operators run in Triton's interpreter. Its arithmetic is that of the processor, so fp64 is too.
+"""
 
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
+from resvar.kernels import ghost_bn, ghost_fuse
 from resvar.kernels.ghost_fuse import fuse_ghost
 from resvar.models.network import build_model
+from tests.support.interpreter import interpreted
 
 ORDERINGS = ("original", "bn-after-add", "relu-before-add", "relu-only-preact", "full-preact")
 NETWORKS = [{"variant": name, "depth": 8} for name in ORDERINGS] + [
@@ -56,10 +63,124 @@ def compare(ghost, plain, images, labels, group):
     return max(distance(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("options", NETWORKS, ids=str)
-def test_a_ghost_network_computes_what_micro_batches_compute(options):
-    plain = network_of(**options)
+def ghost_of(plain, group):
     ghost = copy.deepcopy(plain)
-    fuse_ghost(ghost, group=3)
+    fuse_ghost(ghost, group)
+    return ghost
+
+
+@pytest.fixture
+def triton():
+    """The operators accept tensors on the processor."""
+    pytest.importorskip("triton")
+    with interpreted():
+        yield
+
+
+@pytest.fixture
+def calls(request, monkeypatch):
+    """How often the operator was called with which `relu`, `added` and `fork`."""
+    request.getfixturevalue("triton")
+    found: Counter[tuple[str, bool, bool]] = Counter()
+
+    def counted(*args, relu, added, fork, **others):
+        found[relu, added is not None, fork] += 1
+        return ghost_bn.ghost_batch_norm(*args, relu=relu, added=added, fork=fork, **others)
+
+    monkeypatch.setattr(ghost_fuse, "ghost_batch_norm", counted)
+    return found
+
+
+@pytest.mark.parametrize("options", NETWORKS, ids=str)
+def test_with_torchs_operators_it_computes_what_micro_batches_compute(options):
+    plain = network_of(**options)
     size = 32 if options.get("family") == "imagenet" else 8
-    assert compare(ghost, plain, *batch(6, size=size), group=3) < 1e-9
+    assert compare(ghost_of(plain, 3), plain, *batch(6, size=size), group=3) < 1e-9
+
+
+@pytest.mark.usefixtures("triton")
+@pytest.mark.parametrize("options", NETWORKS[:-1], ids=str)  # the last one takes minutes
+def test_with_tritons_operators_too(options):
+    plain = network_of(**options)
+    size = 32 if options.get("family") == "imagenet" else 8
+    assert compare(ghost_of(plain, 3), plain, *batch(6, size=size), group=3) < 1e-9
+
+
+@pytest.mark.usefixtures("triton")
+@pytest.mark.parametrize("variant", ORDERINGS)
+def test_in_fp32_the_difference_is_rounding(variant):
+    plain = network_of(torch.float32, variant=variant, depth=20)
+    images, labels = batch(4, torch.float32)
+    assert compare(ghost_of(plain, 2), plain, images, labels, group=2) < 1e-4
+
+
+BASIC = {
+    "original": {("before", False, False): 1 + 3, ("after", True, False): 3},
+    "bn-after-add": {("before", False, False): 1 + 3 + 3},
+    "relu-before-add": {("before", False, False): 1 + 3, ("before", True, False): 3},
+    "relu-only-preact": {
+        ("none", False, False): 1,
+        ("before", False, False): 3,
+        ("none", True, False): 3,
+    },
+    "full-preact": {("before", False, False): 1 + 3 + 1, ("before", False, True): 2},
+}
+"""Calls of the operator in a network of three units, by (relu, added, fork): the stem or head, the
+first BN of each unit, the second."""
+
+
+@pytest.mark.parametrize("variant", ORDERINGS)
+def test_what_the_operator_takes_of_each_ordering(variant, calls):
+    network = ghost_of(network_of(variant=variant, depth=8), 2)
+    backward(network, *batch(4))
+    assert dict(calls) == BASIC[variant]
+
+
+@pytest.mark.usefixtures("triton")
+@pytest.mark.parametrize("variant", ORDERINGS)
+def test_hooks_see_the_signals_of_the_whole_batch(variant):
+    plain = network_of(variant=variant, depth=8)
+    ghost = ghost_of(plain, 2)
+    images, labels = batch(4)
+    seen: dict[str, torch.Tensor] = {}
+
+    def watch(name):
+        return lambda _module, _inputs, output: seen.__setitem__(name, output.detach())
+
+    for name, module in ghost.named_modules():
+        module.register_forward_hook(watch(name))
+    assert compare(ghost, plain, images, labels, group=2) < 1e-9
+    hooked = {name for name, module in ghost.named_modules() if not isinstance(module, nn.ReLU)}
+    assert hooked <= set(seen)
+    assert all(len(signal) == 4 for signal in seen.values())
+
+
+@pytest.mark.usefixtures("triton")
+@pytest.mark.parametrize("variant", ["original", "full-preact"])
+def test_a_backward_hook_sees_the_gradient(variant):
+    ghost = ghost_of(network_of(variant=variant, depth=8), 2)
+    seen = []
+    for module in ghost.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_full_backward_hook(lambda _m, _i, given: seen.append(given[0].shape))
+    backward(ghost, *batch(4))
+    assert len(seen) == 7
+
+
+@pytest.mark.usefixtures("triton")
+def test_in_evaluation_it_is_the_plain_network():
+    plain = network_of(variant="full-preact", depth=8)
+    ghost = ghost_of(plain, 2)
+    images, _ = batch(5)  # not a multiple of the group
+    assert torch.equal(ghost.eval()(images), plain.eval()(images))
+
+
+@pytest.mark.usefixtures("triton")
+def test_a_deep_copy_stands_alone():
+    ghost = ghost_of(network_of(variant="full-preact", depth=8), 2)
+    copied = copy.deepcopy(ghost)
+    before = copy.deepcopy(ghost.state_dict())
+    backward(copied, *batch(4))
+    assert all(weight.grad is None for weight in ghost.parameters())
+    assert all(torch.equal(ghost.state_dict()[name], value) for name, value in before.items())
+    assert all(weight.grad is not None for weight in copied.parameters())
