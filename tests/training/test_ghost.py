@@ -11,14 +11,9 @@ from resvar.config import resolve
 from resvar.training import execution
 from resvar.training.checkpoint import digest
 from resvar.training.execution import Execution
-from resvar.training.multi_tensor import CastWeights
-from resvar.training.step import Updater
 from resvar.training.trainer import Trainer
 from tests.support.interpreter import interpreted
-from tests.support.launches import launches_of
 from tests.training.stepping import run, start
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -78,32 +73,6 @@ def test_a_resumed_run_ends_with_the_same_bits(recompute):
 def test_recomputed_units_keep_every_bit():
     plain, recomputed = (run(trainer_of(make(f"recompute={how}")), 3) for how in ("none", "unit"))
     assert weights_of(plain) == weights_of(recomputed)
-
-
-@pytest.mark.parametrize(
-    "variant", ["original", "bn-after-add", "relu-before-add", "relu-only-preact", "full-preact"]
-)
-def test_an_update_of_110_layers_launches_few_kernels(variant, monkeypatch):
-    """In relu-only-preact the ReLU before a branch is one more, forward and backward."""
-    settings = make("batch_size=4", "precision=bf16", depth=110, variant=variant)
-    plan = replace(Execution.resolve(settings, CPU), ghost=True, multi_tensor=True)
-    updater = Updater(plan)
-    updater.cast_weights = CastWeights(updater.network, torch.bfloat16)
-    found = launches_of(updater, monkeypatch)
-    assert found.total <= (1000 if variant == "relu-only-preact" else 930)
-    norms = 109
-    of_triton = {name: found.count[name] for name in ("moments", "apply", "sums", "through")}
-    assert of_triton == dict.fromkeys(of_triton, norms)
-
-
-def test_what_each_step_saves(monkeypatch):
-    settings = make("batch_size=4", "precision=bf16", depth=110)
-    plan = Execution.resolve(settings, CPU)
-    before = launches_of(Updater(plan), monkeypatch).total
-    trimmed = Updater(replace(plan, multi_tensor=True))
-    trimmed.cast_weights = CastWeights(trimmed.network, torch.bfloat16)
-    assert before > 2700
-    assert launches_of(trimmed, monkeypatch).total < 0.8 * before
 
 
 def test_the_plan_says_so(monkeypatch):
