@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resvar.data.splits import EvalLoader
+from resvar.training.capture import Captured, Evaluated
 from resvar.training.execution import Execution
 from resvar.training.passes import uncompiled
 
@@ -29,6 +30,7 @@ def evaluate(
     loader: EvalLoader,
     plan: Execution,
     report: Callable[[float], None] | None = None,
+    captured: Captured[Evaluated] | None = None,
 ) -> Evaluation:
     """Loss, error and predictions over all images, BN in evaluation mode.
 
@@ -38,8 +40,15 @@ def evaluate(
     Args:
         report: called before each batch, or each round of batches, with the share that is done,
             0 to 1; in every rank equally often.
+        captured: of this network's evaluations; default: each batch is launched kernel by kernel.
     """
     network.eval()
+
+    def work(images: Tensor, labels: Tensor) -> Evaluated:
+        with uncompiled(plan):
+            logits = plan.forward(network, images)
+        return F.cross_entropy(logits, labels, reduction="sum"), logits.argmax(dim=1)
+
     ranks, device = plan.ranks, loader.labels.device
     total, size = len(loader.labels), loader.batch_size
     losses = torch.zeros(-(-total // size), dtype=torch.float64, device=device)
@@ -50,11 +59,10 @@ def evaluate(
             report(first * size / total)
         number = first + ranks.rank
         if number < len(losses):
-            images, labels = next(batches)
-            with uncompiled(plan):
-                logits = plan.forward(network, images)
-            losses[number] = F.cross_entropy(logits, labels, reduction="sum")
-            predicted[number * size : (number + 1) * size] = logits.argmax(dim=1)
-    loss = sum(ranks.all_reduce(losses).tolist())
+            batch = next(batches)
+            loss, classes = work(*batch) if captured is None else captured(work, *batch)
+            losses[number] = loss  # copied before the next replay of a graph overwrites it
+            predicted[number * size : (number + 1) * size] = classes
+    total_loss = sum(ranks.all_reduce(losses).tolist())
     wrong = int((ranks.all_reduce(predicted) != loader.labels).sum())
-    return Evaluation(loss / total, 100.0 * wrong / total, predicted.cpu())
+    return Evaluation(total_loss / total, 100.0 * wrong / total, predicted.cpu())

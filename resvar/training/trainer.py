@@ -19,6 +19,7 @@ from resvar.config import Settings
 from resvar.data.splits import EvalLoader, Splits
 from resvar.errors import RunError, Stopped, is_out_of_memory
 from resvar.models.network import ResidualNetwork
+from resvar.training.capture import Captured, Evaluated
 from resvar.training.checkpoint import State
 from resvar.training.evaluate import Evaluation, evaluate
 from resvar.training.execution import Execution
@@ -90,11 +91,15 @@ class Trainer:
         seconds: spent on this run before this process, evaluations included.
         train_seconds: of these, on updates.
         pace: of this process.
+        evaluations: on a GPU, the graph of a batch of an evaluation.
     """
 
     def __init__(self, plan: Execution, splits: Splits) -> None:
         self.plan, self.splits = plan, splits
         self.updater = Updater(plan)
+        self.evaluations: Captured[Evaluated] | None = None
+        if (updates := self.updater.captured) is not None:
+            self.evaluations = updates.calls.beside()
         self.rows: list[dict[str, float]] = []
         self.seconds = self.train_seconds = 0.0
         self.pace = Pace(plan.settings, len(splits.test.labels))
@@ -230,6 +235,8 @@ class Trainer:
             raise ValueError(f"iteration {state['iteration']}")
         self.network.load_state_dict(state["model"])
         updater.optimizer.load_state_dict(state["optimizer"])
+        if updater.captured is not None:
+            updater.captured.calls.restart()  # the momenta are new tensors; the weights are not
         for weights, buffers in updater.optimizer.state.items():
             momentum = buffers.get("momentum_buffer")  # none where momentum is 0
             if momentum is not None and momentum.shape != weights.shape:
@@ -325,7 +332,7 @@ class Trainer:
             for callback in callbacks:
                 callback.on_evaluation_batch(share)
 
-        return evaluate(self.network, loader, self.plan, report)
+        return evaluate(self.network, loader, self.plan, report, self.evaluations)
 
     def _settle(self) -> float:
         """`check`; the time in which the device completes its updates is training time."""

@@ -173,14 +173,14 @@ def watch_trainer(trainer):
                 time.sleep(float(os.environ.get("RESVAR_TEST_SLOW", "0")))
             step(self, *others)
 
-    def watched_evaluate(network, loader, plan, report=None):
+    def watched_evaluate(network, loader, plan, report=None, captured=None):
         def watched_report(share):
             reached("evaluation")
             if report is not None:
                 report(share)
 
         with Phase("evaluation"):
-            return evaluate(network, loader, plan, watched_report)
+            return evaluate(network, loader, plan, watched_report, captured)
 
     trainer.Trainer.step, trainer.evaluate = slower_step, watched_evaluate
 
