@@ -229,7 +229,11 @@ class Settings(pydantic.BaseModel):
     ] = "none"
     capture: Annotated[
         Literal["auto", "none", "iteration"],
-        Role("execution", "iteration: an update is one CUDA graph. Same bits.", hashed=False),
+        Role(
+            "execution",
+            "iteration: updates and evaluations are CUDA graphs. Same bits.",
+            hashed=False,
+        ),
     ] = "auto"
     kernels: Annotated[
         Literal["auto", "plain", "fused"],

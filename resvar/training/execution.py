@@ -45,8 +45,9 @@ class Execution:
             they are unavailable; its settings stay.
         compiles: whether units are compiled here; likewise.
         memory_format: of images and weights.
-        captures: whether an update becomes one CUDA graph. Not recorded, since the bits are the
-            same: another device may resume the run, and decides again.
+        captures: whether an update becomes one CUDA graph, and so a batch of an evaluation. Not
+            recorded, since the bits are the same: another device may resume the run, and decides
+            again.
         ghost: whether an update takes its batch in one pass, with BN over groups of it: what
             `fused` means on a GPU.
         multi_tensor: whether what an update does to each weight or BN is done to all of them by
