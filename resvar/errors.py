@@ -40,7 +40,8 @@ class BrokenOffError(RunError):
 
 
 class Stopped(Exception):  # noqa: N818 - not an error
-    """A signal arrived, and the state was saved if there was any. Exit code 130."""
+    """A signal arrived, or the time of a sweep is up; the state was saved if there was any. Exit
+    code 130."""
 
     exit_code = 130
 

@@ -103,6 +103,7 @@ class RunProgress:
     Attributes:
         test_images: images of an evaluation; None in a file of an older version.
         seconds_left: as the bar shows them; None while unknown, and in a file of an older version.
+        checkpoint_seconds: of the newest checkpoint that this process saved; None as above.
     """
 
     iteration: int
@@ -111,6 +112,7 @@ class RunProgress:
     images_per_second: float
     test_images: int | None = None
     seconds_left: float | None = None
+    checkpoint_seconds: float | None = None
 
     @property
     def share(self) -> float:
@@ -338,12 +340,13 @@ def read_progress(folder: Path) -> RunProgress | None:
             int(note["iteration"]), int(note["iterations"]),
             float(note["seconds"]), float(note["images_per_second"]),
             None if note.get("test_images") is None else int(note["test_images"]),
-            None if note.get("seconds_left") is None else float(note["seconds_left"]),
+            *(None if note.get(key) is None else float(note[key])
+              for key in ("seconds_left", "checkpoint_seconds")),
         )  # fmt: skip
     except (UserError, KeyError, TypeError, ValueError, OverflowError):
         return None
     times = (progress.seconds, progress.images_per_second, progress.test_images or 0,
-             progress.seconds_left or 0)  # fmt: skip
+             progress.seconds_left or 0, progress.checkpoint_seconds or 0)  # fmt: skip
     sound = all(math.isfinite(value) and value >= 0 for value in times)
     return progress if sound and 0 <= progress.iteration <= progress.iterations > 0 else None
 

@@ -67,6 +67,9 @@ ADVICE = {
     "jobs": "'jobs' is an option of `resvar sweep`: --jobs",
     "seeds": "one run has one 'seed'; `resvar sweep --seeds 5` makes five",
     "depths variants": "these are options of `resvar sweep`: --variants, --depths",
+    "for time time_limit max_time timeout duration": (
+        "the time is limited by an option of `resvar sweep`: --for"
+    ),
     "dropout label_smoothing mixup cutmix cutout ema clip clip_grad grad_clip": (
         "the paper has no such thing, so there is no setting for it"
     ),

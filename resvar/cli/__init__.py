@@ -32,7 +32,7 @@ app = typer.Typer(
     "  resvar train --variant v2 --depth 20 --protocol quick\n"
     "  resvar report",
     epilog="Exit codes: 0 done, 1 failed (identify: the network differs), 2 wrong input, 130 "
-    "stopped by Ctrl-C or a signal (training that had begun has saved a checkpoint). With "
+    "stopped by Ctrl-C, a signal or --for (training that had begun has saved a checkpoint). With "
     "RESVAR_DEBUG=1 an error shows its traceback.",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

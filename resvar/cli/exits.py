@@ -1,6 +1,7 @@
 """How a command ends: exit codes, errors in one sentence, Ctrl-C and signals.
 
-0 done; 2 the input is wrong; 1 any other failure; 130 stopped by Ctrl-C or another of `SIGNALS`.
+0 done; 2 the input is wrong; 1 any other failure; 130 stopped by Ctrl-C or another of `SIGNALS`,
+or because the time of a sweep is up.
 With `RESVAR_DEBUG=1` the traceback of an error, causes included, precedes its sentence.
 """
 

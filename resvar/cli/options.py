@@ -17,6 +17,10 @@ from resvar.models.architecture import Family, Shortcut, StrideOn, UnitKind
 from resvar.roles import DatasetName
 from resvar.settings import ROLES, Settings
 
+DURATION = re.compile("".join(rf"(?:([0-9]+(?:\.[0-9]+)?){unit})?" for unit in "dhms"))
+"""Days, hours, minutes and seconds, each with its unit: a number alone would mean seconds to some
+programs, and minutes to Slurm."""
+
 
 def setting(name: str, default: str | None = None, least: int | None = None) -> Any:
     """The option of a setting: `NAME|FILE` for a text, its choices, or a whole number.
@@ -76,6 +80,16 @@ def parse_seconds(text: str | float) -> float:
         raise typer.BadParameter(f"'{text}' is not a number of seconds.") from None
     if not 0 <= seconds < math.inf:
         raise typer.BadParameter(f"{text} is not a possible number of seconds.")
+    return seconds
+
+
+def parse_duration(text: str | float) -> float:
+    """The `parser` of times such as `90s`, `9m`, `1.5h`, `2h30m` and `1d`; in seconds."""
+    match = DURATION.fullmatch(str(text))
+    units = zip(match.groups(default="0"), (86400, 3600, 60, 1), strict=True) if match else ()
+    seconds = sum(float(number) * unit for number, unit in units)
+    if not 0 < seconds < math.inf:
+        raise typer.BadParameter(f"'{text}' is not a time such as 90s, 9m, 1.5h or 2h30m.")
     return seconds
 
 

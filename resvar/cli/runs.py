@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -176,6 +177,16 @@ def sweep_command(
             "as --jobs."
         ),
     ] = None,
+    stop_after: Annotated[
+        float | None,
+        typer.Option(
+            "--for",
+            metavar="TIME",
+            help="Stop within this time, such as 90s, 9m, 1.5h or 2h30m, with every run saved. "
+            "Rerun the command to resume.",
+            parser=opt.parse_duration,
+        ),
+    ] = None,
     launcher: opt.LauncherOption = "local",
     launcher_config: opt.LauncherConfigOption = None,
     partition: opt.PartitionOption = None,
@@ -210,21 +221,23 @@ def sweep_command(
     resvar status shows their progress. A run that reaches its time limit or is preempted saves a
     checkpoint, is requeued, and resumes bit for bit. --dry-run prints the batch script.
 
+    --for TIME stops the sweep early enough for its runs to save checkpoints, and starts no run that
+    would not train any more. It then exits with 130, as after Ctrl-C, or with 0 if all runs are
+    finished. It does not measure the speed first; with --estimate it tells how many runs finish.
+
     Example:  resvar sweep table2 --protocol quick --seeds 1
 
     Example:  resvar sweep --variants full-preact --depths 20 --protocol quick --set lr=0.1,0.05
     """
+    from resvar.sweeps.limit import TimeLimit
+
+    limit = TimeLimit() if stop_after is None else TimeLimit(stop_after)  # from now on
     resources = {"partition": partition, "account": account, "time": time}
     if launcher != "slurm":
         _refuse_slurm_options(**resources, launcher_config=launcher_config, sbatch=sbatch)
-    if estimate and dry_run:
-        raise UserError("--estimate and --dry-run cannot be combined; use one at a time.")
-    if images_per_second is not None and not estimate and (dry_run or launcher == "slurm"):
-        other = "--dry-run" if dry_run else "--launcher slurm"
-        raise UserError(
-            f"--images-per-second is for the announced time, and {other} announces none; use it "
-            "with --estimate."
-        )
+    timing = {"--for": stop_after, "--images-per-second": images_per_second}
+    _refuse_with_timing({key for key, value in timing.items() if value is not None},
+                        estimate, dry_run, launcher)  # fmt: skip
     from resvar.sweeps.grid import plan_sweep
 
     given = {"variants": variants, "depths": depths, "seeds": seeds, "protocol": protocol}
@@ -234,7 +247,7 @@ def sweep_command(
     from resvar.sweeps.launch import estimate_here, run_here
 
     if estimate:
-        estimate_here(planned, folder, device, jobs, per_gpu, images_per_second)
+        estimate_here(planned, folder, device, jobs, per_gpu, images_per_second, limit.seconds)
         _print_forecast(planned)
     elif launcher == "slurm":
         from resvar.sweeps.resources import read_resources
@@ -246,7 +259,7 @@ def sweep_command(
     else:
         if not dry_run and not any((run.folder / RESULT).exists() for run in planned.runs):
             _print_forecast(planned)
-        run_here(planned, folder, device, jobs, per_gpu, dry_run, images_per_second)
+        run_here(planned, folder, device, jobs, per_gpu, dry_run, images_per_second, limit)
     if dry_run:
         _print_forecast(planned, comment="# ")
 
@@ -259,10 +272,29 @@ def _print_forecast(planned: Sweep, comment: str = "") -> None:
         print_line(f"{comment}{sentence}")
 
 
+def _refuse_with_timing(
+    options: Collection[str], estimate: bool, dry_run: bool, launcher: opt.Launcher
+) -> None:
+    """Refuse what contradicts --estimate and the options that concern the time."""
+    if dry_run and (estimate or options):
+        other = "--estimate" if estimate else min(options)
+        instead = "use one at a time" if estimate else "use --estimate for the time"
+        raise UserError(f"{other} and --dry-run cannot be combined; {instead}.")
+    if launcher == "slurm" and "--for" in options:
+        raise UserError("--for is for a sweep on this machine; in Slurm --time limits each task.")
+    if launcher == "slurm" and options and not estimate:
+        raise UserError(
+            "--images-per-second is for the time that a sweep announces; in Slurm it announces "
+            "none, so add --estimate."
+        )
+
+
 def _refuse_slurm_options(**options: Any) -> None:
     for key, value in options.items():
         if value:
-            raise UserError(f"--{key.replace('_', '-')} is for Slurm; use --launcher slurm too.")
+            here = "; a sweep on this machine has --for" if key == "time" else ""
+            option = f"--{key.replace('_', '-')}"
+            raise UserError(f"{option} is for Slurm; use --launcher slurm too{here}.")
 
 
 def status_command(

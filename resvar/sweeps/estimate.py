@@ -79,6 +79,10 @@ class Estimate:
         """Seconds with several runs at a time."""
         return makespan(self.lengths, at_a_time)
 
+    def finished_within(self, seconds: float, at_a_time: int) -> int:
+        """The number of runs that end in this time."""
+        return sum(end <= seconds for end in ends(self.lengths, at_a_time))
+
 
 def estimate(
     todo: Sequence[PlannedRun], throughput: Throughput, data: Path | None = None
@@ -120,11 +124,18 @@ def _test_images(dataset: str, data: Path | None) -> int:
 
 
 def makespan(lengths: Sequence[float], at_a_time: int) -> float:
-    """Seconds until the last run ends, if a free place always takes the next run of the list."""
+    """Seconds until the last run ends."""
+    return max(ends(lengths, at_a_time), default=0.0)
+
+
+def ends(lengths: Sequence[float], at_a_time: int) -> list[float]:
+    """Seconds until each run ends, if a free place always takes the next run of the list."""
     free = [0.0] * max(1, min(at_a_time, len(lengths)))
+    found = []
     for length in lengths:
-        heapq.heapreplace(free, free[0] + length)
-    return max(free)
+        found.append(free[0] + length)
+        heapq.heapreplace(free, found[-1])
+    return found
 
 
 # --- the throughput -----------------------------------------------------------------
@@ -185,10 +196,11 @@ def measured_throughput(todo: Sequence[PlannedRun], slots: Sequence[Slot]) -> Th
 # --- the table ------------------------------------------------------------------------------------
 
 
-def print_estimate(found: Estimate, own: Mapping[int, str]) -> None:
-    """Print the hours of each network, the total, and the wall time.
+def print_estimate(found: Estimate, own: Mapping[int, str], limit: float = math.inf) -> None:
+    """Print the hours of each network, the total, the wall time, and what ends before a limit.
 
     Args:
+        limit: seconds.
         own: further numbers of runs at a time, in words; an example is `{2: "in 2 slots here"}`.
     """
     in_all = ("total", None, None, found.total, len(found.lengths))
@@ -212,6 +224,12 @@ def print_estimate(found: Estimate, own: Mapping[int, str]) -> None:
         spent = duration(found.total / together)
         console.print(f"A device trains {together} runs at a time: {spent} of device time.")
     console.print(f"Wall time: {', '.join(times)}.")
+    if limit < math.inf:
+        within = [f"{found.finished_within(limit, n)} {words}" for n, words in places.items()]
+        console.print(
+            f"Finished within {duration(limit)}: {', '.join(within)}, of {pluralize(runs, 'run')}; "
+            "a rerun resumes the others."
+        )
     console.print(
         "It assumes that runs on different devices do not slow each other down; checkpoints and "
         "loading are left out."

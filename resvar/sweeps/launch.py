@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from resvar.sweeps.estimate import (
     print_estimate,
 )
 from resvar.sweeps.grid import PlannedRun, Sweep
+from resvar.sweeps.limit import TimeLimit
 from resvar.sweeps.local import LocalSweep
 from resvar.sweeps.processes import FailedRun, Standing, standing_of
 from resvar.sweeps.slots import Slot, make_slots, mps_advice, require_positive
@@ -32,17 +34,19 @@ def run_here(
     per_gpu: int | None,
     dry_run: bool,
     speeds: str | None = None,
+    limit: TimeLimit | None = None,
 ) -> None:
     """Plan, estimate, train, and report failures.
 
     Args:
-        speeds: the value of `--images-per-second`; None: measure.
+        speeds: the value of `--images-per-second`; None: measure, unless the time is limited.
+        limit: of the time; None: none.
 
     Raises:
         UserError: the data is missing, a directory contains another run, torchrun started
             this process, or its environment names an impossible sweep.
         RunError: some runs failed.
-        Stopped: Ctrl-C or SIGTERM.
+        Stopped: Ctrl-C, SIGTERM, or the time is up.
     """
     if "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("a sweep starts its processes itself: leave torchrun out.")
@@ -52,17 +56,19 @@ def run_here(
         show_plan(sweep, data, device)
         return
     sweep.require_possible()
+    limit = limit or TimeLimit()
+    limit.require_useful()
     found = _standing(sweep)
     todo = found.open
     if todo:
         require_inputs(todo, data)
         try:
-            _announce(todo, slots, data, speeds)
+            _announce(todo, slots, data, speeds, limit.seconds)
         except KeyboardInterrupt:
             raise Stopped("stopped before any run was started.") from None
     elif not found.failed:
         return
-    local = LocalSweep(sweep, slots, data)
+    local = LocalSweep(sweep, slots, data, limit)
     local.run()
     local.report()
     diverged = f"; {len(local.diverged)} of them diverged" if local.diverged else ""
@@ -82,9 +88,13 @@ def show_plan(sweep: Sweep, data: Path, device: str) -> None:
 
 
 def _announce(
-    todo: Sequence[PlannedRun], slots: Sequence[Slot], data: Path, speeds: str | None
+    todo: Sequence[PlannedRun],
+    slots: Sequence[Slot],
+    data: Path,
+    speeds: str | None,
+    limit: float,
 ) -> None:
-    """Print how many runs there are to do, where, and how long they take.
+    """Print how many runs there are to do, where, how long they take, and when the sweep stops.
 
     Raises:
         UserError: `speeds` is wrong.
@@ -92,15 +102,23 @@ def _announce(
     given = None if speeds is None else given_throughput(speeds, todo)
     if advice := mps_advice(slots):
         print_line(advice)
-    threads = pluralize(slots[0].threads, "thread")
-    where = f"{len(todo)} to do, {len(slots)} at a time ({threads} each)."
-    print_line(where if given else f"{where} Measuring how long that takes …")
-    try:
-        found = estimate(todo, given or measured_throughput(todo, slots), data)
-        time = f"About {duration(found.by_the_clock(len(slots)))} in total"
-    except RunError as error:
-        time = f"The time is unknown: {str(error).rstrip('.')}"
-    print_line(f"{time}. Ctrl-C stops the runs; rerun the command to resume.")
+    where = f"{len(slots)} at a time ({pluralize(slots[0].threads, 'thread')} each)"
+    measure = given is None and limit == math.inf
+    print_line(f"{len(todo)} to do, {where}.{' Measuring how long that takes …' * measure}")
+    words = ["Ctrl-C stops the runs; rerun the command to resume."]
+    if limit < math.inf:
+        words = [f"The sweep stops within {duration(limit)}; rerun the command to resume."]
+    if given is not None or measure:
+        try:
+            found = estimate(todo, given or measured_throughput(todo, slots), data)
+        except RunError as error:
+            words.insert(0, f"The time is unknown: {str(error).rstrip('.')}.")
+        else:
+            total = duration(found.by_the_clock(len(slots)))
+            count = pluralize(found.finished_within(limit, len(slots)), "run")
+            within = f", {count} within {duration(limit)}" if limit < math.inf else ""
+            words.insert(0, f"About {total} in total{within}.")
+    print_line(" ".join(words))
 
 
 def estimate_here(
@@ -110,12 +128,14 @@ def estimate_here(
     jobs: int | None,
     per_gpu: int | None,
     speeds: str | None,
+    limit: float,
 ) -> None:
     """Print the work that is left of a sweep, in device hours and wall time; start nothing.
 
     Args:
         data: the folder of the dataset; it need not exist.
         speeds: the value of `--images-per-second`; None: measure.
+        limit: seconds for which to tell how many runs finish.
 
     Raises:
         UserError: a directory contains another run, or `speeds` is wrong.
@@ -131,7 +151,7 @@ def estimate_here(
         slots = make_slots(jobs, per_gpu, device, len(todo))
         throughput = measured_throughput(todo, slots)
         own = {len(slots): f"in {pluralize(len(slots), 'slot')} here"}
-    print_estimate(estimate(todo, throughput, data), own)
+    print_estimate(estimate(todo, throughput, data), own, limit)
 
 
 # --- shared with the sweeps on Slurm --------------------------------------------------------------

@@ -29,6 +29,7 @@ from resvar.console import (
 from resvar.errors import RunError, Stopped, UserError
 from resvar.rundir import CHECKPOINT, RunProgress, is_locked, read_divergence, read_progress
 from resvar.sweeps.grid import PlannedRun, Sweep
+from resvar.sweeps.limit import TimeLimit
 from resvar.sweeps.processes import (
     POLL,
     FailedRun,
@@ -49,12 +50,18 @@ from resvar.training.stop import stop_request
 class LocalSweep:
     """The runs of a sweep that are waiting, running and ended, and what a person sees of them.
 
+    Args:
+        limit: of the time; None: none.
+
     Raises:
         UserError: a run's directory contains a run with other settings.
     """
 
-    def __init__(self, sweep: Sweep, slots: Sequence[Slot], data: Path) -> None:
+    def __init__(
+        self, sweep: Sweep, slots: Sequence[Slot], data: Path, limit: TimeLimit | None = None
+    ) -> None:
         self.sweep, self.slots, self.data = sweep, slots, data
+        self.limit = limit or TimeLimit()
         self.console = console_for_progress()
         found = standing_of(sweep)
         self.waiting = found.open
@@ -68,7 +75,8 @@ class LocalSweep:
         """Work until no run is waiting.
 
         Raises:
-            Stopped: Ctrl-C or SIGTERM; the running runs have saved their checkpoints.
+            Stopped: Ctrl-C, SIGTERM, or the time is up; the running runs have saved their
+                checkpoints.
         """
         self.sweep.write_manifest()
         live = Live(
@@ -82,14 +90,20 @@ class LocalSweep:
             suspension() as suspended,
             live if terminal else nullcontext(),
         ):
+            stopping: object = stop
             try:
-                while self.active or (self.waiting and not stop):
-                    if stop:
+                while self.active or (self.waiting and not stopping):
+                    if not stopping and self.limit.is_up(self._running()):
+                        stopping = True
+                        self._log(
+                            "the time is nearly up: no run is started, and those at work save"
+                        )
+                    if stopping:
                         terminate(self.active)
                     else:
                         self._fill_slots(Path(configs))
                     suspended.obey(self.active, live.stop, live.start if terminal else live.stop)
-                    for process, status, failure in collect(self.active, stop):
+                    for process, status, failure in collect(self.active, stopping):
                         self._settle(process, status, failure)
                     if terminal:
                         live.refresh()
@@ -101,8 +115,9 @@ class LocalSweep:
             saved = sum((run.folder / CHECKPOINT).exists() for run in self.waiting)
             runs = pluralize(len(self.sweep.runs), "run")
             verb = "resume" if saved or self.finished else "start"
+            why = "the sweep was stopped" if stop else "the time of the sweep is up"
             raise Stopped(
-                f"the sweep was stopped: {self.finished} of {runs} finished, {saved} with a "
+                f"{why}: {self.finished} of {runs} finished{self._unhappy()}, {saved} with a "
                 f"checkpoint; rerun the command to {verb} it."
             )
 
@@ -136,6 +151,8 @@ class LocalSweep:
     def _fill_slots(self, configs: Path) -> None:
         busy = {process.slot.name for process in self.active}
         for slot in self.slots:
+            if slot.name not in busy and not self.limit.allows_start(self._running()):
+                return
             while slot.name not in busy and (run := self._next()):
                 try:
                     self.active.append(start(run, slot, self.data, configs))
@@ -198,6 +215,9 @@ class LocalSweep:
         self.failed.append(failure)
         self._log(f"{failure.run.name} {str(failure).replace('failed', 'FAILED', 1)}{took}")
 
+    def _running(self) -> list[PlannedRun]:
+        return [process.run for process in self.active]
+
     # --- what a person sees -----------------------------------------------------------------------
 
     def _log(self, text: str) -> None:
@@ -209,15 +229,18 @@ class LocalSweep:
     def _picture(self) -> Group:
         """The running runs as a table, and a line with counts; for a terminal."""
         items = [(process, read_progress(process.run.folder)) for process in self.active]
-        unhappy = {"diverged": len(self.diverged), "failed": len(self.failed)}
-        more = "".join(f", {count} {word}" for word, count in unhappy.items() if count)
         so_far = duration(time.monotonic() - self._begun)
         counts = (
             f"{self.finished} of {len(self.sweep.runs)} done, {len(self.active)} running, "
-            f"{len(self.waiting)} waiting{more}; {so_far} so far"
+            f"{len(self.waiting)} waiting{self._unhappy()}; {so_far} so far"
         )
         tables = [TerminalTable(filled("", ACTIVE_COLUMNS, items))] if items else []
         return Group(*tables, Prose(counts))
+
+    def _unhappy(self) -> str:
+        """The number of diverged and failed runs, if any, for a list of counts."""
+        counts = {"diverged": len(self.diverged), "failed": len(self.failed)}
+        return "".join(f", {count} {word}" for word, count in counts.items() if count)
 
 
 # --- the table of the running runs ----------------------------------------------------------------

@@ -30,6 +30,7 @@ class Writer(Callback):
     def __init__(self, folder: Path, trainer: Trainer, say: Log) -> None:
         self.folder, self.trainer, self._say = folder, trainer, say
         self._noted = time.monotonic()
+        self._saving: float | None = None  # seconds of the newest checkpoint
         self._trackers: list[Events | WandbLog] = []
 
     def __enter__(self) -> Self:
@@ -60,8 +61,10 @@ class Writer(Callback):
     def on_checkpoint(self, trainer: Trainer) -> None:
         """Metrics first: the file never lacks a row of the checkpoint, and loses a row that the
         checkpoint lacks, since the resumed run computes it again."""
+        begun = time.monotonic()
         write_metrics(self.folder / METRICS, trainer.rows)
         save(self.folder, trainer.state())
+        self._saving = time.monotonic() - begun
         self._write_progress()
 
     def on_snapshot(self, trainer: Trainer) -> None:
@@ -85,5 +88,6 @@ class Writer(Callback):
             "seconds_left": trainer.seconds_left(),
             "images_per_second": trainer.pace.images_per_second,
             "test_images": len(trainer.splits.test.labels),
+            "checkpoint_seconds": self._saving,
         }
         write_note(self.folder / PROGRESS, note, durable=False)

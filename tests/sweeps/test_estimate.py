@@ -318,8 +318,11 @@ def test_a_finished_sweep_costs_nothing(capsys):
 @pytest.mark.parametrize(
     ("more", "part"),
     [
-        (["--images-per-second", "8=1,14=1", "--dry-run"], "--dry-run announces none"),
-        (["--images-per-second", "8=1,14=1", "--launcher", "slurm"], "slurm announces none"),
+        (["--images-per-second", "8=1,14=1", "--dry-run"], "--dry-run cannot be combined"),
+        (
+            ["--images-per-second", "8=1,14=1", "--launcher", "slurm"],
+            "so add --estimate",
+        ),
         (["--estimate", "--dry-run"], "one at a time"),
         (["--estimate", "--images-per-second", "8=1"], "depth 14 is missing"),
         (["--estimate", "--jobs", "0"], "--jobs must be at least 1"),
