@@ -204,8 +204,8 @@ def sweep_command(
         str | None,
         opt.value(
             "DEPTH=N[,…]",
-            "Do not measure the speed for the announced time: training images/s of one run, "
-            "beside the others on its device, e.g. 110=240,164=160. `resvar bench` measures it.",
+            "For the estimated time: training images/s of one run beside the others on its "
+            "device, e.g. 110=240,164=160 (see `resvar bench`). Default: measure first.",
         ),
     ] = None,
 ) -> None:
@@ -221,9 +221,9 @@ def sweep_command(
     resvar status shows their progress. A run that reaches its time limit or is preempted saves a
     checkpoint, is requeued, and resumes bit for bit. --dry-run prints the batch script.
 
-    --for TIME stops the sweep early enough for its runs to save checkpoints, and starts no run that
-    would not train any more. It then exits with 130, as after Ctrl-C, or with 0 if all runs are
-    finished. It does not measure the speed first; with --estimate it tells how many runs finish.
+    --for TIME stops the sweep early enough for its runs to save checkpoints; in the last seconds no
+    run is started. The exit code is then 130, as after Ctrl-C, or 0 if all runs are finished. The
+    speed is not measured first. With --estimate it prints how many runs finish in that time.
 
     Example:  resvar sweep table2 --protocol quick --seeds 1
 

@@ -95,9 +95,7 @@ class LocalSweep:
                 while self.active or (self.waiting and not stopping):
                     if not stopping and self.limit.is_up(self._running()):
                         stopping = True
-                        self._log(
-                            "the time is nearly up: no run is started, and those at work save"
-                        )
+                        self._log(f"the time is nearly up; {len(self.active)} running")
                     if stopping:
                         terminate(self.active)
                     else:
