@@ -1,270 +1,380 @@
 """Check on a GPU what the tests cannot check without one, and print a verdict for each claim.
 
-    python scripts/check_gpu.py [--depth 20] [--device cuda]
+    python scripts/check_gpu.py [--depth 110] [--limit 350] [--out FILE.json]
 
-Each claim is checked in a separate process, since torch's global switches belong to a process.
-Claims about time are checked last, one at a time. Exits with 0 if all hold, 1 if one does not, 2 if
-there is no GPU. No dataset is needed.
+Claims about bits come first, several at a time, at ResNet-20. Those about time follow one at a
+time: how fast ResNet-110 trains, beside the figure wanted on an H100 (no verdict on another card),
+and which kernels take the time. Each claim is checked in a separate process, since torch's global
+switches belong to a process. A claim for which no time is left is reported as not checked.
+
+Exits with 0 if all claims hold, 1 if one does not or was not checked, 2 if there is no GPU or the
+input is wrong. No dataset is needed.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import json
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from functools import partial
-from statistics import median
+from importlib.util import find_spec
+from math import inf, isfinite
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
+from gpu_claims import (
+    Case,
+    Finding,
+    Verdict,
+    captures,
+    equals_cpu,
+    equals_micro_batches,
+    queues_only,
+    repeats,
+    resumes,
+    trains,
+)
+from gpu_figures import DEPTH, faster, packing_pays, service_advice, several, speed
 
-from resvar.bench.contenders import Contender
-from resvar.bench.turns import run_together, started_workers, take_turns
-from resvar.config import Settings, resolve
-from resvar.data.memory import MemoryEvalLoader, MemoryTrainLoader, Normalization
-from resvar.data.splits import Splits
-from resvar.training.capture import WARM_UPS
-from resvar.training.checkpoint import digest
-from resvar.training.execution import Execution
+from resvar.errors import UserError, kind_and_text
+from resvar.files import write_json, write_output
+from resvar.kernels.ghost_fuse import TRITON, triton_version
+from resvar.models.ordering import PAPER_ORDER
+from resvar.sweeps.slots import MPS_CONTROL
 from resvar.training.machine import device_name
-from resvar.training.trainer import Trainer
+from resvar.training.source import source_version
 
-IMAGES = 1024
-"""Synthetic: ten flat colours with noise, so that there is something to learn."""
+SMALL = 20
+"""The depth where it does not matter."""
+
+LIMIT = 350.0
+"""Seconds."""
+
+BITS = 0.5
+"""The share of the limit after which no time is spent on claims about bits."""
+
+LEAST = 10.0
+"""Seconds; with less time left, no process starts."""
+
+RESERVE = 5.0
+"""Seconds before the limit, when checks end."""
+
+SERVICE = 10.0
+"""Seconds for the multi-process service to start or to quit."""
+
+
+VARIABLES = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "KINETO_LOG_LEVEL": "99"}
+"""Of each process: for cuBLAS to repeat bit for bit, and for the profiler not to print its log."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """How a claim is checked.
+
+    Attributes:
+        how: the settings that it is about.
+        large: at the requested depth, else at `SMALL`.
+        gpu: only a GPU can do that.
+        shared: several processes share the GPU, which takes NVIDIA's multi-process service.
+    """
+
+    check: Callable[..., Finding]
+    how: tuple[str, ...] = ()
+    large: bool = False
+    gpu: bool = False
+    shared: bool = False
+
+
+FUSED, COMPILED = ("kernels=fused",), ("compile=unit",)
+
+OF_BITS = {  # the longest first
+    "resumes bit for bit, compiled": Claim(resumes, COMPILED, gpu=True),
+    "repeats bit for bit, compiled": Claim(repeats, COMPILED, gpu=True),
+    "waits for nothing, compiled": Claim(queues_only, COMPILED, gpu=True),
+    "resumes bit for bit": Claim(resumes),
+    "resumes bit for bit, fused": Claim(resumes, FUSED),
+    "fused equals micro-batches": Claim(partial(equals_micro_batches, variants=PAPER_ORDER)),
+    "fused equals micro-batches, deep": Claim(
+        partial(equals_micro_batches, variants=("full-preact",)), large=True
+    ),
+    "equals the processor": Claim(equals_cpu),
+    "training works": Claim(trains),
+    "training works, fused": Claim(trains, FUSED),
+    "repeats bit for bit": Claim(repeats),
+    "repeats bit for bit, fused": Claim(repeats, FUSED),
+    "captured: the same bits": Claim(captures, gpu=True),
+    "captured: the same bits, fused": Claim(captures, FUSED, gpu=True),
+    "waits for nothing": Claim(queues_only, gpu=True),
+    "waits for nothing, fused": Claim(queues_only, FUSED, gpu=True),
+    "waits for nothing, not captured": Claim(queues_only, ("capture=none",), gpu=True),
+}
+OF_TIME = {  # those with wanted figures first
+    "speed, fused": Claim(
+        partial(
+            speed, table=True, wanted={"images_per_second": (19_000, None), "kernels": (None, 1150)}
+        ),
+        FUSED, large=True,
+    ),
+    "speed, plain": Claim(
+        partial(speed, table=True, wanted={"images_per_second": (8_800, None)}),
+        ("kernels=plain",), large=True,
+    ),
+    "speed, compiled": Claim(
+        partial(speed, wanted={"images_per_second": (11_800, None)}), COMPILED, large=True
+    ),
+    "speed of four runs, fused": Claim(
+        partial(several, runs=4, wanted={"images_per_second": (30_000, None)}),
+        FUSED, large=True, gpu=True, shared=True,
+    ),
+    "two runs on a GPU do more than one": Claim(packing_pays, large=True, gpu=True, shared=True),
+    "capturing is faster": Claim(partial(faster, new=(), old=("capture=none",)), gpu=True),
+    "compile=unit is faster": Claim(partial(faster, new=COMPILED, old=()), gpu=True),
+}  # fmt: skip
+CLAIMS = OF_BITS | OF_TIME
 
 
 def main() -> int:
     """Check the requested claims; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--depth", type=int, default=20)
-    parser.add_argument("--device", default="cuda", help="default: cuda")
-    parser.add_argument("--claim", choices=CLAIMS, help="check only this one, in this process")
-    options = parser.parse_args()
-    if not torch.cuda.is_available():
+    options = parse()
+    if options.device.type == "cuda" and not torch.cuda.is_available():
         print("There is no GPU that torch can use, so nothing was checked.", file=sys.stderr)
         return 2
-    if options.claim:
-        return _here(options.claim, options.depth, torch.device(options.device))
-    print(f"ResNet-{options.depth} on {device_name(torch.device(options.device))}", flush=True)
-    command = [sys.executable, __file__, "--depth", str(options.depth), "--device", options.device]
-    environment = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-
-    def holds(claim: str) -> bool:
-        return not subprocess.run([*command, "--claim", claim], env=environment).returncode
-
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        found = list(pool.map(holds, OF_BITS))
-    found += map(holds, OF_TIME)
-    print(f"{sum(found)} of {len(found)} claims hold")
-    return 0 if all(found) else 1
-
-
-def _here(claim: str, depth: int, device: torch.device) -> int:
-    check = CLAIMS[claim]
+    if options.found is not None:
+        return here(options.claim[0], options)
     try:
-        holds, evidence = check(depth, device)
+        return Session(options).run()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--depth", type=int, default=DEPTH, help=f"of the claims about time; default: {DEPTH}"
+    )
+    parser.add_argument("--small", type=int, default=SMALL, help=f"of the others; default: {SMALL}")
+    parser.add_argument(
+        "--device", type=torch.device, default="cuda",
+        help="default: cuda; with cpu, only what a processor can do is checked",
+    )  # fmt: skip
+    parser.add_argument("--claim", choices=CLAIMS, action="append", help="check only this one")
+    parser.add_argument("--limit", type=float, default=LIMIT, help=f"seconds; default: {LIMIT:.0f}")
+    parser.add_argument("--out", type=Path, help="a JSON file for all figures")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of every claim"
+    )
+    parser.add_argument("--found", type=Path, help=argparse.SUPPRESS)  # the process of a claim
+    return parser.parse_args()
+
+
+def here(name: str, options: argparse.Namespace) -> int:
+    """Check a claim in this process, and write the finding to the file that is asked for."""
+    claim = CLAIMS[name]
+    case = Case(options.depth if claim.large else options.small, options.device, tuple(options.set))
+    try:
+        finding = claim.check(case, *claim.how)
     except Exception as error:  # a check that breaks fails its claim, not the others
-        holds, evidence = False, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
-    print(f"{'holds' if holds else 'FAILS':6} {claim}: {evidence}", flush=True)
-    return 0 if holds else 1
+        finding = Finding("FAILS", kind_and_text(error))
+    figures = {
+        name: value if isfinite(value or 0) else None for name, value in finding.figures.items()
+    }
+    write_json(options.found, asdict(finding) | {"figures": figures})
+    return 0
 
 
-# --- the claims -----------------------------------------------------------------------------------
-
-Verdict = tuple[bool, str]
-
-
-def trains(depth: int, device: torch.device) -> Verdict:
-    """The loss on ten colours falls by at least a quarter in 60 updates."""
-    trainer = start(settings_of(depth), device)
-    first, last = losses(trainer, 60)[:5], losses(trainer, 5)
-    return median(last) < 0.75 * median(first), f"loss {median(first):.3f} → {median(last):.3f}"
+COUNTED: dict[Verdict, str] = {
+    "holds": "hold", "FAILS": "fail", "figure": "without a verdict", "not checked": "not checked",
+}  # fmt: skip
+"""Verdicts as the last line counts them."""
 
 
-def equals_cpu(depth: int, device: torch.device) -> Verdict:
-    """Initial logits and the losses of three updates, in fp32, match those of the CPU."""
-    settings = settings_of(
-        depth, "precision=fp32", "deterministic=true", "lr=0.01", "kernels=plain"
-    )
-    there, here = start(settings, device), start(settings, torch.device("cpu"))
-    found = []
-    for trainer in (there, here):
-        images, _ = trainer.splits.training.batch(0)
-        trainer.network.train()
-        with torch.no_grad():
-            found.append(trainer.plan.forward(trainer.network, images[:64]).cpu())
-    logits = float((found[0] - found[1]).abs().max() / found[1].abs().max())
-    pairs = zip(losses(there, 3), losses(here, 3), strict=True)
-    loss = max(abs(a - b) / b for a, b in pairs)
-    return logits < 1e-3 and loss < 1e-3, f"relative: logits {logits:.1e}, losses {loss:.1e}"
+class Session:
+    """The requested claims, each checked in a process of its own, and the record of the findings.
+
+    A signal to stop ends the checks that are running; the rest is then not checked.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.begun = time.monotonic()
+        self.end = self.begun + options.limit - RESERVE
+        self.stopped = False
+        self.record = {**facts(options), "claims": {}}
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+
+    def run(self) -> int:
+        """Check all of them; returns the exit code."""
+        self.write()
+        print(headline(self.record), flush=True)
+        names = [name for name in CLAIMS if name in (self.options.claim or CLAIMS)]
+        bits = [name for name in names if name in OF_BITS]
+        until = self.begun + (BITS if len(bits) < len(names) else 1) * self.options.limit
+        with signals_to(self.stop):
+            with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+                list(pool.map(partial(self.check, until=until), bits))
+            for name in names[len(bits) :]:
+                with service(CLAIMS[name].shared) as variables:
+                    self.check(name, variables=variables)
+        verdicts = [one["verdict"] for one in self.record["claims"].values()]
+        counts = [
+            f"{verdicts.count(one)} {text}" for one, text in COUNTED.items() if one in verdicts
+        ]
+        print(f"{', '.join(counts)}; {time.monotonic() - self.begun:.0f} s")
+        return 1 if {"FAILS", "not checked"} & {*verdicts} else 0
+
+    def check(self, name: str, until: float = inf, variables: Mapping[str, str] = {}) -> None:
+        """Check a claim before the moment `until`; show the finding and add it to the record."""
+        begun = time.monotonic()
+        left = min(until, self.end) - begun
+        if CLAIMS[name].gpu and self.options.device.type != "cuda":
+            finding = Finding("not checked", "it needs a GPU")
+        elif left < LEAST:
+            finding = Finding("not checked", "no time was left")
+        else:
+            finding = self.in_a_process(name, left, variables or {})
+        entry = asdict(finding) | {"seconds": round(time.monotonic() - begun, 1)}
+        lines = [f"{finding.verdict:11}  {name}: {finding.evidence}", *entry.pop("lines")]
+        with self._lock:
+            print("\n".join(lines), flush=True)
+            self.record["claims"][name] = entry
+            self.write()
+
+    def in_a_process(self, name: str, seconds: float, variables: Mapping[str, str]) -> Finding:
+        """What a new process finds, which has this many seconds."""
+        o = self.options
+        arguments = ["--depth", o.depth, "--small", o.small, "--device", o.device, "--claim", name]
+        for setting in o.set:
+            arguments += ["--set", setting]
+        with tempfile.TemporaryDirectory() as folder:
+            answer = Path(folder, "found.json")
+            process = subprocess.Popen(
+                [sys.executable, __file__, *map(str, arguments), "--found", answer],
+                env={**os.environ, **VARIABLES, **variables},
+                start_new_session=True,  # so that its own processes end with it
+            )
+            self._running.add(process)
+            try:
+                code = process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                return Finding("not checked", f"the {seconds:.0f} s that were left did not suffice")
+            finally:
+                kill(process)
+                self._running.discard(process)
+            if answer.exists():
+                return Finding(**json.loads(answer.read_text(encoding="utf-8")))
+        if self.stopped:
+            return Finding("not checked", "stopped")
+        return Finding("FAILS", f"its process exited with {code}")
+
+    def stop(self, *_signal: object) -> None:
+        self.stopped, self.end = True, 0.0
+        for process in list(self._running):
+            kill(process)
+
+    def write(self) -> None:
+        """The record so far: the machine may be taken away at any moment."""
+        if self.options.out is not None:
+            write_output(self.options.out, (json.dumps(self.record, indent=2) + "\n").encode())
 
 
-def repeats(depth: int, device: torch.device) -> Verdict:
-    """With deterministic=true, two runs have the same bits."""
-    settings = settings_of(depth, "deterministic=true")
-    return _same([run_to(start(settings, device), 12) for _ in range(2)])
+# --- what is around the checks --------------------------------------------------------------------
 
 
-def captures(depth: int, device: torch.device) -> Verdict:
-    """They also have the bits of a run without a CUDA graph."""
-    asked = ("capture=iteration", "capture=none")
-    settings = [settings_of(depth, "deterministic=true", capture) for capture in asked]
-    return _same([run_to(start(each, device), 12) for each in settings])
+def facts(options: argparse.Namespace) -> dict[str, Any]:
+    """The machine, the versions and the options."""
+    source = source_version()
+    return {
+        "format": 1,
+        "device": device_name(options.device),
+        "driver": driver_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "triton": triton_version() if find_spec(TRITON) else None,
+        "commit": source.commit,
+        "dirty": source.dirty,
+        "depth": options.depth,
+        "small": options.small,
+        "settings": options.set,
+        "limit": options.limit,
+    }
 
 
-def resumes(depth: int, device: torch.device) -> Verdict:
-    """A run resumed from a checkpoint at iteration 5 ends with the same bits."""
-    settings = settings_of(depth, "deterministic=true")
-    whole = run_to(start(settings, device), 12)
-    begun = start(settings, device)
-    run_to(begun, 5)
-    state = begun.state()
-    gone_on = start(settings, device)
-    gone_on.restore(state)
-    return _same([whole, run_to(gone_on, 12)])
-
-
-def repeats_compiled(depth: int, device: torch.device) -> Verdict:
-    """Two runs also have the same bits with compile=unit."""
-    settings = settings_of(depth, "deterministic=true", "compile=unit")
-    return _same([run_to(start(settings, device), 12) for _ in range(2)])
-
-
-def queues_only(depth: int, device: torch.device, overrides: tuple[str, ...] = ()) -> Verdict:
-    """Within an epoch an update never synchronises: torch would raise an error."""
-    trainer = start(settings_of(depth, *overrides), device)
-    run_to(trainer, WARM_UPS + 1)
-    with no_waiting():
-        run_to(trainer, 7)  # of the eight batches of the first epoch
-    return True, "three updates under torch.cuda.set_sync_debug_mode('error')"
-
-
-def capturing_pays(depth: int, device: torch.device) -> Verdict:
-    """An update from a CUDA graph is at least a tenth faster than without one."""
-    return _faster(depth, device, (), ("capture=none",))
-
-
-def compiling_pays(depth: int, device: torch.device) -> Verdict:
-    """compile=unit is at least a tenth faster, measured in turns, both with CUDA graphs."""
-    return _faster(depth, device, ("compile=unit",), ())
-
-
-def _faster(
-    depth: int, device: torch.device, new: tuple[str, ...], old: tuple[str, ...]
-) -> Verdict:
-    group = [Contender(" ".join(how) or "default", settings_of(depth, *how)) for how in (old, new)]
-    (before, after), _ = take_turns(group, str(device), None, 5, 1.0, _quiet, details=False)
-    ratio = after.ratio(before)
-    return ratio > 1.1, (
-        f"{before.speed:,.0f} → {after.speed:,.0f} images/s, {ratio:.2f} × (median of 5 turns)"
-    )
-
-
-def packing_pays(depth: int, device: torch.device) -> Verdict:
-    """Two runs that share the GPU are faster together than one alone (`--per-gpu 2`); this needs
-    NVIDIA's multi-process service (`nvidia-cuda-mps-control -d`)."""
-    settings = settings_of(depth)
-    crowd = [Contender(f"run {n}", settings) for n in range(2)]
-    with started_workers(crowd, str(device)) as workers:
-        for worker in workers:
-            worker.answer()
-            worker.ask(do="warm up")
-        run_together(workers, 10)
-        alone, both = [], []
-        for _ in range(5):
-            alone.append(50 * settings.batch_size / run_together(workers[:1], 50))
-            both.append(100 * settings.batch_size / run_together(workers, 50))
-    ratio = median(both) / median(alone)
-    return ratio > 1, f"{median(alone):,.0f} → {median(both):,.0f} images/s in total, {ratio:.2f} ×"
-
-
-OF_BITS: dict[str, Callable[[int, torch.device], Verdict]] = {
-    "training works": trains,
-    "equals the processor": equals_cpu,
-    "repeats bit for bit": repeats,
-    "captured: the same bits": captures,
-    "resumes bit for bit": resumes,
-    "repeats bit for bit, compiled": repeats_compiled,
-    "waits for nothing": queues_only,
-    "waits for nothing, not captured": partial(queues_only, overrides=("capture=none",)),
-    "waits for nothing, compiled": partial(queues_only, overrides=("compile=unit",)),
-}
-OF_TIME: dict[str, Callable[[int, torch.device], Verdict]] = {
-    "capturing is faster": capturing_pays,
-    "compile=unit is faster": compiling_pays,
-    "two runs on a GPU do more than one": packing_pays,
-}
-CLAIMS = OF_BITS | OF_TIME
-
-
-# --- with what ------------------------------------------------------------------------------------
-
-
-def settings_of(depth: int, *overrides: str) -> Settings:
-    return resolve(
-        options={"variant": "full-preact", "depth": depth},
-        overrides=["warmup_iterations=0", "lr=0.05", *overrides],
+def headline(facts: Mapping[str, Any]) -> str:
+    commit = facts["commit"] and facts["commit"][:7]
+    return (
+        f"ResNet-{facts['depth']} on {facts['device']}: torch {facts['torch']}, Triton "
+        f"{facts['triton']}, driver {facts['driver']}, commit {commit}"
+        f"{' with changes' if facts['dirty'] else ''}"
     )
 
 
-def start(settings: Settings, device: torch.device) -> Trainer:
-    """A run on images of ten colours, in memory."""
-    plan = Execution.resolve(settings, device)
-    plan.prepare_process()
-    random = np.random.default_rng(0)
-    labels = np.arange(IMAGES) % 10
-    colours = random.integers(40, 216, (10, 1, 1, 3))
-    noise = random.normal(0, 20, (IMAGES, 32, 32, 3))
-    pixels = (colours[labels] + noise).clip(0, 255).astype(np.uint8)
-    normalization = Normalization.measure(pixels, settings.normalize)
-    batches = MemoryTrainLoader(
-        pixels, labels, normalization, settings.batch_size, settings.seed, device=device
-    )
-    test = MemoryEvalLoader(pixels[:100], labels[:100], normalization, device)
-    return Trainer(plan, Splits(batches, test, None))
+DRIVER = Path("/proc/driver/nvidia/version")
 
 
-def run_to(trainer: Trainer, iteration: int) -> Trainer:
-    while trainer.iteration < iteration:
-        trainer.updater(*trainer.splits.training.batch(trainer.iteration))
-    return trainer
+def driver_version() -> str | None:
+    """Of NVIDIA's driver, such as 575.57.08; None where Linux does not show one."""
+    try:
+        named = re.search(r"\b\d+\.\d+(\.\d+)?\b", DRIVER.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    return named and named[0]
 
 
-def losses(trainer: Trainer, updates: int) -> list[float]:
-    """The mean loss of each of the next `updates` batches."""
-    found, before = [], float(trainer.updater.meters.loss)
-    for _ in range(updates):
-        trainer.updater(*trainer.splits.training.batch(trainer.iteration))
-        after = float(trainer.updater.meters.loss)
-        found.append((after - before) / trainer.settings.batch_size)
-        before = after
-    return found
+@contextmanager
+def service(needed: bool) -> Iterator[dict[str, str]]:
+    """NVIDIA's multi-process service, started for this block unless one is alive or it is missing.
+
+    Yields the variables by which processes find it.
+    """
+    if not needed or shutil.which(MPS_CONTROL) is None or service_advice() is None:
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(prefix="mps-", ignore_cleanup_errors=True) as folder:
+        own = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
+        control = partial(
+            subprocess.run, env={**os.environ, **own}, timeout=SERVICE, encoding="utf-8",
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        with suppress(subprocess.TimeoutExpired, OSError):
+            control([MPS_CONTROL, "-d"])
+        try:
+            yield own
+        finally:
+            with suppress(subprocess.TimeoutExpired, OSError):
+                control([MPS_CONTROL], input="quit\n")
 
 
-@contextlib.contextmanager
-def no_waiting() -> Iterator[None]:
-    torch.cuda.set_sync_debug_mode("error")
+@contextmanager
+def signals_to(stop: Callable[..., None]) -> Iterator[None]:
+    """Within, Ctrl-C and SIGTERM call `stop`."""
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        torch.cuda.set_sync_debug_mode("default")
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _same(trainers: list[Trainer]) -> Verdict:
-    digests = [
-        digest({"model": t.network.state_dict(), "optimizer": t.updater.optimizer.state_dict()})
-        for t in trainers
-    ]
-    same = digests[0] == digests[1]
-    return same, f"weights and momenta after {trainers[0].iteration} updates, SHA-256"
-
-
-def _quiet(text: str) -> None:
-    del text
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """A process that leads a session, with those that it started."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ heading. All time inside the creation of a batch or an optimizer step counts as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,10 +57,10 @@ COPIES = ("Memcpy", "Memset")
 
 @dataclass(frozen=True)
 class DeviceWork:
-    """What a GPU did under one name: how often, and its time in all, in µs."""
+    """What a GPU does under one name in an update: how often, and its time in all, in µs."""
 
     name: str
-    count: int
+    count: float
     microseconds: float
 
     @property
@@ -68,31 +68,35 @@ class DeviceWork:
         return not self.name.startswith(COPIES)
 
 
-def device_work(events: Iterable[Any]) -> list[DeviceWork]:
-    """The kernels, copies and fills among a profiler's events by name, the longest in all first.
+def device_work(events: Iterable[Any], updates: int) -> list[DeviceWork]:
+    """The kernels, copies and fills of an update by name, the longest in all first.
 
     The profiler also shows each named range of the host as an event of the GPU, from its first
     kernel to its last; it is left out.
+
+    Args:
+        events: of torch.profiler, from this many `updates`.
     """
     times: dict[str, list[float]] = {}
     for event in events:
         if event.device_type.name == "CUDA" and not _is_range(event):
             times.setdefault(event.name, []).append(event.time_range.elapsed_us())
-    found = [DeviceWork(name, len(each), sum(each)) for name, each in times.items()]
+    found = [
+        DeviceWork(name, len(each) / updates, sum(each) / updates) for name, each in times.items()
+    ]
     return sorted(found, key=lambda work: work.microseconds, reverse=True)
 
 
-def launches(work: Iterable[DeviceWork], updates: int) -> dict[str, int | None]:
+def launches(work: Sequence[DeviceWork]) -> dict[str, int | None]:
     """Kernels of an update, and copies and fills; None if the profiler recorded no kernels.
 
     Rounded: a session may lose its first kernels (https://github.com/pytorch/pytorch/issues/192021).
     """
-    counts = {True: 0, False: 0}
-    for one in work:
-        counts[one.is_kernel] += one.count
-    if not counts[True]:
+    kernels = sum(one.count for one in work if one.is_kernel)
+    copies = sum(one.count for one in work if not one.is_kernel)
+    if not kernels:
         return {"kernels": None, "copies": None}
-    return {"kernels": round(counts[True] / updates), "copies": round(counts[False] / updates)}
+    return {"kernels": round(kernels), "copies": round(copies)}
 
 
 def _is_range(event: Any) -> bool:

@@ -105,18 +105,14 @@ class Training:
 
     def profile(self) -> dict[str, Any]:
         """`shares` of the time of an update; on a GPU also its number of `kernels` and `copies`."""
-        try:
-            events = self.events()
-        except RuntimeError as error:  # of CUPTI; the times measured so far are worth keeping
-            log(f"torch's profiler failed: {first_line(error)}")
-            events = []
+        events = self.events()
         # A kernel is also an event; its time already counts for the operator that launched it.
         here = (e for e in events if e.device_type.name == "CPU")
         if self.device.type != "cuda":
             return {"shares": shares(here, lambda e: e.self_cpu_time_total)}
         return {
             "shares": shares(here, lambda e: e.self_device_time_total),
-            **launches(device_work(events), PROFILED),
+            **launches(device_work(events, PROFILED)),
         }
 
     def events(self) -> list[Any]:
@@ -124,8 +120,15 @@ class Training:
 
         A graph launches the same kernels, but the profiler cannot say by which operator. A process
         profiles once, since a second session of NVIDIA's CUPTI loses kernels. Without CUPTI, the
-        events are those of the host.
+        events are those of the host; none, and a message, if the profiler fails.
         """
+        try:
+            return self._traced()
+        except RuntimeError as error:  # the times measured so far are worth keeping
+            log(f"torch's profiler failed: {first_line(error)}")
+            return []
+
+    def _traced(self) -> list[Any]:
         activities = [torch.profiler.ProfilerActivity.CPU]
         if self.device.type == "cuda":
             activities.append(torch.profiler.ProfilerActivity.CUDA)

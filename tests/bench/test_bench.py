@@ -89,7 +89,7 @@ def test_a_profiler_that_fails_costs_no_figure_but_its_own(training, monkeypatch
         raise RuntimeError("CUPTI_ERROR_NOT_INITIALIZED.\nmore")
 
     monkeypatch.setattr(training, "device", GPU)
-    monkeypatch.setattr(training, "events", fail)
+    monkeypatch.setattr(training, "_traced", fail)
     assert training.profile() == {"shares": {}, "kernels": None, "copies": None}
     assert capsys.readouterr().err == ("torch's profiler failed: CUPTI_ERROR_NOT_INITIALIZED\n")
 

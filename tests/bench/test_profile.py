@@ -76,21 +76,21 @@ RECORDED = [
     event("Memset (Device)", 22, 23),
     event("Memcpy DtoD (Device -> Device)", 23, 24),
 ]
-"""Of two updates: 3 kernels, 4 copies and fills."""
+"""Of an update: 3 kernels, 4 copies and fills."""
 
 
 def test_kernels_and_copies_are_counted_without_the_ranges_of_the_host():
-    work = device_work(RECORDED)
+    work = device_work(RECORDED, 1)
     assert work[:2] == [DeviceWork("apply", 1, 10.0), DeviceWork("moments", 2, 6.0)]
     assert [one.name for one in work if one.is_kernel] == ["apply", "moments"]
-    assert launches(work, 1) == {"kernels": 3, "copies": 4}
-    assert launches(work, 2) == {"kernels": 2, "copies": 2}
+    assert launches(work) == {"kernels": 3, "copies": 4}
+    assert launches(device_work(3 * RECORDED, 3)) == {"kernels": 3, "copies": 4}
 
 
 def test_a_kernel_that_the_profiler_lost_does_not_change_the_number_of_an_update():
-    assert launches([DeviceWork("apply", 3 * 1050 - 1, 1.0)], 3)["kernels"] == 1050
+    assert launches([DeviceWork("apply", 1050 - 1 / 3, 1.0)])["kernels"] == 1050
 
 
 def test_without_cupti_the_number_of_kernels_is_not_known():
     host = [one for one in RECORDED if one.device_type is DeviceType.CPU]
-    assert launches(device_work(host), 3) == {"kernels": None, "copies": None}
+    assert launches(device_work(host, 3)) == {"kernels": None, "copies": None}
