@@ -12,7 +12,6 @@ Importing this file does not need Triton.
 
 from __future__ import annotations
 
-from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
@@ -27,7 +26,7 @@ Relu = Literal["none", "before", "after"]
 CHANNELS = 16
 """Channels of a program; a number of channels must be a multiple."""
 
-TILE = 256
+TILE = 512
 """Rows that a program loads at a time."""
 
 WARPS = 8
@@ -119,7 +118,6 @@ class Split(NamedTuple):
     """Rows that a program loads at a time."""
 
 
-@cache
 def split_rows(channels: int, groups: int, rows: int) -> Split:
     """A split of `groups` × `rows` rows that depends on nothing else.
 
@@ -127,10 +125,8 @@ def split_rows(channels: int, groups: int, rows: int) -> Split:
     own rows follow. On the three stages of a CIFAR ResNet, two groups of 64 images make 128
     programs of each kernel; an H100 has 132 multiprocessors.
     """
-    most = 128 if groups == 1 else 64
-    parts = 1
-    while parts < most and 8 * (2 * parts) ** 2 <= rows:
-        parts *= 2
+    parts = 1 << (max(rows // 8, 1).bit_length() - 1) // 2  # largest with 8 · parts² ≤ rows
+    parts = min(parts, 128 if groups == 1 else 64)
     each = -(-rows // parts)
     tile = min(TILE, 1 << (each - 1).bit_length())
     return Split(channels, groups, rows, parts, each, tile)

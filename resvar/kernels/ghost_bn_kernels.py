@@ -70,13 +70,18 @@ def apply(
     wide: tl.constexpr = partials.dtype.element_ty
     columns, base, count = _part(C, ROWS, PARTS, EACH)
     if tl.program_id(0) < GROUPS * PARTS:
-        group = tl.program_id(0) // PARTS
-        mean, squares = _merged_moments(partials, group, columns, C, ROWS, PARTS, EACH)
+        means, squares = _load_parts(partials, tl.program_id(0) // PARTS, columns, C, PARTS)
+        if EACH <= TILE:  # one tile, under way while the parts are merged
+            inside, at = _tile(0, count, columns, C, TILE)
+            values = tl.load(x + base + at, mask=inside, other=0.0)
+        mean, squares = _merged_moments(means, squares, ROWS, PARTS, EACH)
         scale = tl.load(weight + columns).to(wide) * _inverse_deviation(squares, ROWS, eps)
         shift = tl.load(bias + columns).to(wide)
         for start in range(0, EACH, TILE):
             inside, at = _tile(start, count, columns, C, TILE)
-            out = _affine(tl.load(x + base + at, mask=inside, other=0.0), mean, scale, shift)
+            if EACH > TILE:
+                values = tl.load(x + base + at, mask=inside, other=0.0)
+            out = _affine(values, mean, scale, shift)
             if BEFORE:
                 out = tl.maximum(out, 0.0, propagate_nan=tl.PropagateNan.ALL)
             if added is not None:
@@ -89,7 +94,8 @@ def apply(
             average = tl.load(running_mean + columns).to(wide)
             variance = tl.load(running_var + columns).to(wide)
         for group in range(GROUPS):
-            mean, squares = _merged_moments(partials, group, columns, C, ROWS, PARTS, EACH)
+            means, squares = _load_parts(partials, group, columns, C, PARTS)
+            mean, squares = _merged_moments(means, squares, ROWS, PARTS, EACH)
             inverse = _inverse_deviation(squares, ROWS, eps)
             _store_pair(statistics, group, columns, mean, inverse, C)
             if running_mean is not None:
@@ -120,8 +126,8 @@ def sums(
     mean, inverse = _load_pair(statistics, tl.program_id(0) // PARTS, columns, C)
     scale = tl.load(weight + columns).to(wide) * inverse
     shift = tl.load(bias + columns).to(wide)
-    plain = tl.full((TILE, CHANNELS), 0.0, wide)
-    weighted = tl.full((TILE, CHANNELS), 0.0, wide)
+    plain = tl.full((CHANNELS,), 0.0, wide)
+    weighted = tl.full((CHANNELS,), 0.0, wide)
     for start in range(0, EACH, TILE):
         inside, at = _tile(start, count, columns, C, TILE)
         values = tl.load(x + base + at, mask=inside, other=0.0)
@@ -132,11 +138,9 @@ def sums(
             passed = tl.load(y + base + at, mask=inside, other=0.0) > 0.0
             gradient = tl.where(passed, gradient, 0.0)
             tl.store(g + base + at, gradient, mask=inside)
-        plain += gradient.to(wide)
-        weighted += gradient.to(wide) * (values.to(wide) - mean[None, :])
-    _store_pair(
-        partials, tl.program_id(0), columns, tl.sum(plain, 0), tl.sum(weighted, 0) * inverse, C
-    )
+        plain += tl.sum(gradient.to(wide), 0)
+        weighted += tl.sum(gradient.to(wide) * (values.to(wide) - mean[None, :]), 0)
+    _store_pair(partials, tl.program_id(0), columns, plain, weighted * inverse, C)
 
 
 @triton.jit
@@ -160,19 +164,25 @@ def through(
     if tl.program_id(0) < GROUPS * PARTS:
         group = tl.program_id(0) // PARTS
         mean, inverse = _load_pair(statistics, group, columns, C)
-        plain, weighted = _merged_sums(partials, group, columns, C, PARTS)
+        plain, weighted = _load_parts(partials, group, columns, C, PARTS)
+        if EACH <= TILE:  # one tile, under way while the parts are merged
+            inside, at = _tile(0, count, columns, C, TILE)
+            values = tl.load(x + base + at, mask=inside, other=0.0)
+            gradient = tl.load(g + base + at, mask=inside, other=0.0)
         scale = tl.load(weight + columns).to(wide) * inverse
         shift = tl.load(bias + columns).to(wide)
-        plain_mean = plain / ROWS
-        slope = inverse * (weighted / ROWS)
+        plain_mean = tl.sum(plain, 0) / ROWS
+        slope = inverse * (tl.sum(weighted, 0) / ROWS)
         for start in range(0, EACH, TILE):
             inside, at = _tile(start, count, columns, C, TILE)
-            values = tl.load(x + base + at, mask=inside, other=0.0)
-            gradient = tl.load(g + base + at, mask=inside, other=0.0).to(wide)
+            if EACH > TILE:
+                values = tl.load(x + base + at, mask=inside, other=0.0)
+                gradient = tl.load(g + base + at, mask=inside, other=0.0)
             if BEFORE:
                 gradient = tl.where(_affine(values, mean, scale, shift) > 0.0, gradient, 0.0)
             off = values.to(wide) - mean[None, :]
-            out = (gradient - plain_mean[None, :] - off * slope[None, :]) * scale[None, :]
+            out = gradient.to(wide) - plain_mean[None, :] - off * slope[None, :]
+            out *= scale[None, :]
             if raw is not None:
                 out += tl.load(raw + base + at, mask=inside, other=0.0).to(wide)
             tl.store(dx + base + at, out.to(dx.dtype.element_ty), mask=inside)
@@ -180,9 +190,9 @@ def through(
         total = tl.full((CHANNELS,), 0.0, wide)
         total_weighted = tl.full((CHANNELS,), 0.0, wide)
         for group in range(GROUPS):
-            plain, weighted = _merged_sums(partials, group, columns, C, PARTS)
-            total += plain
-            total_weighted += weighted
+            plain, weighted = _load_parts(partials, group, columns, C, PARTS)
+            total += tl.sum(plain, 0)
+            total_weighted += tl.sum(weighted, 0)
         tl.store(dweight + columns, total_weighted)
         tl.store(dbias + columns, total)
 
@@ -222,26 +232,23 @@ def _inverse_deviation(squares: tl.tensor, ROWS: tl.constexpr, eps: float) -> tl
 
 @triton.jit
 def _merged_moments(
-    partials: tl.tensor, group: tl.tensor, columns: tl.tensor,
-    C: tl.constexpr, ROWS: tl.constexpr, PARTS: tl.constexpr, EACH: tl.constexpr,
+    means: tl.tensor, squares: tl.tensor,
+    ROWS: tl.constexpr, PARTS: tl.constexpr, EACH: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
     """A group's mean [16] and sum of squared deviations [16], from those of its parts."""
-    parts = tl.arange(0, PARTS)
-    means, squares = _load_pair(partials, group * PARTS + parts[:, None], columns[None, :], C)
-    counts = tl.minimum(ROWS - parts * EACH, EACH).to(means.dtype)[:, None]
+    counts = tl.minimum(ROWS - tl.arange(0, PARTS) * EACH, EACH).to(means.dtype)[:, None]
     mean = tl.sum(means * counts, 0) / ROWS
     off = means - mean[None, :]
     return mean, tl.sum(squares + counts * off * off, 0)
 
 
 @triton.jit
-def _merged_sums(
+def _load_parts(
     partials: tl.tensor, group: tl.tensor, columns: tl.tensor, C: tl.constexpr, PARTS: tl.constexpr
 ) -> tl.tensor:  # fmt: skip
-    """A group's Σg [16] and Σg·x̂ [16], from those of its parts."""
+    """Both partial results [PARTS, 16] of each part of a group."""
     rows = group * PARTS + tl.arange(0, PARTS)[:, None]
-    plain, weighted = _load_pair(partials, rows, columns[None, :], C)
-    return tl.sum(plain, 0), tl.sum(weighted, 0)
+    return _load_pair(partials, rows, columns[None, :], C)
 
 
 @triton.jit

@@ -13,6 +13,7 @@ from resvar.kernels.fuse import fork, fuse, is_fused
 
 MARKS = [
     pytest.mark.build,
+    pytest.mark.usefixtures("built"),
     pytest.mark.skipif(build.find_compiler() is None, reason="no C++ compiler"),
 ]
 TYPES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])

@@ -35,6 +35,7 @@ print("works", float(y.min()))
 
 pytestmark = [
     pytest.mark.build,
+    pytest.mark.usefixtures("built"),
     pytest.mark.skipif(build.find_compiler() is None, reason="no C++ compiler"),
 ]
 

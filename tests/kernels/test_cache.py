@@ -17,11 +17,6 @@ CONTENT = b"a library" * 1000
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="operators are built on Linux only")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def built():
-    """Nothing is compiled here."""
-
-
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The cache, and a temporary folder of the system beside it."""
