@@ -149,6 +149,8 @@ def estimate_here(
         own = {} if jobs is None else {jobs: f"with {pluralize(jobs, 'run')} at a time"}
     else:
         slots = make_slots(jobs, per_gpu, device, len(todo))
+        if advice := mps_advice(slots):
+            print_line(advice)
         throughput = measured_throughput(todo, slots)
         own = {len(slots): f"in {pluralize(len(slots), 'slot')} here"}
     print_estimate(estimate(todo, throughput, data), own, limit)
