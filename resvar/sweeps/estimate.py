@@ -227,8 +227,8 @@ def print_estimate(found: Estimate, own: Mapping[int, str], limit: float = math.
     if limit < math.inf:
         within = [f"{found.finished_within(limit, n)} {words}" for n, words in places.items()]
         console.print(
-            f"Finished within {duration(limit)}: {', '.join(within)}, of {pluralize(runs, 'run')}; "
-            "a rerun resumes the others."
+            f"Of {pluralize(runs, 'run')} these finish within {duration(limit)}: "
+            f"{', '.join(within)}; a rerun resumes the others."
         )
     console.print(
         "It assumes that runs on different devices do not slow each other down; checkpoints and "

@@ -57,7 +57,7 @@ def run_here(
         return
     sweep.require_possible()
     limit = limit or TimeLimit()
-    limit.require_useful()
+    limit.require_useful(sweep.runs)
     found = _standing(sweep)
     todo = found.open
     if todo:

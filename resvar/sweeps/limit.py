@@ -14,6 +14,9 @@ from resvar.sweeps.grid import PlannedRun
 START_UP = 10.0
 """Seconds from the start of a process until it trains: torch, the data, the first updates."""
 
+COMPILING = 50.0
+"""Seconds more with torch.compile, which a request to stop does not interrupt."""
+
 ENDING = 5.0
 """Seconds in which a run and its sweep end, apart from the last update and the checkpoint."""
 
@@ -35,32 +38,39 @@ class TimeLimit:
         self.seconds = seconds
         self._ends = time.monotonic() + seconds
 
-    def require_useful(self) -> None:
-        """Refuse a limit in which no run trains.
+    def require_useful(self, runs: Collection[PlannedRun]) -> None:
+        """Refuse a limit in which none of these runs trains.
 
         Raises:
             UserError: it is too short.
         """
-        least = START_UP + ENDING + SAVING
+        least = seconds_to_start(runs) + ENDING + SAVING
         if self.seconds < least:
             raise UserError(
                 f"--for: {duration(self.seconds)} is too short for a run to start and to save, "
                 f"which takes about {duration(least)}; allow more time."
             )
 
-    def is_up(self, running: Collection[PlannedRun]) -> bool:
+    def is_up(self, running: Collection[PlannedRun], waiting: Collection[PlannedRun]) -> bool:
         """Whether the running runs must stop; without any, whether none is worth starting."""
-        return self._left(running) < 0 if running else not self.allows_start(())
+        return self._left(running) < 0 if running else not self.allows_start((), waiting)
 
-    def allows_start(self, running: Collection[PlannedRun]) -> bool:
-        """Whether a run that starts beside these would train before all must stop."""
-        return self._left(running) >= START_UP + (0 if running else SAVING)
+    def allows_start(
+        self, running: Collection[PlannedRun], waiting: Collection[PlannedRun]
+    ) -> bool:
+        """Whether one of those that wait, started now, would train before all must stop."""
+        return self._left(running) >= seconds_to_start(waiting) + SAVING
 
     def _left(self, running: Collection[PlannedRun]) -> float:
         """Seconds until these runs must be asked to stop, to be saved in time."""
         if self.seconds == math.inf:
             return math.inf
         return self._ends - time.monotonic() - seconds_to_stop(running)
+
+
+def seconds_to_start(runs: Collection[PlannedRun]) -> float:
+    """Until any of these trains, from the start of its process."""
+    return START_UP + COMPILING * any(run.settings.compile != "none" for run in runs)
 
 
 def seconds_to_stop(runs: Collection[PlannedRun]) -> float:

@@ -93,7 +93,7 @@ class LocalSweep:
             stopping: object = stop
             try:
                 while self.active or (self.waiting and not stopping):
-                    if not stopping and self.limit.is_up(self._running()):
+                    if not stopping and self.limit.is_up(self._running(), self.waiting):
                         stopping = True
                         self._log(f"the time is nearly up; {len(self.active)} running")
                     if stopping:
@@ -149,9 +149,7 @@ class LocalSweep:
     def _fill_slots(self, configs: Path) -> None:
         busy = {process.slot.name for process in self.active}
         for slot in self.slots:
-            if slot.name not in busy and not self.limit.allows_start(self._running()):
-                return
-            while slot.name not in busy and (run := self._next()):
+            while slot.name not in busy and self._may_start() and (run := self._next()):
                 try:
                     self.active.append(start(run, slot, self.data, configs))
                 except (OSError, UserError) as error:
@@ -212,6 +210,9 @@ class LocalSweep:
     def _fail(self, failure: FailedRun, took: str = "") -> None:
         self.failed.append(failure)
         self._log(f"{failure.run.name} {str(failure).replace('failed', 'FAILED', 1)}{took}")
+
+    def _may_start(self) -> bool:
+        return self.limit.allows_start(self._running(), self.waiting)
 
     def _running(self) -> list[PlannedRun]:
         return [process.run for process in self.active]

@@ -86,27 +86,30 @@ def test_runs_are_stopped_while_there_is_time_to_save(clock, tmp_path):
     limit = TimeLimit(100)
     for now, up in ((1000 + 100 - ENDING - 9.5, False), (1000 + 100 - ENDING - 8.5, True)):
         clock[0] = now
-        assert limit.is_up([first]) is up
+        assert limit.is_up([first], []) is up
     clock[0] = 1000 + 100 - ENDING - 9.5
-    assert limit.is_up([first, second]), "two take longer to save"
+    assert limit.is_up([first, second], []), "two take longer to save"
 
 
-def test_no_run_is_started_that_would_not_train(clock):
+@pytest.mark.parametrize(("compiled", "seconds"), [("none", START_UP), ("unit", 60)])
+def test_no_run_is_started_that_would_not_train(clock, tmp_path, compiled, seconds):
+    runs = plan_sweep(None, NAMES, [*SETS, f"compile={compiled}"], tmp_path).runs
     limit = TimeLimit(100)
-    for left, worth in ((START_UP + SAVING + ENDING + 1, True), (START_UP + ENDING, False)):
+    for left, worth in ((seconds + SAVING + ENDING, True), (seconds + ENDING, False)):
         clock[0] = 1000 + 100 - left
-        assert limit.allows_start([]) is worth
-        assert limit.is_up([]) is not worth, "a sweep does not wait for a moment that is no use"
+        assert limit.allows_start([], runs) is worth
+        assert limit.is_up([], runs) is not worth, "a sweep does not wait for a useless moment"
     clock[0] = 1e12
-    assert TimeLimit().allows_start([])
-    assert not TimeLimit().is_up([])
+    assert TimeLimit().allows_start([], runs)
+    assert not TimeLimit().is_up([], runs)
 
 
-def test_a_limit_in_which_no_run_trains_is_refused():
-    TimeLimit(60).require_useful()
-    TimeLimit().require_useful()
+def test_a_limit_in_which_no_run_trains_is_refused(tmp_path):
+    runs = planned(tmp_path).runs
+    TimeLimit(60).require_useful(runs)
+    TimeLimit().require_useful(runs)
     with pytest.raises(UserError, match="5 s is too short for a run to start and to save"):
-        TimeLimit(5).require_useful()
+        TimeLimit(5).require_useful(runs)
 
 
 # --- the sweep ------------------------------------------------------------------------------------
@@ -232,7 +235,7 @@ def test_with_given_speeds_it_says_how_many_runs_finish(limits, capsys):
     assert "About 13:20 min in total, 1 run within 9:00 min. The sweep" in capsys.readouterr().out
     assert run_command([*given, "--for", "20m", "--estimate"]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "Finished within 20:00 min: 2 with 1 run at a time, 2 on 2 such devices, of 2" in out
+    assert "Of 2 runs these finish within 20:00 min: 2 with 1 run at a time, 2 on 2 such" in out
     assert limits == [540]
 
 
