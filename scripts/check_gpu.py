@@ -49,7 +49,7 @@ from gpu_claims import (
 )
 from gpu_figures import DEPTH, faster, packing_pays, service_advice, several, speed
 
-from resvar.errors import UserError, kind_and_text
+from resvar.errors import UserError, first_line, kind_and_text
 from resvar.files import write_json, write_output
 from resvar.kernels.ghost_fuse import TRITON, triton_version
 from resvar.models.ordering import PAPER_ORDER
@@ -155,6 +155,8 @@ def main() -> int:
     if options.found is not None:
         return here(options.claim[0], options)
     try:
+        for depth in (options.depth, options.small):  # wrong settings are refused at once
+            Case(depth, options.device, tuple(options.set)).settings()
         return Session(options).run()
     except UserError as error:
         print(error, file=sys.stderr)
@@ -168,7 +170,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--small", type=int, default=SMALL, help=f"of the others; default: {SMALL}")
     parser.add_argument(
-        "--device", type=torch.device, default="cuda",
+        "--device", type=device, default="cuda",
         help="default: cuda; with cpu, only what a processor can do is checked",
     )  # fmt: skip
     parser.add_argument("--claim", choices=CLAIMS, action="append", help="check only this one")
@@ -179,6 +181,13 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--found", type=Path, help=argparse.SUPPRESS)  # the process of a claim
     return parser.parse_args()
+
+
+def device(name: str) -> torch.device:
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(first_line(error)) from None
 
 
 def here(name: str, options: argparse.Namespace) -> int:

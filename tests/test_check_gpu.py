@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
@@ -427,6 +428,25 @@ def test_claims_about_bits_leave_half_of_the_time_to_those_about_time(run, monke
 @pytest.mark.usefixtures("canned")
 def test_a_record_that_cannot_be_written_is_refused_at_once(run, tmp_path):
     assert run("--out", tmp_path) == (2, [])
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--depth", "21"], "fits no residual unit"),
+        (["--small", "21"], "fits no residual unit"),
+        (["--set", "precison=fp32"], "did you mean 'precision'"),
+        (["--device", "gpu"], "--device"),
+        (["--claim", "all"], "invalid choice"),
+    ],
+)
+def test_wrong_input_is_refused_before_any_work(monkeypatch, capsys, words, part):
+    monkeypatch.setattr(sys, "argv", ["check_gpu.py", "--device", "cpu", *words])
+    with contextlib.suppress(SystemExit):
+        assert check_gpu.main() == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert part in err.splitlines()[-1]
 
 
 class Program:

@@ -9,6 +9,8 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.nn import functional as F
 
 from resvar.bench.profile import DeviceWork, device_work, heading_of, launches, shares
+from resvar.kernels.ghost_bn import ghost_batch_norm
+from tests.support.interpreter import interpreted
 
 
 @pytest.mark.parametrize(
@@ -53,6 +55,22 @@ def test_a_real_profile_finds_what_there_is():
     of = shares(found.events(), lambda event: event.self_cpu_time_total)
     assert {"convolution", "BN", "ReLU", "addition"} <= set(of)
     assert sum(of.values()) == pytest.approx(1)
+
+
+def test_the_operator_of_triton_has_a_heading():
+    pytest.importorskip("triton")
+    x = torch.randn(4, 16, 4, 4).to(memory_format=torch.channels_last).requires_grad_()
+    scale, shift = torch.ones(16, requires_grad=True), torch.zeros(16, requires_grad=True)
+    with interpreted(), torch.profiler.profile(acc_events=True) as found:
+        out, _ = ghost_batch_norm(
+            x, scale, shift, None, None, group=2, momentum=0.1, eps=1e-5, relu="before"
+        )
+        out.backward(out.detach())
+    events = found.events()
+    operators = [e for e in events if heading_of([e.name]) == "fused" and not e.cpu_parent]
+    assert len(operators) == 2  # forward and backward, with all that is inside them
+    assert shares(operators, lambda e: e.cpu_time_total) == {"fused": 1.0}
+    assert shares(events, lambda e: e.self_cpu_time_total)["fused"] > 0.5
 
 
 def event(name, start, end, device=DeviceType.CUDA, **more):
