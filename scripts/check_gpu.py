@@ -49,12 +49,12 @@ from gpu_claims import (
 )
 from gpu_figures import DEPTH, faster, packing_pays, service_advice, several, speed
 
-from resvar.errors import UserError, first_line, kind_and_text
+from resvar.errors import UserError, kind_and_text
 from resvar.files import write_json, write_output
 from resvar.kernels.ghost_fuse import TRITON, triton_version
 from resvar.models.ordering import PAPER_ORDER
 from resvar.sweeps.slots import MPS_CONTROL
-from resvar.training.machine import device_name
+from resvar.training.machine import choose_device, device_name
 from resvar.training.source import source_version
 
 SMALL = 20
@@ -149,14 +149,15 @@ CLAIMS = OF_BITS | OF_TIME
 def main() -> int:
     """Check the requested claims; returns the exit code."""
     options = parse()
-    if options.device.type == "cuda" and not torch.cuda.is_available():
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
         print("There is no GPU that torch can use, so nothing was checked.", file=sys.stderr)
         return 2
-    if options.found is not None:
-        return here(options.claim[0], options)
     try:
+        options.device = choose_device(options.device)
         for depth in (options.depth, options.small):  # wrong settings are refused at once
             Case(depth, options.device, tuple(options.set)).settings()
+        if options.found is not None:
+            return here(options.claim[0], options)
         return Session(options).run()
     except UserError as error:
         print(error, file=sys.stderr)
@@ -164,30 +165,23 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--depth", type=int, default=DEPTH, help=f"of the claims about time; default: {DEPTH}"
-    )
-    parser.add_argument("--small", type=int, default=SMALL, help=f"of the others; default: {SMALL}")
-    parser.add_argument(
-        "--device", type=device, default="cuda",
-        help="default: cuda; with cpu, only what a processor can do is checked",
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="\n  ".join(["the claims:", *CLAIMS]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--claim", choices=CLAIMS, action="append", help="check only this one")
-    parser.add_argument("--limit", type=float, default=LIMIT, help=f"seconds; default: {LIMIT:.0f}")
-    parser.add_argument("--out", type=Path, help="a JSON file for all figures")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of every claim"
-    )
-    parser.add_argument("--found", type=Path, help=argparse.SUPPRESS)  # the process of a claim
+    add = parser.add_argument
+    add("--depth", type=int, default=DEPTH, help=f"of the claims about time; default: {DEPTH}")
+    add("--small", type=int, default=SMALL, help=f"depth of the others; default: {SMALL}")
+    add("--device", default="cuda", help="default: cuda; with cpu, what needs no GPU is checked")
+    add(
+        "--claim", choices=CLAIMS, action="append", metavar="NAME",
+        help="check this one only; can be repeated",
+    )  # fmt: skip
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of all claims")
+    add("--limit", type=float, default=LIMIT, help=f"seconds; default: {LIMIT:.0f}")
+    add("--out", type=Path, metavar="FILE.json", help="write all findings to this file")
+    add("--found", type=Path, help=argparse.SUPPRESS)  # in the process of a claim
     return parser.parse_args()
-
-
-def device(name: str) -> torch.device:
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise argparse.ArgumentTypeError(first_line(error)) from None
 
 
 def here(name: str, options: argparse.Namespace) -> int:

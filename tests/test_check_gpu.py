@@ -356,6 +356,7 @@ def run(monkeypatch, capsys):
     """Run the script as on a machine with an H100; the exit code, and the lines between first and
     last."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(check_gpu, "choose_device", torch.device)
     monkeypatch.setattr(check_gpu, "device_name", lambda _device: H100)
     monkeypatch.setattr(check_gpu, "service", lambda _needed: nullcontext({}))
 
@@ -436,7 +437,7 @@ def test_a_record_that_cannot_be_written_is_refused_at_once(run, tmp_path):
         (["--depth", "21"], "fits no residual unit"),
         (["--small", "21"], "fits no residual unit"),
         (["--set", "precison=fp32"], "did you mean 'precision'"),
-        (["--device", "gpu"], "--device"),
+        (["--device", "gpu"], "choose from auto, cpu, cuda or cuda:N"),
         (["--claim", "all"], "invalid choice"),
     ],
 )
