@@ -24,6 +24,7 @@ import torch
 from gpu_claims import Case, Finding
 
 from resvar.bench import turns
+from resvar.bench.profile import DeviceWork
 from resvar.kernels import ghost_bn
 from resvar.training import multi_tensor, passes, step
 from resvar.training.execution import Execution
@@ -245,6 +246,13 @@ def test_a_verdict_only_where_a_figure_is_wanted(
     for other in (Case(20, GPU), Case(110, GPU, ("precision=fp32",))):
         finding = gpu_figures.judged(other, figures, WANTED)
         assert (finding.verdict, "wanted" in finding.evidence) == ("figure", False)
+
+
+def test_a_table_shows_the_longest_kernels_and_sums_up_the_others():
+    work = [DeviceWork(f"kernel {n}", 2.0, 100.0) for n in range(gpu_figures.SHOWN + 2)]
+    lines = gpu_figures.kernel_table(work)
+    assert len(lines) == gpu_figures.SHOWN + 1
+    assert " ".join(lines[-1].split()) == "2 others 4 × 50.0 µs = 0.20 ms 7 %"
 
 
 def test_names_of_kernels_fit_a_line():
