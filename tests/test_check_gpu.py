@@ -30,7 +30,7 @@ from resvar.training import multi_tensor, passes, step
 from resvar.training.execution import Execution
 from tests.bench.test_bench import FakeCeiling, FakeWorker
 from tests.bench.test_profile import RECORDED
-from tests.support.commands import ROOT, wait_for
+from tests.support.commands import ROOT, everyone, wait_for
 from tests.support.interpreter import interpreted
 from tests.training.test_capture import FakeGraph
 
@@ -484,14 +484,16 @@ def test_a_process_that_ends_without_an_answer(run, monkeypatch, tmp_path, text,
 
 
 def test_a_signal_ends_the_processes_and_is_told(run, monkeypatch, tmp_path):
-    started = tmp_path / "started"
-    sleeping = f"sleep 300 & echo $! > {started}.new; mv {started}.new {started}; wait"
+    started, mark = tmp_path / "started", tmp_path.name
+    sleeping = f"sleep 300 & touch {started}; wait"
     monkeypatch.setattr(sys, "executable", str(Program(tmp_path, sleeping).path))
+    monkeypatch.setenv("RESVAR_TEST_MARK", mark)
 
     def interrupt():
-        wait_for(started.exists)
-        os.kill(os.getpid(), signal.SIGTERM)
+        if wait_for(started.exists):
+            os.kill(os.getpid(), signal.SIGTERM)
 
+    before = signal.getsignal(signal.SIGTERM)
     thread = threading.Thread(target=interrupt)
     thread.start()
     code, lines = run("--claim", "training works", "--claim", "capturing is faster")
@@ -501,8 +503,8 @@ def test_a_signal_ends_the_processes_and_is_told(run, monkeypatch, tmp_path):
         "not checked  training works: stopped",
         "not checked  capturing is faster: no time was left",
     ]
-    assert wait_for(lambda: not Path("/proc", started.read_text().strip()).exists())
-    assert signal.getsignal(signal.SIGTERM) != check_gpu.Session.stop
+    assert wait_for(lambda: not everyone(mark))
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.usefixtures("case")  # which resets torch
@@ -597,3 +599,15 @@ def test_the_service_is_not_started_where_it_is_not_needed(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with check_gpu.service(True) as variables:
         assert variables == {}
+
+
+def test_the_page_names_the_figures_that_are_wanted():
+    page = (ROOT / "docs" / "performance-history.md").read_text("utf-8")
+    wanted = page.partition("**Wanted**")[2].partition("\n## ")[0]
+    limits = [
+        gpu_figures.sign_and_limit(*one)
+        for claim in check_gpu.OF_TIME.values()
+        for one in getattr(claim.check, "keywords", {}).get("wanted", {}).values()
+    ]
+    assert len(limits) == 5
+    assert [limit for limit in limits if f" {limit} |" not in wanted] == []
