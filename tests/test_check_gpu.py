@@ -1,10 +1,9 @@
-"""scripts/check_gpu.py without a GPU: every check works on the processor, with fakes for CUDA."""
+"""scripts/check_gpu.py without a GPU: its session, its processes and its record."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import math
 import os
@@ -12,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-from concurrent.futures import Future
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -21,309 +19,14 @@ import gpu_claims
 import gpu_figures
 import pytest
 import torch
-from gpu_claims import Case, Finding
+from gpu_claims import Finding
 
-from resvar.bench import turns
-from resvar.bench.profile import DeviceWork
-from resvar.kernels import ghost_bn
-from resvar.training import multi_tensor, passes, step
-from resvar.training.execution import Execution
-from tests.bench.test_bench import FakeCeiling, FakeWorker
-from tests.bench.test_profile import RECORDED
 from tests.support.commands import ROOT, everyone, wait_for
-from tests.support.interpreter import interpreted
-from tests.training.test_capture import FakeGraph
+from tests.test_gpu_claims import SMALL
+from tests.test_gpu_figures import H100
 
 SCRIPT = ROOT / "scripts" / "check_gpu.py"
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
-SMALL = ("batch_size=16", "bn_batch_size=8", "precision=fp32", "kernels=plain")
-H100 = "NVIDIA H100 80GB HBM3"
-
-
-@pytest.fixture
-def case():
-    yield Case(8, CPU, SMALL)
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(autouse=True)
-def inline(monkeypatch):
-    """What belongs to a process of its own happens here."""
-
-    class Inline:
-        def submit(self, work, *args, **kwargs):
-            done = Future()
-            done.set_result(work(*args, **kwargs))
-            return done
-
-    monkeypatch.setattr(gpu_claims, "processes", lambda: nullcontext(Inline()))
-
-
-@pytest.fixture
-def like_a_gpu(monkeypatch):
-    """Plans as on a GPU: captured updates, ghost BN for kernels=fused. The device is the CPU."""
-    resolve = Execution.resolve
-
-    def on_a_gpu(settings, device):
-        here = settings.model_copy(update={"kernels": "plain", "capture": "none"})
-        plan = resolve(here, device)
-        fused = settings.kernels == "fused"
-        kernels = "fused" if fused else "plain"
-        form = torch.channels_last if fused else plan.memory_format
-        return dataclasses.replace(
-            plan, settings=settings, kernels=kernels, ghost=fused, multi_tensor=True,
-            memory_format=form, captures=settings.capture != "none",
-        )  # fmt: skip
-
-    monkeypatch.setattr(gpu_claims.Execution, "resolve", on_a_gpu)
-    monkeypatch.setattr(step, "CudaGraph", FakeGraph)
-
-
-# --- claims about bits ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "claim",
-    ["training works", "equals the processor", "repeats bit for bit", "resumes bit for bit"],
-)
-def test_claims_that_the_processor_keeps_too(case, claim):
-    assert check_gpu.CLAIMS[claim].check(case).verdict == "holds"
-
-
-@pytest.mark.usefixtures("like_a_gpu")
-@pytest.mark.parametrize("how", [(), ("kernels=fused",)])
-def test_captured_updates_have_the_bits_of_others(case, how, monkeypatch):
-    assert gpu_claims.captures(case, *how).verdict == "holds"
-    replay = FakeGraph.replay
-    monkeypatch.setattr(FakeGraph, "replay", lambda graph: (replay(graph), replay(graph)))
-    assert gpu_claims.captures(case, *how).verdict == "FAILS"
-
-
-@pytest.mark.usefixtures("like_a_gpu")
-def test_updates_that_wait_are_errors_of_torch(case, monkeypatch):
-    modes = []
-    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
-    assert gpu_claims.queues_only(case, "kernels=fused").verdict == "holds"
-    assert modes == ["error", "default"]
-
-
-@pytest.mark.usefixtures("like_a_gpu")
-def test_ghost_bn_equals_micro_batches(case):
-    finding = gpu_claims.equals_micro_batches(case, ["full-preact", "original"])
-    assert finding.verdict == "holds"
-    assert {"logits", "gradient", "of Conv2d", "BN statistics"} <= finding.figures.keys()
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("like_a_gpu")
-def test_the_kernels_of_triton_equal_micro_batches(case, monkeypatch):
-    pytest.importorskip("triton")
-    launched = []
-    launch = ghost_bn._launch
-    monkeypatch.setattr(
-        ghost_bn, "_launch", lambda *of, **more: (launched.append(of[0]), launch(*of, **more))
-    )
-    few = dataclasses.replace(case, overrides=(*SMALL, "batch_size=4", "bn_batch_size=2"))
-    with interpreted():
-        finding = gpu_claims.equals_micro_batches(few, ["full-preact"])
-    assert finding.verdict == "holds", finding.evidence
-    assert launched
-
-
-@pytest.mark.usefixtures("like_a_gpu")
-def test_bn_over_the_whole_batch_is_seen(case, monkeypatch):
-    fuse = passes.fuse_ghost
-    monkeypatch.setattr(passes, "fuse_ghost", lambda network, group: fuse(network, 2 * group))
-    finding = gpu_claims.equals_micro_batches(case, ["full-preact"])
-    assert finding.verdict == "FAILS"
-    assert finding.figures["gradient"] > 1e-3
-
-
-@pytest.mark.usefixtures("like_a_gpu")
-def test_batches_that_are_not_counted_are_seen(case, monkeypatch):
-    counters = multi_tensor.batch_counters
-    monkeypatch.setattr(step, "batch_counters", lambda network: counters(network)[1:])
-    plain, fused = (
-        gpu_claims.first_update(case, "full-preact", kernels) for kernels in ("plain", "fused")
-    )
-    assert plain.batches == fused.batches  # both have lost one
-    monkeypatch.setattr(
-        gpu_claims, "first_update",
-        lambda *of: dataclasses.replace(fused, batches=[1]) if of[2] == "fused" else plain,
-    )  # fmt: skip
-    finding = gpu_claims.equals_micro_batches(case, ["full-preact"])
-    assert finding.verdict == "FAILS"
-    assert "NOT as many batches counted" in finding.evidence
-
-
-def test_the_comparison_with_the_processor_sees_a_difference(case, monkeypatch):
-    whole, calls = gpu_claims.start, []
-
-    def start(settings, device):
-        calls.append(device)
-        trainer = whole(settings, device)
-        if len(calls) == 1:  # the first stands for the GPU
-            with torch.no_grad():
-                trainer.network.classifier.weight[0, 0] += 1.0
-        return trainer
-
-    monkeypatch.setattr(gpu_claims, "start", start)
-    assert gpu_claims.equals_cpu(case).verdict == "FAILS"
-
-
-def test_a_run_that_resumes_wrongly_is_seen(case, monkeypatch):
-    def forget(trainer, state):
-        trainer.updater.iteration = state["iteration"]  # and nothing else
-
-    monkeypatch.setattr(gpu_claims.Trainer, "restore", forget)
-    assert gpu_claims.resumes(case).verdict == "FAILS"
-
-
-# --- claims about time ----------------------------------------------------------------------------
-
-
-class FakeTraining:
-    """Updates of 10 ms with the events of a GPU."""
-
-    def __init__(self, contender, _device):
-        self.batch_size = contender.settings.batch_size
-
-    def warm_up(self):
-        return 1.0
-
-    def run(self, updates):
-        return 0.01 * updates
-
-    def events(self):
-        return 3 * RECORDED
-
-
-WANTED = {"images_per_second": (19_000, None), "kernels": (None, 1150)}
-
-
-@pytest.fixture
-def at_110(monkeypatch):
-    """ResNet-110 on an H100 whose updates are fakes."""
-    monkeypatch.setattr(gpu_figures, "Training", FakeTraining)
-    monkeypatch.setattr(gpu_figures, "device_name", lambda _device: H100)
-    return Case(110, GPU)
-
-
-def test_speed_and_kernels_of_an_update_beside_those_wanted(at_110):
-    finding = gpu_figures.speed(at_110, "kernels=fused", wanted=WANTED, table=True)
-    assert finding.evidence == (
-        "12,800 images/s (wanted on an H100: ≥ 19,000), "
-        "3 kernels an update (wanted on an H100: ≤ 1,150)"
-    )
-    assert finding.verdict == "FAILS"
-    assert finding.figures["kernels"] == 3
-    assert finding.figures["copies"] == 4
-    first, *_, last = finding.lines
-    assert " ".join(first.split()) == "apply 1 × 10.0 µs = 0.01 ms 50 %"
-    assert max(map(len, finding.lines)) <= 80
-    assert last.strip(), last
-
-
-@pytest.mark.parametrize(
-    ("speed", "kernels", "card", "verdict"),
-    [
-        (19_000, 1_150, H100, "holds"),
-        (18_999, 1_150, H100, "FAILS"),
-        (19_000, 1_151, H100, "FAILS"),
-        (19_000, None, H100, "not checked"),
-        (18_999, None, H100, "FAILS"),
-        (18_999, 1_151, "NVIDIA A100", "figure"),
-    ],
-)
-def test_a_verdict_only_where_a_figure_is_wanted(
-    at_110, monkeypatch, speed, kernels, card, verdict
-):
-    monkeypatch.setattr(gpu_figures, "device_name", lambda _device: card)
-    figures = {"images_per_second": speed, "kernels": kernels}
-    finding = gpu_figures.judged(at_110, figures, WANTED)
-    assert finding.verdict == verdict
-    assert "(wanted on an H100: ≤ 1,150)" in finding.evidence
-    for other in (Case(20, GPU), Case(110, GPU, ("precision=fp32",))):
-        finding = gpu_figures.judged(other, figures, WANTED)
-        assert (finding.verdict, "wanted" in finding.evidence) == ("figure", False)
-
-
-def test_a_table_shows_the_longest_kernels_and_sums_up_the_others():
-    work = [DeviceWork(f"kernel {n}", 2.0, 100.0) for n in range(gpu_figures.SHOWN + 2)]
-    lines = gpu_figures.kernel_table(work)
-    assert len(lines) == gpu_figures.SHOWN + 1
-    assert " ".join(lines[-1].split()) == "2 others 4 × 50.0 µs = 0.20 ms 7 %"
-
-
-def test_names_of_kernels_fit_a_line():
-    name = (
-        "void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<c10::"
-        "BFloat16>, std::array<char*, 3ul> >(int, at::native::CUDAFunctor_add<c10::BFloat16>)"
-    )
-    assert gpu_figures.short("moments") == "moments"
-    assert gpu_figures.short(name, 200) == (
-        "vectorized_elementwise_kernel<4, CUDAFunctor_add<BFloat16>, array<char*, 3ul> >"
-    )
-    assert len(gpu_figures.short(name, 40)) == 40
-
-
-@pytest.fixture
-def crowd(monkeypatch):
-    """Runs that are one and a half times as slow together."""
-    begun = []
-
-    def together(workers, updates):
-        return 0.01 * updates * (1.0 if len(workers) == 1 else 1.5)
-
-    def started(contenders, _device):
-        begun.extend(contenders)
-        return nullcontext([FakeWorker(one) for one in contenders])
-
-    monkeypatch.setattr(gpu_figures, "started_workers", started)
-    monkeypatch.setattr(gpu_figures, "run_together", together)
-    return begun
-
-
-def test_several_runs_under_the_service(at_110, crowd, monkeypatch):
-    monkeypatch.setattr(gpu_figures, "mps_advice", lambda _slots: None)
-    wanted = {"images_per_second": (30_000, None)}
-    four = gpu_figures.several(at_110, "kernels=fused", runs=4, wanted=wanted)
-    assert four.evidence == (
-        "34,133 images/s (wanted on an H100: ≥ 30,000), 12,800 images/s of one run alone"
-    )
-    assert four.verdict == "holds"
-    assert {one.settings.kernels for one in crowd} == {"fused"}
-    two = gpu_figures.packing_pays(at_110)
-    assert (two.verdict, len(crowd)) == ("holds", 6)
-    assert two.evidence == "12,800 → 17,067 images/s in total, 1.33 ×"
-
-
-def test_without_the_service_several_runs_are_not_checked(at_110, monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    for finding in (
-        gpu_figures.several(at_110, runs=4, wanted=WANTED), gpu_figures.packing_pays(at_110)
-    ):  # fmt: skip
-        assert finding.verdict == "not checked"
-        assert "nvidia-cuda-mps-control is not on the PATH" in finding.evidence
-
-
-def test_faster_is_a_ratio_of_turns(at_110, monkeypatch):
-    class Capturing(FakeWorker):
-        """Without capture, an update takes twice as long."""
-
-        def seconds_of(self, iterations):
-            slow = self.contender.settings.capture == "none"
-            return super().seconds_of(iterations) * (2 if slow else 1)
-
-    def worker(one, *rest):
-        return (Capturing if one else FakeCeiling)(one, *rest)
-
-    monkeypatch.setattr(turns, "Worker", worker)
-    assert check_gpu.CLAIMS["capturing is faster"].check(at_110) == Finding(
-        "holds", "6,400 → 12,800 images/s (median of 5 turns), 2.00 ×",
-        {"before": 6400.0, "after": 12800.0, "ratio": 2.0},
-    )  # fmt: skip
-    assert check_gpu.CLAIMS["compile=unit is faster"].check(at_110).verdict == "FAILS"
+CPU = torch.device("cpu")
 
 
 # --- the session ----------------------------------------------------------------------------------
@@ -357,6 +60,12 @@ def test_a_claim_on_the_processor_and_its_record(tmp_path):
     found = json.loads(out.read_text("utf-8"))
     assert found["torch"] == torch.__version__
     assert found["claims"]["resumes bit for bit"]["verdict"] == "holds"
+
+
+@pytest.fixture
+def reset_torch():
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture
@@ -507,7 +216,7 @@ def test_a_signal_ends_the_processes_and_is_told(run, monkeypatch, tmp_path):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-@pytest.mark.usefixtures("case")  # which resets torch
+@pytest.mark.usefixtures("reset_torch")
 def test_in_the_process_of_a_claim(monkeypatch, tmp_path):
     def broken(_case):
         raise RuntimeError("no\nsuch kernel")
@@ -523,7 +232,7 @@ def test_in_the_process_of_a_claim(monkeypatch, tmp_path):
     assert (found.verdict, found.evidence) == ("FAILS", "RuntimeError: no")
 
 
-@pytest.mark.usefixtures("case")
+@pytest.mark.usefixtures("reset_torch")
 def test_a_run_that_diverges_fails_its_claim(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu_claims, "losses", lambda _trainer, updates: updates * [math.nan])
     options = argparse.Namespace(depth=8, small=8, device=CPU, set=SMALL, found=tmp_path / "found")
