@@ -27,7 +27,7 @@ from resvar.cli.exits import exit_code
 from resvar.console import console_for_output, console_for_progress, deliver, log, print_line
 from resvar.errors import OutputError, UserError
 from resvar.streams import Output
-from tests.support.commands import ROOT, Commands, train
+from tests.support.commands import ROOT, UNMEASURED, Commands, train
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /dev/full and /proc")
 
@@ -302,9 +302,8 @@ def test_training_continues_without_its_output(resvar, tmp_path, output):
 @pytest.mark.parametrize("output", ["pipe", "terminal"])
 def test_a_sweep_continues_without_its_output(resvar, tmp_path, output):
     options = ["--variants", "full-preact", "--depths", "8", "--seeds", "2", "--device", "cpu"]
-    sweep = ["sweep", *options, "--jobs", "2", *train()[train().index("--set") :]]
-    unmeasured = {"RESVAR_TEST_UNMEASURED": "1"}
-    assert run_with(resvar, sweep, tmp_path, output, output, **unmeasured)[0] == 0
+    sweep = ["sweep", *options, "--jobs", "2", *train()[train().index("--set") :], *UNMEASURED]
+    assert run_with(resvar, sweep, tmp_path, output, output)[0] == 0
     assert len([*tmp_path.glob("runs/**/result.json")]) == 2
 
 

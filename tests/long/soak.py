@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.commands import TINY, Commands, everyone, sets, wait_for
+from tests.support.commands import TINY, UNMEASURED, Commands, everyone, sets, wait_for
 from tests.support.tiny import make_marked_cifar
 
 MOST_GROWTH = 2 * 2**20
@@ -104,11 +104,10 @@ def soak(
     sweep = [
         "sweep", "--variants", "original", "--depths", "8", "--seeds", str(count), "--jobs", "2",
         "--device", "cpu", *sets(*TINY, "precision=fp32", "iterations=1"), "--out", str(folder),
+        *UNMEASURED,
     ]  # fmt: skip
     mark, samples, begun = uuid.uuid4().hex, list[Sample](), time.monotonic()
-    with commands.started(
-        *sweep, cwd=folder.parent, RESVAR_TEST_MARK=mark, RESVAR_TEST_UNMEASURED="1"
-    ) as job:
+    with commands.started(*sweep, cwd=folder.parent, RESVAR_TEST_MARK=mark) as job:
         while not job.ended:
             done = job.out.count("finished: test error")
             with contextlib.suppress(OSError, ValueError):  # it ends in this very moment

@@ -32,6 +32,9 @@ TINY = (
 )  # fmt: skip
 """Settings of a run of about a second."""
 
+UNMEASURED = ("--images-per-second", "8=1000")
+"""Options of a sweep of ResNet-8, which then does not measure the speed first."""
+
 
 def sets(*settings: str) -> list[str]:
     """`--set` for each setting."""

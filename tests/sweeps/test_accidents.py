@@ -26,7 +26,7 @@ from resvar.sweeps.local import LocalSweep
 from resvar.sweeps.processes import RunProcess, RunStatus, ending_of, import_path, start
 from resvar.sweeps.slots import Slot
 from tests.reports.runs import make_result
-from tests.support.commands import ROOT, TINY, contents, sets, wait_for
+from tests.support.commands import ROOT, TINY, UNMEASURED, contents, sets, wait_for
 
 NAMES = {"variants": "original", "depths": "8", "seeds": "4"}
 SETS = (*TINY, "precision=fp32")
@@ -84,7 +84,7 @@ def test_a_dry_run_names_unusable_folders_and_shows_the_other_runs(spoilt, capsy
 
 
 def test_unusable_folders_are_failed_runs_and_the_others_are_trained(resvar, spoilt):
-    done = resvar.run(*SWEEP, "--seeds", "5", cwd=spoilt, RESVAR_TEST_UNMEASURED="1")
+    done = resvar.run(*SWEEP, "--seeds", "5", *UNMEASURED, cwd=spoilt)
     assert done.code == 1, done
     assert "3 runs failed, 2 finished; rerun the command to retry what failed." in done.err
     assert "Traceback" not in done.err
@@ -179,8 +179,8 @@ def test_a_link_that_leads_nowhere_and_a_pipe_for_the_log_are_failed_starts(tmp_
 
 def test_a_killed_run_is_named_with_its_signal_in_list_and_status(resvar, tmp_path):
     fault = {"RESVAR_TEST_KILL": "iteration:5", "RESVAR_TEST_ONLY": "seed-0"}
-    sweep = (*SWEEP, "--seeds", "2", "--jobs", "2")
-    done = resvar.run(*sweep, cwd=tmp_path, RESVAR_TEST_UNMEASURED="1", **fault)
+    sweep = (*SWEEP, "--seeds", "2", "--jobs", "2", *UNMEASURED)
+    done = resvar.run(*sweep, cwd=tmp_path, **fault)
     assert done.code == 1, done
     words = "killed by SIGKILL, often for lack of memory"
     assert f"{CELL}/seed-0 failed ({words})" in done.out
@@ -194,7 +194,7 @@ def test_a_killed_run_is_named_with_its_signal_in_list_and_status(resvar, tmp_pa
     status = resvar.run("status", cwd=tmp_path, COLUMNS="200")
     assert "2 runs: 1 done, 1 failed." in status.out
     assert words in status.out
-    again = resvar.run(*sweep, cwd=tmp_path, RESVAR_TEST_UNMEASURED="1")
+    again = resvar.run(*sweep, cwd=tmp_path)
     assert again.code == 0, again
     assert not (tmp_path / CELL / "seed-0" / "failure.json").exists()
 
@@ -202,7 +202,7 @@ def test_a_killed_run_is_named_with_its_signal_in_list_and_status(resvar, tmp_pa
 def test_a_run_killed_before_it_began_is_failed_too(resvar, tmp_path):
     """It has no config.yaml yet, only the list of the sweep and a log."""
     fault = {"RESVAR_TEST_KILL": "before-config.yaml:1", "RESVAR_TEST_ONLY": "train"}
-    done = resvar.run(*SWEEP, cwd=tmp_path, RESVAR_TEST_UNMEASURED="1", **fault)
+    done = resvar.run(*SWEEP, *UNMEASURED, cwd=tmp_path, **fault)
     assert done.code == 1, done
     status = resvar.run("status", cwd=tmp_path, COLUMNS="200")
     assert "1 run: 1 failed." in status.out, status
@@ -294,13 +294,11 @@ def state(pid: int) -> str:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_ctrl_z_stops_the_runs_too_and_fg_continues_them(resvar, tmp_path):
     """Killed while it is stopped, the sweep leaves no stopped run behind."""
-    environment = resvar.environment(
-        RESVAR_TEST_WAIT="iteration:3", RESVAR_TEST_ONLY="train", RESVAR_TEST_UNMEASURED="1"
-    )
+    environment = resvar.environment(RESVAR_TEST_WAIT="iteration:3", RESVAR_TEST_ONLY="train")
     log, run = tmp_path / CELL / "seed-0" / "log.txt", 0
     # A process group of its own, as a shell gives it: the system lets no other be stopped.
     sweep = subprocess.Popen(
-        [sys.executable, "-m", "resvar", *SWEEP], cwd=tmp_path, env=environment,
+        [sys.executable, "-m", "resvar", *SWEEP, *UNMEASURED], cwd=tmp_path, env=environment,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0,
     )  # fmt: skip
     try:
@@ -333,7 +331,7 @@ def test_a_closed_terminal_and_a_batch_system_stop_a_sweep_as_sigterm_does(
 ):
     held = {"RESVAR_TEST_WAIT": "iteration:3", "RESVAR_TEST_ONLY": "train"}
     log = tmp_path / CELL / "seed-0" / "log.txt"
-    with resvar.started(*SWEEP, cwd=tmp_path, RESVAR_TEST_UNMEASURED="1", **held) as sweep:
+    with resvar.started(*SWEEP, *UNMEASURED, cwd=tmp_path, **held) as sweep:
         assert wait_for(lambda: log.exists() and "WAITING" in log.read_text(encoding="utf-8"))
         sweep.send(number)
         stopped = sweep.end()

@@ -14,7 +14,7 @@ import pytest
 from resvar.cli import run_command
 from resvar.config import resolve
 from tests.long.torture.sweeps import torture_sweep
-from tests.support.commands import TINY, contents, everyone, sets, wait_for
+from tests.support.commands import TINY, UNMEASURED, contents, everyone, sets, wait_for
 from tests.support.outcome import differing
 
 FOLDERS = tuple(
@@ -30,7 +30,6 @@ SWEEP = (
     "--device", "cpu", *sets(*TINY, "precision=fp32"), "--seeds", "2",
 )  # fmt: skip
 ONE_SEED = (*SWEEP[:-1], "1")
-UNMEASURED = {"RESVAR_TEST_UNMEASURED": "1"}
 NEED_PROC = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 
 
@@ -55,7 +54,7 @@ def has_loaded_torch(pid: int) -> bool:
 
 
 def finish(resvar, folder: Path, sweep=SWEEP) -> str:
-    done = resvar.run(*sweep, cwd=folder, **UNMEASURED)
+    done = resvar.run(*sweep, *UNMEASURED, cwd=folder)
     assert done.code == 0, done
     return done.out
 
@@ -113,7 +112,7 @@ def test_status_and_report_read_what_it_left(undisturbed, monkeypatch, capsys):
 def test_one_that_fails_is_reported_and_the_others_go_on(resvar, undisturbed, tmp_path):
     bad = f"--out {FOLDERS[0]}"
     fault = {"RESVAR_TEST_FAIL": "iteration:5", "RESVAR_TEST_ONLY": bad}
-    failed = resvar.run(*SWEEP, cwd=tmp_path, **fault, **UNMEASURED)
+    failed = resvar.run(*SWEEP, *UNMEASURED, cwd=tmp_path, **fault)
     assert failed.code == 1
     assert "Traceback" not in failed.err
     assert "1 run failed, 3 finished; rerun the command to retry what failed." in failed.err
@@ -131,7 +130,7 @@ def test_one_that_fails_is_reported_and_the_others_go_on(resvar, undisturbed, tm
 @NEED_PROC
 def test_stopped_then_killed_then_finished_with_the_same_bits(resvar, undisturbed, tmp_path):
     mark = uuid.uuid4().hex
-    held = {"RESVAR_TEST_WAIT": "iteration:3", "RESVAR_TEST_MARK": mark, **UNMEASURED}
+    held = {"RESVAR_TEST_WAIT": "iteration:3", "RESVAR_TEST_MARK": mark}
     first = FOLDERS[:2]
 
     def waiting(times: int) -> bool:
@@ -141,7 +140,7 @@ def test_stopped_then_killed_then_finished_with_the_same_bits(resvar, undisturbe
             for log in logs
         )
 
-    with resvar.started(*ONE_SEED, cwd=tmp_path, **held) as sweep:
+    with resvar.started(*ONE_SEED, *UNMEASURED, cwd=tmp_path, **held) as sweep:
         assert wait_for(lambda: waiting(1))
         assert wait_for(lambda: len(processes(mark)) == 2)  # not a short-lived git
         sweep.send(signal.SIGINT)
@@ -155,7 +154,7 @@ def test_stopped_then_killed_then_finished_with_the_same_bits(resvar, undisturbe
         assert (tmp_path / run / "checkpoint.pt").exists()
         assert "a checkpoint is saved" in (tmp_path / run / "log.txt").read_text(encoding="utf-8")
 
-    with resvar.started(*ONE_SEED, cwd=tmp_path, **held) as sweep:
+    with resvar.started(*ONE_SEED, *UNMEASURED, cwd=tmp_path, **held) as sweep:
         assert wait_for(lambda: waiting(2))
         assert wait_for(lambda: len(processes(mark)) == 2)
         sweep.send(signal.SIGKILL)
@@ -171,7 +170,7 @@ def test_stopped_then_killed_then_finished_with_the_same_bits(resvar, undisturbe
 @NEED_PROC
 def test_ctrl_c_while_the_runs_still_load(resvar, tmp_path):
     mark = uuid.uuid4().hex
-    with resvar.started(*ONE_SEED, cwd=tmp_path, RESVAR_TEST_MARK=mark, **UNMEASURED) as sweep:
+    with resvar.started(*ONE_SEED, *UNMEASURED, cwd=tmp_path, RESVAR_TEST_MARK=mark) as sweep:
         assert wait_for(lambda: (tmp_path / FOLDERS[1] / "log.txt").exists())
         assert wait_for(lambda: len(processes(mark)) == 2)
         sweep.send(signal.SIGINT)
@@ -206,7 +205,7 @@ def test_a_sweep_killed_again_and_again_ends_with_every_run_once(resvar, tmp_pat
 def test_one_that_diverges_is_a_result_and_is_not_tried_again(resvar, tmp_path):
     sweep = ("sweep", "--variants", "original", "--depths", "8", "--device", "cpu",
              *sets(*TINY, "precision=fp32", "lr=1e30"))  # fmt: skip
-    done = resvar.run(*sweep, cwd=tmp_path, **UNMEASURED)
+    done = resvar.run(*sweep, *UNMEASURED, cwd=tmp_path)
     assert done.code == 0, done
     assert "seed-0 diverged at iteration" in done.out
     assert "All 1 runs are finished; 1 of them diverged" in done.out
@@ -214,7 +213,7 @@ def test_one_that_diverges_is_a_result_and_is_not_tried_again(resvar, tmp_path):
     assert not (run / "result.json").exists()
     iteration = json.loads((run / "diverged.json").read_text(encoding="utf-8"))["iteration"]
     before = contents(run)
-    again = resvar.run(*sweep, cwd=tmp_path, **UNMEASURED)
+    again = resvar.run(*sweep, *UNMEASURED, cwd=tmp_path)
     assert again.code == 0
     assert "0 of them finished already, 1 diverged" in again.out
     assert "started" not in again.out
@@ -225,8 +224,8 @@ def test_one_that_diverges_is_a_result_and_is_not_tried_again(resvar, tmp_path):
 
 def test_two_sweeps_share_the_work_and_do_no_run_twice(resvar, undisturbed, tmp_path):
     with (
-        resvar.started(*ONE_SEED, cwd=tmp_path, **UNMEASURED) as one,
-        resvar.started(*ONE_SEED, cwd=tmp_path, **UNMEASURED) as two,
+        resvar.started(*ONE_SEED, *UNMEASURED, cwd=tmp_path) as one,
+        resvar.started(*ONE_SEED, *UNMEASURED, cwd=tmp_path) as two,
     ):
         ends = [one.end(), two.end()]
     for end in ends:

@@ -21,7 +21,7 @@ from resvar.config import resolve
 from resvar.errors import RunError
 from resvar.training.checkpoint import load, load_newest
 from resvar.training.job import run_training as train_here
-from tests.support.commands import TINY, sets, train
+from tests.support.commands import TINY, UNMEASURED, sets, train
 from tests.support.outcome import differing
 from tests.support.tiny import install, make_cifar
 
@@ -111,14 +111,14 @@ def test_a_read_only_file_system_is_one_sentence_and_the_run_goes_on(
 def test_a_sweep_on_a_full_disk_reports_its_runs_and_goes_on(resvar, disk, tmp_path):
     where = ("--device", "cpu", "--out", str(disk.place))
     sweep = ["sweep", "--variants", "original", "--depths", "8", *where]
-    sweep += sets(*TINY, "precision=fp32")
+    sweep += [*sets(*TINY, "precision=fp32"), *UNMEASURED]
     disk.remount("size=1000k")
-    failed = resvar.run(*sweep, cwd=tmp_path, RESVAR_TEST_UNMEASURED="1")
+    failed = resvar.run(*sweep, cwd=tmp_path)
     assert failed.code == 1
     assert "1 run failed" in failed.err
     assert "No space left on device" in failed.out
     disk.remount("size=8m")
-    assert resvar.run(*sweep, cwd=tmp_path, RESVAR_TEST_UNMEASURED="1").code == 0
+    assert resvar.run(*sweep, cwd=tmp_path).code == 0
 
 
 def test_under_a_limit_on_the_size_of_files(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.long.torture.kills import KILLED, LOADING, Kill, Phases, Tally, started
-from tests.support.commands import Commands, Finished, everyone, wait_for
+from tests.support.commands import UNMEASURED, Commands, Finished, everyone, wait_for
 from tests.support.outcome import differing
 
 SHARE_AT_WORK = 3 / 4
@@ -84,10 +84,9 @@ def _kill_sweep(
     """
     mark = uuid.uuid4().hex
     number = chance.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
-    variables = {"RESVAR_TEST_MARK": mark}
     if aim is None or aim.at_work:
-        variables["RESVAR_TEST_UNMEASURED"] = "1"
-    with started(commands, command, Path.cwd(), **variables) as (job, phases):
+        command = [*command, *UNMEASURED]
+    with started(commands, command, Path.cwd(), RESVAR_TEST_MARK=mark) as (job, phases):
         if aim is None:
             return None, [], job.end()
         if aim.at_work:

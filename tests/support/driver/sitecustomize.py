@@ -14,7 +14,6 @@ their child processes. It reads environment variables:
     RESVAR_TEST_PHASES=DIR        record the phase of this process in DIR/<pid>, up to its death
     RESVAR_TEST_SLOW=SECONDS      delay each training iteration
     RESVAR_TEST_CLOCK=SECONDS     turn the clock back by so much each time it is read
-    RESVAR_TEST_UNMEASURED=1      a sweep does not measure the duration of its runs
     RESVAR_TEST_ONLY=TEXT         all but DATA only for command lines that contain TEXT
 
 With DATA, a run saves every periodic checkpoint, however short the time since the last one.
@@ -35,7 +34,6 @@ import os
 import signal
 import sys
 import time
-import types
 from pathlib import Path
 
 PASSED = collections.Counter()
@@ -220,13 +218,6 @@ def watch_import(_torch):
     exec("reached('import')", globals())  # as dataclasses and named tuples do
 
 
-def watch_sweep(launch):
-    if "RESVAR_TEST_UNMEASURED" in os.environ:
-        speeds = collections.defaultdict(lambda: 1e9)
-        unmeasured = types.SimpleNamespace(speeds=speeds, source="")
-        launch.measured_throughput = lambda *_: unmeasured
-
-
 class AfterImport:
     """Calls a function with a module right after its import."""
 
@@ -266,7 +257,6 @@ if "RESVAR_TEST_DATA" in os.environ:
         "resvar.training.trainer": watch_trainer,
         "resvar.training.checkpoint": watch_checkpoint,
         "resvar.training.job": watch_job,
-        "resvar.sweeps.launch": watch_sweep,
     }
     if late := [name for name in patches if name in sys.modules and name.startswith("resvar.")]:
         raise RuntimeError(f"the driver came after {late}, so that it changes nothing")
