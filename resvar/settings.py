@@ -237,9 +237,7 @@ class Settings(pydantic.BaseModel):
     ] = "auto"
     kernels: Annotated[
         Literal["auto", "plain", "fused"],
-        Role(
-            "execution", "fused: resvar's operators. auto: on a CPU.", recorded=True, before="plain"
-        ),
+        Role("execution", "fused: own operators. auto: on a CPU.", recorded=True, before="plain"),
     ] = "auto"
     recompute: Annotated[
         Literal["none", "unit"],
