@@ -172,7 +172,7 @@ class Program:
 
     def __init__(self, folder, text):
         self.path = folder / "python"
-        self.path.write_text(f"#!/bin/sh\n{text}\n", "utf-8")
+        self.path.write_text(f"#!/bin/sh\n{text}\n", "utf-8", encoding="utf-8")
         self.path.chmod(0o755)
 
 
@@ -225,10 +225,10 @@ def test_in_the_process_of_a_claim(monkeypatch, tmp_path):
         depth=110, small=8, device=CPU, set=SMALL, found=tmp_path / "found.json"
     )
     assert check_gpu.here("repeats bit for bit", options) == 0
-    assert json.loads(options.found.read_text())["verdict"] == "holds"
+    assert json.loads(options.found.read_text(encoding="utf-8"))["verdict"] == "holds"
     monkeypatch.setitem(check_gpu.CLAIMS, "training works", check_gpu.Claim(broken))
     assert check_gpu.here("training works", options) == 0
-    found = Finding(**json.loads(options.found.read_text()))
+    found = Finding(**json.loads(options.found.read_text(encoding="utf-8")))
     assert (found.verdict, found.evidence) == ("FAILS", "RuntimeError: no")
 
 
@@ -237,7 +237,7 @@ def test_a_run_that_diverges_fails_its_claim(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu_claims, "losses", lambda _trainer, updates: updates * [math.nan])
     options = argparse.Namespace(depth=8, small=8, device=CPU, set=SMALL, found=tmp_path / "found")
     assert check_gpu.here("training works", options) == 0
-    found = Finding(**json.loads(options.found.read_text()))
+    found = Finding(**json.loads(options.found.read_text(encoding="utf-8")))
     assert (found.verdict, found.evidence) == ("FAILS", "loss nan → nan")
     assert found.figures == {"first_loss": None, "last_loss": None}
 
