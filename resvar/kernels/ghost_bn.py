@@ -24,12 +24,14 @@ from torch.autograd.function import once_differentiable
 Relu = Literal["none", "before", "after"]
 
 CHANNELS = 16
-"""Channels of a program; a number of channels must be a multiple."""
+"""Channels of a program: 32 bytes of bf16, a whole sector of memory."""
 
 TILE = 512
-"""Rows that a program loads at a time."""
+"""Rows that a program loads at a time, if it has as many."""
 
 WARPS = 8
+"""Of a program. With this tile it needs at most 128 registers a thread, so that a multiprocessor
+can run two programs at once, of one run or of two."""
 
 
 def accepts(x: Tensor) -> bool:
@@ -103,7 +105,7 @@ def ghost_batch_norm(
     return out if fork else (out, x)
 
 
-class Split(NamedTuple):
+class RowSplit(NamedTuple):
     """How the rows and channels of a tensor are split among programs."""
 
     channels: int
@@ -118,7 +120,7 @@ class Split(NamedTuple):
     """Rows that a program loads at a time."""
 
 
-def split_rows(channels: int, groups: int, rows: int) -> Split:
+def split_rows(channels: int, groups: int, rows: int) -> RowSplit:
     """A split of `groups` × `rows` rows that depends on nothing else.
 
     A program merges 8 bytes from each of `parts` parts per channel, and at least 8 × parts of its
@@ -129,7 +131,7 @@ def split_rows(channels: int, groups: int, rows: int) -> Split:
     parts = min(parts, 128 if groups == 1 else 64)
     each = -(-rows // parts)
     tile = min(TILE, 1 << (each - 1).bit_length())
-    return Split(channels, groups, rows, parts, each, tile)
+    return RowSplit(channels, groups, rows, parts, each, tile)
 
 
 class _GhostBatchNorm(Function):
@@ -148,16 +150,16 @@ class _GhostBatchNorm(Function):
         eps: float,
         relu: Relu,
         fork: bool,
-        split: Split,
+        split: RowSplit,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        k, y = _kernels(), torch.empty_like(x)
+        k, y = _triton_kernels(), torch.empty_like(x)
         partials, statistics = _pairs(x, split.groups * split.parts), _pairs(x, split.groups)
         before, after = relu == "before", relu == "after"
-        _launch(k.moments, _grid(split), x, partials, **_sizes(split))
+        _launch(k.moments, _programs(split), x, partials, **_constants(split))
         _launch(
-            k.apply, _grid(split, 1), x, added, weight, bias, partials, y, statistics,
+            k.apply, _programs(split, 1), x, added, weight, bias, partials, y, statistics,
             running_mean, running_var, momentum, eps,
-            **_sizes(split), GROUPS=split.groups, BEFORE=before, AFTER=after,
+            **_constants(split), GROUPS=split.groups, BEFORE=before, AFTER=after,
         )  # fmt: skip
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, weight, bias, statistics, y if after else None)
@@ -170,7 +172,7 @@ class _GhostBatchNorm(Function):
         nothing = (None,) * 7
         if dy is None:
             return raw, None, None, None, *nothing
-        k, split = _kernels(), ctx.split
+        k, split = _triton_kernels(), ctx.split
         x, weight, bias, statistics, y = ctx.saved_tensors
         dy = dy.contiguous(memory_format=torch.channels_last)
         if raw is not None:
@@ -179,12 +181,12 @@ class _GhostBatchNorm(Function):
         dx, dweight, dbias = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
         partials = _pairs(x, split.groups * split.parts)
         _launch(
-            k.sums, _grid(split), x, dy, y, weight, bias, statistics,
-            None if y is None else g, partials, **_sizes(split), BEFORE=ctx.before,
+            k.sums, _programs(split), x, dy, y, weight, bias, statistics,
+            None if y is None else g, partials, **_constants(split), BEFORE=ctx.before,
         )  # fmt: skip
         _launch(
-            k.through, _grid(split, 1), x, g, raw, weight, bias, statistics, partials,
-            dx, dweight, dbias, **_sizes(split), GROUPS=split.groups, BEFORE=ctx.before,
+            k.through, _programs(split, 1), x, g, raw, weight, bias, statistics, partials,
+            dx, dweight, dbias, **_constants(split), GROUPS=split.groups, BEFORE=ctx.before,
         )  # fmt: skip
         return dx, dweight, dbias, g if ctx.added else None, *nothing
 
@@ -195,15 +197,15 @@ def _launch(kernel: Any, grid: tuple[int, int], *args: Any, **constants: Any) ->
         kernel[grid](*args, **constants, num_warps=WARPS)
 
 
-def _grid(split: Split, more: int = 0) -> tuple[int, int]:
+def _programs(split: RowSplit, more: int = 0) -> tuple[int, int]:
     return split.groups * split.parts + more, split.channels // CHANNELS
 
 
-def _sizes(split: Split) -> dict[str, int]:
+def _constants(split: RowSplit) -> dict[str, int]:
     """The constants that all kernels take."""
     return {
         "C": split.channels, "ROWS": split.rows, "PARTS": split.parts, "EACH": split.each,
-        "TILE": split.tile,
+        "TILE": split.tile, "WIDTH": CHANNELS,
     }  # fmt: skip
 
 
@@ -213,7 +215,7 @@ def _pairs(x: Tensor, rows: int) -> Tensor:
     return torch.empty(rows, 2, x.shape[1], dtype=wide, device=x.device)
 
 
-def _kernels() -> ModuleType:
+def _triton_kernels() -> ModuleType:
     """The kernels; Triton is imported when they are first used."""
     from resvar.kernels import ghost_bn_kernels
 
@@ -224,4 +226,4 @@ def _interpreted() -> bool:
     """Whether Triton's interpreter runs the kernels: with TRITON_INTERPRET=1 at their import."""
     from triton import JITFunction
 
-    return not isinstance(_kernels().moments, JITFunction)
+    return not isinstance(_triton_kernels().moments, JITFunction)

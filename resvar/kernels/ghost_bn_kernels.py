@@ -1,14 +1,19 @@
 """The four Triton kernels of ghost batch normalisation; `ghost_bn.py` launches them.
 
 All work on rows: a channels_last tensor [N, C, H, W] is a matrix [N·H·W, C], and a group of images
-is `ROWS` consecutive rows. A program handles 16 channels (32 bytes of bf16, a whole sector of
-memory) of one of the `PARTS` parts of a group, `EACH` rows, in tiles of `TILE` rows.
+is `ROWS` consecutive rows. A program handles `WIDTH` channels of one of the `PARTS` parts of a
+group, `EACH` rows, in tiles of `TILE` rows.
 
 BN needs sums over a whole group before it can write anything, forward and backward. So each
 direction takes two kernels, and no fewer. The first hands on one partial result per part; in the
 second, every program merges those of its group again: they are few, and a third kernel to merge
 them once would cost more than it saves. There are no atomics, and all sums have a fixed order, so
 the same input gives the same bits.
+
+Passes over a tensor of x's size, forward: 2 reads and 1 write, and 1 read of what is added; torch's
+BN, ReLU and addition: 5 reads and 3 writes. Backward: 4 reads and 1 write, 1 read for a fork, and
+1 read and 1 write for ReLU after the addition; torch's: 6 reads and 2 writes, and 2 reads and
+1 write for a fork.
 
 All integers are compile-time constants: a network has few shapes, and each is compiled once.
 """
@@ -17,27 +22,24 @@ All integers are compile-time constants: a network has few shapes, and each is c
 import triton
 import triton.language as tl
 
-CHANNELS = tl.constexpr(16)
-"""Channels of a program."""
-
 
 @triton.jit
 def moments(
     x: tl.tensor, partials: tl.tensor,
     C: tl.constexpr, ROWS: tl.constexpr, PARTS: tl.constexpr, EACH: tl.constexpr,
-    TILE: tl.constexpr,
+    TILE: tl.constexpr, WIDTH: tl.constexpr,
 ) -> None:  # fmt: skip
     """Forward 1 of 2: the mean and the sum of squared deviations of each part. Reads x.
 
     A tile's deviations are taken from its own mean, and tiles are merged as Chan et al. (1979) do:
     a mean far from zero costs no digits of the variance.
 
-    Grid (groups × PARTS, C / 16). Writes partials [groups × PARTS, 2, C].
+    Grid (groups × PARTS, C / WIDTH). Writes partials [groups × PARTS, 2, C].
     """
     wide: tl.constexpr = partials.dtype.element_ty
-    columns, base, count = _part(C, ROWS, PARTS, EACH)
-    mean = tl.full((CHANNELS,), 0.0, wide)
-    squares = tl.full((CHANNELS,), 0.0, wide)
+    columns, base, count = _own_rows(C, ROWS, PARTS, EACH, WIDTH)
+    mean = tl.full((WIDTH,), 0.0, wide)
+    squares = tl.full((WIDTH,), 0.0, wide)
     for start in range(0, EACH, TILE):
         inside, at = _tile(start, count, columns, C, TILE)
         values = tl.load(x + base + at, mask=inside, other=0.0).to(wide)
@@ -57,18 +59,20 @@ def apply(
     y: tl.tensor, statistics: tl.tensor, running_mean: tl.tensor, running_var: tl.tensor,
     momentum: float, eps: float,
     C: tl.constexpr, GROUPS: tl.constexpr, ROWS: tl.constexpr, PARTS: tl.constexpr,
-    EACH: tl.constexpr, TILE: tl.constexpr, BEFORE: tl.constexpr, AFTER: tl.constexpr,
+    EACH: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr, BEFORE: tl.constexpr,
+    AFTER: tl.constexpr,
 ) -> None:  # fmt: skip
     """Forward 2 of 2: BN, ReLU and the addition. Reads x and `added`, writes y.
 
     ReLU is applied BEFORE or AFTER the addition, or not at all. `added` may be None, and so may
     both running statistics.
 
-    Grid (GROUPS × PARTS + 1, C / 16). The programs of the last row write statistics [GROUPS, 2, C],
-    mean and 1/σ for the backward pass, and update the running statistics, one group after another.
+    Grid (GROUPS × PARTS + 1, C / WIDTH). The programs of the last row write statistics
+    [GROUPS, 2, C], mean and 1/σ for the backward pass, and update the running statistics, one group
+    after another.
     """
     wide: tl.constexpr = partials.dtype.element_ty
-    columns, base, count = _part(C, ROWS, PARTS, EACH)
+    columns, base, count = _own_rows(C, ROWS, PARTS, EACH, WIDTH)
     if tl.program_id(0) < GROUPS * PARTS:
         means, squares = _load_parts(partials, tl.program_id(0) // PARTS, columns, C, PARTS)
         if EACH <= TILE:  # one tile, under way while the parts are merged
@@ -111,7 +115,7 @@ def sums(
     x: tl.tensor, dy: tl.tensor, y: tl.tensor, weight: tl.tensor, bias: tl.tensor,
     statistics: tl.tensor, g: tl.tensor, partials: tl.tensor,
     C: tl.constexpr, ROWS: tl.constexpr, PARTS: tl.constexpr, EACH: tl.constexpr,
-    TILE: tl.constexpr, BEFORE: tl.constexpr,
+    TILE: tl.constexpr, WIDTH: tl.constexpr, BEFORE: tl.constexpr,
 ) -> None:  # fmt: skip
     """Backward 1 of 2: Σg and Σg·x̂ of each part. Reads x and dy.
 
@@ -119,15 +123,15 @@ def sums(
     saves storing it. After it, y tells: then y is read too, and g is written for `through` and as
     the gradient of `added`; otherwise y and g are None.
 
-    Grid (groups × PARTS, C / 16). Writes partials [groups × PARTS, 2, C].
+    Grid (groups × PARTS, C / WIDTH). Writes partials [groups × PARTS, 2, C].
     """
     wide: tl.constexpr = partials.dtype.element_ty
-    columns, base, count = _part(C, ROWS, PARTS, EACH)
+    columns, base, count = _own_rows(C, ROWS, PARTS, EACH, WIDTH)
     mean, inverse = _load_pair(statistics, tl.program_id(0) // PARTS, columns, C)
     scale = tl.load(weight + columns).to(wide) * inverse
     shift = tl.load(bias + columns).to(wide)
-    plain = tl.full((CHANNELS,), 0.0, wide)
-    weighted = tl.full((CHANNELS,), 0.0, wide)
+    plain = tl.full((WIDTH,), 0.0, wide)
+    weighted = tl.full((WIDTH,), 0.0, wide)
     for start in range(0, EACH, TILE):
         inside, at = _tile(start, count, columns, C, TILE)
         values = tl.load(x + base + at, mask=inside, other=0.0)
@@ -148,7 +152,7 @@ def through(
     x: tl.tensor, g: tl.tensor, raw: tl.tensor, weight: tl.tensor, bias: tl.tensor,
     statistics: tl.tensor, partials: tl.tensor, dx: tl.tensor, dweight: tl.tensor, dbias: tl.tensor,
     C: tl.constexpr, GROUPS: tl.constexpr, ROWS: tl.constexpr, PARTS: tl.constexpr,
-    EACH: tl.constexpr, TILE: tl.constexpr, BEFORE: tl.constexpr,
+    EACH: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr, BEFORE: tl.constexpr,
 ) -> None:  # fmt: skip
     """Backward 2 of 2: dx = γ/σ · (g − mean(g) − x̂ · mean(g·x̂)) + raw. Reads x, g, raw; writes dx.
 
@@ -156,11 +160,11 @@ def through(
     leaves before BN, may be None; adding it here saves a kernel that reads two tensors and writes
     one.
 
-    Grid (GROUPS × PARTS + 1, C / 16). The programs of the last row write the gradients of weight
+    Grid (GROUPS × PARTS + 1, C / WIDTH). The programs of the last row write the gradients of weight
     and bias [C], sums over the groups in order.
     """
     wide: tl.constexpr = partials.dtype.element_ty
-    columns, base, count = _part(C, ROWS, PARTS, EACH)
+    columns, base, count = _own_rows(C, ROWS, PARTS, EACH, WIDTH)
     if tl.program_id(0) < GROUPS * PARTS:
         group = tl.program_id(0) // PARTS
         mean, inverse = _load_pair(statistics, group, columns, C)
@@ -187,8 +191,8 @@ def through(
                 out += tl.load(raw + base + at, mask=inside, other=0.0).to(wide)
             tl.store(dx + base + at, out.to(dx.dtype.element_ty), mask=inside)
     else:
-        total = tl.full((CHANNELS,), 0.0, wide)
-        total_weighted = tl.full((CHANNELS,), 0.0, wide)
+        total = tl.full((WIDTH,), 0.0, wide)
+        total_weighted = tl.full((WIDTH,), 0.0, wide)
         for group in range(GROUPS):
             plain, weighted = _load_parts(partials, group, columns, C, PARTS)
             total += tl.sum(plain, 0)
@@ -198,11 +202,12 @@ def through(
 
 
 @triton.jit
-def _part(
-    C: tl.constexpr, ROWS: tl.constexpr, PARTS: tl.constexpr, EACH: tl.constexpr
+def _own_rows(
+    C: tl.constexpr, ROWS: tl.constexpr, PARTS: tl.constexpr, EACH: tl.constexpr,
+    WIDTH: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """This program's columns [16], the offset of its first row, and its number of rows."""
-    columns = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    """This program's columns [WIDTH], the offset of its first row, and its number of rows."""
+    columns = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     group = (tl.program_id(0) // PARTS).to(tl.int64)  # a tensor may exceed 2³¹ elements
     first = (tl.program_id(0) % PARTS) * EACH
     return columns, (group * ROWS + first) * C, tl.minimum(ROWS - first, EACH)
@@ -212,7 +217,7 @@ def _part(
 def _tile(
     start: tl.tensor, count: tl.tensor, columns: tl.tensor, C: tl.constexpr, TILE: tl.constexpr
 ) -> tl.tensor:  # fmt: skip
-    """Which of TILE rows from `start` on the part contains [TILE, 1], and offsets [TILE, 16]."""
+    """Which of TILE rows from `start` on the part contains [TILE, 1], and offsets [TILE, WIDTH]."""
     rows = start + tl.arange(0, TILE)
     return (rows < count)[:, None], rows[:, None] * C + columns[None, :]
 
@@ -221,7 +226,7 @@ def _tile(
 def _affine(
     values: tl.tensor, mean: tl.tensor, scale: tl.tensor, shift: tl.tensor
 ) -> tl.tensor:  # fmt: skip
-    """BN of values [TILE, 16]; the same bits wherever it is computed, so ReLU's mask is too."""
+    """BN of values [TILE, WIDTH]; the same bits wherever it is computed, so ReLU's mask is too."""
     return (values.to(mean.dtype) - mean[None, :]) * scale[None, :] + shift[None, :]
 
 
@@ -235,7 +240,7 @@ def _merged_moments(
     means: tl.tensor, squares: tl.tensor,
     ROWS: tl.constexpr, PARTS: tl.constexpr, EACH: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """A group's mean [16] and sum of squared deviations [16], from those of its parts."""
+    """A group's mean [WIDTH] and sum of squared deviations [WIDTH], from those of its parts."""
     counts = tl.minimum(ROWS - tl.arange(0, PARTS) * EACH, EACH).to(means.dtype)[:, None]
     mean = tl.sum(means * counts, 0) / ROWS
     off = means - mean[None, :]
@@ -246,7 +251,7 @@ def _merged_moments(
 def _load_parts(
     partials: tl.tensor, group: tl.tensor, columns: tl.tensor, C: tl.constexpr, PARTS: tl.constexpr
 ) -> tl.tensor:  # fmt: skip
-    """Both partial results [PARTS, 16] of each part of a group."""
+    """Both partial results [PARTS, WIDTH] of each part of a group."""
     rows = group * PARTS + tl.arange(0, PARTS)[:, None]
     return _load_pair(partials, rows, columns[None, :], C)
 

@@ -176,15 +176,20 @@ def test_running_statistics_are_optional_and_momentum_0_keeps_them(momentum, tra
     assert torch.allclose(y, plain(bn, x, 2)[0], rtol=1e-12)
 
 
-def test_two_kernels_each_way(monkeypatch):
+@pytest.mark.parametrize("adds", [True, False])
+def test_two_kernels_each_way(monkeypatch, adds):
     """A test may count launches without running any kernel."""
-    launched = []
-    monkeypatch.setattr(ghost_bn, "_launch", lambda kernel, *_, **__: launched.append(kernel))
+    launched = {}
+    monkeypatch.setattr(
+        ghost_bn, "_launch", lambda kernel, _, *args, **__: launched.update({kernel.__name__: args})
+    )
     bn, x = make_bn(16), signal(4, 16, 3, 3).requires_grad_()
-    y, raw = ghost(bn, x, 2, "after", x.detach(), fork=True)
-    assert [kernel.__name__ for kernel in launched] == ["moments", "apply"]
+    y, raw = ghost(bn, x, 2, "after", x.detach() if adds else None, fork=True)
+    assert list(launched) == ["moments", "apply"]
     torch.autograd.backward([y, raw], [torch.ones_like(y)] * 2)
-    assert [kernel.__name__ for kernel in launched[2:]] == ["sums", "through"]
+    assert list(launched) == ["moments", "apply", "sums", "through"]
+    own_gradient = launched["through"][1] is not launched["sums"][1]
+    assert own_gradient == adds  # without the addition, ReLU's mask costs no pass over memory
 
 
 def test_outputs_that_nothing_comes_back_from(monkeypatch):
