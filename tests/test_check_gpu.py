@@ -256,7 +256,8 @@ def test_the_version_of_the_driver(monkeypatch, tmp_path):
     assert check_gpu.driver_version() is None
     check_gpu.DRIVER.write_text(
         "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  575.57.08  Release Build\n"
-        "GCC version:  gcc version 12.3.0 (Ubuntu 12.3.0-1ubuntu1~22.04)\n"
+        "GCC version:  gcc version 12.3.0 (Ubuntu 12.3.0-1ubuntu1~22.04)\n",
+        encoding="utf-8",
     )
     assert check_gpu.driver_version() == "575.57.08"
 
@@ -272,7 +273,8 @@ def control(monkeypatch, tmp_path):
         'if [ "$1" = -d ]; then touch "$alive"; exit; fi\n'
         '[ -e "$alive" ] || exit 1\n'
         'read command; [ "$command" = quit ] && rm "$alive"\n'
-        "exit 0\n"
+        "exit 0\n",
+        encoding="utf-8",
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
