@@ -38,6 +38,11 @@ class TimeLimit:
         self.seconds = seconds
         self._ends = time.monotonic() + seconds
 
+    @property
+    def remaining(self) -> float:
+        """Seconds until all must have ended."""
+        return self._ends - time.monotonic()
+
     def require_useful(self, runs: Collection[PlannedRun]) -> None:
         """Refuse a limit in which none of these runs trains.
 
@@ -65,7 +70,7 @@ class TimeLimit:
         """Seconds until these runs must be asked to stop, to be saved in time."""
         if self.seconds == math.inf:
             return math.inf
-        return self._ends - time.monotonic() - seconds_to_stop(running)
+        return self.remaining - seconds_to_stop(running)
 
 
 def seconds_to_start(runs: Collection[PlannedRun]) -> float:

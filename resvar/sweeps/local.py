@@ -228,10 +228,12 @@ class LocalSweep:
     def _picture(self) -> Group:
         """The running runs as a table, and a line with counts; for a terminal."""
         items = [(process, read_progress(process.run.folder)) for process in self.active]
-        so_far = duration(time.monotonic() - self._begun)
+        so_far = f"{duration(time.monotonic() - self._begun)} so far"
+        if self.limit.remaining < math.inf:
+            so_far += f", stops within {duration(max(0.0, self.limit.remaining))}"
         counts = (
             f"{self.finished} of {len(self.sweep.runs)} done, {len(self.active)} running, "
-            f"{len(self.waiting)} waiting{self._unhappy()}; {so_far} so far"
+            f"{len(self.waiting)} waiting{self._unhappy()}; {so_far}"
         )
         tables = [TerminalTable(filled("", ACTIVE_COLUMNS, items))] if items else []
         return Group(*tables, Prose(counts))

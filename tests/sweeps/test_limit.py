@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
 import pytest
 import typer
+from rich.console import Console
 
 from resvar.cli import run_command
 from resvar.cli.options import parse_duration
@@ -194,6 +196,19 @@ def test_without_time_nothing_is_started(tmp_path, monkeypatch):
     with pytest.raises(Stopped, match=r"0 of 2 runs finished, 0 with a checkpoint.*to start it"):
         LocalSweep(sweep, [ONE], tmp_path, TimeLimit(START_UP)).run()
     assert not list(tmp_path.rglob(CONFIG))
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [(TimeLimit(), " so far\n"), (TimeLimit(360_000), " so far, stops within 4 d")],
+)
+def test_a_terminal_shows_when_the_sweep_stops(tmp_path, limit, said):
+    local = LocalSweep(planned(tmp_path / "runs"), [ONE], tmp_path, limit)
+    console = Console(file=io.StringIO(), width=80)
+    console.print(local._picture())
+    shown = console.file.getvalue()
+    assert shown.startswith("0 of 2 done, 0 running, 2 waiting; ")
+    assert said in shown
 
 
 # --- the command ----------------------------------------------------------------------------------
