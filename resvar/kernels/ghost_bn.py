@@ -105,6 +105,27 @@ def ghost_batch_norm(
     return out if fork else (out, x)
 
 
+def trial_failure(device: torch.device) -> str | None:
+    """Why the kernels do not run on this device; the text is a clause. None if they do.
+
+    Triton compiles at first use. For that it needs a C compiler and Python's headers, and no
+    package brings those along. Compiling takes seconds once for a machine.
+    """
+    x = torch.zeros(2, CHANNELS, 2, 2, device=device).contiguous(memory_format=torch.channels_last)
+    weight, bias = (torch.ones(CHANNELS, device=device, requires_grad=True) for _ in range(2))
+    try:
+        with torch.enable_grad():
+            y, _ = ghost_batch_norm(
+                x, weight, bias, None, None, group=1, momentum=0.0, eps=1.0, relu="before"
+            )
+            (gradient,) = torch.autograd.grad(y.sum(), bias)
+        right = bool((gradient == 8).all())  # waits for the device
+    except Exception as error:  # Triton raises many kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return f"Triton cannot compile or run them here ({reason[:300]})"
+    return None if right else "they compute wrong numbers on this device"
+
+
 class RowSplit(NamedTuple):
     """How the rows and channels of a tensor are split among programs."""
 

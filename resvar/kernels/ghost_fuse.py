@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resvar.kernels.fuse import is_hooked
-from resvar.kernels.ghost_bn import accepts, ghost_batch_norm
+from resvar.kernels.ghost_bn import accepts, ghost_batch_norm, trial_failure
 from resvar.models.unit import ResidualUnit
 
 TRITON = "triton"
@@ -153,7 +153,7 @@ def triton_obstacle(device: torch.device) -> str | None:
         return "they need an NVIDIA GPU of compute capability 8.0 or later"
     if importlib.util.find_spec(TRITON) is None:
         return "they need Triton, which is not installed (pip install triton)"
-    return None
+    return trial_failure(device)
 
 
 def triton_version() -> str:

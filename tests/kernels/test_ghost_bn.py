@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from resvar.kernels import ghost_bn
-from resvar.kernels.ghost_bn import accepts, ghost_batch_norm, split_rows
+from resvar.kernels.ghost_bn import accepts, ghost_batch_norm, split_rows, trial_failure
 from tests.support.interpreter import interpreted
 
 SHAPES = {  # N, C, H, W and images of a group
@@ -281,6 +281,21 @@ def test_what_it_refuses():
         ghost(bn, signal(5, 16, 3, 3), 2)
     with pytest.raises(ValueError, match="more than one value per channel"):
         ghost(bn, signal(2, 16, 1, 1), 1)
+
+
+def test_a_trial_tells_why_they_do_not_run(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("Failed to find C compiler.\nMore.")
+
+    cpu = torch.device("cpu")
+    with torch.no_grad():
+        assert trial_failure(cpu) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(ghost_bn, "_launch", lambda *_, **__: None)
+        assert trial_failure(cpu) == "they compute wrong numbers on this device"
+    monkeypatch.setattr(ghost_bn, "_launch", fail)
+    why = "Triton cannot compile or run them here (Failed to find C compiler.)"
+    assert trial_failure(cpu) == why
 
 
 @pytest.mark.parametrize(
