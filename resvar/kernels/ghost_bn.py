@@ -121,7 +121,7 @@ def trial_failure(device: torch.device) -> str | None:
             (gradient,) = torch.autograd.grad(y.sum(), bias)
         right = bool((gradient == 8).all())  # waits for the device
     except Exception as error:  # Triton raises many kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         return f"Triton cannot compile or run them here ({reason[:300]})"
     return None if right else "they compute wrong numbers on this device"
 

@@ -294,7 +294,7 @@ def test_a_trial_tells_why_they_do_not_run(monkeypatch):
         patch.setattr(ghost_bn, "_launch", lambda *_, **__: None)
         assert trial_failure(cpu) == "they compute wrong numbers on this device"
     monkeypatch.setattr(ghost_bn, "_launch", fail)
-    why = "Triton cannot compile or run them here (Failed to find C compiler.)"
+    why = "Triton cannot compile or run them here (Failed to find C compiler)"
     assert trial_failure(cpu) == why
 
 
