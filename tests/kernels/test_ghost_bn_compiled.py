@@ -114,7 +114,9 @@ def disassembled(compiled, folder):
 def read(folder, tool, option):
     """What one of Triton's tools says about kernel.cubin."""
     command = [Path(triton.__file__).parent / "backends/nvidia/bin" / tool, option, "kernel.cubin"]
-    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(
+        command, cwd=folder, check=True, capture_output=True, encoding="utf-8"
+    ).stdout
 
 
 def check(machines):
