@@ -4,7 +4,7 @@ The paper's two GPUs saw 64 images each. Here one GPU takes all 128 at once, and
 at a time (Hoffer et al. 2017, arXiv:1705.08741): the same function as micro-batches, in half the
 kernels. A launch costs about 2.35 µs whatever the kernel does, so BN with ReLU, the addition that
 follows and the gradient of a fork is two kernels forward and two backward
-(`ghost_bn_kernels.py`). How the work is split depends on the shape alone: nothing is tuned at run
+(`ghost_bn_kernels.py`). The shape alone decides how the work is split: nothing is tuned at run
 time, and the same input gives the same bits.
 
 Importing this file does not need Triton.
@@ -68,7 +68,7 @@ def ghost_batch_norm(
     """BN in training mode for every `group` images, then ReLU and an addition.
 
     Args:
-        x: [N, C, H, W], as `accepts` wants it.
+        x: [N, C, H, W], for which `accepts` is true.
         weight: [C], fp32; with x in fp64, fp64.
         bias: like weight.
         running_mean: [C], updated in place as if BN had seen the groups one after another; None
@@ -79,11 +79,11 @@ def ghost_batch_norm(
         eps: added to the variance.
         relu: "before" or "after" the addition; without `added` both are the same.
         added: like x.
-        fork: also give back x as a second output, whose gradient BN's backward pass adds to its own
-            as it writes it.
+        fork: also return x as a second output, whose gradient BN's backward pass adds to its own
+            while writing it.
 
     Returns:
-        y, like x, and x; with `fork` the second output, else x itself.
+        y, like x; and x, with `fork` as an output of its own.
 
     Raises:
         ValueError: N is not a multiple of `group`, or a group has one value per channel.
@@ -108,8 +108,8 @@ def ghost_batch_norm(
 def trial_failure(device: torch.device) -> str | None:
     """Why the kernels do not run on this device; the text is a clause. None if they do.
 
-    Triton compiles at first use. For that it needs a C compiler and Python's headers, and no
-    package brings those along. Compiling takes seconds once for a machine.
+    Triton compiles at first use, which takes seconds once on a machine. It needs a C compiler and
+    Python's headers, which no Python package installs.
     """
     x = torch.zeros(2, CHANNELS, 2, 2, device=device).contiguous(memory_format=torch.channels_last)
     weight, bias = (torch.ones(CHANNELS, device=device, requires_grad=True) for _ in range(2))
@@ -142,7 +142,7 @@ class RowSplit(NamedTuple):
 
 
 def split_rows(channels: int, groups: int, rows: int) -> RowSplit:
-    """A split of `groups` × `rows` rows that depends on nothing else.
+    """A split of `groups` × `rows` rows, the same on every machine.
 
     A program merges 8 bytes from each of `parts` parts per channel, and at least 8 × parts of its
     own rows follow. On the three stages of a CIFAR ResNet, two groups of 64 images make 128
@@ -156,7 +156,7 @@ def split_rows(channels: int, groups: int, rows: int) -> RowSplit:
 
 
 class _GhostBatchNorm(Function):
-    """Two kernels each way; a gradient that nobody needs or nobody sends stays None."""
+    """Two kernels each way; none if y gets no gradient."""
 
     @staticmethod
     def forward(

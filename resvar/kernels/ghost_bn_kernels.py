@@ -4,11 +4,11 @@ All work on rows: a channels_last tensor [N, C, H, W] is a matrix [N·H·W, C], 
 is `ROWS` consecutive rows. A program handles `WIDTH` channels of one of the `PARTS` parts of a
 group, `EACH` rows, in tiles of `TILE` rows.
 
-BN needs sums over a whole group before it can write anything, forward and backward. So each
-direction takes two kernels, and no fewer. The first hands on one partial result per part; in the
-second, every program merges those of its group again: they are few, and a third kernel to merge
-them once would cost more than it saves. There are no atomics, and all sums have a fixed order, so
-the same input gives the same bits.
+BN needs sums over a whole group before it can write anything, forward and backward, so each
+direction needs at least two kernels. The first writes one partial result per part. In the second,
+every program merges the partial results of its group: there are few, and a third kernel that
+merges them once would cost more than it saves. There are no atomics, and all sums have a fixed
+order, so the same input gives the same bits.
 
 Passes over a tensor of x's size, forward: 2 reads and 1 write, and 1 read of what is added; torch's
 BN, ReLU and addition: 5 reads and 3 writes. Backward: 4 reads and 1 write, 1 read for a fork, and
@@ -31,8 +31,8 @@ def moments(
 ) -> None:  # fmt: skip
     """Forward 1 of 2: the mean and the sum of squared deviations of each part. Reads x.
 
-    A tile's deviations are taken from its own mean, and tiles are merged as Chan et al. (1979) do:
-    a mean far from zero costs no digits of the variance.
+    Deviations are taken from the mean of their tile, and tiles are merged as in Chan et al. (1979),
+    so a mean far from zero costs no digits of the variance.
 
     Grid (groups × PARTS, C / WIDTH). Writes partials [groups × PARTS, 2, C].
     """
@@ -119,9 +119,9 @@ def sums(
 ) -> None:  # fmt: skip
     """Backward 1 of 2: Σg and Σg·x̂ of each part. Reads x and dy.
 
-    g is dy where ReLU let the signal pass. BEFORE the addition that is recomputed from x, which
-    saves storing it. After it, y tells: then y is read too, and g is written for `through` and as
-    the gradient of `added`; otherwise y and g are None.
+    g is dy where ReLU let the signal pass. For ReLU BEFORE the addition, the mask is recomputed
+    from x, which saves storing it. For ReLU after the addition, it is y > 0: y is read too, and g
+    is written, for `through` and as the gradient of `added`. Otherwise y and g are None.
 
     Grid (groups × PARTS, C / WIDTH). Writes partials [groups × PARTS, 2, C].
     """

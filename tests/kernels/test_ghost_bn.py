@@ -46,7 +46,7 @@ def make_bn(channels, dtype=torch.float64, **kwargs):
 
 
 def plain(bn, x, group, relu="none", added=None, _=False):
-    """The same of torch's modules: each group by itself."""
+    """The same in torch's modules, one group after another."""
     out = torch.cat([bn(images) for images in x.split(group)])
     if relu == "before":
         out = out.relu()
@@ -124,7 +124,7 @@ def test_in_several_tiles(monkeypatch, height, empty):
 
 
 @pytest.mark.parametrize(("relu", "adds"), [("before", False), ("before", True), ("after", True)])
-def test_in_bf16_it_is_as_near_as_torch(relu, adds):
+def test_in_bf16_it_is_as_accurate_as_torch(relu, adds):
     """torch rounds after each of BN and addition, the kernels once."""
     torch.manual_seed(3)
     size = (4, 32, 8, 8)
@@ -192,7 +192,7 @@ def test_two_kernels_each_way(monkeypatch, adds):
     assert own_gradient == adds  # without the addition, ReLU's mask costs no pass over memory
 
 
-def test_outputs_that_nothing_comes_back_from(monkeypatch):
+def test_outputs_without_a_gradient(monkeypatch):
     bn, x = make_bn(16), signal(4, 16, 3, 3).requires_grad_()
     y, raw = ghost(bn, x, 2, fork=True)
     assert raw is not x
@@ -223,7 +223,7 @@ def test_gradients_in_any_memory_format():
         assert torch.allclose(ours, right, rtol=1e-11, atol=1e-12)
 
 
-def test_what_is_not_a_number_stays_visible():
+def test_relu_passes_nan():
     x = signal(2, 16, 3, 3)
     x[0, 3, 1, 1] = torch.nan
     y, _ = ghost(make_bn(16), x, 1, "before")
@@ -283,7 +283,7 @@ def test_what_it_refuses():
         ghost(bn, signal(2, 16, 1, 1), 1)
 
 
-def test_a_trial_tells_why_they_do_not_run(monkeypatch):
+def test_a_trial_says_why_the_kernels_do_not_run(monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("Failed to find C compiler.\nMore.")
 

@@ -1,7 +1,7 @@
-"""Run the Triton kernels on the processor, whenever and by whom Triton was imported.
+"""Run the Triton kernels on the processor, even if Triton was imported before.
 
 `TRITON_INTERPRET=1` only counts at Triton's import, would have to be set for a whole test session,
-and would reach every process that a test starts. So the kernels are exchanged instead.
+and would reach every process that a test starts. So the kernels are replaced instead.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 @contextmanager
 def interpreted() -> Iterator[None]:
-    """Within it, `ghost_bn` accepts tensors on the processor, and Triton's interpreter runs it.
+    """Within it, `ghost_bn` accepts tensors on the processor and runs in Triton's interpreter.
 
     The test is skipped without Triton.
     """
@@ -35,7 +35,7 @@ def interpreted() -> Iterator[None]:
                 helper = name.startswith("_")  # called by a kernel, within its interpreter
                 patch.setattr(ghost_bn_kernels, name, own.rewrite() if helper else own)
         options = dataclasses.replace(interpreter.InterpreterOptions(), sanitize_overflow=False)
-        patch.setattr(interpreter.interpreter_builder, "options", options)  # half the time
+        patch.setattr(interpreter.interpreter_builder, "options", options)  # halves the time
         # Triton's own functions are compiled ones if it was imported without the variable.
         patch.setattr(tl, "sum", lambda x, axis: tl.reduce(x, axis, tl.standard._sum_combine))
         convert = interpreter._convert_float
