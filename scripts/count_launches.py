@@ -137,7 +137,7 @@ def _triton_counted(count: Counter[str]) -> Iterator[None]:
 
     kernels = SimpleNamespace(**{name: name for name in GHOST_BN})
     with (
-        patch.object(ghost_bn, "_kernels", lambda: kernels),
+        patch.object(ghost_bn, "_triton_kernels", lambda: kernels),
         patch.object(ghost_bn, "_interpreted", lambda: True),
         patch.object(ghost_bn, "_launch", launch),
     ):

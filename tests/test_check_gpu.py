@@ -172,7 +172,7 @@ class Program:
 
     def __init__(self, folder, text):
         self.path = folder / "python"
-        self.path.write_text(f"#!/bin/sh\n{text}\n", "utf-8", encoding="utf-8")
+        self.path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
         self.path.chmod(0o755)
 
 

@@ -211,7 +211,7 @@ def shown(arguments, monkeypatch):
 def estimated(found, monkeypatch):
     def draw(console):
         monkeypatch.setattr("resvar.sweeps.estimate.console_for_output", lambda: console)
-        print_estimate(found, 2)
+        print_estimate(found, {2: "in 2 slots here"})
 
     return draw
 

@@ -21,6 +21,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from resvar.errors import is_out_of_memory
+
 Relu = Literal["none", "before", "after"]
 
 CHANNELS = 16
@@ -110,6 +112,9 @@ def trial_failure(device: torch.device) -> str | None:
 
     Triton compiles at first use, which takes seconds once on a machine. It needs a C compiler and
     Python's headers, which no Python package installs.
+
+    Raises:
+        RuntimeError: the memory of the device is full.
     """
     x = torch.zeros(2, CHANNELS, 2, 2, device=device).contiguous(memory_format=torch.channels_last)
     weight, bias = (torch.ones(CHANNELS, device=device, requires_grad=True) for _ in range(2))
@@ -121,6 +126,8 @@ def trial_failure(device: torch.device) -> str | None:
             (gradient,) = torch.autograd.grad(y.sum(), bias)
         right = bool((gradient == 8).all())  # waits for the device
     except Exception as error:  # Triton raises many kinds
+        if is_out_of_memory(error):
+            raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         return f"Triton cannot compile or run them here ({reason[:300]})"
     return None if right else "they compute wrong numbers on this device"

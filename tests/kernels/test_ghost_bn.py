@@ -298,6 +298,15 @@ def test_a_trial_says_why_the_kernels_do_not_run(monkeypatch):
     assert trial_failure(cpu) == why
 
 
+def test_a_full_gpu_is_not_a_fault_of_the_kernels(monkeypatch):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(ghost_bn, "_launch", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        trial_failure(torch.device("cpu"))
+
+
 @pytest.mark.parametrize(
     ("channels", "side", "parts"), [(16, 32, 64), (32, 16, 32), (64, 8, 16), (256, 8, 16)]
 )
