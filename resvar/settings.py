@@ -229,11 +229,7 @@ class Settings(pydantic.BaseModel):
     ] = "none"
     capture: Annotated[
         Literal["auto", "none", "iteration"],
-        Role(
-            "execution",
-            "iteration: updates and evaluations are CUDA graphs. Same bits.",
-            hashed=False,
-        ),
+        Role("execution", "iteration: CUDA graphs, on a GPU. Same bits.", hashed=False),
     ] = "auto"
     kernels: Annotated[
         Literal["auto", "plain", "fused"],
@@ -251,9 +247,7 @@ class Settings(pydantic.BaseModel):
     ] = 391
     checkpoint_every: Annotated[
         PositiveInt,
-        Role(
-            "execution", "Iterations between checkpoints, at least 30 s apart.", unit="iterations"
-        ),
+        Role("execution", "Between checkpoints, and at least 30 s.", unit="iterations"),
     ] = 391
     tensorboard: Annotated[
         bool, Role("monitoring", "Write TensorBoard event files.", hashed=False)

@@ -51,7 +51,7 @@ def shares(events: Iterable[Any], own_time: Callable[[Any], float]) -> dict[str,
     return {name: time / total for name, time in sums.items() if time} if total else {}
 
 
-COPIES = ("Memcpy", "Memset")
+NOT_KERNELS = ("Memcpy", "Memset")
 """How the names of a GPU's copies and fills begin. They are not kernels."""
 
 
@@ -65,7 +65,7 @@ class DeviceWork:
 
     @property
     def is_kernel(self) -> bool:
-        return not self.name.startswith(COPIES)
+        return not self.name.startswith(NOT_KERNELS)
 
 
 def device_work(events: Iterable[Any], updates: int) -> list[DeviceWork]:
