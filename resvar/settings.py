@@ -247,7 +247,7 @@ class Settings(pydantic.BaseModel):
     ] = 391
     checkpoint_every: Annotated[
         PositiveInt,
-        Role("execution", "Between checkpoints, and at least 30 s.", unit="iterations"),
+        Role("execution", "Iterations (and 30 s) between checkpoints.", unit="iterations"),
     ] = 391
     tensorboard: Annotated[
         bool, Role("monitoring", "Write TensorBoard event files.", hashed=False)
