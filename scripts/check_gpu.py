@@ -272,16 +272,18 @@ class Session:
             )
             self._running.add(process)
             try:
-                code = process.wait(seconds)
+                code = process.wait(0.0 if self.stopped else seconds)
             except subprocess.TimeoutExpired:
-                return Finding("not checked", f"the {seconds:.0f} s that were left did not suffice")
+                code = None
             finally:
                 kill(process)
                 self._running.discard(process)
-            if answer.exists():
+            if answer.exists():  # also from a process that then did not end
                 return Finding(**json.loads(answer.read_text(encoding="utf-8")))
         if self.stopped:
             return Finding("not checked", "stopped")
+        if code is None:
+            return Finding("not checked", f"the {seconds:.0f} s that were left did not suffice")
         return Finding("FAILS", f"its process exited with {code}")
 
     def stop(self, *_signal: object) -> None:
@@ -376,7 +378,8 @@ def signals_to(stop: Callable[..., None]) -> Iterator[None]:
 def kill(process: subprocess.Popen[bytes]) -> None:
     """A process that leads a session, with those that it started."""
     if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it ended meanwhile, seen by another thread
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 

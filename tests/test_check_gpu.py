@@ -192,6 +192,34 @@ def test_a_process_that_ends_without_an_answer(run, monkeypatch, tmp_path, text,
     assert (code, lines[1]) == (1, line)
 
 
+def test_an_answer_counts_although_its_process_does_not_end(run, monkeypatch, tmp_path):
+    text = """for file; do :; done
+    printf '{"verdict": "holds", "evidence": "found"}' > "$file.new"
+    mv "$file.new" "$file"
+    sleep 60"""
+    monkeypatch.setattr(sys, "executable", str(Program(tmp_path, text).path))
+    monkeypatch.setattr(check_gpu, "LEAST", 0.0)
+    monkeypatch.setattr(check_gpu, "BITS", 1.0)
+    monkeypatch.setattr(check_gpu, "RESERVE", 0.0)
+    code, lines = run("--claim", "training works", "--limit", 5.0)
+    assert (code, lines[1]) == (0, "holds        training works: found")
+
+
+def test_a_process_that_starts_during_a_stop_ends_too(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", str(Program(tmp_path, "sleep 300").path))
+    start = subprocess.Popen
+
+    def interrupted(*args, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        process = start(*args, **options)
+        wait_for(lambda: False, 0.2)  # the handler runs
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    code, lines = run("--claim", "capturing is faster", "--limit", 100.0)
+    assert (code, lines[1]) == (1, "not checked  capturing is faster: stopped")
+
+
 def test_a_signal_ends_the_processes_and_is_told(run, monkeypatch, tmp_path):
     started, mark = tmp_path / "started", tmp_path.name
     sleeping = f"sleep 300 & touch {started}; wait"

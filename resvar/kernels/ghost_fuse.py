@@ -14,7 +14,7 @@ The weights, their names and the running statistics are those of micro-batches, 
 
 from __future__ import annotations
 
-import importlib.metadata
+import importlib
 import importlib.util
 from dataclasses import dataclass
 from functools import partial
@@ -80,11 +80,12 @@ class Ghost:
 
     def norm(self, bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
         """`nn.BatchNorm2d.forward`, over groups."""
-        if not bn.training or bn.momentum is None:
+        if not bn.training:
             return nn.BatchNorm2d.forward(bn, x)
         if self._takes(bn, x):
             return self._operator(bn, x)[0]
-        return torch.cat([normalise(bn, images) for images in torch.split(x, self.group)])
+        own = normalise if bn.momentum is not None else nn.BatchNorm2d.forward
+        return torch.cat([own(bn, images) for images in torch.split(x, self.group)])
 
     def _fork(self, lead: nn.Sequential, x: Tensor) -> tuple[Tensor, Tensor]:
         """`lead(x)` and x, whose two gradients BN's backward pass adds."""
@@ -129,7 +130,7 @@ class Ghost:
         assert isinstance(bn, nn.BatchNorm2d)
         assert bn.momentum is not None
         return ghost_batch_norm(
-            x, bn.weight, bn.bias, bn.running_mean, bn.running_var,
+            x, bn.weight, bn.bias, *_running_statistics(bn),
             group=self.group, momentum=bn.momentum, eps=bn.eps,
             relu=relu, added=added, fork=fork,
         )  # fmt: skip
@@ -138,9 +139,13 @@ class Ghost:
 def normalise(bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
     """`nn.BatchNorm2d.forward` in training, without counting the batch."""
     assert bn.momentum is not None
-    return F.batch_norm(
-        x, bn.running_mean, bn.running_var, bn.weight, bn.bias, True, bn.momentum, bn.eps
-    )
+    mean, variance = _running_statistics(bn)
+    return F.batch_norm(x, mean, variance, bn.weight, bn.bias, True, bn.momentum, bn.eps)
+
+
+def _running_statistics(bn: nn.BatchNorm2d) -> tuple[Tensor | None, Tensor | None]:
+    """Those that training moves; a BN may have others, which it keeps as they are."""
+    return (bn.running_mean, bn.running_var) if bn.track_running_stats else (None, None)
 
 
 def _alike(shortcut: Tensor, out: Tensor) -> bool:
@@ -157,8 +162,11 @@ def triton_obstacle(device: torch.device) -> str | None:
 
 
 def triton_version() -> str:
-    """Of the compiler of the operators, which must be installed."""
-    return importlib.metadata.version(TRITON)
+    """Of the compiler of the operators, which must be installed.
+
+    Torch's preview builds bring it in a package of another name, so the module says it.
+    """
+    return str(importlib.import_module(TRITON).__version__)
 
 
 def _tail(branch: list[nn.Module]) -> tuple[list[nn.Module], nn.Module | None, bool]:

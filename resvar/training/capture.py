@@ -135,6 +135,8 @@ class CapturedUpdates:
                 group["lr"] = rate
             work(images, labels)
 
-        self.calls(with_rates, images, labels, *numbers)
-        for group, number in zip(groups, numbers, strict=True):
-            group["lr"] = number
+        try:
+            self.calls(with_rates, images, labels, *numbers)
+        finally:
+            for group, number in zip(groups, numbers, strict=True):
+                group["lr"] = number

@@ -23,10 +23,12 @@ def require_memory(plan: Execution) -> None:
     needed, there = least_memory(plan), memory_of(plan.device)
     if needed > there:
         saving = "" if plan.settings.recompute == "unit" else ", --set recompute=unit"
+        whole = plan.images_at_once > plan.settings.bn_batch_size  # a pass takes the whole batch
+        fewer = "kernels=plain" if whole else "bn_batch_size=…"
         raise UserError(
             f"training this network takes at least {_gigabytes(needed)} of memory, and "
             f"{plan.device} has {_gigabytes(there)}: use fewer images at a time (--set "
-            f"bn_batch_size=…){saving} or a smaller network."
+            f"{fewer}){saving} or a smaller network."
         )
 
 

@@ -18,7 +18,10 @@ from resvar.kernels.ghost_fuse import normalise
 
 
 def count_from_outside(network: nn.Module) -> None:
-    """Let no BN count its batches itself; `batch_counters` are the numbers to raise instead."""
+    """Let BN not count its batches itself; `batch_counters` are the numbers to raise instead.
+
+    A BN without momentum is left alone, since it needs the number itself.
+    """
     for module in network.modules():
         if type(module) is nn.BatchNorm2d:
             module.forward = MethodType(_uncounted, module)  # type: ignore[method-assign]
@@ -31,9 +34,15 @@ def _uncounted(bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
 
 
 def batch_counters(network: nn.Module) -> list[Tensor]:
-    """`num_batches_tracked` of every BN, each int64 []."""
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    return [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+    """`num_batches_tracked` of every BN that does not count itself, each int64 []."""
+    return [
+        norm.num_batches_tracked
+        for norm in network.modules()
+        if type(norm) is nn.BatchNorm2d
+        and norm.track_running_stats
+        and norm.momentum is not None
+        and norm.num_batches_tracked is not None
+    ]
 
 
 class CastWeights:

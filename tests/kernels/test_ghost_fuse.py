@@ -200,3 +200,19 @@ def test_a_deep_copy_stands_alone():
     assert all(weight.grad is None for weight in ghost.parameters())
     assert all(torch.equal(ghost.state_dict()[name], value) for name, value in before.items())
     assert all(weight.grad is not None for weight in copied.parameters())
+
+
+@pytest.mark.parametrize("operators", ["torch's", "Triton's"])
+@pytest.mark.parametrize("attribute", [("track_running_stats", False), ("momentum", None)])
+def test_a_bn_with_other_running_statistics_is_that_of_micro_batches(attribute, operators, request):
+    if operators == "Triton's":
+        request.getfixturevalue("triton")
+    plain = network_of(variant="full-preact", depth=8)
+    for bn in (plain.stages[0][0].branch[1], plain.stages[1][0].lead[0], plain.head_lead[0]):
+        setattr(bn, *attribute)
+    assert max_distance(ghost_of(plain, 2), plain, *batch(4), group=2) < 1e-9
+
+
+def test_the_version_of_triton_does_not_depend_on_the_name_of_its_package(monkeypatch):
+    monkeypatch.setattr(ghost_fuse, "TRITON", "yaml")  # the package is PyYAML
+    assert ghost_fuse.triton_version()[0].isdecimal()

@@ -177,6 +177,23 @@ def test_a_restore_captures_anew():
     assert bits(trainer) == bits(whole)
 
 
+def test_after_an_error_the_rates_are_numbers_and_the_next_call_captures(monkeypatch):
+    trainer, graph = captured(make())
+    run(trainer, WARM_UPS)
+
+    def broken(_closure=None):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(graph, "capture", lambda work: work())
+        patch.setattr(trainer.updater.optimizer, "step", broken)
+        with pytest.raises(torch.OutOfMemoryError):
+            trainer.step()
+    assert {type(group["lr"]) for group in trainer.updater.optimizer.param_groups} == {float}
+    run(trainer, 2)
+    assert (graph.captured, graph.replayed) == (1, 2)
+
+
 # --- evaluations ----------------------------------------------------------------------------------
 
 

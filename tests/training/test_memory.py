@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from rich.console import Console
@@ -78,6 +80,13 @@ def test_a_network_that_no_memory_takes_is_refused(monkeypatch, overrides, optio
     with pytest.raises(UserError, match=r"takes at least .* GB of memory, and cpu has 16\.0 GB"):
         require_memory(plan(*overrides, **options))
     require_memory(plan())
+
+
+def test_the_advice_for_a_pass_over_the_whole_batch_is_micro_batches(monkeypatch):
+    monkeypatch.setattr(memory, "available_memory", lambda: 10**6)
+    for ghost, advice in ((True, "kernels=plain"), (False, "bn_batch_size=…")):
+        with pytest.raises(UserError, match=rf"fewer images at a time \(--set {advice}\)?"):
+            require_memory(dataclasses.replace(plan(), ghost=ghost))
 
 
 def test_it_is_refused_before_anything_is_written(tmp_path, monkeypatch):

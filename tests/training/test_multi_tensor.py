@@ -76,6 +76,16 @@ def test_every_bn_counts_its_micro_batches_and_also_a_restored_one():
     assert {int(counter) for counter in batch_counters(other.network)} == {9}
 
 
+def test_a_bn_that_counts_by_itself_or_not_at_all_is_left_alone():
+    updaters = [updater_of(make(), multi_tensor) for multi_tensor in (False, True)]
+    for updater in updaters:
+        updater.network.stages[0][0].branch[1].momentum = None
+        updater.network.stages[1][0].branch[1].track_running_stats = False
+        updater.counters = updater.counters and batch_counters(updater.network)
+    expected, found = map(state_after, updaters)
+    assert found == expected
+
+
 class Operations(TorchDispatchMode):
     """Counts the operations by name."""
 
