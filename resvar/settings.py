@@ -233,7 +233,12 @@ class Settings(pydantic.BaseModel):
     ] = "auto"
     kernels: Annotated[
         Literal["auto", "plain", "fused"],
-        Role("execution", "fused: own operators. auto: on a CPU.", recorded=True, before="plain"),
+        Role(
+            "execution",
+            "fused: own operators. auto: fused on CPUs, plain on GPUs.",
+            recorded=True,
+            before="plain",
+        ),
     ] = "auto"
     recompute: Annotated[
         Literal["none", "unit"],

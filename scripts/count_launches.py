@@ -24,6 +24,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from resvar.config import Settings, resolve
+from resvar.errors import UserError
 from resvar.kernels import ghost_bn
 from resvar.training.execution import Execution
 from resvar.training.multi_tensor import CastWeights
@@ -45,11 +46,14 @@ GHOST_BN = ("moments", "apply", "sums", "through")
 def main() -> None:
     """Print the number of launches of an update, by what is done at once."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--depth", type=int, default=110)
-    parser.add_argument("--variant", default="full-preact")
+    parser.add_argument("--depth", type=int, default=110, help="layers; default: 110")
+    parser.add_argument("--variant", default="full-preact", help="ordering; default: full-preact")
     options = parser.parse_args()
+    try:
+        settings = settings_of(options.variant, options.depth)
+    except UserError as error:
+        parser.error(str(error))
     print(f"{options.variant}, ResNet-{options.depth}, two micro-batches in bf16:")
-    settings = settings_of(options.variant, options.depth)
     for name, make in UPDATES.items():
         launches = launches_of(make(settings))
         most = ", ".join(f"{count} {op}" for op, count in launches.most_common(3))
@@ -65,7 +69,7 @@ def settings_of(variant: str, depth: int) -> Settings:
 
 
 def micro_batches(settings: Settings) -> Updater:
-    """Each weight cast and each batch counted by an operation of its own."""
+    """An operation for the cast of each weight and for the counter of each BN."""
     return Updater(Execution.resolve(settings, torch.device("cpu")))
 
 
@@ -83,8 +87,8 @@ def ghost_bn_updates(settings: Settings) -> Updater:
 
 
 UPDATES: dict[str, Callable[[Settings], Updater]] = {
-    "each weight cast and each batch counted by itself": micro_batches,
-    "casts and counters at once (kernels=plain on a GPU)": multi_tensor,
+    "one cast per weight and one counter per BN": micro_batches,
+    "all casts and all counters at once (kernels=plain on a GPU)": multi_tensor,
     "also the whole batch at once, with ghost BN (kernels=fused on a GPU)": ghost_bn_updates,
 }
 

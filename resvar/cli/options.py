@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from resvar.cli import completion
+from resvar.console import LONGEST_DURATION
 from resvar.models.architecture import Family, Shortcut, StrideOn, UnitKind
 from resvar.roles import DatasetName
 from resvar.settings import ROLES, Settings
@@ -90,6 +91,8 @@ def parse_duration(text: str | float) -> float:
     seconds = sum(float(number) * unit for number, unit in units)
     if not 0 < seconds < math.inf:
         raise typer.BadParameter(f"'{text}' is not a time such as 90s, 9m, 1.5h or 2h30m.")
+    if seconds > LONGEST_DURATION:
+        raise typer.BadParameter(f"'{text}' is longer than three thousand years.")
     return seconds
 
 

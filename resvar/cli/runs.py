@@ -247,7 +247,7 @@ def sweep_command(
     from resvar.sweeps.launch import estimate_here, run_here
 
     if estimate:
-        estimate_here(planned, folder, device, jobs, per_gpu, images_per_second, limit.seconds)
+        estimate_here(planned, folder, device, jobs, per_gpu, images_per_second, limit)
         _print_forecast(planned)
     elif launcher == "slurm":
         from resvar.sweeps.resources import read_resources

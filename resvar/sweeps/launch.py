@@ -128,20 +128,21 @@ def estimate_here(
     jobs: int | None,
     per_gpu: int | None,
     speeds: str | None,
-    limit: float,
+    limit: TimeLimit,
 ) -> None:
     """Print the work that is left of a sweep, in device hours and wall time; start nothing.
 
     Args:
         data: the folder of the dataset; it need not exist.
         speeds: the value of `--images-per-second`; None: measure.
-        limit: seconds for which to tell how many runs finish.
+        limit: the time for which to tell how many runs finish.
 
     Raises:
-        UserError: a directory contains another run, or `speeds` is wrong.
+        UserError: a directory contains another run, `speeds` is wrong, or the time is too short.
     """
     require_positive(jobs, per_gpu)
     sweep.require_possible()
+    limit.require_useful(sweep.runs)
     if not (todo := _standing(sweep).open):
         return
     if speeds is not None:
@@ -153,7 +154,7 @@ def estimate_here(
             print_line(advice)
         throughput = measured_throughput(todo, slots)
         own = {len(slots): f"in {pluralize(len(slots), 'slot')} here"}
-    print_estimate(estimate(todo, throughput, data), own, limit)
+    print_estimate(estimate(todo, throughput, data), own, limit.seconds)
 
 
 # --- shared with the sweeps on Slurm --------------------------------------------------------------

@@ -259,6 +259,8 @@ def test_with_given_speeds_it_says_how_many_runs_finish(limits, capsys):
     [
         (["--for", "90"], "--for: '90' is not a time such as 90s"),
         (["--for", "5s"], "--for: 5 s is too short"),
+        (["--for", "5s", "--estimate"], "--for: 5 s is too short"),
+        (["--for", "99999999h"], "'99999999h' is longer than three thousand years"),
         (["--for", "9m", "--dry-run"], "--for and --dry-run cannot be combined; use --estimate"),
         (["--for", "9m", "--launcher", "slurm"], "in Slurm --time limits each task"),
         (["--for", "9m", "--launcher", "slurm", "--estimate"], "in Slurm --time limits each task"),
