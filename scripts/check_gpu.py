@@ -8,7 +8,7 @@ and which kernels take the time. Each claim is checked in a separate process, si
 switches belong to a process. A claim for which no time is left is reported as not checked.
 
 Exits with 0 if all claims hold, 1 if one does not or was not checked, 2 if there is no GPU or the
-input is wrong. No dataset is needed.
+input is wrong. No dataset is needed. From a checkout that is not installed, set PYTHONPATH=. too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.util import find_spec
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ from gpu_figures import DEPTH, faster, packing_pays, service_advice, several, sp
 
 from resvar.errors import UserError, kind_and_text
 from resvar.files import write_json, write_output
-from resvar.kernels.ghost_fuse import TRITON, triton_version
+from resvar.kernels.ghost_fuse import triton_version
 from resvar.models.ordering import PAPER_ORDER
 from resvar.sweeps.slots import MPS_CONTROL
 from resvar.training.machine import choose_device, device_name
@@ -309,7 +308,7 @@ def facts(options: argparse.Namespace) -> dict[str, Any]:
         "driver": driver_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "triton": triton_version() if find_spec(TRITON) else None,
+        "triton": usable_triton(),
         "commit": source.commit,
         "dirty": source.dirty,
         "depth": options.depth,
@@ -317,6 +316,13 @@ def facts(options: argparse.Namespace) -> dict[str, Any]:
         "settings": options.set,
         "limit": options.limit,
     }
+
+
+def usable_triton() -> str | None:
+    """The version of Triton; None if it is missing or broken, which only its own claims need."""
+    with suppress(Exception):
+        return triton_version()
+    return None
 
 
 def headline(facts: Mapping[str, Any]) -> str:

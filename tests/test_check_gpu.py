@@ -279,6 +279,18 @@ def test_a_processor_leaves_out_what_only_a_gpu_can_do(run):
 # --- the machine ----------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("canned")
+@pytest.mark.parametrize("broken", [ImportError, OSError, AttributeError])
+def test_without_a_usable_triton_the_other_claims_are_checked(run, monkeypatch, broken):
+    def version():
+        raise broken
+
+    monkeypatch.setattr(check_gpu, "triton_version", version)
+    code, lines = run("--claim", "training works")
+    assert code == 0
+    assert ", Triton None," in lines[0]
+
+
 def test_the_version_of_the_driver(monkeypatch, tmp_path):
     monkeypatch.setattr(check_gpu, "DRIVER", tmp_path / "version")
     assert check_gpu.driver_version() is None
