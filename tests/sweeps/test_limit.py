@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -284,3 +289,31 @@ def test_an_older_record_of_progress_has_no_time_of_a_checkpoint(tmp_path):
     assert found.checkpoint_seconds is None
     note(second, checkpoint_seconds=-1)
     assert read_progress(second.folder) is None, "an impossible one is damaged"
+
+
+@pytest.mark.process
+def test_ctrl_c_ends_the_script_of_the_page(tmp_path):
+    """A shell goes on with its loop if the command that catches Ctrl-C exits by itself."""
+    page = (Path(__file__).parents[2] / "docs/commands.md").read_text(encoding="utf-8")
+    script = "\n".join(re.findall(r"^    ((?:trap|until) .*)$", page, re.MULTILINE))
+    assert "resvar sweep table2 --for 9m" in script
+    fake = tmp_path / "resvar"
+    fake.write_text(
+        f"#!{sys.executable}\nimport signal, sys\n"
+        "signal.signal(signal.SIGINT, lambda *_: sys.exit(130))\n"
+        "print('started', flush=True)\nsignal.pause()\n",
+        encoding="utf-8",
+    )
+    fake.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    shell = subprocess.Popen(
+        ["sh", "-c", script], env=environment, stdout=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        assert shell.stdout.readline() == b"started\n"
+        os.killpg(shell.pid, signal.SIGINT)
+        assert shell.wait(60) == 130
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(shell.pid, signal.SIGKILL)
+        shell.stdout.close()
