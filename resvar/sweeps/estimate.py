@@ -225,10 +225,11 @@ def print_estimate(found: Estimate, own: Mapping[int, str], limit: float = math.
         console.print(f"A device trains {together} runs at a time: {spent} of device time.")
     console.print(f"Wall time: {', '.join(times)}.")
     if limit < math.inf:
-        within = [f"{found.finished_within(limit, n)} {words}" for n, words in places.items()]
+        finished = {words: found.finished_within(limit, n) for n, words in places.items()}
+        within = ", ".join(f"{count} {words}" for words, count in finished.items())
+        others = "; a rerun resumes the others" if min(finished.values()) < runs else ""
         console.print(
-            f"Of {pluralize(runs, 'run')} these finish within {duration(limit)}: "
-            f"{', '.join(within)}; a rerun resumes the others."
+            f"Finished within {duration(limit)}, of {pluralize(runs, 'run')}: {within}{others}."
         )
     console.print(
         "It assumes that runs on different devices do not slow each other down; checkpoints and "

@@ -255,7 +255,13 @@ def test_with_given_speeds_it_says_how_many_runs_finish(limits, capsys):
     assert "About 13:20 min in total, 1 run within 9:00 min. The sweep" in capsys.readouterr().out
     assert run_command([*given, "--for", "20m", "--estimate"]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "Of 2 runs these finish within 20:00 min: 2 with 1 run at a time, 2 on 2 such" in out
+    assert (
+        "Finished within 20:00 min, of 2 runs: 2 with 1 run at a time, 2 on 2 such devices. It"
+        in out
+    )
+    assert run_command([*given, "--for", "9m", "--estimate"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "1 with 1 run at a time, 2 on 2 such devices; a rerun resumes the others. It" in out
     assert limits == [540]
 
 
