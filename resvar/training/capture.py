@@ -51,10 +51,12 @@ class CudaGraph:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def capture(self, work: Callable[[], T]) -> T:
-        self._graph = torch.cuda.CUDAGraph()
+        graph = torch.cuda.CUDAGraph()
         # Other threads, such as a data loader's, may use the device meanwhile.
-        with torch.cuda.graph(self._graph, self._pool, capture_error_mode="thread_local"):
-            return work()
+        with torch.cuda.graph(graph, self._pool, capture_error_mode="thread_local"):
+            outputs = work()
+        self._graph = graph  # an earlier one keeps the pool alive until here
+        return outputs
 
     def replay(self) -> None:
         assert self._graph is not None
