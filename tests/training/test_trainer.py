@@ -417,7 +417,7 @@ def test_a_periodic_checkpoint_waits_30_s_for_the_next(monkeypatch, pace, saved)
     sets = Splits.prepare(make_images(), settings, CPU)
     trainer_of(settings, sets).fit([clock], stop=False)
     assert clock.saved == saved
-    assert f"at least {module.CHECKPOINT_PAUSE:.0f} s apart" in ROLES["checkpoint_every"].help
+    assert f"(and {module.CHECKPOINT_PAUSE:.0f} s)" in ROLES["checkpoint_every"].help
 
 
 def test_a_stop_saves_at_once_and_so_does_the_first_checkpoint_of_a_process(monkeypatch):
