@@ -1,14 +1,16 @@
-"""Check on a GPU what the tests cannot check without one, and print a verdict for each claim.
+"""Check on a GPU what the tests cannot check without one, claim by claim.
 
     python scripts/check_gpu.py [--depth 110] [--limit 350] [--out FILE.json]
 
-Claims about bits come first, several at a time, at ResNet-20. Those about time follow one at a
-time: how fast ResNet-110 trains, beside the figure wanted on an H100 (no verdict on another card),
-and which kernels take the time. Each claim is checked in a separate process, since torch's global
-switches belong to a process. A claim for which no time is left is reported as not checked.
+Claims about bits come first, several at a time, at ResNet-20. Those about time
+follow one at a time: how fast ResNet-110 trains, beside the figure wanted on an
+H100 (no verdict on another card), and which kernels take the time. Each claim
+is checked in a separate process, since torch's switches belong to a process. A
+claim for which no time is left is reported as not checked.
 
-Exits with 0 if all claims hold, 1 if one does not or was not checked, 2 if there is no GPU or the
-input is wrong. No dataset is needed. From a checkout that is not installed, set PYTHONPATH=. too.
+Exits with 0 if all claims hold, 1 if one does not or was not checked, 2 if
+there is no GPU or the input is wrong. No dataset is needed. From a checkout
+that is not installed, set PYTHONPATH=. too.
 """
 
 from __future__ import annotations
