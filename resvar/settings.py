@@ -233,12 +233,7 @@ class Settings(pydantic.BaseModel):
     ] = "auto"
     kernels: Annotated[
         Literal["auto", "plain", "fused"],
-        Role(
-            "execution",
-            "fused: own operators. auto: fused on CPUs, plain on GPUs.",
-            recorded=True,
-            before="plain",
-        ),
+        Role("execution", "fused: own operators. auto: CPUs only.", recorded=True, before="plain"),
     ] = "auto"
     recompute: Annotated[
         Literal["none", "unit"],

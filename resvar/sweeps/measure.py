@@ -1,10 +1,10 @@
 """Measure the speed of networks, in separate processes: `python -m resvar.sweeps.measure`.
 
 Runs that share a GPU, or the cores, slow each other down. So as many processes measure at the same
-time: each says when it is warm, and all go on together.
+time: each reports the end of its warm-up, then all start together.
 
-The first line on stdin is the request; after it each byte means go, and the end that the sweep is
-gone, which the process never outlives. The answers are lines of JSON on stdout.
+The first line on stdin is the request, and each later byte starts a measurement. A process ends
+when stdin is closed, so it never outlives its sweep. The answers are lines of JSON on stdout.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class _Measurement:
             self._process.stdin.flush()
 
     def answer(self) -> dict[str, Any]:
-        """The next answer; what libraries print beside it is left out."""
+        """The next answer; other output, such as that of libraries, is ignored."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             with suppress(ValueError):
