@@ -11,37 +11,39 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
 from resvar import rundir
-from resvar.console import pluralize
+from resvar.console import listed, pluralize
 from resvar.files import shipped
+from resvar.models.ordering import PAPER_ORDER
+from resvar.reports.cells import Entry
 from resvar.reports.figures import figures
 from resvar.reports.findings import Group, Report, build
 from resvar.reports.first_screen import verdict_sentences
-from resvar.reports.parts import group_tables
 from resvar.reports.plotting import write_pictures
 from resvar.reports.records import RunState, read_records, result_of
 from resvar.reports.render import markdown_notes, markdown_table, render_report
+from resvar.reports.tables import published_cell, row_name
+from resvar.table import Table, Value, filled, left, right
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
 FIGURES = RESULTS / "figures"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- results: written by scripts/refresh_results.py -->", "<!-- end of results -->"
-ABOUT = """Test error in percent, last iteration. [results/](results/README.md) contains every run
-with its settings, metrics, predictions and command; all comparisons are in the
-[report](results/report.md).
-"""
-"""The last lines of the README's block."""
+DEPTHS = 110, 164
+"""The depths of the paper's Table 2, which the README's table repeats."""
 RECORDS = (
     rundir.CONFIG,
     rundir.ENVIRONMENT,
     rundir.METRICS,
     rundir.PREDICTIONS,
     rundir.RESULT,
+    rundir.PROBE,
 )
+"""Of a run; the last one only if there is one."""
 
 
 def main() -> None:
@@ -53,27 +55,33 @@ def main() -> None:
     asked = parser.parse_args()
     for folder in asked.folders:
         copy_records(folder, asked.subfolder)
-    # Folders of other names contain runs that support a note.
-    report = build(
-        read_records(sorted(filter(Path.is_dir, map(RESULTS.joinpath, shipped("protocols")))))
-    )
-    text = render_report(report, "markdown").replace(f"{RESULTS.as_posix()}/", "")
-    (RESULTS / "report.md").write_text(text, encoding="utf-8")
-    draw(report)
+    report = read_report()
+    drawn = draw(report)
+    (RESULTS / "report.md").write_text(report_text(report) + drawn, encoding="utf-8")
     before, rest = README.read_text(encoding="utf-8").split(BEGIN)
     _, after = rest.split(END)
     text = f"{before}{BEGIN}\n{readme_block(report)}{END}{after}"
     README.write_text(text, encoding="utf-8")
 
 
-def draw(report: Report) -> None:
-    """Draw all figures of the report as SVG; old ones are removed."""
+def read_report() -> Report:
+    """The report on the protocols' folders; runs in other folders support a note."""
+    folders = filter(Path.is_dir, map(RESULTS.joinpath, shipped("protocols")))
+    return build(read_records(sorted(folders)))
+
+
+def report_text(report: Report) -> str:
+    """The report in Markdown; its paths begin in results/."""
+    return render_report(report, "markdown").replace(f"{RESULTS.as_posix()}/", "")
+
+
+def draw(report: Report) -> str:
+    """Draw the report's figures as SVG instead of the old ones; the lines that show them."""
     shutil.rmtree(FIGURES, ignore_errors=True)
     found = [picture for _, picture in figures(report)]
     write_pictures(found, FIGURES, ("svg",))
     lines = [f"\n![{picture.title}](figures/{picture.name}.svg)\n" for picture in found]
-    with (RESULTS / "report.md").open("a", encoding="utf-8") as file:
-        file.writelines(["\n## Figures\n", *lines])
+    return "".join(["\n## Figures\n", *lines])
 
 
 def copy_records(folder: Path, subfolder: str | None) -> None:
@@ -83,40 +91,106 @@ def copy_records(folder: Path, subfolder: str | None) -> None:
             target = RESULTS / (Path(subfolder) / own if subfolder else record.settings.directory)
             target.mkdir(parents=True, exist_ok=True)
             for name in RECORDS:
-                shutil.copyfile(record.folder / name, target / name)
+                if name != rundir.PROBE or (record.folder / name).exists():
+                    shutil.copyfile(record.folder / name, target / name)
             print(f"{record.folder} → {target.relative_to(ROOT)}")
 
 
 def readme_block(report: Report) -> str:
-    """Test errors and V1 against V2 of each group, and a figure of the largest."""
-    lines = []
-    largest = max(report.groups, key=lambda group: len(group.records), default=None)
-    for group in report.groups:
-        drawn = (picture for owner, picture in figures(report, curves=False) if owner is group)
-        first = next(drawn, None) if group is largest else None
-        lines += [f"**{group.heading}** ({made_on(group)})", ""]
-        for table in group_tables(group):
-            if table.kind == "errors":
-                rows = zip(group.variants, table.rows, strict=True)
-                kept = tuple(row for variant, row in rows if _has_runs(group, variant))
-                lines += markdown_table(replace(table, rows=kept, notes=()))
-        lines += markdown_notes(tuple(verdict_sentences(group)))
-        if first is not None:
-            path = (FIGURES / f"{first.name}.svg").relative_to(ROOT).as_posix()
-            lines += [f"![{first.title}]({path})", ""]
-    return "\n".join([*lines, ABOUT])
+    """Table 2 of the paper, ours beside theirs; what the order is; what is not reproduced."""
+    group = headline(report)
+    drawn = (picture for owner, picture in figures(report) if owner is group)
+    first = next(picture for picture in drawn if picture.name.endswith("-curves-110"))
+    path = (FIGURES / f"{first.name}.svg").relative_to(ROOT).as_posix()
+    notes = [*orders(group), *verdict_sentences(group), *comparable_runs(report)]
+    return "\n".join(
+        [
+            f"Ours: {made_on(group)}; the median of n seeds. The paper's: 64,000 iterations, the "
+            "median of 5 runs. **The protocols differ: compare the order, not the numbers.**\n",
+            *markdown_table(side_by_side(group)),
+            *markdown_notes(notes),
+            f"![{first.title}]({path})\n",
+        ]
+    )
 
 
-def _has_runs(group: Group, variant: str) -> bool:
-    return any(group.entries[variant, depth].outcomes() for depth in group.depths)
+def headline(report: Report) -> Group:
+    """The group whose runs are most like the paper's, of those with a run at its depths."""
+    return next(
+        group
+        for label in ("paper", "short")
+        for group in report.groups
+        if (group.label, group.dataset) == (label, "cifar10")
+        if any(group.entries[key].outcomes() for key in group.entries if key[1] in DEPTHS)
+    )
+
+
+def side_by_side(group: Group) -> Table:
+    """The orderings of the paper; at each depth our median error (n), and the paper's."""
+    columns = [left("test error in %", row_name)]
+    for depth in DEPTHS:
+
+        def ours(variant: str, depth: int = depth) -> str | None:
+            summary = group.entries[variant, depth].summary
+            return f"{summary.median:.2f} ({summary.n})" if summary else None
+
+        def theirs(variant: str, depth: int = depth) -> Value:
+            return published_cell(group.entries[variant, depth], group)
+
+        columns.append(right(f"ResNet-{depth}, {group.label}: ours (n)", ours))
+        columns.append(right(f"ResNet-{depth}: the paper's", theirs))
+    return filled("", columns, PAPER_ORDER, kind="errors")
+
+
+def orders(group: Group) -> Iterator[str]:
+    """The order of the orderings by error at each depth, ours and the paper's."""
+    for depth in DEPTHS:
+        cells = [group.entries[variant, depth] for variant in PAPER_ORDER]
+        ours = {cell.variant: cell.summary.median for cell in cells if cell.summary}
+        theirs = {c.variant: c.published.test_error for c in cells if c.published}
+        seeds = sorted({f"{cell.summary.n}" for cell in cells if cell.summary})
+        mine, papers = (", ".join(sorted(ours, key=found.__getitem__)) for found in (ours, theirs))
+        if len(ours) > 1:
+            yield (
+                f"ResNet-{depth}, {group.label}, n = {listed(seeds)}, from the lowest error to the "
+                f"highest: {mine}; in the paper "
+                + ("the same order." if mine == papers else f"{papers}.")
+            )
+
+
+def comparable_runs(report: Report) -> Iterator[str]:
+    """Our runs with the paper's protocol, and what of its table has none."""
+    groups = [group for group in report.groups if group.like_paper]
+    for group in groups:
+        cells = [_cell_text(cell) for cell in group.entries.values() if cell.summary]
+        yield f"The paper's own protocol: {'; '.join(cells)}."
+    known = {key for group in groups for key, cell in group.entries.items() if cell.summary}
+    missing = [f"ResNet-{d}" for d in DEPTHS if not {(v, d) for v in PAPER_ORDER} <= known]
+    if missing:
+        yield (
+            f"Not reproduced yet: the paper's figures for {listed(missing)}. They take the paper's "
+            "protocol, and so a GPU."
+        )
+
+
+def _cell_text(cell: Entry) -> str:
+    """`ResNet-20, original: 8.54 % (n = 1; the paper's: 8.75)`."""
+    assert cell.summary is not None
+    theirs = f"the paper's: {cell.published.test_error:.2f}" if cell.published else "unpublished"
+    name, summary = f"ResNet-{cell.depth}, {cell.variant}", cell.summary
+    return f"{name}: {summary.median:.2f} % (n = {summary.n}; {theirs})"
 
 
 def made_on(group: Group) -> str:
-    """How many runs a group has, how long they took, and on what."""
+    """The protocol, how many runs a group has, how long they took, and on what."""
     results = [result_of(record) for record in group.records if record.state is RunState.DONE]
-    devices = ", ".join(sorted({f"{r['device']} in {r['precision']}" for r in results}))
+    devices = listed(sorted({f"{r['device']} in {r['precision']}" for r in results}))
+    iterations = listed(sorted({f"{r['iterations']:,}" for r in results}))
     hours = sum(r["seconds"] for r in results) / 3600
-    return f"{pluralize(len(results), 'run')} of {hours:.1f} hours in total, on {devices}"
+    return (
+        f"protocol {group.label}, {iterations} iterations, {pluralize(len(results), 'run')} of "
+        f"{hours:.1f} hours in total on {devices}"
+    )
 
 
 if __name__ == "__main__":

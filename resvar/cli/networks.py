@@ -85,10 +85,10 @@ def probe_command(
 ) -> None:
     """Measure the signal in each unit, and test the paper's claims.
 
-    It measures what a unit does to the signal and to its gradient. Six claims of the paper are
-    tested: four on each network, two on the runs of two orderings, with four seeds or more of each.
-    A claim is supported, not supported, or inconclusive. The claims are listed below; docs/why.md
-    explains them.
+    It measures what a unit does to the signal and to its gradient. Seven claims of the paper are
+    tested: four on each network, one on original after training, two on the runs of two orderings,
+    with four seeds or more of each. A claim is supported, not supported, or inconclusive. The
+    claims are listed below; docs/why.md explains them.
 
     The measurements of a RUN are saved in it as probe.json, for `resvar report`.
 

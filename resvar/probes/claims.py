@@ -4,8 +4,9 @@ Each claim turns a sentence of arXiv:1603.05027 into a test of measured numbers 
 A verdict is about one network. The paper makes each claim only about some orderings:
 `Claim.said_of`.
 
-Four claims are about one network at one moment. Two compare the runs of two orderings with the same
-protocol, dataset and depth; they need four seeds of each, since fewer cannot decide.
+Four claims are about one network at one moment, one about a network after training. Two compare the
+runs of two orderings with the same protocol, dataset and depth; they need four seeds of each, since
+fewer cannot decide.
 """
 
 from __future__ import annotations
@@ -63,6 +64,14 @@ def judge(probes: Sequence[Probe], groups: Sequence[RunGroup]) -> list[ClaimVerd
                 verdicts.append(
                     ClaimVerdict(claim.name, network.name, group, moment.iteration, *answer, said)
                 )
+            for trained in TRAINED_CLAIMS:
+                if moment.iteration and trained.said_of(network.ordering):
+                    answer = trained.ask(moment, probe.moments[0])
+                    verdicts.append(
+                        ClaimVerdict(
+                            trained.name, network.name, group, moment.iteration, *answer, True
+                        )
+                    )
     for runs in groups:
         for runs_claim in RUNS_CLAIMS:
             answer, said = runs_claim.ask(runs, groups), runs_claim.said_of(runs.ordering)
@@ -103,6 +112,19 @@ class MomentClaim(Claim):
     """A claim about one network at one moment."""
 
     test: Callable[[Moment], Answer]
+
+
+@dataclass(frozen=True)
+class TrainedClaim(Claim):
+    """A claim about one network after training; tested only where the paper makes it."""
+
+    test: Callable[[Moment, Moment], Answer]
+
+    def ask(self, trained: Moment, earliest: Moment) -> Answer:
+        """The answer for a trained network; `earliest`: the first moment that was measured."""
+        if earliest.iteration:
+            return INCONCLUSIVE, "the network was not measured at initialisation (--at init)"
+        return self.test(trained, earliest)
 
 
 @dataclass(frozen=True)
@@ -250,6 +272,34 @@ def _extent(moment: Moment) -> str:
     )
 
 
+# --- one network after training -------------------------------------------------------------------
+
+
+def rare_truncation(trained: Moment, initial: Moment) -> Answer:
+    before, after = ([unit.passed for unit in moment.units] for moment in (initial, trained))
+    means = [100 * sum(shares) / len(shares) for shares in (before, after)]
+    least = min(trained.units, key=lambda unit: unit.passed)
+    evidence = (
+        f"ReLU after the addition passes {percent(means[1], 1)} of the values (mean over units; "
+        f"at initialisation {percent(means[0], 1)}), and at least {percent(100 * least.passed, 1)} "
+        f"({least.name})"
+    )
+    supported = min(after) > 0.5 and means[1] > means[0]
+    return SUPPORTED if supported else NOT_SUPPORTED, evidence
+
+
+TRUNCATION = TrainedClaim(
+    "rare-truncation",
+    "After some training, the sum is more frequently above zero, so ReLU after the addition does "
+    "not truncate it.",
+    "this ReLU passes more than half of the values in every unit and, in the mean over the units, "
+    "more than at initialisation",
+    "section 4.2, ease of optimization",
+    lambda ordering: ordering.after_add == ("relu",),
+    rare_truncation,
+)
+
+
 # --- runs of two orderings ------------------------------------------------------------------------
 
 SLOWER_NATS = 0.05
@@ -339,5 +389,6 @@ def _with_interval(compared: Comparison, unit: str) -> str:
 
 
 MOMENT_CLAIMS = (MONOTONE, SCALED, FORWARD, BACKWARD)
+TRAINED_CLAIMS = (TRUNCATION,)
 RUNS_CLAIMS = (SLOW_START, REGULARISATION)
-CLAIMS: tuple[Claim, ...] = (*MOMENT_CLAIMS, *RUNS_CLAIMS)
+CLAIMS: tuple[Claim, ...] = (*MOMENT_CLAIMS, *TRAINED_CLAIMS, *RUNS_CLAIMS)

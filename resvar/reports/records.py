@@ -283,15 +283,22 @@ def shown(value: Any) -> str:
 
 
 def in_report_order(records: Sequence[Record]) -> list[Record]:
-    """Sorted by protocol, label, dataset, variant, depth, seed and path; unread ones last."""
-    variants = in_paper_order({record.settings.variant for record in records if record.settings})
-    rank = {variant: index for index, variant in enumerate(variants)}
+    """Sorted by protocol, label, dataset, variant, depth, seed and path; unread ones last.
+
+    The paper's protocol is the first; the others follow by their longest run, the longest first.
+    """
+    known = [record.settings for record in records if record.settings]
+    rank = {name: at for at, name in enumerate(in_paper_order({s.variant for s in known}))}
+    images: dict[str, int] = {}
+    for s in known:
+        images[s.protocol] = max(images.get(s.protocol, 0), s.iterations * s.batch_size)
 
     def key(record: Record) -> tuple[Any, ...]:
         settings, path = record.settings, record.folder.as_posix()
         if settings is None or record.state in UNREAD:
             return (1, path)
-        protocol = (settings.protocol != "paper", settings.protocol, record.label)
+        name = settings.protocol
+        protocol = (name != "paper", -images[name], name, record.label)
         cell = (rank[settings.variant], settings.depth, settings.seed)
         return (0, protocol, settings.dataset, cell, path)
 

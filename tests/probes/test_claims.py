@@ -12,10 +12,13 @@ from resvar.probes.claims import (
     MOMENT_CLAIMS,
     REGULARISATION,
     SLOW_START,
+    judge,
     monotone_signal,
+    rare_truncation,
     scaled_shortcut,
 )
-from tests.probes.made import make_runs
+from resvar.probes.measurements import Moment
+from tests.probes.made import make_moment, make_probe, make_runs, make_unit
 from tests.probes.networks import make_network, moment, trained
 
 HOLDS, FAILS, INCONCLUSIVE = "supported", "not supported", "inconclusive"
@@ -24,7 +27,7 @@ HOLDS, FAILS, INCONCLUSIVE = "supported", "not supported", "inconclusive"
 def test_the_names_are_those_of_the_issue():
     assert [claim.name for claim in CLAIMS] == [
         "monotone-signal", "scaled-shortcut", "identity-forward", "identity-backward",
-        "slow-start", "regularisation",
+        "rare-truncation", "slow-start", "regularisation",
     ]  # fmt: skip
 
 
@@ -39,6 +42,7 @@ def test_of_which_orderings_the_paper_says_it():
         "scaled-shortcut": ["bn-after-add"],
         "identity-forward": clean,
         "identity-backward": clean,
+        "rare-truncation": ["original"],
         "slow-start": ["original", "bn-after-add"],
         "regularisation": ["full-preact"],
     }
@@ -111,6 +115,53 @@ def test_relu_after_the_addition_does_not_scale_but_its_share_is_said():
     word, evidence = scaled_shortcut(moment(trained(make_network("original"))))
     assert word == FAILS
     assert "ReLU there passes as little as" in evidence
+
+
+# --- rare-truncation ------------------------------------------------------------------------------
+
+
+def with_passed(*shares: float) -> Moment:
+    """A moment of three units whose ReLU passes these shares."""
+    units = [make_unit(at, 3, passed=share) for at, share in enumerate(shares)]
+    return make_moment(400, count=3).model_copy(update={"units": units})
+
+
+@pytest.mark.parametrize(
+    ("trained", "word"),
+    [
+        ((0.9, 0.9, 0.9), HOLDS),
+        ((1.0, 1.0, 0.51), HOLDS),  # 0.837 in the mean, more than 0.8 at first
+        ((1.0, 1.0, 0.5), FAILS),
+        ((0.7, 0.8, 0.9), FAILS),  # as much as at first
+        ((0.7, 0.7, 0.7), FAILS),
+    ],
+)
+def test_truncation_is_rare_where_each_unit_passes_most_and_more_than_at_first(trained, word):
+    answer, evidence = rare_truncation(with_passed(*trained), with_passed(0.8, 0.8, 0.8))
+    assert answer == word
+    assert "at initialisation 80.0 %" in evidence
+    assert f"at least {100 * min(trained):.1f} %" in evidence
+
+
+def test_positive_sums_are_not_truncated_and_negative_ones_are():
+    initial = moment(make_network("original"))
+    for shift, word in ((3.0, HOLDS), (-3.0, FAILS)):
+        network = make_network("original")
+        for stage in network.stages:
+            for unit in stage:
+                nn.init.constant_(unit.branch[-1].bias, shift)
+        assert rare_truncation(moment(network), initial)[0] == word
+
+
+def test_truncation_is_asked_of_trained_networks_with_only_a_relu_after_the_addition():
+    def of(probe):
+        return [(v.iteration, v.word) for v in judge([probe], ()) if v.claim == "rare-truncation"]
+
+    assert of(make_probe("original")) == [(400, FAILS)]  # passes the same share at both moments
+    assert of(make_probe("original", iterations=(400,))) == [(400, INCONCLUSIVE)]
+    assert of(make_probe("original", iterations=(0,))) == []
+    assert of(make_probe("bn-after-add")) == []
+    assert of(make_probe("full-preact")) == []
 
 
 # --- slow-start -----------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ def test_json_holds_all_and_reads_back():
         results.probes
     )
     verdicts = [v for claim in value["claims"] for v in claim["verdicts"]]
-    assert len(verdicts) == len(results.verdicts) == 2 * 2 * 4 + 2 * 2
+    assert len(verdicts) == len(results.verdicts) == 2 * 2 * 4 + 1 + 2 * 2
     assert {v["word"] for v in verdicts} <= {
         "supported", "not supported", "inconclusive",
     }  # fmt: skip

@@ -116,14 +116,14 @@ def test_markdown_begins_with_the_question_the_errors_the_verdicts_and_what_is_m
     assert places == sorted(places)
 
 
-def test_the_papers_protocol_first_and_the_others_in_short(tmp_path):
+def test_the_papers_protocol_first_then_the_longer_ones(tmp_path):
     ten_cells(tmp_path, "quick", seeds=1)
     write_run(tmp_path, "full-preact", 20, 0, 9.0, "short")
     write_run(tmp_path, "original", 110, 0, 6.6, "paper")
     text = first_screen_of(tmp_path)
-    places = [text.index(f"protocol {name}") for name in ("paper", "quick", "short")]
+    places = [text.index(f"protocol {name}") for name in ("paper", "short", "quick")]
     assert places == sorted(places)
-    paper, quick, short = text.split("CIFAR-10, ")[1:]
+    paper, short, quick = text.split("CIFAR-10, ")[1:]
     assert "bn-after-add" in paper, "a missing cell of the first group"
     assert "(not comparable)" not in text
     assert quick.count("not comparable with the") == 1
