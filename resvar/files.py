@@ -21,6 +21,8 @@ from typing import IO, Any
 
 from resvar.errors import UnreadableError, UserError
 
+PACKAGE = Path(__file__).parent
+
 
 def configs() -> Path:
     """The folder `configs`: inside the package in a wheel, next to it in a checkout."""
@@ -33,8 +35,8 @@ def examples() -> Path:
 
 
 def _shipped_folder(name: str) -> Path:
-    inside = Path(__file__).parent / name
-    return inside if inside.is_dir() else Path(__file__).parent.parent / name
+    inside = PACKAGE / name
+    return inside if inside.is_dir() else PACKAGE.parent / name
 
 
 def shipped(kind: str) -> dict[str, Path]:

@@ -14,10 +14,9 @@ from enum import Enum, auto
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-import resvar
 from resvar.condition import read_result, read_undisturbed, require_usable
 from resvar.errors import OtherRunError, Stopped, UserError
-from resvar.files import open_regular, open_to_append
+from resvar.files import PACKAGE, open_regular, open_to_append
 from resvar.ownership import refuse_foreign
 from resvar.rundir import (
     FAILURE,
@@ -247,7 +246,7 @@ def import_path() -> dict[str, str]:
     Empty where it is installed. Where this process was started with `python -m resvar` in a
     checkout, the checkout is named.
     """
-    checkout = Path(resvar.__file__).parents[1]
+    checkout = PACKAGE.parent
     if sys.flags.safe_path or Path(sys.path[0]).absolute() != checkout:
         return {}
     others = os.environ.get("PYTHONPATH")

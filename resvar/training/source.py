@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[1]
+from resvar.files import PACKAGE
 
 GIT_SECONDS = 10.0
 """After which git counts as unavailable, for example on a network file system that hangs."""

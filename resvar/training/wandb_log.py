@@ -27,10 +27,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-import resvar
 from resvar.config import Settings
 from resvar.errors import UserError, first_line
-from resvar.files import open_to_append
+from resvar.files import PACKAGE, open_to_append
 from resvar.rundir import WANDB, read_json, try_lock, write_note
 from resvar.training.events import figures
 
@@ -145,7 +144,7 @@ def _run_id(folder: Path, settings: Settings) -> str:
 
 
 def _started() -> subprocess.Popen[str]:
-    paths = [str(Path(resvar.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    paths = [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
     environment = {**QUIET, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     return subprocess.Popen(
         [sys.executable, "-P", "-m", __name__],
