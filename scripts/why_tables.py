@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from resvar.models.ordering import PAPER_ORDER
 from resvar.probes.measurements import Moment, Probe, read_probe
@@ -77,8 +78,8 @@ BOTH_MOMENTS = (
     Quantity("last unit's shortcut signal: mean", lambda m: m.units[-1].shortcut.mean, ".2g"),
     Quantity("… deviation", lambda m: m.units[-1].shortcut.std, ".2g"),
     Quantity("… negative values, %", lambda m: 100 * m.units[-1].shortcut.negative),
-    Quantity("first unit: ‖branch‖ / ‖shortcut‖", lambda m: m.units[0].ratio, ".2g"),
-    Quantity("last unit: ‖branch‖ / ‖shortcut‖", lambda m: m.units[-1].ratio, ".2g"),
+    Quantity("‖branch‖ / ‖shortcut‖: first unit", lambda m: m.units[0].ratio, ".2g"),
+    Quantity("… median over the units", lambda m: median(u.ratio or 0.0 for u in m.units), ".2g"),
     GRADIENT,
     Quantity("… at the unit where it is least", lambda m: min(_gradients(m)), ".2g"),
     Quantity(
