@@ -43,7 +43,8 @@ class Quantity:
 
     def text(self, moment: Moment) -> str:
         value = self.of(moment)
-        return "" if value is None else f"{value:{self.form}}"
+        text = "" if value is None else f"{value:{self.form}}"
+        return f"{float(text):,.0f}" if text.endswith("e+03") else text
 
 
 def _gain(moment: Moment) -> float | None:
