@@ -9,6 +9,9 @@ import pytest
 import refresh_results
 import why_tables
 
+from resvar.reports.findings import build
+from resvar.reports.records import read_records
+from tests.reports.runs import write_run
 from tests.support.commands import ROOT
 
 TABLE_2 = {
@@ -49,6 +52,21 @@ def test_the_table_of_the_readme_has_the_median_of_our_runs_and_the_published_on
             errors = [json.loads(run.read_text("utf-8"))["test_error"] for run in runs]
             expected = f"{statistics.median(errors):.2f} ({len(errors)})" if errors else "–"
             assert ours == expected
+
+
+def test_the_readme_has_the_table_with_the_most_cells_but_never_the_smoke_test(tmp_path):
+    write_run(tmp_path, "original", 110, 0, 10.0, "short")
+    for variant in TABLE_2:
+        write_run(tmp_path, variant, 110, 0, 60.0, "quick")
+    assert headline_of(tmp_path) == "short"
+    write_run(tmp_path, "original", 110, 0, 6.6, "paper")
+    assert headline_of(tmp_path) == "paper"
+    write_run(tmp_path, "full-preact", 164, 0, 9.0, "short")
+    assert headline_of(tmp_path) == "short"
+
+
+def headline_of(folder):
+    return refresh_results.headline(build(read_records([folder]))).label
 
 
 def test_the_readme_shows_no_figure_of_the_smoke_test():
