@@ -128,7 +128,7 @@ def load_runs(*folders: str | Path) -> pandas.DataFrame:
     """
     import pandas
 
-    from resvar.reports.records import read_records
+    from resvar.reports.search import read_records
 
     records = read_records([Path(folder) for folder in folders or ("runs",)])
     settings = [record.settings.model_dump() if record.settings else {} for record in records]

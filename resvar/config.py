@@ -45,7 +45,7 @@ from resvar.synonyms import meant_setting
 
 __all__ = [
     "ARCHITECTURE", "CIFAR_TEST_IMAGES", "IMAGES_OF", "NOT_HASHED", "SAMPLE_TEST_IMAGES",
-    "TRAINING_HALF", "Settings", "deviations", "differences", "effective", "parse_overrides",
+    "TRAINING_HALF", "Settings", "differences", "parse_overrides",
     "read_protocol", "resolve", "settings_in",
 ]  # fmt: skip
 
@@ -149,54 +149,6 @@ def read_protocol(protocol: str) -> tuple[str, dict[str, Any], Path]:
             otherwise = "; a protocol contains training settings only."
             raise UserError(f"{path}: {unknown_setting(key, PROTOCOL_KEYS, otherwise)}")
     return path.stem, values, path
-
-
-def deviations(settings: Settings) -> dict[str, Any]:
-    """The training settings with an effect in which a run deviates from its shipped protocol.
-
-    Of a protocol that is not shipped, every such setting that is not at its default.
-    """
-    usual = _usual_training(settings.protocol)
-    values = effective(settings).model_dump(include=set(usual))
-    return {name: values[name] for name in usual if values[name] != usual[name]}
-
-
-def effective(settings: Settings) -> Settings:
-    """The settings, with those without effect as the shipped protocol, or their default, has them.
-
-    Runs whose effective settings are equal have the same bits.
-    """
-    usual = _usual_training(settings.protocol)
-    return settings.model_copy(update={name: usual[name] for name in without_effect(settings)})
-
-
-def without_effect(settings: Settings) -> frozenset[str]:
-    """The training settings that change no bit of a run with these other settings.
-
-    This states once what `training/optim.py`, `training/schedule.py` and `data/` do not read. The
-    settings that decide it always have an effect, or are in the list themselves.
-    """
-    s = settings
-    idle = {
-        "milestones": s.schedule != "step",
-        "lr_factor": s.schedule != "step" or not s.milestones,
-        "warmup_iterations": s.schedule != "step",
-        "warmup_lr": s.schedule == "step" and not s.warmup_iterations,
-        "peak_at": s.schedule != "one-cycle",
-        "muon_lr": s.optimizer != "muon",
-        "muon_decay": s.optimizer != "muon",
-        "weight_decay_on": s.weight_decay == 0,
-        "crop_padding": s.dataset == "folder",
-    }
-    return frozenset(name for name, is_idle in idle.items() if is_idle)
-
-
-def _usual_training(protocol: str) -> dict[str, Any]:
-    """The training settings of a shipped protocol; the defaults of another one."""
-    path = shipped("protocols").get(protocol)
-    prescribed = read_yaml(path) if path is not None else {}
-    defaults = {name: Settings.model_fields[name].default for name in TRAINING_HALF}
-    return defaults | {name: prescribed[name] for name in TRAINING_HALF if name in prescribed}
 
 
 # --- layers ---------------------------------------------------------------------------------------

@@ -24,8 +24,9 @@ from resvar.reports.figures import figures
 from resvar.reports.findings import Group, Report, build
 from resvar.reports.first_screen import verdict_sentences
 from resvar.reports.plotting import write_pictures
-from resvar.reports.records import RunState, read_records, result_of
+from resvar.reports.records import RunState, result_of
 from resvar.reports.render import markdown_notes, markdown_table, render_report
+from resvar.reports.search import read_records
 from resvar.reports.tables import published_cell, row_name
 from resvar.table import Table, Value, filled, left, right
 

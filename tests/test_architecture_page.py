@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
+import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
-from tests.support.commands import ROOT
+from resvar.cli import run_command
+from tests.support.commands import ROOT, sets
 
 PAGES = ["docs/architecture.md", "CONTRIBUTING.md", "docs/decisions/README.md"]
 PAGES += ["docs/performance.md", "docs/performance-history.md"]
@@ -64,3 +68,47 @@ def test_the_table_and_the_order_name_every_room():
     assert [re.sub(r"\s+", " ", layer).strip() for layer in order.split("→")] == contract["layers"][
         1:
     ]
+
+
+def files_called(arguments):
+    """The files of the package whose functions a command calls in this thread."""
+    called = set()
+
+    def note(frame, event, _):
+        function = frame.f_code.co_flags & inspect.CO_OPTIMIZED  # a class's body is none
+        if event == "call" and function and not frame.f_code.co_name.startswith("<"):
+            called.add(Path(frame.f_code.co_filename))
+
+    sys.setprofile(note)
+    try:
+        assert run_command(arguments) == 0
+    finally:
+        sys.setprofile(None)
+    package = ROOT / "resvar"
+    return {path.relative_to(package).as_posix() for path in called if package in path.parents}
+
+
+def test_twelve_files_lead_from_yaml_to_table_and_the_page_names_the_others(tmp_path, monkeypatch):
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = text.partition("\n## From YAML to table")[2].partition("\n## ")[0]
+    path = re.findall(r"^\| \d+ \| `(.+?)` .*\| `(.+?)` \|$", section, re.M)
+    lines = 0
+    for file, name in path:
+        content = (ROOT / "resvar" / file).read_text(encoding="utf-8")
+        lines += len(content.splitlines())
+        assert re.search(rf"^ *(class|def) {name.rpartition('.')[2]}\b", content, re.M), name
+    promised = int(re.search(r"about\s([\d,]+) lines", section)[1].replace(",", ""))
+    assert len(path) == 12
+    assert abs(lines - promised) <= 100
+    assert promised < 3000
+
+    monkeypatch.chdir(tmp_path)
+    tiny = sets("iterations=2", "batch_size=16", "bn_batch_size=8", "eval_every=2", "kernels=plain")
+    network = ["--variant", "full-preact", "--depth", "8", "--dataset", "sample"]
+    called = files_called(["train", *network, "--protocol", "quick", "--device", "cpu", *tiny])
+    called |= files_called(["report"])
+    assert {file for file, _ in path} <= called
+    trusted = re.findall("`([a-z/_]+?/|[a-z/_]+[.]py)`", section.partition("on trust")[2])
+    beside = called - {file for file, _ in path} - {"__init__.py", "__main__.py"}
+    assert {file for file in beside if not file.startswith(tuple(trusted))} == set()
+    assert {name for name in trusted if not any(f.startswith(name) for f in beside)} <= {"kernels/"}

@@ -12,18 +12,12 @@ from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from resvar.config import (
-    Settings,
-    deviations,
-    differences,
-    parse_overrides,
-    resolve,
-    settings_in,
-)
+from resvar.config import Settings, differences, parse_overrides, resolve, settings_in
 from resvar.errors import UnreadableError, UserError
 from resvar.files import configs
 from resvar.models.architecture import plan
 from resvar.models.network import build_model
+from resvar.reports.comparable import deviations
 from resvar.rundir import read_settings
 from resvar.settings import (
     ARCHITECTURE,

@@ -14,7 +14,8 @@ import resvar
 from resvar.errors import RunError, UserError
 from resvar.evaluation.trained import open_trained
 from resvar.probes.measurements import read_probe
-from resvar.reports.records import RunState, glance, read_records
+from resvar.reports.records import RunState
+from resvar.reports.search import glance, read_records
 from resvar.rundir import is_locked, read_predictions, snapshots
 from tests.frozen.make import unpack
 from tests.support.commands import ROOT

@@ -18,7 +18,8 @@ import torch
 from resvar import load_model, load_run
 from resvar.errors import RunError, UserError
 from resvar.probes.measurements import read_probe
-from resvar.reports.records import RunState, read_records
+from resvar.reports.records import RunState
+from resvar.reports.search import read_records
 from resvar.rundir import CHECKPOINT, read_divergence, snapshots
 from resvar.training.checkpoint import FORMAT, load_newest
 from tests.frozen.make import END, unpack, weights

@@ -10,7 +10,7 @@ import refresh_results
 import why_tables
 
 from resvar.reports.findings import build
-from resvar.reports.records import read_records
+from resvar.reports.search import read_records
 from tests.reports.runs import write_run
 from tests.support.commands import ROOT
 

@@ -24,8 +24,8 @@ from resvar.explain.show import show_networks
 from resvar.models.ordering import PAPER_ORDER
 from resvar.probes.render import print_probe
 from resvar.reports.findings import build
-from resvar.reports.records import read_records
 from resvar.reports.render import print_report
+from resvar.reports.search import read_records
 from resvar.reports.status import print_status
 from resvar.rundir import RunProgress
 from resvar.streams import columns_of, folded

@@ -25,7 +25,8 @@ from resvar.probes.render import ProbeResults, print_probe, render_probe
 from resvar.probes.runs import read_run_groups
 from resvar.probes.series import moment_name
 from resvar.probes.signals import measure_signals
-from resvar.reports.records import Record, read_records
+from resvar.reports.records import Record
+from resvar.reports.search import read_records
 from resvar.rundir import CHECKPOINT, PREVIOUS_CHECKPOINT, snapshots
 from resvar.strict_yaml import whole_number
 from resvar.training.execution import Execution

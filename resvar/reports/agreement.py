@@ -8,7 +8,7 @@ reproduce. For other datasets only the agreement between runs is computed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resvar.errors import UnreadableError, UserError
+from resvar.reports.cells import CellKey, Finished
+from resvar.reports.records import Record, result_of, settings_of
+from resvar.reports.verdicts import V1
 from resvar.rundir import read_predictions
 
 if TYPE_CHECKING:
@@ -79,6 +82,25 @@ class Agreement:
     test_sd: float | None
     predicted_sd: float | None
     distribution_sd: float | None
+
+
+def agreements(
+    predictions: Mapping[CellKey, Sequence[Predictions]],
+    variants: Sequence[str],
+    depths: Sequence[int],
+    trained_out: bool,
+) -> Iterator[Agreement]:
+    """Cell by cell; none at a depth whose runs predict different numbers of images."""
+    for depth in depths:
+        here = {v: predictions[v, depth] for v in variants if (v, depth) in predictions}
+        if len({len(run.predictions) for runs in here.values() for run in runs}) == 1:
+            yield from (agreement(v, depth, here, V1, trained_out) for v in here)
+
+
+def is_long(record: Record) -> bool:
+    """Whether a run has as many epochs of CIFAR-10 as independent errors take."""
+    settings = settings_of(record)
+    return settings.iterations * settings.batch_size >= FEWEST_EPOCHS * 50_000
 
 
 def agreement(
@@ -203,6 +225,27 @@ def _same(first: Sequence[Predictions], second: Sequence[Predictions]) -> int:
 
 
 # --- reading --------------------------------------------------------------------------------------
+
+
+def all_predictions(finished: Finished) -> tuple[dict[CellKey, list[Predictions]], list[str]]:
+    """The predictions by cell, and notes about predictions that do not count."""
+    found: dict[CellKey, list[Predictions]] = {}
+    unread: dict[str, list[str]] = {}
+    for cell, by_seed in finished.items():
+        for seed, record in by_seed.items():
+            error = result_of(record)["test_error"]
+            read = scored_predictions(record.folder, seed, settings_of(record).dataset, error)
+            if isinstance(read, str):
+                unread.setdefault(read, []).append(record.folder.as_posix())
+            else:
+                found.setdefault(cell, []).append(read)
+    notes = []
+    for why, folders in unread.items() if found or set(unread) != {"missing"} else ():
+        more = f" and {len(folders) - 1} more" if len(folders) > 1 else ""
+        notes.append(
+            f"Agreement of predictions leaves out {folders[0]}{more}: predictions.npy is {why}."
+        )
+    return found, notes
 
 
 def scored_predictions(

@@ -10,19 +10,30 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from resvar.config import NOT_HASHED, Settings, differences
+from resvar.errors import UserError
 from resvar.foldername import folder_name
+from resvar.reports.comparable import effective, shown
 from resvar.reports.published import Published
-from resvar.reports.records import SEED_FOLDER, UNREAD, Record, settings_of
+from resvar.reports.records import UNREAD, Record, RunState, settings_of
+from resvar.reports.search import SEED_FOLDER
 from resvar.reports.statistics import Summary
+from resvar.settings import names_of
 
 GroupKey = tuple[str, str]
 """Label and dataset."""
 
 CellKey = tuple[str, int]
 """Variant and depth."""
+
+Finished = dict[CellKey, dict[int, Record]]
+"""(variant, depth) → seed → the finished run that counts."""
+
+EXECUTION = tuple(name for name in names_of("execution") if name not in NOT_HASHED)
+"""The settings that do not make runs incomparable, and yet change their bits."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,78 @@ def group_key(record: Record) -> GroupKey:
 
 def cell_key(record: Record) -> CellKey:
     return settings_of(record).variant, settings_of(record).depth
+
+
+def told_apart(records: Sequence[Record]) -> list[Record]:
+    """The records, with more in the label where finished runs of a seed differ in their execution.
+
+    Runs with different `precision`, `eval_every` and the like are comparable, unless the names of
+    their folders say that this is what distinguishes them.
+    """
+    names: dict[GroupKey, set[str]] = {}
+    first: dict[tuple[GroupKey, CellKey, int], Settings] = {}
+    for record in records:
+        if record.is_read and record.state is RunState.DONE:
+            key, settings = group_key(record), settings_of(record)
+            other = first.setdefault((key, cell_key(record), settings.seed), settings)
+            differing = [n for n in EXECUTION if getattr(settings, n) != getattr(other, n)]
+            names.setdefault(key, set()).update(differing)
+    return [
+        replace(record, label=_with_more(record, names.get(group_key(record), set())))
+        if record.is_read
+        else record
+        for record in records
+    ]
+
+
+def _with_more(record: Record, names: Set[str]) -> str:
+    """The label of a record, with the further settings that its folder's name shows."""
+    there = {part.partition("=")[0] for part in record.folder.parent.name.split(",")}
+    more = [f"{n}={shown(getattr(settings_of(record), n))}" for n in sorted(names & there)]
+    if not more:
+        return record.label
+    head, _, inside = record.label.removesuffix(")").partition(" (")
+    return f"{head} ({', '.join([*([inside] if inside else []), *more])})"
+
+
+def refuse_two_orderings(records: Sequence[Record]) -> None:
+    """A name must mean one ordering, or its runs would share a cell by accident."""
+    first: dict[str, Record] = {}
+    for record in records:
+        settings = settings_of(record)
+        other = first.setdefault(settings.variant, record)
+        if settings.ordering != settings_of(other).ordering:
+            raise UserError(
+                f"{other.folder} and {record.folder} call different orderings "
+                f"'{settings.variant}': report them separately, or rename one."
+            )
+
+
+def one_per_seed(records: Sequence[Record]) -> tuple[Finished, dict[Path, Path]]:
+    """The finished runs that count, and the copies among the others.
+
+    Raises:
+        UserError: two finished runs of a seed have different settings.
+    """
+    finished: Finished = {}
+    copies: dict[Path, Path] = {}
+    for record in records:
+        if record.state is not RunState.DONE:
+            continue
+        settings = settings_of(record)
+        other = finished.setdefault(cell_key(record), {}).setdefault(settings.seed, record)
+        if other is record:
+            continue
+        taken = settings_of(other)
+        if effective(settings).hash != effective(taken).hash:
+            raise UserError(
+                f"{other.folder} and {record.folder} are both {settings.variant} at depth "
+                f"{settings.depth} with seed {settings.seed}, but their settings differ "
+                f"({'; '.join(differences(settings, taken)) or 'precision'}): report them "
+                "separately."
+            )
+        copies[record.folder] = other.folder
+    return finished, copies
 
 
 def cells_of_unread(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from resvar.config import Settings
 from resvar.console import plain
 from resvar.reports.cells import Entry
-from resvar.reports.findings import Group, PlacementMap, Report
+from resvar.reports.findings import Group, Report
+from resvar.reports.placement_map import PlacementMap
 from resvar.reports.published import Published
 from resvar.reports.records import Record, RunState
 from resvar.reports.tables import reason

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from resvar.reports.records import SEED_FOLDER, Record
+from resvar.reports.records import Record
+from resvar.reports.search import SEED_FOLDER
 from resvar.sweeps.grid import Declaration, declarations
 
 USUAL_SEEDS = 5

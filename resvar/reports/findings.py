@@ -10,39 +10,28 @@ from dataclasses import dataclass, replace
 from itertools import groupby, product
 from pathlib import Path
 
-from resvar.config import NOT_HASHED, Settings, differences, effective
-from resvar.errors import UserError
-from resvar.models.ordering import (
-    MAP_PLACES,
-    PAPER_ORDER,
-    find_ordering,
-    in_paper_order,
-    known_variants,
+from resvar.models.ordering import PAPER_ORDER, in_paper_order
+from resvar.reports.agreement import Agreement, agreements, all_predictions, is_long
+from resvar.reports.cells import (
+    CellKey,
+    Entry,
+    cell_key,
+    cells_of_unread,
+    group_key,
+    one_per_seed,
+    refuse_two_orderings,
+    told_apart,
 )
-from resvar.reports.agreement import (
-    FEWEST_EPOCHS,
-    Agreement,
-    Predictions,
-    agreement,
-    scored_predictions,
-)
-from resvar.reports.cells import CellKey, Entry, GroupKey, cell_key, cells_of_unread, group_key
+from resvar.reports.comparable import follows_paper
 from resvar.reports.design import Design, read_design
 from resvar.reports.notes import group_notes, heading, mixed_notes
+from resvar.reports.placement_map import PlacementMap, placement_maps
 from resvar.reports.pooled import Pooled, pool
 from resvar.reports.published import published, usual_sd
-from resvar.reports.records import (
-    Record,
-    RunState,
-    follows_paper,
-    in_report_order,
-    result_of,
-    settings_of,
-    with_more,
-)
+from resvar.reports.records import Record, result_of, settings_of
+from resvar.reports.search import in_report_order
 from resvar.reports.statistics import Comparison, compare, holm, summarise
 from resvar.reports.verdicts import V1, V2, V1V2Comparison
-from resvar.settings import names_of
 
 
 @dataclass(frozen=True)
@@ -59,35 +48,6 @@ class Contrast:
     comparison: Comparison
     p_holm: float | None
     family: int
-
-
-@dataclass(frozen=True)
-class Placement:
-    """An ordering on the 3 × 3 map, with its results at one depth.
-
-    Attributes:
-        bn, relu: their places, such as `trail` and `after_add`.
-        best: it has the lowest median of several on the map.
-    """
-
-    bn: str
-    relu: str
-    entry: Entry
-    best: bool
-
-
-@dataclass(frozen=True)
-class PlacementMap:
-    """The results at one depth by the places of BN and ReLU.
-
-    Attributes:
-        placements: row by row, BN's place first; at least one in each of the nine cells.
-        outside: variants with runs at this depth but without a cell on the map.
-    """
-
-    depth: int
-    placements: tuple[Placement, ...]
-    outside: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -114,7 +74,7 @@ class Group:
     heading: str
     variants: tuple[str, ...]
     depths: tuple[int, ...]
-    entries: Mapping[tuple[str, int], Entry]
+    entries: Mapping[CellKey, Entry]
     contrasts: tuple[Contrast, ...]
     v1_v2: tuple[V1V2Comparison, ...]
     pooled: Pooled | None
@@ -146,7 +106,7 @@ def build(records: Sequence[Record]) -> Report:
         UserError: two folders claim the same cell and seed, or the same variant name, with
             different settings.
     """
-    ordered = in_report_order(_told_apart(records))
+    ordered = in_report_order(told_apart(records))
     readable = [record for record in ordered if record.is_read]
     unread = [record for record in ordered if not record.is_read]
     members = {key: list(those) for key, those in groupby(readable, group_key)}
@@ -156,31 +116,6 @@ def build(records: Sequence[Record]) -> Report:
     return Report(tuple(groups), tuple(unread))
 
 
-def _told_apart(records: Sequence[Record]) -> list[Record]:
-    """The records, with more in the label where finished runs of a seed differ in their execution.
-
-    Runs with different `precision`, `eval_every` and the like are comparable, unless the names of
-    their folders say that this is what distinguishes them.
-    """
-    names: dict[GroupKey, set[str]] = {}
-    first: dict[tuple[GroupKey, CellKey, int], Settings] = {}
-    for record in records:
-        if record.is_read and record.state is RunState.DONE:
-            key, settings = group_key(record), settings_of(record)
-            other = first.setdefault((key, cell_key(record), settings.seed), settings)
-            differing = [n for n in EXECUTION if getattr(settings, n) != getattr(other, n)]
-            names.setdefault(key, set()).update(differing)
-    return [
-        replace(record, label=with_more(record, names.get(group_key(record), set())))
-        if record.is_read
-        else record
-        for record in records
-    ]
-
-
-EXECUTION = tuple(name for name in names_of("execution") if name not in NOT_HASHED)
-
-
 def _group(records: list[Record], lost: Sequence[tuple[CellKey, Record]], design: Design) -> Group:
     """One group.
 
@@ -188,8 +123,8 @@ def _group(records: list[Record], lost: Sequence[tuple[CellKey, Record]], design
         lost: its runs that cannot be read, with their cells.
     """
     label, dataset = group_key(records[0])
-    _refuse_two_orderings(records)
-    finished, copies = _one_per_seed(records)
+    refuse_two_orderings(records)
+    finished, copies = one_per_seed(records)
     names = {settings_of(record).variant for record in records}
     if names & set(PAPER_ORDER):
         names |= set(PAPER_ORDER)
@@ -210,7 +145,7 @@ def _group(records: list[Record], lost: Sequence[tuple[CellKey, Record]], design
         for depth in depths
         for contrast in _contrasts(entries, variants, depth, by_depth.get(depth))
     )
-    predictions, unread = _predictions(finished)
+    predictions, unread = all_predictions(finished)
     counted = [record for by_seed in finished.values() for record in by_seed.values()]
     mixed = mixed_notes(counted, (V2,), {V1: "V1", V2: "V2"})
     caveats = (*mixed, *group_notes(records, counted, copies, mixed), *unread)
@@ -225,58 +160,14 @@ def _group(records: list[Record], lost: Sequence[tuple[CellKey, Record]], design
         contrasts=contrasts,
         v1_v2=v1_v2,
         pooled=pool(v1_v2),
-        maps=tuple(_maps(dataset, entries, records)),
-        agreements=tuple(_agreements(predictions, variants, depths, _is_long(records[0]))),
+        maps=tuple(placement_maps(dataset, entries, records)),
+        agreements=tuple(agreements(predictions, variants, depths, is_long(records[0]))),
         records=tuple(records),
         copies=copies,
         mixed=tuple(mixed),
         caveats=caveats,
         notes=(*caveats, *_nothing_to_compare(entries.values())),
     )
-
-
-def _refuse_two_orderings(records: Sequence[Record]) -> None:
-    """A name must mean one ordering, or its runs would share a cell by accident."""
-    first: dict[str, Record] = {}
-    for record in records:
-        settings = settings_of(record)
-        other = first.setdefault(settings.variant, record)
-        if settings.ordering != settings_of(other).ordering:
-            raise UserError(
-                f"{other.folder} and {record.folder} call different orderings "
-                f"'{settings.variant}': report them separately, or rename one."
-            )
-
-
-Finished = dict[CellKey, dict[int, Record]]
-"""(variant, depth) → seed → the finished run that counts."""
-
-
-def _one_per_seed(records: Sequence[Record]) -> tuple[Finished, dict[Path, Path]]:
-    """The finished runs that count, and the copies among the others.
-
-    Raises:
-        UserError: two finished runs of a seed have different settings.
-    """
-    finished: Finished = {}
-    copies: dict[Path, Path] = {}
-    for record in records:
-        if record.state is not RunState.DONE:
-            continue
-        settings = settings_of(record)
-        other = finished.setdefault(cell_key(record), {}).setdefault(settings.seed, record)
-        if other is record:
-            continue
-        taken = settings_of(other)
-        if effective(settings).hash != effective(taken).hash:
-            raise UserError(
-                f"{other.folder} and {record.folder} are both {settings.variant} at depth "
-                f"{settings.depth} with seed {settings.seed}, but their settings differ "
-                f"({'; '.join(differences(settings, taken)) or 'precision'}): report them "
-                "separately."
-            )
-        copies[record.folder] = other.folder
-    return finished, copies
 
 
 def _entry(dataset: str, variant: str, depth: int, runs: Mapping[int, Record]) -> Entry:
@@ -286,7 +177,7 @@ def _entry(dataset: str, variant: str, depth: int, runs: Mapping[int, Record]) -
 
 
 def _contrasts(
-    entries: Mapping[tuple[str, int], Entry],
+    entries: Mapping[CellKey, Entry],
     variants: Sequence[str],
     depth: int,
     v1_v2: V1V2Comparison | None,
@@ -313,7 +204,7 @@ def _contrasts(
 
 
 def _v1_v2(
-    entries: Mapping[tuple[str, int], Entry],
+    entries: Mapping[CellKey, Entry],
     depths: Sequence[int],
     records: Sequence[Record],
     design: Design,
@@ -350,86 +241,6 @@ def _cell_folders(records: Sequence[Record], depth: int) -> tuple[list[Path], li
         for name in names
     )
     return v1, v2
-
-
-def _predictions(
-    finished: Finished,
-) -> tuple[dict[tuple[str, int], list[Predictions]], list[str]]:
-    """The predictions by cell, and notes about predictions that do not count."""
-    found: dict[tuple[str, int], list[Predictions]] = {}
-    unread: dict[str, list[str]] = {}
-    for cell, by_seed in finished.items():
-        for seed, record in by_seed.items():
-            error = result_of(record)["test_error"]
-            read = scored_predictions(record.folder, seed, settings_of(record).dataset, error)
-            if isinstance(read, str):
-                unread.setdefault(read, []).append(record.folder.as_posix())
-            else:
-                found.setdefault(cell, []).append(read)
-    notes = []
-    for why, folders in unread.items() if found or set(unread) != {"missing"} else ():
-        more = f" and {len(folders) - 1} more" if len(folders) > 1 else ""
-        notes.append(
-            f"Agreement of predictions leaves out {folders[0]}{more}: predictions.npy is {why}."
-        )
-    return found, notes
-
-
-def _agreements(
-    predictions: Mapping[tuple[str, int], Sequence[Predictions]],
-    variants: Sequence[str],
-    depths: Sequence[int],
-    trained_out: bool,
-) -> Iterator[Agreement]:
-    """Cell by cell; none at a depth whose runs predict different numbers of images."""
-    for depth in depths:
-        here = {v: predictions[v, depth] for v in variants if (v, depth) in predictions}
-        if len({len(run.predictions) for runs in here.values() for run in runs}) == 1:
-            yield from (agreement(v, depth, here, V1, trained_out) for v in here)
-
-
-def _is_long(record: Record) -> bool:
-    """Whether a run has as many epochs of CIFAR-10 as independent errors take."""
-    settings = settings_of(record)
-    return settings.iterations * settings.batch_size >= FEWEST_EPOCHS * 50_000
-
-
-def _maps(
-    dataset: str, entries: Mapping[tuple[str, int], Entry], records: Sequence[Record]
-) -> Iterator[PlacementMap]:
-    """A map for each depth with all published orderings or an unpublished one.
-
-    The places of BN and ReLU come from the settings of the runs, not from the variant's name.
-    """
-    positions = {name: find_ordering(name).position for name in known_variants()}
-    shipped_at = {at: name for name, at in positions.items()}
-    in_the_paper = {positions[name] for name in PAPER_ORDER}
-    positions |= {settings_of(r).variant: settings_of(r).ordering.position for r in records}
-    for depth in dict.fromkeys(depth for _, depth in entries):
-        here = [e for e in entries.values() if e.depth == depth and (e.summary or e.unfinished)]
-        taken = {positions[entry.variant] for entry in here} - {None}
-        if not (taken - in_the_paper or taken >= in_the_paper):
-            continue
-        cells: dict[tuple[str, str], list[Entry]] = {}
-        for at in product(MAP_PLACES, MAP_PLACES):
-            cells[at] = [entry for entry in here if positions[entry.variant] == at]
-            name, held = shipped_at[at], [entry.variant for entry in cells[at]]
-            figure = published(dataset, name, depth)
-            if name not in held and (figure or not held):
-                cells[at].insert(0, Entry(name, depth, None, figure, ()))
-        outside = tuple(e.variant for e in here if positions[e.variant] is None)
-        yield PlacementMap(depth, tuple(_placements(cells)), outside)
-
-
-def _placements(cells: Mapping[tuple[str, str], Sequence[Entry]]) -> Iterator[Placement]:
-    """The entries of the map's cells; the lowest median is marked."""
-    entries = [entry for held in cells.values() for entry in held]
-    medians = {e.variant: round(e.summary.median, 6) for e in entries if e.summary}
-    lowest = min(medians.values()) if len(medians) > 1 else None
-    for (bn, relu), held in cells.items():
-        for entry in held:
-            best = lowest is not None and medians.get(entry.variant) == lowest
-            yield Placement(bn, relu, entry, best)
 
 
 def _nothing_to_compare(entries: Iterable[Entry]) -> Iterator[str]:

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from resvar.console import listed, pluralize
+from resvar.reports.comparable import follows_paper, label_of
 from resvar.reports.power import design_power, fewest_seeds, sd_range
 from resvar.reports.published import published, published_difference, usual_sd
-from resvar.reports.records import follows_paper, label_of, read_record
+from resvar.reports.records import read_record
 from resvar.reports.statistics import ERROR_RATE, smallest_p, summarise
 from resvar.reports.verdicts import V1, V2
 from resvar.sweeps.grid import PlannedRun, Sweep

@@ -8,7 +8,8 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from resvar.models.ordering import MAP_PLACES
-from resvar.reports.findings import Group, Placement, PlacementMap
+from resvar.reports.findings import Group
+from resvar.reports.placement_map import Placement, PlacementMap
 from resvar.reports.plotting import (
     INK,
     INTERIM,

@@ -15,7 +15,8 @@ from resvar.config import NOT_HASHED, Settings, resolve
 from resvar.errors import UserError
 from resvar.files import shipped
 from resvar.models.ordering import in_paper_order, shipped_as
-from resvar.reports.records import Record, settings_of, shown
+from resvar.reports.comparable import shown
+from resvar.reports.records import Record, settings_of
 from resvar.rundir import CONFIG, ENVIRONMENT, read_json
 
 FACTS = {

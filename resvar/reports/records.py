@@ -6,11 +6,8 @@ it does not affect the others.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -18,16 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resvar.condition import read_result, read_undisturbed, run_stamp
-from resvar.config import TRAINING_HALF, Settings, deviations, effective
+from resvar.config import Settings
 from resvar.errors import UnreadableError, UserError
-from resvar.files import shipped
-from resvar.models.ordering import in_paper_order
+from resvar.reports.comparable import label_of
 from resvar.rundir import (
     CONFIG,
     ENVIRONMENT,
     FAILURE,
     LOCK,
-    RESULT,
     RUN_FILES,
     RunProgress,
     is_locked,
@@ -37,7 +32,6 @@ from resvar.rundir import (
     read_progress,
     read_settings,
 )
-from resvar.settings import network_deviations
 from resvar.strict_yaml import read_yaml
 
 if TYPE_CHECKING:
@@ -101,54 +95,6 @@ class Record:
         return "diverged" if self.diverged else self.state.value
 
 
-def read_records(folders: Sequence[Path]) -> list[Record]:
-    """Every run at or below `folders`, once each.
-
-    A run directory contains `config.yaml` or `result.json`; it is not searched for further runs.
-    Hidden folders (`.git`, `.venv`) are skipped. A folder that cannot be searched is a record too.
-
-    Returns:
-        The records by protocol (the paper's first), dataset, variant in the paper's order, depth,
-        seed and path; unreadable ones last.
-
-    Raises:
-        UserError: a folder does not exist, or there is no run in any of them.
-    """
-    return in_report_order(_records(folders, full=True))
-
-
-def glance(folders: Sequence[Path]) -> list[Record]:
-    """The state of every run at or below `folders`, fast: three seconds for ten thousand runs.
-
-    The metrics are not read. Labels are empty.
-
-    Returns:
-        The finished runs, then the others in the order of `read_records`.
-
-    Raises:
-        UserError: as `read_records`.
-    """
-    found = _records(folders, full=False)
-    done = [record for record in found if record.state is RunState.DONE]
-    return done + in_report_order([record for record in found if record.state is not RunState.DONE])
-
-
-def _records(folders: Sequence[Path], full: bool) -> list[Record]:
-    """Every run at or below `folders`, once each.
-
-    Raises:
-        UserError: a folder does not exist, or there is no run in any of them.
-    """
-    for folder in folders:
-        _require_folder(folder, alone=len(folders) == 1)
-    seen: set[tuple[int, int]] = set()
-    found = [record for folder in folders for record in _search(folder, seen, full)]
-    if not found:
-        where = ", ".join(str(folder) for folder in folders) or "no folder"
-        raise UserError(f"{where}: there is no run here; `resvar train` makes one.")
-    return found
-
-
 def read_record(folder: Path, full: bool = True) -> Record:
     """The record of one run directory; damaged or unreadable if one of its files is.
 
@@ -156,10 +102,10 @@ def read_record(folder: Path, full: bool = True) -> Record:
         full: with label and metrics.
     """
     gone = f"{folder}: there is no run here."
-    return _begun_record(folder, full) or Record(folder, None, RunState.DAMAGED, message=gone)
+    return begun_record(folder, full) or Record(folder, None, RunState.DAMAGED, message=gone)
 
 
-def _begun_record(folder: Path, full: bool) -> Record | None:
+def begun_record(folder: Path, full: bool) -> Record | None:
     """The record of a run directory; None if it has neither settings nor a result."""
     known = Record(folder, None, RunState.DAMAGED)
 
@@ -211,6 +157,16 @@ def _with_standing(record: Record, settings: Settings, full: bool) -> Record:
     )
 
 
+def record_without_settings(folder: Path) -> Record | None:
+    """The record of a run that starts, or that failed before it had settings; None if neither."""
+    if is_locked(folder):
+        message = "it has not written its settings yet"
+        return Record(folder, None, RunState.RUNNING, message=message)
+    if (failure := read_failure(folder)) is not None:
+        return Record(folder, None, RunState.FAILED, message=failure[0])
+    return None
+
+
 def read_failure(folder: Path) -> tuple[str, bool] | None:
     """Why the last attempt at a run failed, and whether it diverged; None if it did not fail."""
     path = folder / FAILURE
@@ -233,165 +189,6 @@ def result_of(record: Record) -> dict[str, Any]:
     """The result of a finished run."""
     assert record.result is not None
     return record.result
-
-
-# --- comparable runs ------------------------------------------------------------------------------
-
-
-def label_of(settings: Settings) -> str:
-    """The label that runs in one table share, apart from their dataset.
-
-    The protocol, and in parentheses every setting that deviates from it or from the usual network
-    of this depth: `quick (iterations=5, lr=0.05)`. A protocol that is not shipped is identified by
-    the first digits of a hash over its values, `mine (3f09c2)`, since its name may mean anything.
-    Settings without effect, such as Muon's for a run with SGD, do not count.
-    """
-    network = [f"{key}={shown(value)}" for key, value in network_deviations(settings).items()]
-    if settings.protocol in shipped("protocols"):
-        training = [f"{key}={shown(value)}" for key, value in deviations(settings).items()]
-    else:
-        values = effective(settings).model_dump(include=set(TRAINING_HALF))
-        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-        training = [digest[:6]]
-    differing = ", ".join(training + network)
-    return f"{settings.protocol} ({differing})" if differing else settings.protocol
-
-
-def with_more(record: Record, names: Set[str]) -> str:
-    """The label of a record, with the further settings that its folder's name shows."""
-    there = {part.partition("=")[0] for part in record.folder.parent.name.split(",")}
-    more = [f"{n}={shown(getattr(settings_of(record), n))}" for n in sorted(names & there)]
-    if not more:
-        return record.label
-    head, _, inside = record.label.removesuffix(")").partition(" (")
-    return f"{head} ({', '.join([*([inside] if inside else []), *more])})"
-
-
-def follows_paper(settings: Settings) -> bool:
-    """Whether protocol, images and network are the paper's: its figures are comparable."""
-    return (
-        settings.protocol == "paper"
-        and settings.dataset != "sample"
-        and not deviations(settings)
-        and not network_deviations(settings)
-    )
-
-
-def shown(value: Any) -> str:
-    """A setting's value in the syntax of `--set`."""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def in_report_order(records: Sequence[Record]) -> list[Record]:
-    """Sorted by protocol, label, dataset, variant, depth, seed and path; unread ones last.
-
-    The paper's protocol is the first; the others follow by their longest run, the longest first.
-    """
-    known = [record.settings for record in records if record.settings]
-    rank = {name: at for at, name in enumerate(in_paper_order({s.variant for s in known}))}
-    images: dict[str, int] = {}
-    for s in known:
-        images[s.protocol] = max(images.get(s.protocol, 0), s.iterations * s.batch_size)
-
-    def key(record: Record) -> tuple[Any, ...]:
-        settings, path = record.settings, record.folder.as_posix()
-        if settings is None or record.state in UNREAD:
-            return (1, path)
-        name = settings.protocol
-        protocol = (name != "paper", -images[name], name, record.label)
-        cell = (rank[settings.variant], settings.depth, settings.seed)
-        return (0, protocol, settings.dataset, cell, path)
-
-    return sorted(records, key=key)
-
-
-# --- finding runs ---------------------------------------------------------------------------------
-
-SEED_FOLDER = re.compile("seed-[0-9]+")
-"""The default name of a run directory; also a file of this name counts as a run."""
-
-
-def _require_folder(folder: Path, alone: bool) -> None:
-    """Check that `folder` can be searched.
-
-    Args:
-        alone: it is the only folder. Otherwise one without read permission becomes a record.
-
-    Raises:
-        UserError: it is missing, not a folder, or not readable.
-    """
-    try:
-        os.scandir(folder).close()
-    except FileNotFoundError:
-        raise UserError(f"{folder}: there is no such folder.") from None
-    except NotADirectoryError:
-        raise UserError(f"{folder}: this is not a folder.") from None
-    except ValueError as error:  # a NUL in the name
-        raise UserError(f"{str(folder)!r}: this is not a folder name ({error}).") from error
-    except OSError as error:
-        if alone:
-            raise _cannot_be_searched(folder, error) from error
-
-
-def _cannot_be_searched(folder: Path, error: OSError) -> UnreadableError:
-    return UnreadableError(f"{folder}: this folder cannot be read ({error.strerror}).")
-
-
-def _search(root: Path, seen: set[tuple[int, int]], full: bool) -> Iterator[Record]:
-    """The runs at or below `root`.
-
-    Links are followed; a loop ends at the first folder visited before.
-
-    Args:
-        seen: (device, inode) of the folders visited; updated.
-    """
-    waiting = [root]
-    while waiting:
-        here = waiting.pop()
-        try:
-            status = here.stat()
-            if (status.st_dev, status.st_ino) in seen:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(here) as entries:
-                inside = {entry.name: entry for entry in entries}
-        except OSError as error:
-            if os.path.lexists(here):  # otherwise it was removed meanwhile
-                message = str(_cannot_be_searched(here, error))
-                yield Record(here, None, RunState.UNREADABLE, message=message)
-            continue
-        if (record := _record_in(here, inside.keys(), full)) is not None:
-            yield record
-            if record.settings is not None or record.state not in UNREAD:
-                continue  # but another program's config.yaml hides no runs below it
-        below = [name for name, entry in inside.items() if name[0] != "." and _may_hold_runs(entry)]
-        waiting.extend(here / name for name in sorted(below, reverse=True))
-
-
-def _record_in(folder: Path, names: Set[str], full: bool) -> Record | None:
-    """The record of a folder with files of these names; None if it is not a run directory."""
-    if not names & {CONFIG, RESULT, LOCK, FAILURE}:
-        return None
-    return _begun_record(folder, full) or record_without_settings(folder)
-
-
-def record_without_settings(folder: Path) -> Record | None:
-    """The record of a run that starts, or that failed before it had settings; None if neither."""
-    if is_locked(folder):
-        message = "it has not written its settings yet"
-        return Record(folder, None, RunState.RUNNING, message=message)
-    if (failure := read_failure(folder)) is not None:
-        return Record(folder, None, RunState.FAILED, message=failure[0])
-    return None
-
-
-def _may_hold_runs(entry: os.DirEntry[str]) -> bool:
-    try:
-        return SEED_FOLDER.fullmatch(entry.name) is not None or entry.is_dir()
-    except PermissionError:  # of what a link leads to
-        return True
-    except OSError:  # a link that leads to itself
-        return False
 
 
 def _is_foreign(folder: Path) -> bool:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from resvar.console import console_for_output, deliver, log, output_format, print_line
 from resvar.errors import Stopped, UserError
 from resvar.reports.findings import Report, build
-from resvar.reports.records import Record, read_records
+from resvar.reports.records import Record
 from resvar.reports.render import RENDERERS, print_report, render_report, require_parts
+from resvar.reports.search import read_records
 from resvar.reports.status import planned_runs, unsettled, watch
 
 if TYPE_CHECKING:  # only the page and the figures need Jinja and Matplotlib

@@ -19,15 +19,14 @@ from resvar.console import console_for_output, duration, moment, per_second, plu
 from resvar.errors import Stopped, UserError
 from resvar.reports.queue import with_queue
 from resvar.reports.records import (
-    SEED_FOLDER,
     UNREAD,
     Record,
     RunState,
-    glance,
     read_record,
     record_without_settings,
     result_of,
 )
+from resvar.reports.search import SEED_FOLDER, glance
 from resvar.reports.tables import reason
 from resvar.rundir import CHECKPOINT, RunProgress
 from resvar.sweeps.grid import manifests

@@ -9,7 +9,8 @@ from typing import Any
 from resvar.console import duration, listed, per_second, percent, plain
 from resvar.models.ordering import MAP_PLACES, PAPER_ORDER, map_name
 from resvar.reports.cells import Entry
-from resvar.reports.findings import Group, Placement, PlacementMap, Report
+from resvar.reports.findings import Group, Report
+from resvar.reports.placement_map import Placement, PlacementMap
 from resvar.reports.published import Reproduction, reproductions
 from resvar.reports.records import Record, RunState, settings_of
 from resvar.reports.statistics import Summary

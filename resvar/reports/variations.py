@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
-from resvar.config import ARCHITECTURE, TRAINING_HALF, deviations, effective
+from resvar.config import ARCHITECTURE, TRAINING_HALF
 from resvar.files import shipped
-from resvar.reports.cells import CellKey, Entry
-from resvar.reports.findings import EXECUTION, Group
+from resvar.reports.cells import EXECUTION, CellKey, Entry
+from resvar.reports.comparable import deviations, effective, shown
+from resvar.reports.findings import Group
 from resvar.reports.notes import DATASET_NAMES, protocol_note
-from resvar.reports.records import settings_of, shown
+from resvar.reports.records import settings_of
 from resvar.reports.tables import mean_and_sd, run_table, seeds
 from resvar.sequences import chunks
 from resvar.settings import network_deviations

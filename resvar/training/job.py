@@ -24,17 +24,21 @@ from resvar.console import duration, percent
 from resvar.data.cifar import Images
 from resvar.data.folder import FolderImages
 from resvar.data.splits import Splits, open_images
-from resvar.errors import RunError, Stopped, UserError
+from resvar.errors import RunError, Stopped
 from resvar.files import replacing, write_json
 from resvar.ownership import refuse_foreign, run_folder, start_over
 from resvar.training.checkpoint import load_newest, outlook
 from resvar.training.distributed import Ranks
+from resvar.training.environment import (
+    describe_environment,
+    record_environment,
+    require_same_images,
+)
 from resvar.training.evaluate import Evaluation
 from resvar.training.events import require_trackers
 from resvar.training.execution import Execution, Log
 from resvar.training.failures import record_failures
 from resvar.training.joining import process_group
-from resvar.training.machine import environment
 from resvar.training.memory import require_memory
 from resvar.training.progress import Progress
 from resvar.training.source import SourceVersion, source_version
@@ -48,14 +52,6 @@ from resvar.training.stop import (
 )
 from resvar.training.trainer import Callback, Trainer
 from resvar.training.writer import Writer
-
-COMPUTING = ("kernels", "compile", "operators", "compiler", "onednn", "variables")
-"""Keys of `environment.json` that older versions did not write."""
-
-CHANGES_BITS = (
-    "torch", "device", "world_size", "threads", "cpu_capability", "commit", *COMPUTING,
-)  # fmt: skip
-"""Keys of `environment.json`: if one changes, a resumed run may round differently."""
 
 
 def run_training(
@@ -246,7 +242,7 @@ class ClaimedRun:
             machine and the source code.
         """
         ranks = self.plan.ranks
-        ranks.on_rank0(lambda: _require_same_images(self.folder, images))
+        ranks.on_rank0(lambda: require_same_images(self.folder, images))
         if ranks.first:
             (self.folder / rundir.FAILURE).unlink(missing_ok=True)
         trainer = ranks.on_all_ranks(lambda: self._trainer(images))
@@ -259,9 +255,8 @@ class ClaimedRun:
         origin: dict[str, Any] = {"device": devices, "commit": source.commit}
         if ranks.first:
             rundir.write_settings(self.folder, self.plan.settings)
-            here = environment(self.plan.device, images.checksum, source)
-            here |= {**_checksums(images), "device": devices}
-            commits = self._record_environment(here, trainer.iteration)
+            here = describe_environment(self.plan, devices, images, source)
+            commits = record_environment(self.folder, self.plan, here, trainer.iteration, self.log)
             origin |= {"commits": commits} if len(commits) > 1 else {}
         self._announce(trainer, devices)
         return trainer, origin
@@ -311,43 +306,6 @@ class ClaimedRun:
         if s.tensorboard:
             self.log(f"To watch it: tensorboard --logdir {shlex.quote(str(self.folder))}")
 
-    def _record_environment(self, here: dict[str, Any], iteration: int) -> list[str | None]:
-        """Record where the run was started, and where it is resumed elsewhere, with a warning.
-
-        Returns:
-            The commits that the run has worked with.
-        """
-        path = self.folder / rundir.ENVIRONMENT
-        plan = self.plan
-        here |= {"world_size": plan.ranks.size, "execution": str(plan), **plan.facts()}
-        if not iteration or not path.exists():
-            write_json(path, here)
-            return [here["commit"]]
-        begun, resumed = _read_environment(path)
-        latest = {
-            "world_size": 1,  # older versions knew no other,
-            "execution": here["execution"],  # and did not record this
-            **{key: value for key, value in here.items() if key in COMPUTING},
-            "kernels": plan.settings.kernels,
-            "compile": plan.settings.compile,
-            **begun,
-            **{key: value for changes in resumed for key, value in changes},
-        }
-        commits = [begun.get("commit")]
-        commits += [value for changes in resumed for key, value in changes if key == "commit"]
-        changed = {key: value for key, value in here.items() if latest.get(key) != value}
-        if not changed:
-            return commits
-        commits += [changed["commit"]] if "commit" in changed else []
-        begun.setdefault("resumed", []).append({"iteration": iteration, "changed": changed})
-        write_json(path, begun)
-        if decisive := [key for key in CHANGES_BITS if key in changed]:
-            self.log(
-                f"Warning: {', '.join(decisive)} changed since this run was started; it resumes "
-                "and its result is valid, but not bit for bit that of an undisturbed run."
-            )
-        return commits
-
     def summary(self, trainer: Trainer, test: Evaluation, origin: dict[str, Any]) -> dict[str, Any]:
         """The content of `result.json`.
 
@@ -376,47 +334,6 @@ class ClaimedRun:
         if "holdout_error" in last:
             result["holdout_error"] = last["holdout_error"]
         return result
-
-
-def _checksums(images: Images | FolderImages) -> dict[str, str]:
-    """What `environment.json` records of the images."""
-    checksums = {"dataset_checksum": images.checksum}
-    if isinstance(images, FolderImages) and images.contents:
-        checksums["dataset_contents"] = images.contents
-    return checksums
-
-
-def _require_same_images(folder: Path, images: Images | FolderImages) -> None:
-    """A run that has a checkpoint is resumed with its own images only.
-
-    Raises:
-        UserError: they differ from those that `environment.json` records.
-    """
-    checkpoints = (folder / rundir.CHECKPOINT, folder / rundir.PREVIOUS_CHECKPOINT)
-    path = folder / rundir.ENVIRONMENT
-    if not path.exists() or not any(checkpoint.exists() for checkpoint in checkpoints):
-        return
-    begun, resumed = _read_environment(path)
-    latest = {**begun, **{key: value for changes in resumed for key, value in changes}}
-    for key, checksum in _checksums(images).items():
-        if latest.get(key, checksum) != checksum:  # older versions have recorded less
-            raise UserError(
-                f"{folder}: the images have changed since this run was started (some were added, "
-                "removed, renamed or edited), so it cannot be resumed; restore them, or start over "
-                "with --fresh."
-            )
-
-
-def _read_environment(path: Path) -> tuple[dict[str, Any], list[Any]]:
-    """The content of `environment.json`, and the items that changed at each resumption."""
-    begun = rundir.read_json(path)
-    try:
-        return begun, [note["changed"].items() for note in begun.get("resumed", [])]
-    except (TypeError, KeyError, AttributeError):
-        raise UserError(
-            f"{path}: this is damaged: 'resumed' is not a list of changes; remove the file and "
-            "rerun the command."
-        ) from None
 
 
 def _write_result(

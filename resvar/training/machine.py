@@ -6,18 +6,12 @@ import ctypes
 import os
 import platform
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from resvar.console import pluralize
 from resvar.errors import UserError, shortened
-from resvar.rundir import NOTE_FORMAT
 from resvar.strict_yaml import whole_number
-from resvar.training.dispatch import onednn_level, variables_set
-from resvar.training.source import SourceVersion
-from resvar.version import __version__
 
 
 def choose_device(name: str) -> torch.device:
@@ -73,32 +67,6 @@ def keep_freed_memory() -> None:
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """From malloc.h: return no free memory at the heap's end; map no tensor outside the heap."""
-
-
-def environment(
-    device: torch.device, dataset_checksum: str, source: SourceVersion
-) -> dict[str, Any]:
-    """The content of `environment.json`: where a run was made."""
-    reason = {} if source.reason is None else {"commit_reason": source.reason}
-    return {
-        "format": NOTE_FORMAT,
-        "resvar": __version__,
-        "commit": source.commit,
-        "dirty": source.dirty,
-        **reason,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "platform": platform.platform(),
-        "device": device_name(device),
-        "device_type": device.type,
-        "cuda": torch.version.cuda if device.type == "cuda" else None,
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "onednn": onednn_level() if device.type == "cpu" else None,
-        "variables": variables_set(),
-        "threads": torch.get_num_threads(),
-        "dataset_checksum": dataset_checksum,
-    }
 
 
 def _cpuinfo(field: str) -> str:

@@ -32,7 +32,7 @@ from resvar.data.photos import (
 )
 from resvar.data.splits import open_images
 from resvar.errors import RunError, UserError
-from resvar.training.job import _require_same_images
+from resvar.training.environment import require_same_images
 from tests.support.permissions import obeyed_permissions
 
 CPU = torch.device("cpu")
@@ -328,7 +328,7 @@ def test_a_run_is_not_resumed_with_other_images(photos, tmp_path, monkeypatch, c
     ):
         change()
         with pytest.raises(UserError, match=r"run: the images have changed since .* --fresh"):
-            _require_same_images(run, open_images(settings(), photos))
+            require_same_images(run, open_images(settings(), photos))
         moved.unlink(missing_ok=True)
         first.write_bytes(content)
 
@@ -346,8 +346,8 @@ def test_a_run_is_not_resumed_with_other_images(photos, tmp_path, monkeypatch, c
     images = dataclasses.replace(open_images(settings(), tmp_path / "moved"), contents="other")
     for key in ("dataset_contents", "dataset_checksum"):  # older versions recorded less
         with pytest.raises(UserError):
-            _require_same_images(run, images)
+            require_same_images(run, images)
         del recorded[key]
         (run / "environment.json").write_text(json.dumps(recorded), encoding="utf-8")
-        _require_same_images(run, images)
+        require_same_images(run, images)
         images = dataclasses.replace(images, checksum="other")

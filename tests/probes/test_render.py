@@ -20,8 +20,8 @@ from resvar.probes.pictures import probe_pictures
 from resvar.probes.render import SPARKS, ProbeResults, render_probe, sparkline
 from resvar.probes.section import SECTION_TITLE, saved_probe_sections
 from resvar.reports.plotting import STYLES, inline_svg, page_svg, write_pictures
-from resvar.reports.records import read_records
 from resvar.reports.report import write_report
+from resvar.reports.search import read_records
 from tests.probes.made import make_moment, make_probe, make_results
 from tests.reports.drawn import faults, ticks
 from tests.reports.runs import write_run

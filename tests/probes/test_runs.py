@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from resvar.probes.runs import read_run_groups
-from resvar.reports.records import read_records
+from resvar.reports.search import read_records
 from tests.reports.runs import write_run
 
 HEADER = "iteration,train_loss,train_error,test_error\n"

@@ -11,7 +11,7 @@ from typing import Any
 from resvar.models.ordering import PAPER_ORDER
 from resvar.reports.findings import build
 from resvar.reports.html import Page, render_html
-from resvar.reports.records import read_records
+from resvar.reports.search import read_records
 from resvar.rundir import ENVIRONMENT, METRICS, write_metrics
 from tests.reports.runs import write_run
 

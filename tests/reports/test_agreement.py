@@ -25,8 +25,8 @@ from resvar.reports.agreement import (
 )
 from resvar.reports.comparison_tables import difference_tables
 from resvar.reports.findings import build
-from resvar.reports.records import read_records
 from resvar.reports.render import render_report
+from resvar.reports.search import read_records
 from resvar.table import print_table
 from tests.reports.runs import write_run
 

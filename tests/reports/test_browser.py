@@ -11,8 +11,8 @@ import PIL.Image
 import pytest
 
 from resvar.reports.findings import build
-from resvar.reports.records import read_records
 from resvar.reports.report import figure_sections
+from resvar.reports.search import read_records
 from tests.reports.conftest import Look
 from tests.reports.pages import ENVIRONMENT_A, write_curved, write_page, write_rich
 from tests.support.commands import wait_for

@@ -16,7 +16,7 @@ from resvar.errors import UserError
 from resvar.reports.charts import COLOURS, charts, marker
 from resvar.reports.curves import ALL_POINTS, band_of, common_grid, points_per_curve
 from resvar.reports.findings import build
-from resvar.reports.records import read_records
+from resvar.reports.search import read_records
 from resvar.rundir import METRIC_COLUMNS, METRICS, read_metrics, write_metrics
 from tests.reports.pages import rows, write_curved
 

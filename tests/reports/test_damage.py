@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from resvar.cli import run_command
 from resvar.errors import UserError
 from resvar.reports.findings import build
-from resvar.reports.records import RunState, read_record, read_records
+from resvar.reports.records import RunState, read_record
 from resvar.reports.render import RENDERERS, render_report
+from resvar.reports.search import read_records
 from resvar.rundir import CONFIG, FAILURE, METRICS, PROGRESS, RESULT, locked
 from resvar.sweeps.grid import MANIFEST
 from tests.reports.pages import write_curved

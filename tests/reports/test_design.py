@@ -10,7 +10,7 @@ import pytest
 from resvar.errors import UserError
 from resvar.reports.design import EQUIVALENCE_MARGIN, Design
 from resvar.reports.findings import build
-from resvar.reports.records import read_records
+from resvar.reports.search import read_records
 from resvar.sweeps.grid import MANIFEST, declarations, manifests, plan_sweep
 from tests.reports.runs import write_run
 

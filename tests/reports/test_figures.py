@@ -18,8 +18,8 @@ from resvar.models.ordering import PAPER_ORDER
 from resvar.reports.figures import figures, left_out, spread
 from resvar.reports.findings import build
 from resvar.reports.plotting import saved
-from resvar.reports.records import read_records
 from resvar.reports.report import write_report
+from resvar.reports.search import read_records
 from tests.reports.pages import write_curved, write_rich
 from tests.reports.runs import how_far, write_run
 

@@ -12,8 +12,8 @@ from resvar.cli import run_command
 from resvar.console import PlainConsole
 from resvar.models.ordering import PAPER_ORDER
 from resvar.reports.findings import build
-from resvar.reports.records import read_records
 from resvar.reports.render import print_report, render_report
+from resvar.reports.search import read_records
 from tests.reports.runs import how_far, write_run
 
 SCREEN = 24

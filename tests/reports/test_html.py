@@ -17,8 +17,8 @@ from resvar.reports.findings import build
 from resvar.reports.first_screen import verdict_sentences
 from resvar.reports.html import Image, Page, Section, render_html
 from resvar.reports.parts import group_tables
-from resvar.reports.records import read_records
 from resvar.reports.report import write_report
+from resvar.reports.search import read_records
 from resvar.rundir import CONFIG, RESULT
 from resvar.table import Column, Table, TableCell
 from tests.reports.pages import ENVIRONMENT_A, write_curved, write_rich

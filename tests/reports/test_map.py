@@ -13,8 +13,8 @@ from rich.console import Console
 
 from resvar.models.ordering import PAPER_ORDER
 from resvar.reports.findings import build
-from resvar.reports.records import read_records
 from resvar.reports.render import print_report, render_report
+from resvar.reports.search import read_records
 from resvar.rundir import RESULT
 from tests.reports.runs import how_far, write_run
 

@@ -20,7 +20,8 @@ import resvar
 from resvar.condition import run_stamp
 from resvar.errors import UserError
 from resvar.files import write_json
-from resvar.reports.records import RunState, glance, read_records
+from resvar.reports.records import RunState
+from resvar.reports.search import glance, read_records
 from resvar.rundir import (
     CONFIG,
     LOCK,

@@ -5,7 +5,7 @@ import shutil
 from resvar.files import shipped
 from resvar.reports.findings import build
 from resvar.reports.naming import group_names
-from resvar.reports.records import read_records
+from resvar.reports.search import read_records
 from tests.reports.runs import write_run
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from resvar.files import shipped
 from resvar.reports.findings import build
-from resvar.reports.records import read_records
 from resvar.reports.render import render_report
+from resvar.reports.search import read_records
 from tests.reports.pages import ENVIRONMENT_A, write_curved
 from tests.reports.runs import write_run
 

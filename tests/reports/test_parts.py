@@ -21,8 +21,8 @@ from resvar.cli import run_command
 from resvar.cli.completion import complete_report_part
 from resvar.models.ordering import PAPER_ORDER
 from resvar.reports.findings import build
-from resvar.reports.records import read_records
 from resvar.reports.render import RENDERERS, REPORT_PARTS, render_report
+from resvar.reports.search import read_records
 from tests.reports.runs import how_far, write_run
 
 TITLES = {

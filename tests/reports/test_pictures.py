@@ -23,8 +23,8 @@ from resvar.reports.plotting import (
     saved,
     whole_number_axis,
 )
-from resvar.reports.records import read_records
 from resvar.reports.report import write_report
+from resvar.reports.search import read_records
 from tests.reports.drawn import faults, texts, ticks
 from tests.reports.pages import write_curved, write_rich
 from tests.reports.runs import how_far, write_run

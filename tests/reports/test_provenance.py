@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resvar.reports.provenance import cells_text, commands, environments, ranges
-from resvar.reports.records import read_records
+from resvar.reports.search import read_records
 from resvar.rundir import ENVIRONMENT
 from resvar.sweeps.grid import plan_sweep
 from tests.reports.pages import ENVIRONMENT_A, write_curved

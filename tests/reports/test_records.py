@@ -11,14 +11,9 @@ import pytest
 
 from resvar.errors import UserError
 from resvar.files import shipped
-from resvar.reports.records import (
-    RunProgress,
-    RunState,
-    follows_paper,
-    label_of,
-    read_record,
-    read_records,
-)
+from resvar.reports.comparable import follows_paper, label_of
+from resvar.reports.records import RunProgress, RunState, read_record
+from resvar.reports.search import read_records
 from resvar.reports.status import print_status, seconds_left, standing
 from resvar.rundir import CHECKPOINT, CONFIG, LOCK, PROGRESS, RESULT
 from tests.reports.runs import how_far, make_settings, write_run

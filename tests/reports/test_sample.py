@@ -11,8 +11,8 @@ import pytest
 from resvar.models.ordering import PAPER_ORDER
 from resvar.reports.figures import figures, left_out
 from resvar.reports.findings import build
-from resvar.reports.records import read_records
 from resvar.reports.render import RENDERERS, render_report
+from resvar.reports.search import read_records
 from tests.reports.pages import spanless
 from tests.reports.runs import write_run
 

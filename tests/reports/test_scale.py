@@ -9,7 +9,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from resvar.reports.records import RunState, read_records
+from resvar.reports.records import RunState
+from resvar.reports.search import read_records
 from resvar.reports.status import standing
 from resvar.rundir import locked
 from tests.support.commands import ROOT

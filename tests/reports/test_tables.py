@@ -21,8 +21,9 @@ from resvar.models.ordering import PAPER_ORDER
 from resvar.reports.findings import build
 from resvar.reports.parts import group_tables
 from resvar.reports.published import published
-from resvar.reports.records import read_record, read_records
+from resvar.reports.records import read_record
 from resvar.reports.render import RENDERERS, print_report, render_report
+from resvar.reports.search import read_records
 from resvar.reports.statistics import compare, holm
 from resvar.reports.tables import chance_inside, error_tables
 from tests.reports.runs import how_far, write_run

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from resvar.reports.findings import build
-from resvar.reports.records import read_records
 from resvar.reports.render import RENDERERS, render_report
+from resvar.reports.search import read_records
 from tests.reports.pages import write_curved
 from tests.reports.runs import make_settings, write_run
 

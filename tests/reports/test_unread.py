@@ -15,8 +15,9 @@ from resvar.cli import run_command
 from resvar.errors import UnreadableError, UserError
 from resvar.reports import records
 from resvar.reports.findings import build
-from resvar.reports.records import RunState, read_records
+from resvar.reports.records import RunState
 from resvar.reports.render import RENDERERS, render_report
+from resvar.reports.search import read_records
 from resvar.reports.status import seconds_left, standing
 from resvar.rundir import (
     CHECKPOINT,

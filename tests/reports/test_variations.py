@@ -9,8 +9,8 @@ import pytest
 
 from resvar.console import drawn_text
 from resvar.reports.findings import build
-from resvar.reports.records import read_records
 from resvar.reports.render import print_report, render_report
+from resvar.reports.search import read_records
 from resvar.reports.variations import grids
 from tests.reports.runs import make_settings, write_run
 

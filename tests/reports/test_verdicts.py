@@ -12,7 +12,7 @@ from resvar.reports.cells import Entry
 from resvar.reports.design import SeedPlan
 from resvar.reports.findings import build
 from resvar.reports.published import Published, published, usual_sd
-from resvar.reports.records import read_records
+from resvar.reports.search import read_records
 from resvar.reports.statistics import summarise
 from resvar.reports.verdicts import V1V2Comparison
 from resvar.sweeps.grid import plan_sweep

@@ -16,7 +16,7 @@ from rich.console import Console
 from resvar.errors import UserError
 from resvar.files import write_json
 from resvar.reports import status
-from resvar.reports.records import read_records
+from resvar.reports.search import read_records
 from resvar.reports.status import unsettled, watch_status
 from resvar.rundir import LOCK, METRICS, PROGRESS, RESULT, write_metrics
 from tests.reports.pages import rows, write_curved

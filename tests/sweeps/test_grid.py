@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resvar.config import deviations, resolve
+from resvar.config import resolve
 from resvar.errors import UserError
 from resvar.models.ordering import PAPER_ORDER
+from resvar.reports.comparable import deviations
 from resvar.sweeps.grid import MOST_RUNS, _parse_seeds, manifests, plan_sweep
 
 SMALL = {"variants": "original,full-preact", "depths": "8,14", "seeds": "2"}

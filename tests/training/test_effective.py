@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from resvar.config import effective, resolve, without_effect
+from resvar.config import resolve
+from resvar.reports.comparable import effective, without_effect
 from resvar.settings import TRAINING_HALF
 from tests.training.stepping import run, start
 

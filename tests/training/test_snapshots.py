@@ -8,10 +8,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from resvar.config import TRAINING_HALF, deviations, resolve
+from resvar.config import TRAINING_HALF, resolve
 from resvar.errors import RunError, Stopped, UserError
 from resvar.export.safetensors_file import load_model
-from resvar.reports.records import label_of
+from resvar.reports.comparable import deviations, label_of
 from resvar.rundir import snapshot_path, snapshots
 from resvar.training import writer
 from resvar.training.job import run_training as train

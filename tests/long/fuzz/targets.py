@@ -30,8 +30,8 @@ from resvar.files import shipped
 from resvar.models.network import build_model
 from resvar.probes.measurements import read_probe
 from resvar.reports.agreement import scored_predictions
-from resvar.reports.records import read_records
 from resvar.reports.render import RENDERERS as BY_FORMAT
+from resvar.reports.search import read_records
 from resvar.rundir import locked
 from resvar.sweeps.grid import MANIFEST
 from resvar.training.checkpoint import DamagedError, digest, load, load_newest, save

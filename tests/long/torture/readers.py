@@ -17,7 +17,8 @@ from threading import Event, Thread
 
 import resvar
 from resvar.errors import UserError
-from resvar.reports.records import RunState, glance, read_records
+from resvar.reports.records import RunState
+from resvar.reports.search import glance, read_records
 from resvar.rundir import CONFIG
 from resvar.training.checkpoint import load_newest
 from tests.support.commands import PATIENCE, WarmCommands, train, wait_for
