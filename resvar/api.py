@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from resvar.condition import read_result, read_undisturbed, run_stamp
-from resvar.config import Settings, Spelling, resolve
+from resvar.config import Spelling, resolve
 from resvar.console import percent
 from resvar.errors import UserError, require_given
 from resvar.ownership import run_folder
 from resvar.rundir import CONFIG, read_metrics, read_settings
-from resvar.settings import ROLES
+from resvar.settings import ROLES, Settings
 
 if TYPE_CHECKING:
     import pandas

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from resvar.config import Settings
 from resvar.errors import RunError, UnreadableError, UserError, first_line
 from resvar.rundir import (
     CONFIG,
@@ -24,6 +23,7 @@ from resvar.rundir import (
     read_json,
     read_settings,
 )
+from resvar.settings import Settings
 
 Read = TypeVar("Read")
 

@@ -26,28 +26,15 @@ from resvar.files import shipped
 from resvar.models.layout import network_layers
 from resvar.models.ordering import PLACES, Ordering, find_ordering, shipped_as
 from resvar.settings import (
-    ARCHITECTURE,
     BEFORE,
-    CIFAR_TEST_IMAGES,
-    IMAGES_OF,
-    NOT_HASHED,
     PROTOCOL_KEYS,
     RECORDED,
     REMOVED,
     RESOLVED,
-    SAMPLE_TEST_IMAGES,
-    TRAINING_HALF,
     Settings,
-    differences,
 )
 from resvar.strict_yaml import parse_yaml, read_yaml, spelling_advice
 from resvar.synonyms import meant_setting
-
-__all__ = [
-    "ARCHITECTURE", "CIFAR_TEST_IMAGES", "IMAGES_OF", "NOT_HASHED", "SAMPLE_TEST_IMAGES",
-    "TRAINING_HALF", "Settings", "differences", "parse_overrides",
-    "read_protocol", "resolve", "settings_in",
-]  # fmt: skip
 
 ORDERING_KEYS = (*PLACES, "unusual")
 """The settings that write out the ordering that `variant` names."""

@@ -9,7 +9,6 @@ import os
 import re
 from pathlib import Path
 
-from resvar.config import Settings, differences
 from resvar.errors import UserError
 from resvar.files import open_regular
 from resvar.rundir import (
@@ -28,7 +27,7 @@ from resvar.rundir import (
     snapshots,
     write_settings,
 )
-from resvar.settings import RESOLVED
+from resvar.settings import RESOLVED, Settings, differences
 
 _RESOLVED = "".join(
     rf"(?=.*^{name}: )"

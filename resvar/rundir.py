@@ -21,7 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resvar.config import Settings, differences, settings_in
+from resvar.config import settings_in
 from resvar.errors import OtherRunError, RunError, UnreadableError, UserError, first_line
 from resvar.files import (
     open_regular,
@@ -32,6 +32,7 @@ from resvar.files import (
     write_json,
     write_text,
 )
+from resvar.settings import Settings, differences
 from resvar.strict_yaml import LARGEST_YAML, parse_mapping
 
 if TYPE_CHECKING:

@@ -22,10 +22,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from resvar.config import Settings, resolve
+from resvar.config import resolve
 from resvar.data.cifar import Images
 from resvar.data.splits import Splits
 from resvar.rundir import CHECKPOINT
+from resvar.settings import Settings
 from resvar.training.execution import Execution
 from resvar.training.machine import choose_device, device_name
 from resvar.training.trainer import Trainer

@@ -23,9 +23,10 @@ from unittest.mock import patch
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from resvar.config import Settings, resolve
+from resvar.config import resolve
 from resvar.errors import UserError
 from resvar.kernels import ghost_bn
+from resvar.settings import Settings
 from resvar.training.execution import Execution
 from resvar.training.multi_tensor import CastWeights
 from resvar.training.step import Updater

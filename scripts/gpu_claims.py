@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from resvar.bench.profile import DeviceWork
-from resvar.config import Settings, resolve
+from resvar.config import resolve
 from resvar.data.memory import MemoryEvalLoader, MemoryTrainLoader, Normalization
 from resvar.data.splits import Splits
+from resvar.settings import Settings
 from resvar.training.capture import WARM_UPS
 from resvar.training.checkpoint import digest, load_newest, save
 from resvar.training.evaluate import evaluate

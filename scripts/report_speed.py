@@ -24,9 +24,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from resvar import rundir
-from resvar.config import Settings, resolve
+from resvar.config import resolve
 from resvar.files import write_json, write_text
 from resvar.models.ordering import PAPER_ORDER
+from resvar.settings import Settings
 from resvar.sweeps.grid import MANIFEST
 
 FORMATS = ("table", "markdown", "json", "html")

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from resvar.config import Settings, differences, parse_overrides, resolve, settings_in
+from resvar.config import parse_overrides, resolve, settings_in
 from resvar.errors import UnreadableError, UserError
 from resvar.files import configs
 from resvar.models.architecture import plan
@@ -28,6 +28,8 @@ from resvar.settings import (
     REMOVED,
     ROLES,
     TRAINING_HALF,
+    Settings,
+    differences,
 )
 from resvar.strict_yaml import parse_mapping, read_yaml
 

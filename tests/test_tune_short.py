@@ -9,9 +9,10 @@ import runpy
 import numpy as np
 import pytest
 
-from resvar.config import TRAINING_HALF, parse_overrides, read_protocol, resolve
+from resvar.config import parse_overrides, read_protocol, resolve
 from resvar.reports.agreement import cifar10_labels
 from resvar.rundir import read_settings
+from resvar.settings import TRAINING_HALF
 from tests.support.commands import ROOT
 
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "tune_short.py"))

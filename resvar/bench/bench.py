@@ -14,7 +14,6 @@ from resvar.bench.contenders import BenchOptions, Contender
 from resvar.bench.floor import PASSES, Floor, floor, flop
 from resvar.bench.profile import HEADINGS
 from resvar.bench.turns import Ceilings, Measurement, run_together, started_workers, take_turns
-from resvar.config import Settings
 from resvar.console import (
     deliver,
     deliver_drawn,
@@ -27,6 +26,7 @@ from resvar.console import (
 )
 from resvar.errors import UserError
 from resvar.limits import available_cores
+from resvar.settings import Settings
 from resvar.table import Filled, Table, draw_parts, filled, left, right
 
 JSON_FORMAT = 1

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resvar.config import Settings, parse_overrides, resolve
+from resvar.config import parse_overrides, resolve
 from resvar.errors import UserError, shortened
+from resvar.settings import Settings
 from resvar.strict_yaml import whole_number
 
 THREADS = "threads"

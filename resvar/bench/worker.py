@@ -22,9 +22,9 @@ import torch
 from resvar.bench.contenders import Contender
 from resvar.bench.plain import PlainTraining
 from resvar.bench.profile import device_work, launches, shares
-from resvar.config import Settings
 from resvar.data.memory import MemoryTrainLoader
 from resvar.errors import UserError, first_line
+from resvar.settings import Settings
 from resvar.streams import log, open_standard_streams
 from resvar.training.execution import Execution
 from resvar.training.machine import choose_device

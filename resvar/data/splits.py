@@ -10,7 +10,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from resvar.config import Settings
 from resvar.data.cifar import DATASETS, Images, load_cifar
 from resvar.data.folder import FolderEvalLoader, FolderImages, FolderTrainLoader, open_folder
 from resvar.data.memory import (
@@ -23,6 +22,7 @@ from resvar.data.memory import (
 from resvar.data.photos import check_images
 from resvar.data.sample import load_sample
 from resvar.errors import UserError
+from resvar.settings import Settings
 
 
 class TrainLoader(Protocol):

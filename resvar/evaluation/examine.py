@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from resvar import rundir
 from resvar.condition import read_result
-from resvar.config import Settings
 from resvar.data.splits import EvalLoader, Splits
 from resvar.errors import RunError, UserError
 from resvar.evaluation.metrics import (
@@ -28,6 +27,7 @@ from resvar.evaluation.metrics import (
     reliability,
 )
 from resvar.evaluation.trained import TrainedNetwork
+from resvar.settings import Settings
 from resvar.training.evaluate import Evaluation, evaluate
 from resvar.training.execution import Execution
 from resvar.training.machine import device_name

@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from resvar.config import IMAGES_OF
 from resvar.console import percent
+from resvar.settings import IMAGES_OF
 from resvar.table import Filled, Table, TableCell, draw_parts, filled, left, right
 
 MOST_CLASSES_SHOWN = 20

@@ -9,7 +9,6 @@ import torch
 
 from resvar import rundir
 from resvar.condition import read_undisturbed
-from resvar.config import Settings
 from resvar.console import log
 from resvar.data.cifar import Images
 from resvar.data.folder import MEAN, STD, FolderImages
@@ -19,6 +18,7 @@ from resvar.errors import UserError
 from resvar.export.description import Provenance
 from resvar.export.safetensors_file import load_model
 from resvar.models.network import ResidualNetwork
+from resvar.settings import Settings
 from resvar.training.checkpoint import DamagedError, State, load_newest
 from resvar.training.checkpoint import load as load_checkpoint
 

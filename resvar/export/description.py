@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal, Self
 import torch
 from pydantic import Field
 
-from resvar.config import ARCHITECTURE, Settings
 from resvar.data.memory import Normalization
 from resvar.export.schema import FiniteFloat, OrderingModel, StrictModel
 from resvar.models.architecture import Architecture, plan
 from resvar.models.network import ResidualNetwork
 from resvar.models.ordering import PLACES
+from resvar.settings import ARCHITECTURE, Settings
 from resvar.version import __version__
 
 DESCRIPTION_FORMAT: Literal[1] = 1

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from resvar.config import Settings
 from resvar.errors import UserError
 from resvar.export.description import DESCRIPTION_KEY, NO_PROVENANCE, Description, Provenance
 from resvar.models.network import ResidualNetwork
+from resvar.settings import Settings
 
 
 def to_onnx(

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from resvar.config import Settings, resolve
+from resvar.config import resolve
 from resvar.console import deliver, deliver_drawn, duration, log, output_format
 from resvar.data.splits import Splits, open_images
 from resvar.errors import UserError, shortened
@@ -28,6 +28,7 @@ from resvar.probes.signals import measure_signals
 from resvar.reports.records import Record
 from resvar.reports.search import read_records
 from resvar.rundir import CHECKPOINT, PREVIOUS_CHECKPOINT, snapshots
+from resvar.settings import Settings
 from resvar.strict_yaml import whole_number
 from resvar.training.execution import Execution
 from resvar.training.machine import choose_device, device_name

@@ -12,12 +12,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
-from resvar.config import Settings
 from resvar.errors import UserError
 from resvar.export.schema import FiniteFloat, OrderingModel, StrictModel
 from resvar.files import write_text
 from resvar.roles import NonNegative, PositiveInt
 from resvar.rundir import PROBE, read_json
+from resvar.settings import Settings
 
 PROBE_FORMAT: Literal[1] = 1
 

@@ -11,13 +11,13 @@ from typing import Self
 
 from rich.console import Console
 
-from resvar.config import IMAGES_OF
 from resvar.console import drawn_text, percent
 from resvar.probes.claims import CLAIMS, SUPPORTED, ClaimVerdict, judge
 from resvar.probes.measurements import PROBE_FORMAT, Moment, Probe
 from resvar.probes.runs import RunGroup
 from resvar.probes.series import ALL_SERIES, Series, Values, moment_name
 from resvar.reports.render import markdown_table
+from resvar.settings import IMAGES_OF
 from resvar.table import NOTHING, Column, Table, TableCell, print_table
 
 SPARKS = "▁▂▃▄▅▆▇█"

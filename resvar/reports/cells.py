@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from resvar.config import NOT_HASHED, Settings, differences
 from resvar.errors import UserError
 from resvar.foldername import folder_name
 from resvar.reports.comparable import effective, shown
@@ -21,7 +20,7 @@ from resvar.reports.published import Published
 from resvar.reports.records import UNREAD, Record, RunState, settings_of
 from resvar.reports.search import SEED_FOLDER
 from resvar.reports.statistics import Summary
-from resvar.settings import names_of
+from resvar.settings import NOT_HASHED, Settings, differences, names_of
 
 GroupKey = tuple[str, str]
 """Label and dataset."""

@@ -9,9 +9,8 @@ import hashlib
 import json
 from typing import Any
 
-from resvar.config import TRAINING_HALF, Settings
 from resvar.files import shipped
-from resvar.settings import network_deviations
+from resvar.settings import TRAINING_HALF, Settings, network_deviations
 from resvar.strict_yaml import read_yaml
 
 

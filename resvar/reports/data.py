@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
-from resvar.config import Settings
 from resvar.console import plain
 from resvar.reports.cells import Entry
 from resvar.reports.findings import Group, Report
@@ -17,6 +16,7 @@ from resvar.reports.records import Record, RunState
 from resvar.reports.tables import reason
 from resvar.reports.variations import Grid, grids
 from resvar.reports.verdicts import V1, V1V2Comparison
+from resvar.settings import Settings
 
 if TYPE_CHECKING:
     import pandas

@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from resvar.config import TRAINING_HALF
 from resvar.files import shipped
 from resvar.reports.comparable import effective, shown
 from resvar.reports.findings import Group
 from resvar.reports.notes import DATASET_NAMES
 from resvar.reports.records import settings_of
+from resvar.settings import TRAINING_HALF
 
 DIGITS = 4
 """Of the hash in a short name; more where two names would be equal."""

@@ -7,13 +7,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import Any
 
-from resvar.config import TRAINING_HALF, Settings
 from resvar.console import listed
 from resvar.files import shipped
 from resvar.models.ordering import PAPER_ORDER
 from resvar.reports.comparable import follows_paper, shown, without_effect
 from resvar.reports.records import Record, RunState, result_of, settings_of
-from resvar.settings import network_deviations
+from resvar.settings import TRAINING_HALF, Settings, network_deviations
 
 DATASET_NAMES = {
     "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "sample": "sample of CIFAR-10 (2,000 images)",

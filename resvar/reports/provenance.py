@@ -11,13 +11,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from resvar.config import NOT_HASHED, Settings, resolve
+from resvar.config import resolve
 from resvar.errors import UserError
 from resvar.files import shipped
 from resvar.models.ordering import in_paper_order, shipped_as
 from resvar.reports.comparable import shown
 from resvar.reports.records import Record, settings_of
 from resvar.rundir import CONFIG, ENVIRONMENT, read_json
+from resvar.settings import NOT_HASHED, Settings
 
 FACTS = {
     "device": "device",

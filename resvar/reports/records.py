@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resvar.condition import read_result, read_undisturbed, run_stamp
-from resvar.config import Settings
 from resvar.errors import UnreadableError, UserError
 from resvar.reports.comparable import label_of
 from resvar.rundir import (
@@ -32,6 +31,7 @@ from resvar.rundir import (
     read_progress,
     read_settings,
 )
+from resvar.settings import Settings
 from resvar.strict_yaml import read_yaml
 
 if TYPE_CHECKING:

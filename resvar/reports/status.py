@@ -14,7 +14,6 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from resvar.condition import require_usable, run_stamp
-from resvar.config import CIFAR_TEST_IMAGES
 from resvar.console import console_for_output, duration, moment, per_second, pluralize
 from resvar.errors import Stopped, UserError
 from resvar.reports.queue import with_queue
@@ -29,6 +28,7 @@ from resvar.reports.records import (
 from resvar.reports.search import SEED_FOLDER, glance
 from resvar.reports.tables import reason
 from resvar.rundir import CHECKPOINT, RunProgress
+from resvar.settings import CIFAR_TEST_IMAGES
 from resvar.sweeps.grid import manifests
 from resvar.sweeps.submission import SUBMISSIONS
 from resvar.table import (

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
-from resvar.config import ARCHITECTURE, TRAINING_HALF
 from resvar.files import shipped
 from resvar.reports.cells import EXECUTION, CellKey, Entry
 from resvar.reports.comparable import deviations, effective, shown
@@ -16,7 +15,7 @@ from resvar.reports.notes import DATASET_NAMES, protocol_note
 from resvar.reports.records import settings_of
 from resvar.reports.tables import mean_and_sd, run_table, seeds
 from resvar.sequences import chunks
-from resvar.settings import network_deviations
+from resvar.settings import ARCHITECTURE, TRAINING_HALF, network_deviations
 from resvar.table import Filled, Table, TableCell, filled, left, right
 
 MOST_SETTINGS = 2

@@ -9,10 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from resvar.config import CIFAR_TEST_IMAGES, SAMPLE_TEST_IMAGES, Settings
 from resvar.console import console_for_output, duration, per_second, pluralize
 from resvar.errors import UserError
 from resvar.rundir import read_progress
+from resvar.settings import CIFAR_TEST_IMAGES, SAMPLE_TEST_IMAGES, Settings
 from resvar.sweeps.grid import PlannedRun
 from resvar.sweeps.measure import measured_speeds
 from resvar.sweeps.slots import Slot

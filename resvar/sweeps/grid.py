@@ -12,11 +12,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from resvar.config import Settings, resolve
+from resvar.config import resolve
 from resvar.errors import UserError, nearest, quoted, require_given, shortened, unknown
 from resvar.files import shipped, write_json
 from resvar.ownership import run_folder
 from resvar.rundir import NOTE_FORMAT, RESULT, read_json
+from resvar.settings import Settings
 from resvar.strict_yaml import parse_yaml, read_yaml, spelling_advice, to_yaml
 
 GRID = ("variants", "depths", "seeds")

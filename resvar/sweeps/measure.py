@@ -20,8 +20,8 @@ from contextlib import ExitStack, suppress
 from statistics import fmean
 from typing import Any, Self
 
-from resvar.config import Settings
 from resvar.errors import RunError, UserError
+from resvar.settings import Settings
 from resvar.streams import open_standard_streams
 from resvar.sweeps.processes import SAFE_PYTHON, ending_of, import_path
 from resvar.sweeps.slots import Slot

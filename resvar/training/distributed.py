@@ -23,9 +23,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from resvar.config import Settings
 from resvar.data.memory import Shard
 from resvar.errors import BrokenOffError, PeerFailure, RunError, Stopped, UserError
+from resvar.settings import Settings
 from resvar.training.machine import choose_device, device_name
 
 T = TypeVar("T")

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from resvar.config import Settings
 from resvar.errors import UserError
 from resvar.rundir import EVENTS
+from resvar.settings import Settings
 
 SUFFIX = Path(EVENTS).suffix
 

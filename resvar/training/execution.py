@@ -16,7 +16,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from resvar.config import Settings
 from resvar.errors import UserError
 from resvar.kernels.build import (
     BuildError,
@@ -27,6 +26,7 @@ from resvar.kernels.build import (
 )
 from resvar.kernels.ghost_fuse import triton_obstacle, triton_version
 from resvar.models.network import ResidualNetwork
+from resvar.settings import Settings
 from resvar.training.distributed import SINGLE_PROCESS, Ranks
 from resvar.training.machine import computes_bf16, keep_freed_memory
 

@@ -19,7 +19,6 @@ from rich.console import Console
 
 from resvar import rundir
 from resvar.condition import read_result, require_usable
-from resvar.config import IMAGES_OF, Settings
 from resvar.console import duration, percent
 from resvar.data.cifar import Images
 from resvar.data.folder import FolderImages
@@ -27,6 +26,7 @@ from resvar.data.splits import Splits, open_images
 from resvar.errors import RunError, Stopped
 from resvar.files import replacing, write_json
 from resvar.ownership import refuse_foreign, run_folder, start_over
+from resvar.settings import IMAGES_OF, Settings
 from resvar.training.checkpoint import load_newest, outlook
 from resvar.training.distributed import Ranks
 from resvar.training.environment import (

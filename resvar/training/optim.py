@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from resvar.config import Settings
+from resvar.settings import Settings
 from resvar.training.muon import Muon, filters
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 
-from resvar.config import Settings
+from resvar.settings import Settings
 
 
 class Pace:

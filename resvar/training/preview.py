@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from resvar import rundir
-from resvar.config import CIFAR_TEST_IMAGES, Settings
 from resvar.console import deliver_drawn, duration, per_second
 from resvar.data.folder import FolderImages
 from resvar.data.splits import open_images
 from resvar.errors import UserError
 from resvar.models.architecture import CLASSES
 from resvar.ownership import run_folder
+from resvar.settings import CIFAR_TEST_IMAGES, Settings
 from resvar.table import Table, draw_parts, filled, left
 from resvar.training.checkpoint import outlook
 from resvar.training.execution import Execution

@@ -7,7 +7,7 @@ at a low rate, then `lr`, multiplied by `lr_factor` at each milestone. `one-cycl
 
 from __future__ import annotations
 
-from resvar.config import Settings
+from resvar.settings import Settings
 
 
 def learning_rate(iteration: int, settings: Settings) -> float:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from resvar.config import Settings
 from resvar.data.splits import num_classes
 from resvar.models.network import ResidualNetwork, build_model
+from resvar.settings import Settings
 from resvar.training.capture import CapturedUpdates, CudaGraph
 from resvar.training.distributed import AllReduceBuffer
 from resvar.training.execution import Execution

@@ -15,10 +15,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from resvar.config import Settings
 from resvar.data.splits import EvalLoader, Splits
 from resvar.errors import RunError, Stopped, is_out_of_memory
 from resvar.models.network import ResidualNetwork
+from resvar.settings import Settings
 from resvar.training.capture import Captured, Evaluated
 from resvar.training.checkpoint import State
 from resvar.training.evaluate import Evaluation, evaluate

@@ -27,10 +27,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from resvar.config import Settings
 from resvar.errors import UserError, first_line
 from resvar.files import PACKAGE, open_to_append
 from resvar.rundir import WANDB, read_json, try_lock, write_note
+from resvar.settings import Settings
 from resvar.training.events import figures
 
 FOLDER = "wandb"

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resvar.config import Settings, resolve
+from resvar.config import resolve
 from resvar.rundir import CONFIG, DIVERGED, FAILURE, PROGRESS, RESULT
+from resvar.settings import Settings
 
 
 def make_settings(

@@ -14,10 +14,11 @@ from typing import Any, cast
 import pytest
 
 from resvar.cli import run_command
-from resvar.config import differences, resolve
+from resvar.config import resolve
 from resvar.errors import RunError, UserError
 from resvar.files import write_json
 from resvar.rundir import RESULT, read_settings, write_settings
+from resvar.settings import differences
 from resvar.sweeps import measure as measure_module
 from resvar.sweeps import processes as processes_module
 from resvar.sweeps.estimate import measured_throughput

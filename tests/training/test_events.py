@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from resvar.cli import run_command
-from resvar.config import differences, resolve
+from resvar.config import resolve
 from resvar.rundir import EVENTS
+from resvar.settings import differences
 from resvar.training.events import TAGS
 from tests.support.commands import contents, train
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from resvar.config import TRAINING_HALF, resolve
+from resvar.config import resolve
 from resvar.errors import RunError, Stopped, UserError
 from resvar.export.safetensors_file import load_model
 from resvar.reports.comparable import deviations, label_of
 from resvar.rundir import snapshot_path, snapshots
+from resvar.settings import TRAINING_HALF
 from resvar.training import writer
 from resvar.training.job import run_training as train
 from resvar.training.step import build_network

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from resvar.config import Settings, resolve
+from resvar.config import resolve
 from resvar.data.cifar import Dataset, Images
 from resvar.data.splits import Splits
+from resvar.settings import Settings
 from tests.long.fuzz.damage import VALUES, YAML_SCALARS, YAML_WORDS
 
 NOTES = {
