@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 
 import pytest
@@ -67,6 +68,22 @@ def test_the_readme_has_the_table_with_the_most_cells_but_never_the_smoke_test(t
 
 def headline_of(folder):
     return refresh_results.headline(build(read_records([folder]))).label
+
+
+def test_the_page_of_the_results_has_the_errors_of_the_records_in_their_order():
+    page = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    found = re.findall(r"- ResNet-(\d+), n = (\d+): ([^%]+) %", " ".join(page.split()))
+    assert [depth for depth, *_ in found] == ["110", "164"]
+    for depth, n, shown in found:
+        errors = {}
+        for variant in TABLE_2:
+            runs = (ROOT / "results" / "short" / f"{variant}-{depth}").glob("seed-*/result.json")
+            each = [json.loads(run.read_text("utf-8"))["test_error"] for run in runs]
+            assert len(each) in (0, int(n))
+            if each:
+                errors[variant] = statistics.median(each)
+        ranked = sorted(errors.items(), key=lambda item: item[1])
+        assert shown == ", ".join(f"{variant} {error:.2f}" for variant, error in ranked)
 
 
 def test_the_readme_shows_no_figure_of_the_smoke_test():
