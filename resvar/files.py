@@ -245,7 +245,7 @@ NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)  # Windows has neither
 NO_WAIT: int = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 BINARY: int = getattr(os, "O_BINARY", 0)
 
-KINDS = {
+FILE_TYPES = {
     stat.S_IFDIR: "directory", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket",
     stat.S_IFLNK: "link", stat.S_IFCHR: "device", stat.S_IFBLK: "device",
 }  # fmt: skip
@@ -253,7 +253,7 @@ KINDS = {
 
 def _require_regular(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        kind = KINDS.get(stat.S_IFMT(status.st_mode), "device")
+        kind = FILE_TYPES.get(stat.S_IFMT(status.st_mode), "device")
         raise UserError(f"{path}: this is a {kind}, not a regular file.")
 
 

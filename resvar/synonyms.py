@@ -76,7 +76,7 @@ ADVICE = {
 }
 """Other names → what to do instead."""
 
-LONGEST = 60
+LONGEST_COMPARED = 60
 """Characters of a word that are compared."""
 
 NEAR = 0.75
@@ -105,4 +105,4 @@ def meant_setting(word: str, known: Collection[str]) -> str:
 
 def _plain(word: str) -> str:
     """A word without what people write differently, and not too long to be compared."""
-    return re.sub(r"[-_ ]", "", word.lower())[:LONGEST]
+    return re.sub(r"[-_ ]", "", word.lower())[:LONGEST_COMPARED]

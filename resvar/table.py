@@ -179,7 +179,7 @@ class Prose:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for line in folded(self.text, usable_width(console, options) - self.indent):
-            yield _line(" " * self.indent + line, self.style)
+            yield _single_line(" " * self.indent + line, self.style)
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class TerminalTable:
             yield from _aligned(shown, widths)
         for note in shown.notes:
             yield Prose(note, "dim", 2)
-        for note in left_out(self.table, shown):
+        for note in columns_left_out(self.table, shown):
             yield Prose(note, "dim", 2)
 
 
@@ -211,7 +211,7 @@ class Parts:
     texts: Sequence[str]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield _line(self._fitting(options.max_width), "")
+        yield _single_line(self._fitting(options.max_width), "")
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         return Measurement(1, max(1, columns_of(self._fitting(options.max_width))))
@@ -255,7 +255,7 @@ def fitted(table: Table, width: int) -> tuple[Table, list[int] | None]:
     return table, None
 
 
-def left_out(table: Table, shown: Table) -> Iterator[str]:
+def columns_left_out(table: Table, shown: Table) -> Iterator[str]:
     """A note on the columns of a table that are not shown."""
     highest = max(column.drop for column in shown.columns)
     if dropped := [column.name for column in table.columns if column.drop > highest]:
@@ -348,13 +348,13 @@ def _aligned(table: Table, widths: Sequence[int]) -> Iterator[Text]:
     height = max(map(len, titles))
     above = [[""] * (height - len(title)) + title for title in titles]
     yield from _row(columns, widths, above, ["dim" if c.foreign else "bold" for c in columns])
-    yield _line("─" * (sum(widths) + GAP * (len(widths) - 1)), "")
+    yield _single_line("─" * (sum(widths) + GAP * (len(widths) - 1)), "")
     rows = [_row_lines(row, widths) for row in table.rows]
     several = any(len(cell.lines) > 1 for row in table.rows for cell in row)
     spaced = several or any(len(lines) > 2 for row in rows for lines in row)
     for number, (row, cells) in enumerate(zip(rows, table.rows, strict=True)):
         if spaced and number:
-            yield _line("", "")
+            yield _single_line("", "")
         yield from _row(columns, widths, row, [_style(cell) for cell in cells])
 
 
@@ -379,7 +379,7 @@ def _row(
     styles: Sequence[str],
 ) -> Iterator[Text]:
     for number in range(max(map(len, cells))):
-        line = _line("", "")
+        line = _single_line("", "")
         for column, width, lines, style in zip(columns, widths, cells, styles, strict=True):
             text = lines[number] if number < len(lines) else ""
             space = " " * (width - columns_of(text))
@@ -394,21 +394,21 @@ def _stacked(table: Table, width: int) -> Iterator[Text]:
     for number, row in enumerate(table.rows):
         first, *others = zip((column.name for column in table.columns), row, strict=True)
         if number or table.title:
-            yield _line("", "")
+            yield _single_line("", "")
         for line in folded(" ".join(filter(None, (first[0], *first[1].lines))), width):
-            yield _line(line, "bold")
+            yield _single_line(line, "bold")
         short = [
             f"{title}: {cell.text}" for title, cell in others if len(cell.lines) == 1 and cell.text
         ]
         for line in folded(f"  {'  '.join(short)}", width) if short else ():
-            yield _line(line, "")
+            yield _single_line(line, "")
         for title, cell in others:
             if len(cell.lines) > 1:
                 for line in (f"  {title}:", *(f"    {line}" for line in cell.lines)):
-                    yield from (_line(part, _style(cell)) for part in folded(line, width))
+                    yield from (_single_line(part, _style(cell)) for part in folded(line, width))
 
 
-def _line(text: str, style: str) -> Text:
+def _single_line(text: str, style: str) -> Text:
     return Text(text, style=style, no_wrap=True, overflow="ignore", end="\n")
 
 

@@ -112,3 +112,24 @@ def test_twelve_files_lead_from_yaml_to_table_and_the_page_names_the_others(tmp_
     beside = called - {file for file, _ in path} - {"__init__.py", "__main__.py"}
     assert {file for file in beside if not file.startswith(tuple(trusted))} == set()
     assert {name for name in trusted if not any(f.startswith(name) for f in beside)} <= {"kernels/"}
+
+
+def top_level_names(path):
+    """Functions, classes and constants of a file, but not type variables."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            value = node.value.func if isinstance(node.value, ast.Call) else None
+            if getattr(value, "id", None) != "TypeVar":
+                yield from (target.id for target in targets if isinstance(target, ast.Name))
+
+
+def test_no_two_files_give_the_same_name_to_something():
+    """So that a name leads to one place, in a search and in a traceback."""
+    homes = {}
+    for path in sorted((ROOT / "resvar").rglob("*.py")):
+        for name in {*top_level_names(path)} - {"__all__"}:
+            homes.setdefault(name, []).append(path.relative_to(ROOT).as_posix())
+    assert {name: files for name, files in homes.items() if len(files) > 1} == {}

@@ -204,7 +204,7 @@ def export_command(
     Example:  resvar export runs/quick/full-preact-20/seed-0 --out v2.onnx
     """
     example = "resvar export runs/quick/full-preact-20/seed-0 --out v2.onnx"
-    require_given({opt.SOURCE: source, "--out FILE": out}, example)
+    require_given({opt.SOURCE_METAVAR: source, "--out FILE": out}, example)
     assert source is not None
     assert out is not None
     from resvar.evaluation.commands import export_source

@@ -164,9 +164,9 @@ DeviceOption = Annotated[
         autocompletion=completion.complete_device,
     ),
 ]
-SOURCE = "RUN|CHECKPOINT|FILE"
+SOURCE_METAVAR = "RUN|CHECKPOINT|FILE"
 SOURCE_ARGUMENT = typer.Argument(
-    metavar=SOURCE,
+    metavar=SOURCE_METAVAR,
     help="A run directory, a checkpoint in one, or an exported .safetensors file.",
     parser=parse_path,
 )

@@ -38,7 +38,7 @@ def exclusive(folder: Path, log: Callable[[str], None]) -> Iterator[None]:
         with open_to_append(path) as file:
             if not _try_alone(file):
                 if not told:
-                    log(f"{folder}: {_owner(file)} fetches data into it now; waiting for its end.")
+                    log(f"{folder}: {_holder(file)} fetches data into it now; waiting for its end.")
                 told = True
                 time.sleep(RETRY_EVERY)
             elif _is_still(file, path):
@@ -57,7 +57,7 @@ def find_fetching(folder: Path) -> str | None:
     """The process that fetches data into the folder now: `process 12 on host`."""
     with contextlib.suppress(Exception), open_regular(folder / FETCH_LOCK) as file:
         if not try_lock(file.fileno(), shared=True):
-            return _owner(file)
+            return _holder(file)
     return None
 
 
@@ -76,6 +76,6 @@ def _is_still(file: IO[bytes], path: Path) -> bool:
         return False
 
 
-def _owner(file: IO[bytes]) -> str:
+def _holder(file: IO[bytes]) -> str:
     file.seek(0)
     return file.read(300).decode(errors="replace").strip() or "another process"

@@ -90,7 +90,7 @@ def obtain(
                 try:
                     download(wanted, part, tell, early, last)
                 except KeyboardInterrupt:
-                    raise Stopped(f"stopped; {_kept(part)}.") from None
+                    raise Stopped(f"stopped; {_kept_part(part)}.") from None
                 _unpack_download(dataset, folder, part, wanted, progress)
     except OSError as error:
         failure = f"{error.filename or folder}: {error.strerror or error}; no data in {folder} was "
@@ -145,7 +145,7 @@ def _part(dataset: Dataset, folder: Path, wanted: Archive) -> Path:
     return folder / f"{wanted.name}.{mark}.part"
 
 
-def _kept(part: Path) -> str:
+def _kept_part(part: Path) -> str:
     """What is left of a download that was stopped, and what a rerun does."""
     if not part.exists():
         return "nothing was downloaded yet; rerun the command to start again"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Suffixes of image files, in upper or lower case; as in torchvision."""
 
-FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000")
+IMAGE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000")
 """Formats that are decoded, whatever the suffix; not EPS, for example, which starts a program."""
 
 MOST_PIXELS = 89_478_485
@@ -129,7 +129,7 @@ def read_image(path: str) -> Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with open_regular(Path(path)) as file, Image.open(file, formats=FORMATS) as image:
+            with open_regular(Path(path)) as file, Image.open(file, formats=IMAGE_FORMATS) as image:
                 _check_shape(*image.size)
                 return _to_rgb(image)
     except MemoryError:

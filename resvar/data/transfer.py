@@ -30,7 +30,7 @@ def show_progress(
         return
     if title:
         show_line(title)
-    console = _console()
+    console = _stderr_console()
     if console.is_terminal:
         with _bar(console, total, start) as tell:
             yield tell
@@ -40,11 +40,11 @@ def show_progress(
 
 def show_line(text: str) -> None:
     """Print a line on stderr; a terminal wraps it between words."""
-    console = _console()
+    console = _stderr_console()
     console.print(text, highlight=False, soft_wrap=not console.is_terminal)
 
 
-def _console() -> Console:
+def _stderr_console() -> Console:
     from resvar.console import console_for_progress
 
     return console_for_progress(sys.stderr)

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from resvar.errors import UserError, first_line
 
-Answer = TypeVar("Answer")
+Reply = TypeVar("Reply")
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def ask(
     return response, start, None if response.length is None else start + response.length
 
 
-def await_answer(seconds: float, call: Callable[[], Answer]) -> Answer:
+def await_answer(seconds: float, call: Callable[[], Reply]) -> Reply:
     """The value of a call that may block; Ctrl-C and the limit end the wait for it.
 
     A socket's own limit begins anew with each byte, and looking up a name has none.
@@ -128,7 +128,7 @@ def await_answer(seconds: float, call: Callable[[], Answer]) -> Answer:
     Raises:
         TimeoutError: there is no value after `seconds`; or what the call raises.
     """
-    outcome: concurrent.futures.Future[Answer] = concurrent.futures.Future()
+    outcome: concurrent.futures.Future[Reply] = concurrent.futures.Future()
 
     def work() -> None:
         try:

@@ -19,7 +19,7 @@ WORST = 10
 
 def print_findings(findings: dict[str, Any], console: Console) -> None:
     """Print the findings, fitted to a terminal."""
-    draw_parts(_parts(findings), console)
+    draw_parts(_report_parts(findings), console)
 
 
 def after_iteration(iteration: int | None, iterations: int) -> str:
@@ -30,7 +30,7 @@ def after_iteration(iteration: int | None, iterations: int) -> str:
     return f", after iteration {iteration:,}{unfinished}"
 
 
-def _parts(found: dict[str, Any]) -> Iterator[str | Table]:
+def _report_parts(found: dict[str, Any]) -> Iterator[str | Table]:
     yield (
         f"{found['source']}: {found['variant']}-{found['depth']}, protocol {found['protocol']}, "
         f"seed {found['seed']}{after_iteration(found['iteration'], found['iterations'])}."

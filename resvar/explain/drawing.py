@@ -76,7 +76,7 @@ ROWS = (
 INDENT = " " * 4
 """Left of the shortcut; the boxes of the branch begin three columns right of it."""
 
-LONGEST_NAME = 28
+NAME_WIDTH = 28
 PLACE_STYLES = {"lead": "bold cyan", "trail": "bold magenta", "after_add": "bold yellow"}
 LEGEND = "┃ shortcut   │ branch   ⊕ addition   [ ] convolution   ( ) BN or ReLU"
 
@@ -94,7 +94,7 @@ class Drawing:
         labels = [box.label for figure in self.figures for box in figure.branch]
         box_width = max(8, *map(len, labels)) + 2
         words = [word for figure in self.figures for word in (figure.name, figure.caption)]
-        longest = min(max(map(len, words)), LONGEST_NAME)
+        longest = min(max(map(len, words)), NAME_WIDTH)
         width = max(len(INDENT) + 3 + box_width, longest) + 2
         fitting = max(1, (options.max_width - len("after_add ")) // width)
         lines = -(-len(self.figures) // fitting)

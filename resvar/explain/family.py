@@ -163,14 +163,14 @@ def family_as_markdown(networks: Sequence[Complexity]) -> Iterator[str]:
         if row.common:
             rows.append([row.name, row.size, *[row.common] * len(networks)])
         if row.has_units or not row.common:
-            rows.append([row.name, row.size, *(_markdown_cell(stage, row) for stage in row.stages)])
+            rows.append([row.name, row.size, *(_family_cell(stage, row) for stage in row.stages)])
     totals = [[name, "", *values] for name, values in family_totals(networks)]
     yield from pipe_table(("layer", "output", *family_columns(networks)), [*rows, *totals])
     yield ""
     yield from (f"- {note}" for note in family_notes(networks))
 
 
-def _markdown_cell(stage: StageRow | None, row: FamilyRow) -> str:
+def _family_cell(stage: StageRow | None, row: FamilyRow) -> str:
     """What a network has in a row, less what all have in common: `56×56, [3×3, 64; …] × 2`."""
     if stage is None:
         return before_units(stage)

@@ -95,7 +95,7 @@ def _given(values: Mapping[str, Any], name: str) -> str:
 
 
 def _explained(name: str) -> str:
-    choices = _choices(name)
+    choices = _choices_of_setting(name)
     return f"{ROLES[name].help} ({', '.join(choices)})" if choices else ROLES[name].help
 
 
@@ -103,7 +103,7 @@ def _one_setting(name: str) -> Iterator[str | Table]:
     role = ROLES[name]
     facts = {
         "what it does": role.help,
-        "type": _in_words(_schema(name)),
+        "type": _type_in_words(_schema(name)),
         "default": _shown(_default(name)),
         "unit": role.unit,
         "fixed in": role.paper,
@@ -120,8 +120,8 @@ def _as_json(name: str) -> dict[str, Any]:
     return {
         "part": role.part,
         "help": role.help,
-        "type": _in_words(_schema(name)),
-        "choices": _choices(name),
+        "type": _type_in_words(_schema(name)),
+        "choices": _choices_of_setting(name),
         "required": field.is_required(),
         "default": None if field.is_required() else field.default,
         "unit": role.unit or None,
@@ -152,7 +152,7 @@ def _shown(value: Any) -> str:
     return "" if value is None else to_yaml({"x": value}).removeprefix("x: ").strip()
 
 
-def _choices(name: str) -> list[str]:
+def _choices_of_setting(name: str) -> list[str]:
     return [str(word) for word in _schema(name).get("enum", ())]
 
 
@@ -162,21 +162,21 @@ def _schema(name: str) -> dict[str, Any]:
     return next((kind for kind in schema.get("anyOf", ()) if kind.get("type") != "null"), schema)
 
 
-def _in_words(schema: Mapping[str, Any]) -> str:
+def _type_in_words(schema: Mapping[str, Any]) -> str:
     """`whole number, 1 or more`, `list of whole numbers`, `sgd, muon`."""
     if "enum" in schema:
         return " or ".join(map(str, schema["enum"]))
     if schema["type"] == "array":
-        return f"list: {_in_words(schema['items'])}"
+        return f"list: {_type_in_words(schema['items'])}"
     limits = [words.format(schema[key]) for key, words in LIMITS.items() if key in schema]
-    return ", ".join([KINDS[schema["type"]], *limits])
+    return ", ".join([JSON_TYPES[schema["type"]], *limits])
 
 
 def _example(name: str) -> str:
     """`--set lr=0.1`, with a value that the setting can have."""
     values = [
         *(v[name] for v in _protocols().values() if name in v),
-        *_choices(name),
+        *_choices_of_setting(name),
         _default(name),
     ]
     given = [value for value in values if value not in (None, "required", "by protocol", [])]
@@ -214,7 +214,7 @@ def _cell(key: str, row: Mapping[str, Any]) -> str:
     return f"{value:,}" if isinstance(value, int) else value or ""
 
 
-def _orderings() -> list[dict[str, Any]]:
+def _ordering_rows() -> list[dict[str, Any]]:
     also = {name: alias for alias, name in ALIASES.items()}
     figures = {name: read_yaml(path).get("figure") for name, path in shipped("variants").items()}
     rows = []
@@ -292,7 +292,7 @@ def _about(path: Path) -> str:
 
 
 LISTS: Mapping[str, Callable[[], list[dict[str, Any]]]] = {
-    "orderings": _orderings,
+    "orderings": _ordering_rows,
     "protocols": _protocol_rows,
     "sweeps": _sweep_rows,
     "launchers": _launcher_rows,
@@ -306,7 +306,7 @@ LIMITS = {
     "maximum": "{} or less",
     "exclusiveMaximum": "less than {}",
 }
-KINDS = {
+JSON_TYPES = {
     "integer": "whole number",
     "number": "number",
     "boolean": "true or false",

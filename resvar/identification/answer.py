@@ -123,17 +123,17 @@ def as_dict(found: Identification, subject: str) -> dict[str, Any]:
             "precision": comparison.precision,
         },
         "layers": {
-            "stem": _ops(found.structure.stem),
+            "stem": _op_names(found.structure.stem),
             "units": [
                 {
                     "module": unit.name,
-                    "before_split": _ops(unit.before),
-                    "branch": _ops(unit.branch),
-                    "shortcut": _ops(unit.shortcut),
+                    "before_split": _op_names(unit.before),
+                    "branch": _op_names(unit.branch),
+                    "shortcut": _op_names(unit.shortcut),
                 }
                 for unit in found.structure.units
             ],
-            "head": _ops(found.structure.head),
+            "head": _op_names(found.structure.head),
         },
     }
 
@@ -166,5 +166,5 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and isfinite(value) else None
 
 
-def _ops(steps: Sequence[Step]) -> list[str]:
+def _op_names(steps: Sequence[Step]) -> list[str]:
     return [step.op for step in steps]

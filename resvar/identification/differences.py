@@ -76,7 +76,7 @@ def structural_differences(
     structure: Structure, ordering: Ordering, architecture: Architecture, num_classes: int
 ) -> list[Deviation]:
     """How the layers differ from an ordering's, for the widths and counts that were read."""
-    return gathered(_differing(structure, ordering, architecture, num_classes))
+    return gathered(_layers_differing(structure, ordering, architecture, num_classes))
 
 
 def gathered(found: Found) -> list[Deviation]:
@@ -89,7 +89,7 @@ def gathered(found: Found) -> list[Deviation]:
     return [Deviation(text, tuple(names)) for text, names in modules.items()]
 
 
-def _differing(
+def _layers_differing(
     structure: Structure, ordering: Ordering, architecture: Architecture, num_classes: int
 ) -> Found:
     size = structure.stem[0].before.shape[-1] if structure.stem else None
@@ -147,11 +147,11 @@ def _compare_junction(
     if found.ops != wanted.ops:
         yield changed(found.ops, wanted.ops, place), module
     elif found.split != wanted.split:
-        took, takes = (_signal(junction) for junction in (found, wanted))
+        took, takes = (_signal_name(junction) for junction in (found, wanted))
         yield f"the shortcut takes {took}; in {ordering.name} it takes {takes}", module
 
 
-def _signal(junction: Junction) -> str:
+def _signal_name(junction: Junction) -> str:
     ops = junction.ops[: junction.split]
     return f"the signal after {words(ops)}" if ops else "the raw signal"
 

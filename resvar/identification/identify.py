@@ -138,7 +138,7 @@ def identify(
         if not layers:
             ours = ResidualNetwork(ordering, architecture, classes)
             training = not (early or random)
-            comparison = _compared(copy, structure, ours, shape, training)
+            comparison = _compare_where_possible(copy, structure, ours, shape, training)
         if not layers and comparison is None:
             differences.append(Deviation(NOT_COMPARED))
         if comparison is not None and not comparison.equal:
@@ -147,7 +147,7 @@ def identify(
                 Deviation(f"the same layers, but other {what}: {WHY_OTHERWISE[what]}")
             )
         notes = [
-            *_notes(copy, traced, architecture, early),
+            *_remarks(copy, traced, architecture, early),
             *_notes_on_orderings(structure, architecture, classes, same, layers),
         ]
     known = not differences
@@ -246,7 +246,7 @@ def _copied(network: nn.Module) -> nn.Module:
 def _traced(network: nn.Module, input: Sequence[int] | None) -> tuple[Trace, Shape]:
     """The trace on an image of the given shape, or of one that suits the stem."""
     if input is not None:
-        return _run(network, _checked(input))
+        return _trace_at(network, _checked(input))
     first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
     channels = first.in_channels if first is not None and first.in_channels else 3
     failures = []
@@ -262,14 +262,14 @@ def _traced_on(network: nn.Module, channels: int) -> tuple[Trace, Shape]:
     """The trace on a small image, or on a large one for a stem with a stride."""
     small, failure = None, None
     try:
-        small = _run(network, (channels, 32, 32))
+        small = _trace_at(network, (channels, 32, 32))
         convs = [op for op in small[0].operations if op.kind == "conv"]
         if not convs or convs[0].arguments["stride"][0] == 1:
             return small
     except UserError as error:
         failure = error
     try:
-        return _run(network, (channels, 224, 224))
+        return _trace_at(network, (channels, 224, 224))
     except UserError:
         if small is not None:
             return small
@@ -282,7 +282,7 @@ def _checked(input: Sequence[int]) -> Shape:
     return cast(Shape, tuple(input))
 
 
-def _run(network: nn.Module, shape: Shape) -> tuple[Trace, Shape]:
+def _trace_at(network: nn.Module, shape: Shape) -> tuple[Trace, Shape]:
     """The trace on a random image, with the weights drawn anew."""
     by = "×".join(map(str, shape))
     try:
@@ -308,7 +308,7 @@ def _run(network: nn.Module, shape: Shape) -> tuple[Trace, Shape]:
     return traced, shape
 
 
-def _compared(
+def _compare_where_possible(
     network: nn.Module, structure: Structure, ours: nn.Module, shape: Shape, training: bool
 ) -> FunctionDistance | None:
     """The comparison, on smaller images where the network takes them."""
@@ -374,7 +374,7 @@ def _is_published(ordering: Ordering, architecture: Architecture) -> bool:
     return architecture.depth in PUBLISHED.get((architecture.family, ordering.name), ())
 
 
-def _notes(
+def _remarks(
     network: nn.Module, traced: Trace, architecture: Architecture, early: bool
 ) -> Iterator[str]:
     if early:

@@ -45,7 +45,7 @@ def load_network(target: str, kwargs: str | None = None) -> nn.Module:
     with _foreign(target):
         module = _imported(source)
         found = _attribute(module, name, source)
-        arguments = _arguments(kwargs, module)
+        arguments = _keyword_arguments(kwargs, module)
         if isinstance(found, nn.Module):
             if arguments:
                 raise UserError(f"{target} is a network already and takes no --kwargs.")
@@ -151,7 +151,7 @@ def _attribute(module: ModuleType, dotted: str, source: str) -> Any:
     return found
 
 
-def _arguments(text: str | None, module: ModuleType) -> dict[str, Any]:
+def _keyword_arguments(text: str | None, module: ModuleType) -> dict[str, Any]:
     """`depth=110,widths=[16, 32]` → the values; a comma in brackets or quotes is the value's."""
     arguments = {}
     for part in _split_at_commas(text or ""):

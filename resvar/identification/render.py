@@ -19,7 +19,7 @@ def print_identification(found: Identification, subject: str, console: Console) 
     """The layers of the network, then the verdict."""
     print_table(_layers_table(found), console)
     console.print()
-    console.print(Prose(_facts(found)), crop=False)
+    console.print(Prose(_network_facts(found)), crop=False)
     console.print()
     for number, line in enumerate(verdict_lines(found, subject)):
         style = ("green" if found.known else "yellow") if number == 0 else ""
@@ -77,7 +77,7 @@ def _layer(step: Step) -> str:
 # --- sentences ------------------------------------------------------------------------------------
 
 
-def _facts(found: Identification) -> str:
+def _network_facts(found: Identification) -> str:
     network = found.architecture
     counts = ", ".join(str(stage.units) for stage in network.stages)
     widths = ", ".join(str(stage.out) for stage in network.stages)

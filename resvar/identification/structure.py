@@ -180,7 +180,7 @@ class _Graph:
         least = _convolutions(shortcut)
         if least > 1 or any(_convolutions(branch) <= least for branch in branches):
             return None
-        branch = branches[0] if len(branches) == 1 else _joined(branches, summed=True)
+        branch = branches[0] if len(branches) == 1 else _merged(branches, summed=True)
         if branch is None or not any(step.op == "conv" for step in branch):
             return None
         return branch, shortcut
@@ -219,7 +219,7 @@ class _Graph:
             terms = list(self._terms(index, start)) if summed else inputs
             if all(self._is_chain(start, term) for term in terms):
                 lanes = [self._path(start, term) for term in terms]
-                if (joined := _joined(lanes, summed)) is not None:
+                if (joined := _merged(lanes, summed)) is not None:
                     return joined
         inside = [
             op for op in self.trace.operations[start + 1 : index] if self._is_inside(op, start)
@@ -252,7 +252,7 @@ def _convolutions(path: Sequence[Step]) -> int:
     return sum(step.op == "conv" or step.weighted for step in path)
 
 
-def _joined(lanes: Sequence[list[Step]], summed: bool) -> list[Step] | None:
+def _merged(lanes: Sequence[list[Step]], summed: bool) -> list[Step] | None:
     """Equal lanes as one path of grouped steps; None if they are not equal or not chains.
 
     A convolution that reads the common input has its weights concatenated by output; a later one
@@ -318,21 +318,21 @@ def _named(block: Step) -> Iterator[Step]:
 def _meaning(kinds: Sequence[str], before: Tensor, after: Tensor) -> str | None:
     """What a block of operations computes, if it is something that these networks contain."""
     if before.dim() == 4:
-        if AVERAGES & set(kinds) and _same(after, before.mean((2, 3))):
+        if AVERAGES & set(kinds) and _equal(after, before.mean((2, 3))):
             return "mean"
-        if _same(after, before) and before.shape == after.shape:
+        if _equal(after, before) and before.shape == after.shape:
             return "identity"
-        if min(before.shape[2:]) > 2 and _same(after, F.max_pool2d(before, 3, 2, 1)):
+        if min(before.shape[2:]) > 2 and _equal(after, F.max_pool2d(before, 3, 2, 1)):
             return "max"
-        if min(before.shape[2:]) > 1 and _same(after, before.amax((2, 3))):
+        if min(before.shape[2:]) > 1 and _equal(after, before.amax((2, 3))):
             return "global maximum"
-        if before.shape == after.shape and _same(after, before.clamp(min=0)):
+        if before.shape == after.shape and _equal(after, before.clamp(min=0)):
             return "relu" if set(kinds) <= SPELLINGS_OF_RELU else None
         if after.dim() == 4 and before.shape[1] < after.shape[1]:
             return _padding(before, after)
-    elif _same(after, before):
+    elif _equal(after, before):
         return "identity"
-    if _same(after, before):
+    if _equal(after, before):
         return "identity"  # a change of shape
     return None
 
@@ -341,7 +341,7 @@ def _padding(before: Tensor, after: Tensor) -> str | None:
     """How a shortcut without weights makes more channels of fewer pixels."""
     width, extra = before.shape[1], after.shape[1] - before.shape[1]
     stride = ceil(before.shape[2] / after.shape[2])
-    if _same(after, Padding(width, after.shape[1], stride)(before)):
+    if _equal(after, Padding(width, after.shape[1], stride)(before)):
         return "pad"
     sampled = {"takes every second pixel": before[:, :, ::stride, ::stride]}
     if stride > 1:
@@ -350,14 +350,14 @@ def _padding(before: Tensor, after: Tensor) -> str | None:
     padded = {"half before and half after": extra // 2, "all after": 0, "all before": extra}
     for how, pixels in sampled.items():
         for where, first in padded.items():
-            if _same(after, F.pad(pixels, (0, 0, 0, 0, first, extra - first))):
+            if _equal(after, F.pad(pixels, (0, 0, 0, 0, first, extra - first))):
                 return f"{how} and pads with zero channels, {where}"
-        if extra % width == 0 and _same(after, torch.cat([pixels] * (1 + extra // width), 1)):
+        if extra % width == 0 and _equal(after, torch.cat([pixels] * (1 + extra // width), 1)):
             return f"{how} and repeats the channels"
     return None
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
+def _equal(a: Tensor, b: Tensor) -> bool:
     if a.numel() != b.numel() or not a.numel():
         return False
     a, b = a.flatten(), b.flatten()

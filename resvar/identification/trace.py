@@ -135,7 +135,7 @@ def logits_of(output: Any) -> Tensor:
     logits = getattr(output, "logits", named)
     if isinstance(logits, Tensor):
         return logits
-    tensors = [value for value in _flat(output) if isinstance(value, Tensor)]
+    tensors = [value for value in _flattened(output) if isinstance(value, Tensor)]
     if tensors:
         return next((tensor for tensor in tensors if tensor.dim() == 2), tensors[0])
     raise UserError(f"the network returns {type(output).__name__}, not a tensor of logits.")
@@ -183,7 +183,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         module = self._running[-1] if self._running else ""
         if name in RANDOM:
             self.random.append(module)
-        tensors = [value for value in _flat((args, kwargs)) if isinstance(value, Tensor)]
+        tensors = [value for value in _flattened((args, kwargs)) if isinstance(value, Tensor)]
         self.met |= {self._names.get(storage(tensor), "") for tensor in tensors}
         read = (self.read(tensor) for tensor in tensors)
         inputs = tuple(index for index in read if index is not None)
@@ -194,7 +194,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in changed:
             self._keep_values(tensor)
         result = func(*args, **kwargs)
-        results = [v for v in _flat(result) if isinstance(v, Tensor) and v.is_floating_point()]
+        results = [v for v in _flattened(result) if isinstance(v, Tensor) and v.is_floating_point()]
         if not results:
             return result
         self._kept += [*results, *tensors]
@@ -329,11 +329,11 @@ def _clamps_below_zero(name: str, given: Mapping[str, Any]) -> bool:
     return False
 
 
-def _flat(value: Any) -> Iterable[Any]:
+def _flattened(value: Any) -> Iterable[Any]:
     if isinstance(value, list | tuple):
         for item in value:
-            yield from _flat(item)
+            yield from _flattened(item)
     elif isinstance(value, Mapping):
-        yield from _flat(list(value.values()))
+        yield from _flattened(list(value.values()))
     else:
         yield value

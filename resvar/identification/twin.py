@@ -128,7 +128,7 @@ def _compared(
         logits[0].shape
     )
     torch.autograd.backward((logits[1] * weighting).sum())
-    slopes = _slopes((logits[0] * weighting).sum(), dict(theirs.named_parameters()))
+    slopes = _weight_gradients((logits[0] * weighting).sum(), dict(theirs.named_parameters()))
     gradients = [
         _distance(_together(slopes, step, key).flatten(), weights.grad.flatten())
         for layer, step in zip(layers, steps, strict=True)
@@ -143,7 +143,7 @@ def _compared(
     )
 
 
-def _slopes(loss: Tensor, named: dict[str, Tensor]) -> dict[str, Tensor]:
+def _weight_gradients(loss: Tensor, named: dict[str, Tensor]) -> dict[str, Tensor]:
     """The gradients; infinite where none arrives, or where the backward pass fails."""
     for weights in named.values():
         if not weights.is_leaf:  # those of a copied TorchScript module

@@ -28,7 +28,7 @@ SOURCE = Path(__file__).parent / "fused.cpp"
 
 FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-fopenmp", "-Wno-psabi")
 
-LONGEST = 600
+COMPILER_SECONDS = 600
 """Time limit of the compiler in seconds; it needs about twenty."""
 
 TRIAL = """
@@ -156,13 +156,13 @@ def _build(compiler: Sequence[str], work: Path) -> Path:
     torch_libraries = [f"-L{root / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
     compiled, linked = f"{work}/fused.o", f"{work}/fused.so"
     compile_only = ["-c", str(SOURCE), "-o", compiled]
-    _run("the compiler", [*compiler, *FLAGS, abi, *places, *includes, *compile_only], work)
-    _run("the linker", [*compiler, "-shared", compiled, "-o", linked, *torch_libraries], work)
-    _run("a trial of the new library", [sys.executable, "-P", "-c", TRIAL, linked], work)
+    _call("the compiler", [*compiler, *FLAGS, abi, *places, *includes, *compile_only], work)
+    _call("the linker", [*compiler, "-shared", compiled, "-o", linked, *torch_libraries], work)
+    _call("a trial of the new library", [sys.executable, "-P", "-c", TRIAL, linked], work)
     return Path(linked)
 
 
-def _run(name: str, command: Sequence[str], work: Path) -> None:
+def _call(name: str, command: Sequence[str], work: Path) -> None:
     """Run a command that ends with this process, or with an exception in it.
 
     Raises:
@@ -183,7 +183,7 @@ def _run(name: str, command: Sequence[str], work: Path) -> None:
         finally:
             os.close(watched)
         try:
-            code = process.wait(LONGEST)
+            code = process.wait(COMPILER_SECONDS)
         finally:
             os.close(alive)
             process.wait()

@@ -97,7 +97,7 @@ def keep(built: Path, folder: Path, key: str) -> Path:
     cut. Returns the new path."""
     for unfit in _libraries(folder, key):
         unfit.unlink()
-    library = folder / f"fused-{key}-{_digest(built)}.so"
+    library = folder / f"fused-{key}-{_library_digest(built)}.so"
     with built.open("rb+") as file:
         os.fchmod(file.fileno(), 0o644)
         os.fsync(file.fileno())
@@ -117,12 +117,12 @@ def _is_sound(library: Path) -> bool:
     try:
         whole = library.resolve()
         ours = whole.is_file() and _open_to_others(whole) is None
-        return ours and _digest(whole) == digest_in(library.name)
+        return ours and _library_digest(whole) == digest_in(library.name)
     except (OSError, RuntimeError):  # removed meanwhile, or a link to itself
         return False
 
 
-def _digest(library: Path) -> str:
+def _library_digest(library: Path) -> str:
     return hashlib.sha256(library.read_bytes()).hexdigest()[:16]
 
 

@@ -316,7 +316,7 @@ def slow_start(ours: RunGroup, theirs: RunGroup) -> Answer:
         )
     compared = compare(list(theirs.first["train_loss"]), list(ours.first["train_loss"]))
     evidence = (
-        f"mean training loss up to iteration {first:,}, {_difference(ours, theirs)}: "
+        f"mean training loss up to iteration {first:,}, {_difference_name(ours, theirs)}: "
         f"{_with_interval(compared, 'nats')}"
     )
     if compared.interval is None or not compared.can_decide:
@@ -351,7 +351,7 @@ def regularisation(ours: RunGroup, theirs: RunGroup) -> Answer:
     )
     worst = max(*ends[0]["train_error"], *ends[1]["train_error"])
     evidence = (
-        f"{_difference(ours, theirs)}: last training loss {_with_interval(losses, 'nats')}; "
+        f"{_difference_name(ours, theirs)}: last training loss {_with_interval(losses, 'nats')}; "
         f"test error {_with_interval(errors, 'points')}; training error up to {percent(worst, 1)}"
     )
     if worst > CONVERGED_BELOW:
@@ -376,7 +376,7 @@ REGULARISATION = RunsClaim(
 )
 
 
-def _difference(ours: RunGroup, theirs: RunGroup) -> str:
+def _difference_name(ours: RunGroup, theirs: RunGroup) -> str:
     return f"{ours.ordering.name} − {theirs.ordering.name}"
 
 

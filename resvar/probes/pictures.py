@@ -46,19 +46,19 @@ ONE_EACH = "Each line is one network, so it has no interval."
 
 def probe_pictures(results: ProbeResults) -> Iterator[Picture]:
     """The figures, by depth and moment."""
-    for name, draw in _planned(results):
+    for name, draw in _planned_pictures(results):
         with house_style():
             picture = draw()
         yield replace(picture, name=name, creator="resvar probe")
 
 
-def _planned(results: ProbeResults) -> Iterator[tuple[str, partial[Picture]]]:
+def _planned_pictures(results: ProbeResults) -> Iterator[tuple[str, partial[Picture]]]:
     """The name of each figure, and the call that draws it."""
     probes = sorted(results.probes, key=_sort_key)
     for depth, of_depth in groupby(probes, key=lambda probe: probe.network.depth):
         here = list(of_depth)
         for iteration in _iterations(here):
-            shown = [found for found in _moments(here) if found[1].iteration == iteration]
+            shown = [found for found in _all_moments(here) if found[1].iteration == iteration]
             for part, some in _numbered(shown):
                 name = f"signal-{depth}-iteration-{iteration}{part}"
                 yield name, partial(_signal_picture, depth, iteration, some, here)
@@ -74,7 +74,7 @@ def _planned(results: ProbeResults) -> Iterator[tuple[str, partial[Picture]]]:
         if rows:
             title = f"Effect of the layers after the addition, ResNet-{depth}"
             yield f"after-addition-{depth}", partial(_depth_picture, title, here, rows)
-        deleted = [found for found in _moments(here) if found[1].deletion]
+        deleted = [found for found in _all_moments(here) if found[1].deletion]
         for part, some in _numbered(deleted):
             yield f"deletion-{depth}{part}", partial(_deletion_picture, depth, some, here)
     keys = sorted({(runs.depth, runs.group) for runs in results.groups})
@@ -134,7 +134,7 @@ def _depth_picture(
         axes[0][column].set_title(moment_name(iteration))
     counts = Counter(probe.network.variant for probe in probes)
     labels = {name: f"{variant_label(name)}, n = {n}" for name, n in counts.items()}
-    for probe, moment in _moments(probes):
+    for probe, moment in _all_moments(probes):
         column = iterations.index(moment.iteration)
         for row, (_, series, _) in enumerate(rows):
             if series.applies_to(probe.network):
@@ -255,12 +255,12 @@ def _numbered(
         yield "" if len(shown) <= NETWORKS_ABREAST else f"-part-{number}", some
 
 
-def _moments(probes: Sequence[Probe]) -> list[tuple[Probe, Moment]]:
+def _all_moments(probes: Sequence[Probe]) -> list[tuple[Probe, Moment]]:
     return [(probe, moment) for probe in probes for moment in probe.moments]
 
 
 def _iterations(probes: Sequence[Probe]) -> list[int]:
-    return sorted({moment.iteration for _, moment in _moments(probes)})
+    return sorted({moment.iteration for _, moment in _all_moments(probes)})
 
 
 def _sort_key(probe: Probe) -> tuple[int, int, str, int]:
@@ -272,10 +272,10 @@ def _sort_key(probe: Probe) -> tuple[int, int, str, int]:
 
 def _heading(probe: Probe, among: Sequence[Probe]) -> str:
     """The label in lines as wide as a panel."""
-    return "\n".join(textwrap.wrap(_label(probe, among), 24))
+    return "\n".join(textwrap.wrap(_ordering_label(probe, among), 24))
 
 
-def _label(probe: Probe, among: Sequence[Probe]) -> str:
+def _ordering_label(probe: Probe, among: Sequence[Probe]) -> str:
     """The ordering, and the seed if several are shown."""
     network = probe.network
     twins = [other for other in among if other.network.variant == network.variant]

@@ -101,7 +101,7 @@ def _moment_table(probe: Probe, moment: Moment) -> Table:
         f"{network.name}, {network.protocol}, seed {network.seed}, "
         f"{moment_name(moment.iteration, network.iterations)}"
     )
-    return Table(title, columns, tuple(rows), tuple(_notes(probe, moment)))
+    return Table(title, columns, tuple(rows), tuple(_probe_notes(probe, moment)))
 
 
 def _series_row(series: Series, values: Values) -> tuple[TableCell, ...]:
@@ -113,7 +113,7 @@ def _series_row(series: Series, values: Values) -> tuple[TableCell, ...]:
     return TableCell(series.title), TableCell(sparkline(values)), *map(TableCell, texts)
 
 
-def _notes(probe: Probe, moment: Moment) -> Iterator[str]:
+def _probe_notes(probe: Probe, moment: Moment) -> Iterator[str]:
     dataset = IMAGES_OF.get(probe.network.dataset, probe.network.dataset)
     yield (
         f"{len(moment.units)} units; the first {probe.images:,} test images of {dataset}, "

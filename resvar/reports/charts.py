@@ -98,7 +98,7 @@ def _chart(group: Group, curves: DepthCurves, id: str) -> Chart:
     svg, keys = _styled(picture, list(styles.values()))
     lines: list[ChartLine] = []
     for name, band in curves.bands.items():
-        values = {key: _values(band[key], None if key == "loss" else 2) for key in BAND}
+        values = {key: _rounded_values(band[key], None if key == "loss" else 2) for key in BAND}
         end = max(k for k, error in enumerate(values["error"]) if error is not None)
         last = {key: held[end] for key, held in values.items()}
         lines.append(
@@ -201,7 +201,7 @@ def _rounded(path: str) -> str:
     return re.sub(r"-?\d+\.\d+", lambda m: f"{float(m[0]):.1f}", " ".join(path.split()))
 
 
-def _values(column: pandas.Series[float], decimals: int | None) -> list[float | None]:
+def _rounded_values(column: pandas.Series[float], decimals: int | None) -> list[float | None]:
     """Numbers for JSON: `decimals` places, or four significant digits."""
     return [
         None if math.isnan(v) else round(float(v), decimals) if decimals else float(f"{v:.4g}")

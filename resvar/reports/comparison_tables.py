@@ -31,7 +31,7 @@ def v1_v2_table(group: Group) -> Table:
         right("V1\nmean", lambda d: mean(d.sides[0].errors), ".2f", drop=3),
         right("V2\nmean", lambda d: mean(d.sides[1].errors), ".2f", drop=3),
         right("V2 − V1\n(means)", lambda d: _mean_difference(d.comparison)),
-        right(f"{_level(group)}\ninterval", lambda d: _interval(d.comparison)),
+        right(f"{_level(group)}\ninterval", lambda d: _interval_text(d.comparison)),
         right("p\n(corrected)", lambda d: None if d.interim else _p(d.p_family), drop=1),
         *([right("paper:\nV2 − V1\n(medians)", published)] if group.like_paper else []),
         left("direction", lambda d: "interim" if d.interim else d.direction, wrap=10),
@@ -137,17 +137,17 @@ def contrast_table(group: Group) -> Table:
         left("variant", lambda c: row_name(c.variant)),
         right("n (original,\nvariant)", lambda c: "{}, {}".format(*c.comparison.n), drop=1),
         right("difference\nof means", lambda c: _mean_difference(c.comparison)),
-        right("interval", lambda c: _interval(c.comparison)),
+        right("interval", lambda c: _interval_text(c.comparison)),
         right("level", lambda c: f"{100 * c.comparison.level:.4g} %", drop=3),
         right("p", lambda c: _p(c.comparison.p), drop=2),
         right("p\n(corrected)", lambda c: _p(c.p_holm)),
     )
     note = "Percentage points, variant − original: below 0, the variant is better."
-    notes = [note, *_interim(group), *_limits(group.contrasts)]
+    notes = [note, *_interim_warning(group), *_limits(group.contrasts)]
     return filled("Compared with original (V1)", columns, group.contrasts, notes)
 
 
-def _interim(group: Group) -> Iterator[str]:
+def _interim_warning(group: Group) -> Iterator[str]:
     """A warning where a comparison has fewer runs than were declared for V1 and V2 at its depth."""
     declared = {pair.depth: len(pair.plan.seeds) for pair in group.v1_v2}
     if any(min(c.comparison.n) < declared.get(c.depth, 0) for c in group.contrasts):
@@ -248,7 +248,7 @@ def _sd_columns() -> Iterator[Filled]:
 # --- the words in a cell ------
 
 
-def _interval(comparison: Comparison | None) -> str | None:
+def _interval_text(comparison: Comparison | None) -> str | None:
     if comparison is None or comparison.interval is None:
         return None
     return " to ".join(map(points, comparison.interval))

@@ -85,7 +85,7 @@ def figures(report: Report, curves: bool = True) -> Iterator[tuple[Group, Pictur
                 yield group, replace(picture, name=name)
 
 
-def left_out(report: Report) -> Iterator[str]:
+def figures_left_out(report: Report) -> Iterator[str]:
     """A sentence for each figure without data, and one for the runs that cannot be read."""
     for group in report.groups:
         for _, make in _planned(group):
@@ -270,7 +270,7 @@ def _summaries(pair: V1V2Comparison) -> list[Summary]:
 def _slopes(group: Group) -> Picture:
     """A line per depth from the median of V1 to the median of V2, and a point per run."""
     pairs = [pair for pair in group.v1_v2 if _summaries(pair)]
-    texts = [_difference(pair) for pair in pairs]
+    texts = [_difference_label(pair) for pair in pairs]
     wide = 3.2 + max(text_inches(text, LABEL_POINTS) for text in texts)
     figure, ((panel,),) = panels(1, 1, (wide, 2.7 + 0.3 * len(pairs)))
     left: list[tuple[float, str, str]] = []
@@ -311,7 +311,7 @@ def _slopes_caption(group: Group, pairs: Sequence[V1V2Comparison]) -> str:
     return caption
 
 
-def _difference(pair: V1V2Comparison) -> str:
+def _difference_label(pair: V1V2Comparison) -> str:
     """`ResNet-110, n = 5: Δ −0.24 [−0.40, −0.08]`."""
     first, second = (summary.n for summary in _summaries(pair))
     interim = ", interim" if pair.interim else ""

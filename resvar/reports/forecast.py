@@ -24,21 +24,21 @@ def forecast(sweep: Sweep) -> Iterator[str]:
 
     What holds for several groups of settings is told once.
     """
-    runs = sorted((run for run in sweep.runs if run.settings.dataset != "sample"), key=_group)
+    runs = sorted((run for run in sweep.runs if run.settings.dataset != "sample"), key=_run_group)
     sentences: list[str] = []
-    for _, members in groupby(runs, _group):
+    for _, members in groupby(runs, _run_group):
         cells: dict[tuple[str, int], list[PlannedRun]] = {}
         for run in members:
             cells.setdefault((run.settings.variant, run.settings.depth), []).append(run)
-        sentences += [*_v1_v2(cells), *_others(cells)]
+        sentences += [*_v1_v2_power(cells), *_others(cells)]
     yield from dict.fromkeys(sentences)
 
 
-def _group(run: PlannedRun) -> tuple[str, str]:
+def _run_group(run: PlannedRun) -> tuple[str, str]:
     return label_of(run.settings), run.settings.dataset
 
 
-def _v1_v2(cells: Cells) -> Iterator[str]:
+def _v1_v2_power(cells: Cells) -> Iterator[str]:
     """The power to detect the published differences."""
     depths = [depth for variant, depth in cells if variant == V1 and (V2, depth) in cells]
     if not depths:

@@ -38,8 +38,8 @@ def group_names(groups: Sequence[Group]) -> list[GroupName]:
     values = [_own_values(group) for group in groups]
     names = []
     for group, own in zip(groups, values, strict=True):
-        protocol, changes = _parts(group)
-        others = [v for g, v in zip(groups, values, strict=True) if _parts(g)[0] == protocol]
+        protocol, changes = _name_parts(group)
+        others = [v for g, v in zip(groups, values, strict=True) if _name_parts(g)[0] == protocol]
         differing = [n for n in own if len({v.get(n) for v in others}) > 1]
         words = [*(f"{name}={own[name]}" for name in differing), *([changes] if changes else [])]
         dataset = f"{DATASET_NAMES.get(group.dataset, group.dataset)}, " if several else ""
@@ -49,18 +49,18 @@ def group_names(groups: Sequence[Group]) -> list[GroupName]:
 
 def _short(group: Group, groups: Sequence[Group]) -> str:
     """The protocol, a user's own one with its hash; and a hash of the label if it says more."""
-    protocol, changes = _parts(group)
-    digest = _digest(group)
+    protocol, changes = _name_parts(group)
+    digest = _label_digest(group)
     if _is_own(group):
         protocol = group.label.split(", ")[0].replace("(", "").removesuffix(")")
     if not changes:
         return protocol
-    others = {_digest(g) for g in groups if g.label != group.label}
+    others = {_label_digest(g) for g in groups if g.label != group.label}
     digits = next(n for n in range(DIGITS, 65) if digest[:n] not in {o[:n] for o in others})
     return f"{protocol} {digest[:digits]}"
 
 
-def _digest(group: Group) -> str:
+def _label_digest(group: Group) -> str:
     return hashlib.sha256(group.label.encode()).hexdigest()
 
 
@@ -69,7 +69,7 @@ def _is_own(group: Group) -> bool:
     return settings_of(group.records[0]).protocol not in shipped("protocols")
 
 
-def _parts(group: Group) -> tuple[str, str]:
+def _name_parts(group: Group) -> tuple[str, str]:
     """The protocol, and the changes that the label lists."""
     protocol, _, inside = group.label.partition(" (")
     changes = inside.removesuffix(")")

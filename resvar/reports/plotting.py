@@ -147,8 +147,8 @@ def titled(title: str, heading: str, figure: Figure, caption: str = "") -> Pictu
     settled here: a file does not depend on the formats that were saved before it.
     """
     room = 0.95 * figure.get_figwidth()  # renderers round the widths of letters
-    above = [*_lines(title, room, TITLE_POINTS), *_lines(plain(heading), room, TITLE_POINTS)]
-    below = _lines(caption, room, CAPTION_POINTS)
+    above = [*_in_lines(title, room, TITLE_POINTS), *_in_lines(plain(heading), room, TITLE_POINTS)]
+    below = _in_lines(caption, room, CAPTION_POINTS)
     more = (len(above) - 1) * TITLE_POINTS + len(below) * CAPTION_POINTS
     figure.set_figheight(figure.get_figheight() + more * LINE_SPACING / 72)
     look: dict[str, Any] = {"x": 0.01, "ha": "left", "linespacing": LINE_SPACING}
@@ -231,7 +231,7 @@ def text_inches(text: str, points: float) -> float:
     return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
 
 
-def _lines(text: str, inches: float, points: float) -> list[str]:
+def _in_lines(text: str, inches: float, points: float) -> list[str]:
     """The text in lines of at most this width."""
     if not text:
         return []

@@ -35,9 +35,9 @@ from resvar.table import (
     Prose,
     Table,
     TableCell,
+    columns_left_out,
     draw_parts,
     fitted,
-    left_out,
     natural_width,
     title_lines,
     without,
@@ -194,7 +194,7 @@ def _as_latex(report: Report, what: Sequence[str]) -> str:
         lines += ["", f"% {heading}"]
         for table in tables:
             for rows in chunks(table.rows, _LATEX_ROWS):
-                label = _label(table.title)
+                label = _latex_label(table.title)
                 labels[label] += 1
                 label += f"-{labels[label]}" if labels[label] > 1 else ""
                 lines += _latex_table(replace(table, rows=rows), label)
@@ -238,7 +238,7 @@ def _latex_chapters(report: Report, what: Sequence[str]) -> Iterator[tuple[str, 
         )
 
 
-def _label(title: str) -> str:
+def _latex_label(title: str) -> str:
     """`tab:resvar-cifar-10-protocol-paper-test-error-resnet-110`."""
     short = re.sub(r": not the paper's.*?(?=\. |$)|\(.*?\)", "", title)
     return f"tab:resvar-{re.sub('[^a-z0-9]+', '-', short.lower()).strip('-')}"
@@ -280,7 +280,7 @@ def _latex_table(table: Table, label: str) -> list[str]:
         r"\end{tabular}",
         *(
             rf"\par\smallskip {_latex_text(note)}"
-            for note in (*table.notes, *left_out(most, shown))
+            for note in (*table.notes, *columns_left_out(most, shown))
         ),
         r"\end{table}",
     ]

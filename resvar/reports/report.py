@@ -69,13 +69,13 @@ def write_report(
 
 def _write_figures(report: Report, folder: Path) -> None:
     """One line on stderr per figure; stdout carries the report itself."""
-    from resvar.reports.figures import figures, left_out
+    from resvar.reports.figures import figures, figures_left_out
     from resvar.reports.plotting import write_pictures
 
     for _, picture in figures(report):
         paths = write_pictures([picture], folder, ("svg", "pdf", "png"))
         log(f"Wrote {', '.join(map(str, paths))}.")
-    for sentence in left_out(report):
+    for sentence in figures_left_out(report):
         log(f"Left out: {sentence}")
 
 

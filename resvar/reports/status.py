@@ -228,7 +228,7 @@ def _length(record: Record) -> float | None:
     progress, settings = record.progress, record.settings
     if progress is None or settings is None or not progress.images_per_second:
         return None
-    return settings.work(_test_images(progress)) / progress.images_per_second
+    return settings.work(_eval_images(progress)) / progress.images_per_second
 
 
 def _rest(record: Record) -> float | None:
@@ -240,10 +240,10 @@ def _rest(record: Record) -> float | None:
         return progress.seconds_left
     if not progress.images_per_second:
         return None
-    return settings.work(_test_images(progress), progress.iteration) / progress.images_per_second
+    return settings.work(_eval_images(progress), progress.iteration) / progress.images_per_second
 
 
-def _test_images(progress: RunProgress) -> int:
+def _eval_images(progress: RunProgress) -> int:
     return CIFAR_TEST_IMAGES if progress.test_images is None else progress.test_images
 
 

@@ -268,9 +268,9 @@ def _direction(pair: V1V2Comparison) -> str:
         contains = ", which contains 0" if found.interval else ""
         none = all(side.diverged == len(side.errors) for side in pair.sides)
         ranks = "no run has a result" if none else "the ranks do not differ significantly"
-        return f"undecided: {_difference(found) or ranks}{contains} {how}."
+        return f"undecided: {_difference_text(found) or ranks}{contains} {how}."
     better, other = ("V2", "V1") if pair.direction == "V2 better" else ("V1", "V2")
-    what = _difference(found) or f"its runs rank before those of {other}"
+    what = _difference_text(found) or f"its runs rank before those of {other}"
     before = f"reproduced: {better} is better;" if pair.reproduced else f"{better} is better:"
     return f"{before} {what} {how}."
 
@@ -281,7 +281,7 @@ def _too_small(pair: V1V2Comparison, found: Comparison) -> str:
     if pair.smallest_p is not None:
         why = f"{counts(found.n)} cannot decide, since p cannot fall below {pair.smallest_p:.2f}"
     seeds = f"{fewest_seeds(pair.depths)} seeds of each can"
-    return f"undecided: {why}; {seeds}{_difference(found, ' (', ')')}."
+    return f"undecided: {why}; {seeds}{_difference_text(found, ' (', ')')}."
 
 
 def counts(n: tuple[int, int]) -> str:
@@ -311,7 +311,7 @@ def _too_few(pair: V1V2Comparison) -> str:
     return f"; with {len(pair.plan.seeds)} seeds the power to detect it is {found.chance}"
 
 
-def _difference(found: Comparison, before: str = "", after: str = "") -> str:
+def _difference_text(found: Comparison, before: str = "", after: str = "") -> str:
     if found.difference is None:
         return ""
     return f"{before}V2 − V1 is {points(found.difference)} points{_span(found, ', ')}{after}"

@@ -267,7 +267,7 @@ def _choices(
             raise UserError(
                 f"{source}: '{key}' must be a mapping of settings, such as '{key}: {{{form}}}'."
             )
-    choices = {name: [_line(name, value)] for name, value in fixed.items()}
+    choices = {name: [_assignment(name, value)] for name, value in fixed.items()}
     for name, listed in grid.items():
         if not isinstance(listed, list) or not listed:
             raise UserError(
@@ -275,7 +275,7 @@ def _choices(
             )
         if name in fixed:
             raise UserError(f"{source}: '{name}' is in both 'set' and 'grid'; leave one out.")
-        choices[name] = [_line(name, value) for value in listed]
+        choices[name] = [_assignment(name, value) for value in listed]
     for text in overrides:
         name = text.partition("=")[0].strip()
         choices[name] = _alternatives(text)
@@ -292,10 +292,10 @@ def _alternatives(text: str) -> list[str]:
     if "," not in value:
         return [text]
     listed = parse_yaml(f"[{value}]", f"--set {shortened(name.strip())}")
-    return [_line(name.strip(), one) for one in listed] if len(listed) > 1 else [text]
+    return [_assignment(name.strip(), one) for one in listed] if len(listed) > 1 else [text]
 
 
-def _line(name: str, value: Any) -> str:
+def _assignment(name: str, value: Any) -> str:
     """A setting as the `KEY=VALUE` of `--set`."""
     return to_yaml({name: value}).strip().replace(": ", "=", 1)
 

@@ -81,7 +81,7 @@ def show_plan(sweep: Sweep, data: Path, device: str) -> None:
     """Print the open runs as a shell script; everything else is a comment."""
     found = standing_of(sweep, tolerant=True)
     others = {"diverged": len(found.diverged), "unusable": len(found.failed)}
-    lines = [f"# {counts(sweep, len(found.finished), others)}"]
+    lines = [f"# {run_counts(sweep, len(found.finished), others)}"]
     lines += [pasteable_command(run, data, device) for run in found.open]
     lines += comments(sweep, found.failed)
     deliver("".join(f"{line}\n" for line in lines), None)
@@ -194,10 +194,10 @@ def require_inputs(todo: Sequence[PlannedRun], data: Path) -> None:
 
 def print_counts(sweep: Sweep, finished: int, others: Mapping[str, int]) -> None:
     """Print `counts`."""
-    print_line(counts(sweep, finished, others))
+    print_line(run_counts(sweep, finished, others))
 
 
-def counts(sweep: Sweep, finished: int, others: Mapping[str, int]) -> str:
+def run_counts(sweep: Sweep, finished: int, others: Mapping[str, int]) -> str:
     """One line: the number of runs, how many of them are finished, and the others by word."""
     words = [f"{finished} of them finished already"]
     words += [f"{count} {word}" for word, count in others.items() if count]

@@ -104,7 +104,7 @@ class _Measurement:
 # --- in the process -------------------------------------------------------------------------------
 
 
-class _Others:
+class _OtherProcesses:
     """The processes that measure at the same time, as far as stdin tells."""
 
     def __init__(self) -> None:
@@ -150,7 +150,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep decides
     asked = json.loads(sys.stdin.readline())
     try:
-        for found in _measure(asked, _Others().wait):
+        for found in _measure(asked, _OtherProcesses().wait):
             _answer(found)
     except UserError as error:
         _answer({"refused": str(error)})

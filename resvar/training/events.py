@@ -31,8 +31,8 @@ TAGS = {
 """Column of `metrics.csv` → tag; the step is the iteration."""
 
 
-def figures(row: Mapping[str, float]) -> dict[str, float]:
-    """The figures of an evaluation by tag."""
+def scalars(row: Mapping[str, float]) -> dict[str, float]:
+    """The scalars of an evaluation by tag."""
     return {tag: row[column] for column, tag in TAGS.items() if column in row}
 
 
@@ -90,7 +90,7 @@ class Events:
         self._writer.close()
 
     def _add(self, row: Mapping[str, float]) -> None:
-        for tag, value in figures(row).items():
+        for tag, value in scalars(row).items():
             self._writer.add_scalar(
                 tag, value, int(row["iteration"]), walltime=self._begun + row["seconds"]
             )

@@ -32,7 +32,7 @@ def record_failures(folder: Path, fresh: bool = False) -> Iterator[None]:
     try:
         yield
     except DivergedError as error:
-        error.args = (f"{error}{_kept(folder)}",)
+        error.args = (f"{error}{_kept_checkpoint(folder)}",)
         loss = error.loss if math.isfinite(error.loss) else str(error.loss)  # JSON has no NaN
         note = {"iteration": error.iteration, "loss": loss, "message": str(error)}
         rundir.write_note(folder / rundir.DIVERGED, note)
@@ -48,7 +48,7 @@ def record_failures(folder: Path, fresh: bool = False) -> Iterator[None]:
         raise
 
 
-def _kept(folder: Path) -> str:
+def _kept_checkpoint(folder: Path) -> str:
     """A sentence on the checkpoint that a diverged run leaves; empty if there is none."""
     with suppress(Exception):
         if (state := load_newest(folder)) is not None:

@@ -54,12 +54,12 @@ def process_group() -> Iterator[Ranks]:
         _note_incomplete_variables()
         yield ranks
         return
-    with second_signal_ends(), _joined(ranks):
+    with second_signal_ends(), _membership(ranks):
         yield ranks
 
 
 @contextmanager
-def _joined(ranks: Ranks) -> Iterator[None]:
+def _membership(ranks: Ranks) -> Iterator[None]:
     """Join the other ranks, and leave them at the end of the block."""
     store = _join(ranks)
     try:
@@ -68,7 +68,7 @@ def _joined(ranks: Ranks) -> Iterator[None]:
         if ranks.first:
             raise
         _leave()
-        _wait_for(lambda: store.check([PRINTED]), PATIENCE.total_seconds())
+        _wait_for_ranks(lambda: store.check([PRINTED]), PATIENCE.total_seconds())
         raise PeerFailure(error.exit_code) from error
     except KeyboardInterrupt as error:
         if ranks.first:
@@ -196,10 +196,10 @@ def _announce_end(store: Store, others: int) -> None:
     """The last act of rank 0: it has printed everything."""
     with suppress(Exception):
         store.set(PRINTED, "")
-        _wait_for(lambda: store.add(LEFT, 0) >= others, 1.0)
+        _wait_for_ranks(lambda: store.add(LEFT, 0) >= others, 1.0)
 
 
-def _wait_for(condition: Callable[[], bool], seconds: float) -> None:
+def _wait_for_ranks(condition: Callable[[], bool], seconds: float) -> None:
     """Until the condition holds, the store is gone, or torchrun ends this process."""
     until = time.monotonic() + seconds
     with suppress(Exception, KeyboardInterrupt):

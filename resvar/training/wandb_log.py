@@ -31,7 +31,7 @@ from resvar.errors import UserError, first_line
 from resvar.files import PACKAGE, open_to_append
 from resvar.rundir import WANDB, read_json, try_lock, write_note
 from resvar.settings import Settings
-from resvar.training.events import figures
+from resvar.training.events import scalars
 
 FOLDER = "wandb"
 """In the run directory, made by wandb."""
@@ -52,7 +52,7 @@ class WandbLog:
     Args:
         folder: the run directory.
         rows: the evaluations so far, as in `metrics.csv`.
-        say: called with sentences for the user.
+        log: called with sentences for the user.
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class WandbLog:
         folder: Path,
         settings: Settings,
         rows: Sequence[Mapping[str, float]],
-        say: Callable[[str], None],
+        log: Callable[[str], None],
     ) -> None:
-        self._folder, self._say = folder, say
+        self._folder, self._log = folder, log
         self._lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._process: subprocess.Popen[str] | None = None
@@ -77,7 +77,7 @@ class WandbLog:
             }
             self._process = _started()
         except (OSError, UserError) as error:
-            say(_problem(error))
+            log(_problem(error))
             return
         self._lines.put(head)
         for row in rows:
@@ -102,19 +102,19 @@ class WandbLog:
             with suppress(OSError):
                 os.killpg(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
             process.wait()
-            self._say(
+            self._log(
                 f"Weights & Biases did not take everything within {LONGEST_END:.0f} s; upload the "
                 f"rest with: wandb sync {self._folder / FOLDER}/*run-*"
             )
         self._pass_on()
 
     def _put(self, row: Mapping[str, float]) -> None:
-        self._lines.put({"step": int(row["iteration"]), "figures": figures(row)})
+        self._lines.put({"step": int(row["iteration"]), "figures": scalars(row)})
 
     def _pass_on(self) -> None:
         with suppress(queue.Empty):
             while True:
-                self._say(self._answers.get_nowait())
+                self._log(self._answers.get_nowait())
 
     def _send(self, process: subprocess.Popen[str]) -> None:
         assert process.stdin is not None
@@ -172,7 +172,7 @@ def _log_run(lines: IO[str], answer: Callable[[str], None]) -> None:
     own = Path(head["folder"]) / FOLDER
     own.mkdir(exist_ok=True)
     with open_to_append(own / "resvar.lock") as lock:
-        _wait_for(lock)  # a killed run's process may be at its end
+        _wait_for_lock(lock)  # a killed run's process may be at its end
         offline = wandb.setup().settings.mode in ("offline", "dryrun")
         if offline:
             _remove_offline(own, head["id"])
@@ -194,7 +194,7 @@ def _log_run(lines: IO[str], answer: Callable[[str], None]) -> None:
         run.finish()
 
 
-def _wait_for(lock: IO[bytes]) -> None:
+def _wait_for_lock(lock: IO[bytes]) -> None:
     until = time.monotonic() + LONGEST_END
     while not try_lock(lock.fileno(), shared=False) and time.monotonic() < until:
         time.sleep(0.1)

@@ -24,11 +24,11 @@ class Writer(Callback):
     """Writes the files of a run directory. A context manager.
 
     Args:
-        say: called with the trackers' sentences for the user.
+        log: called with the trackers' sentences for the user.
     """
 
-    def __init__(self, folder: Path, trainer: Trainer, say: Log) -> None:
-        self.folder, self.trainer, self._say = folder, trainer, say
+    def __init__(self, folder: Path, trainer: Trainer, log: Log) -> None:
+        self.folder, self.trainer, self._log = folder, trainer, log
         self._noted = time.monotonic()
         self._saving: float | None = None  # seconds of the newest checkpoint
         self._trackers: list[Events | WandbLog] = []
@@ -38,7 +38,7 @@ class Writer(Callback):
         if settings.tensorboard:
             self._trackers.append(Events(self.folder, rows, self.trainer.total_seconds()))
         if settings.wandb:
-            self._trackers.append(WandbLog(self.folder, settings, rows, self._say))
+            self._trackers.append(WandbLog(self.folder, settings, rows, self._log))
         return self
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from scipy import stats
 
 from resvar.errors import UserError
 from resvar.models.ordering import PAPER_ORDER
-from resvar.reports.figures import figures, left_out, spread
+from resvar.reports.figures import figures, figures_left_out, spread
 from resvar.reports.findings import build
 from resvar.reports.plotting import saved
 from resvar.reports.report import write_report
@@ -145,7 +145,7 @@ def test_single_runs_give_no_slopes_and_it_is_said_why(tmp_path):
     write_run(tmp_path, "original", 20, 1, 7.1)
     report = build(read_records([tmp_path]))
     assert "quick-v1-v2" not in [picture.name for _, picture in figures(report)]
-    assert any("no slopes: no depth has at least two" in line for line in left_out(report))
+    assert any("no slopes: no depth has at least two" in line for line in figures_left_out(report))
 
 
 def test_the_papers_slope_is_called_a_median_of_five(tmp_path):
@@ -235,7 +235,7 @@ def test_diverged_damaged_and_missing_runs_are_said(tmp_path):
     panel = found["paper-errors-110-164"].figure.axes[0]
     assert any("n = 2, interim\ndiverged" in text.get_text() for text in panel.texts)
     assert "original (V1), ResNet-110 (diverged" in found["paper-v1-v2"].caption
-    assert any("damaged" in sentence for sentence in left_out(report))
+    assert any("damaged" in sentence for sentence in figures_left_out(report))
 
 
 def test_a_figure_without_data_is_not_written_and_it_is_said_why(tmp_path, capsys):

@@ -9,7 +9,7 @@ import json
 import pytest
 
 from resvar.models.ordering import PAPER_ORDER
-from resvar.reports.figures import figures, left_out
+from resvar.reports.figures import figures, figures_left_out
 from resvar.reports.findings import build
 from resvar.reports.render import RENDERERS, render_report
 from resvar.reports.search import read_records
@@ -68,7 +68,7 @@ def test_figures_say_it(report):
     for picture in drawn:
         texts = [text.get_text() for text in picture.figure.texts]
         assert HEADING in " ".join(" ".join(texts).split())
-    assert any("say nothing about V1 and V2" in sentence for sentence in left_out(report))
+    assert any("say nothing about V1 and V2" in sentence for sentence in figures_left_out(report))
 
 
 def test_the_page_gives_no_answer(report):
