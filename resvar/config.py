@@ -1,6 +1,6 @@
 """From files and the command line to `Settings`.
 
-A setting takes the value of the last of these layers that gives one: its default, the protocol's
+A setting takes the value of the last of these sources that gives one: its default, the protocol's
 file, `--config`, the options of the command line, `--set`. The variant's file gives the ordering.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,10 @@ WANTED: dict[str, type] = {"int_type": int, "float_type": float, "bool_type": bo
 
 @dataclass(frozen=True)
 class Spelling:
-    """How error messages name an option.
+    """How error messages name an option: `--depth` on the command line, `depth=` from Python.
 
     Attributes:
+        option: from the name of a setting.
         example: what can be given for a variant and a depth.
     """
 
@@ -78,14 +79,14 @@ def resolve(
         UserError: a name is unknown, a value wrong, or the network cannot be trained; the message
             names its source and the remedy.
     """
-    layers = Layers() if config is None else _read_layer(read_yaml(config), str(config))
+    given = GivenValues() if config is None else _values_in(read_yaml(config), str(config))
     for name, value in (options or {}).items():
         if value is not None:
-            layers.add({name: value}, spelling.option(name))
-    layers.add(parse_overrides(overrides), "--set")
-    needed = {spelling.option(key): layers.values.get(key) for key in ("variant", "depth")}
+            given.add({name: value}, spelling.option(name))
+    given.add(parse_overrides(overrides), "--set")
+    needed = {spelling.option(key): given.values.get(key) for key in ("variant", "depth")}
     require_given(needed, spelling.example)
-    settings = _settle(layers)
+    settings = _settle(given)
     _require_trainable(settings)
     return settings
 
@@ -96,7 +97,7 @@ def settings_in(values: Mapping[str, Any], source: str) -> Settings:
     Raises:
         UserError: a name is unknown or a value wrong; the message names `source`.
     """
-    return _settle(_read_layer(values, source))
+    return _settle(_values_in(values, source))
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
@@ -138,7 +139,7 @@ def read_protocol(protocol: str) -> tuple[str, dict[str, Any], Path]:
     return path.stem, values, path
 
 
-# --- layers ---------------------------------------------------------------------------------------
+# --- from values to settings ----------------------------------------------------------------------
 
 
 def unknown_setting(name: str, known: Collection[str], otherwise: str = "") -> str:
@@ -148,11 +149,12 @@ def unknown_setting(name: str, known: Collection[str], otherwise: str = "") -> s
 
 
 @dataclass
-class Layers:
+class GivenValues:
     """Values by name, each with its source, which error messages name.
 
     Attributes:
-        prescribed: values from the protocol or resolved in a record, which do not count as changes.
+        prescribed: values that do not count as changes: those of the protocol, and what a record
+            has in place of `auto`.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -182,49 +184,47 @@ class Layers:
         self.sources.update(dict.fromkeys(values, source))
 
 
-def _read_layer(values: Mapping[str, Any], source: str) -> Layers:
-    """The layer of a file. The record of a run may be older than some settings."""
-    layers = Layers()
+def _values_in(values: Mapping[str, Any], source: str) -> GivenValues:
+    """The values in a file. The record of a run may be older than some settings."""
+    given = GivenValues()
     recorded = set(values) >= RECORDED
     if recorded:
         values = {key: value for key, value in values.items() if key not in REMOVED}
-    layers.add(values, source)
+    given.add(values, source)
     if recorded:
-        layers.values = {**BEFORE, **layers.values}
+        given.values = {**BEFORE, **given.values}
         kept = (*PROTOCOL_KEYS, *RESOLVED)
-        layers.prescribed = {name: layers.values[name] for name in kept if name in layers.values}
-    return layers
+        given.prescribed = {name: given.values[name] for name in kept if name in given.values}
+    return given
 
 
-def _settle(layers: Layers) -> Settings:
-    return _validated(_with_ordering(_with_protocol(layers)))
+def _settle(given: GivenValues) -> Settings:
+    return _validated(_with_ordering(_with_protocol(given)))
 
 
-def _with_protocol(layers: Layers) -> Layers:
-    """The layers, with the protocol's values at the bottom."""
-    asked = layers.values.get("protocol", "paper")
-    source = layers.sources.get("protocol", "--protocol")
+def _with_protocol(given: GivenValues) -> GivenValues:
+    """The same, with the protocol's values below all others."""
+    asked = given.values.get("protocol", "paper")
+    source = given.sources.get("protocol", "--protocol")
     if not isinstance(asked, str):
         raise UserError(f"{source}: 'protocol' must be a name or a YAML file, not {quoted(asked)}.")
-    if asked not in shipped("protocols") and set(layers.values) >= RECORDED:
-        return layers  # a record is complete; its protocol's file may be on another machine
+    if asked not in shipped("protocols") and set(given.values) >= RECORDED:
+        return given  # a record is complete; its protocol's file may be on another machine
     try:
         name, values, path = read_protocol(asked)
     except UserError as error:
         raise UserError(f"{source}: {error}" if source not in str(error) else str(error)) from None
-    complete = Layers()
-    complete.add(values, str(path))
-    complete.add(layers.values, "")
-    complete.sources.update(layers.sources)
-    complete.values["protocol"] = name
-    resolved = {key: layers.prescribed[key] for key in RESOLVED if key in layers.prescribed}
-    complete.prescribed = {**values, **resolved}
-    return complete
+    resolved = {key: given.prescribed[key] for key in RESOLVED if key in given.prescribed}
+    return GivenValues(
+        {**values, **given.values, "protocol": name},
+        {**dict.fromkeys(values, str(path)), **dict.fromkeys(given.values, ""), **given.sources},
+        {**values, **resolved},
+    )
 
 
-def _with_ordering(layers: Layers) -> Layers:
-    """The layers, with the variant's ordering written out."""
-    values, sources = layers.values, layers.sources
+def _with_ordering(given: GivenValues) -> GivenValues:
+    """The same, with the variant's ordering written out."""
+    values, sources = given.values, given.sources
     for key in ("variant", "depth"):
         if key not in values:
             raise UserError(f"'{key}' is missing.")
@@ -232,30 +232,30 @@ def _with_ordering(layers: Layers) -> Layers:
     if not isinstance(variant, str):
         asked = quoted(variant)
         raise UserError(f"{source}: 'variant' must be a name or a YAML file, not {asked}.")
-    given = {key: values[key] for key in ORDERING_KEYS if key in values}
-    if given and set(PLACES) - set(given):
-        missing = ", ".join(sorted(set(PLACES) - set(given)))
+    spelled = {key: values[key] for key in ORDERING_KEYS if key in values}
+    if spelled and set(PLACES) - set(spelled):
+        missing = ", ".join(sorted(set(PLACES) - set(spelled)))
         raise UserError(
-            f"{sources[next(iter(given))]}: to change an ordering, write a YAML file and use "
+            f"{sources[next(iter(spelled))]}: to change an ordering, write a YAML file and use "
             f"--variant FILE.yaml (here {missing} would be missing)."
         )
     try:
-        if given and shipped_as(variant) is None:
-            ordering = Ordering(variant, **{key: _as_ops(key, v) for key, v in given.items()})
+        if spelled and shipped_as(variant) is None:
+            ordering = Ordering(variant, **{key: _as_ops(key, v) for key, v in spelled.items()})
         else:
             ordering = find_ordering(variant)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     written = {place: list(getattr(ordering, place)) for place in PLACES}
     for place in PLACES:
-        if given and given[place] != written[place]:
-            shown = quoted(given[place])
+        if spelled and spelled[place] != written[place]:
+            shown = quoted(spelled[place])
             raise UserError(
                 f"{sources[place]}: '{place}: {shown}' differs from the ordering '{variant}'; give "
                 "yours its own name in a YAML file (--variant FILE.yaml)."
             )
-    values |= {"variant": ordering.name, **written, "unusual": ordering.unusual}
-    return layers
+    complete = {**values, "variant": ordering.name, **written, "unusual": ordering.unusual}
+    return replace(given, values=complete)
 
 
 def _as_ops(key: str, value: Any) -> Any:
@@ -269,18 +269,18 @@ def _as_ops(key: str, value: Any) -> Any:
     return tuple(value)
 
 
-def _validated(layers: Layers) -> Settings:
+def _validated(given: GivenValues) -> Settings:
     """The settings, every value checked and the architecture's open choices made."""
     try:
-        settings = Settings(**layers.values)
+        settings = Settings(**given.values)
     except pydantic.ValidationError as error:
-        raise UserError(_one_sentence(error, layers)) from None
+        raise UserError(_one_sentence(error, given)) from None
     try:
         architecture = settings.architecture
     except UserError as error:
-        raise UserError(f"{layers.sources.get('depth', 'depth')}: {error}") from None
+        raise UserError(f"{given.sources.get('depth', 'depth')}: {error}") from None
     chosen = {key: getattr(architecture, key) for key in ("unit", "stem", "shortcut", "stride_on")}
-    return settings.model_copy(update=chosen).prescribing(layers.prescribed)
+    return settings.model_copy(update=chosen).prescribing(given.prescribed)
 
 
 def _require_trainable(settings: Settings) -> None:
@@ -302,19 +302,17 @@ def _require_trainable(settings: Settings) -> None:
         )
 
 
-def _one_sentence(error: pydantic.ValidationError, layers: Layers) -> str:
+def _one_sentence(error: pydantic.ValidationError, given: GivenValues) -> str:
     first = error.errors()[0]
     if not first["loc"]:  # a condition between settings
         sentence = first["msg"].removeprefix("Value error, ") + "."
-        sources = {layers.sources.get(name, "") for name in re.findall("'([a-z_]+)'", sentence)}
+        sources = {given.sources.get(name, "") for name in re.findall("'([a-z_]+)'", sentence)}
         return f"{sources.pop()}: {sentence}" if len(sources) == 1 else sentence
     key = str(first["loc"][0])
     if first["type"] == "missing":
-        return f"the protocol '{layers.values.get('protocol')}' lacks '{key}'; add it."
+        return f"the protocol '{given.values.get('protocol')}' lacks '{key}'; add it."
     expected = re.sub("^(Input|String|List) should ", "", first["msg"])
-    given, advice = (
-        quoted(layers.values.get(key)),
-        spelling_advice(first["input"], WANTED.get(first["type"])),
-    )
-    source = layers.sources.get(key, "settings")
-    return f"{source}: '{key}' is {given}, but should {expected}{advice}."
+    value = quoted(given.values.get(key))
+    advice = spelling_advice(first["input"], WANTED.get(first["type"]))
+    source = given.sources.get(key, "settings")
+    return f"{source}: '{key}' is {value}, but should {expected}{advice}."

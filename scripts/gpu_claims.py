@@ -303,7 +303,7 @@ def bits_with_evaluations(trainer: Trainer) -> str:
     for iteration in (6, 12):
         run_to(trainer, iteration)
         one = evaluate(
-            trainer.network, trainer.splits.test, trainer.plan, captured=trainer.evaluations
+            trainer.network, trainer.splits.test, trainer.plan, captured=trainer.evaluation_graph
         )
         evaluations += [one.loss, one.predictions]
     return digest([bits(trainer), evaluations])

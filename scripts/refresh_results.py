@@ -19,7 +19,7 @@ from resvar import rundir
 from resvar.console import listed, pluralize
 from resvar.files import shipped
 from resvar.models.ordering import PAPER_ORDER
-from resvar.reports.cells import Entry
+from resvar.reports.cells import Cell
 from resvar.reports.figures import figures
 from resvar.reports.findings import Group, Report, build
 from resvar.reports.first_screen import verdict_sentences
@@ -128,7 +128,7 @@ def headline(report: Report) -> Group:
 
 def _cells_of_table(group: Group) -> set[tuple[str, int]]:
     """Variant and depth of the cells of Table 2 with a finished run."""
-    found = {key for key, cell in group.entries.items() if cell.summary}
+    found = {key for key, cell in group.cells.items() if cell.summary}
     return found & set(product(PAPER_ORDER, DEPTHS))
 
 
@@ -138,11 +138,11 @@ def side_by_side(group: Group) -> Table:
     for depth in DEPTHS:
 
         def ours(variant: str, depth: int = depth) -> str | None:
-            summary = group.entries[variant, depth].summary
+            summary = group.cells[variant, depth].summary
             return f"{summary.median:.2f} ({summary.n})" if summary else None
 
         def theirs(variant: str, depth: int = depth) -> Value:
-            return published_cell(group.entries[variant, depth], group)
+            return published_cell(group.cells[variant, depth], group)
 
         columns.append(right(f"ResNet-{depth}, {group.label}: ours (n)", ours))
         columns.append(right(f"ResNet-{depth}: the paper's", theirs))
@@ -152,7 +152,7 @@ def side_by_side(group: Group) -> Table:
 def orders(group: Group) -> Iterator[str]:
     """The order of the orderings by error at each depth, ours and the paper's."""
     for depth in DEPTHS:
-        cells = [group.entries[variant, depth] for variant in PAPER_ORDER]
+        cells = [group.cells[variant, depth] for variant in PAPER_ORDER]
         ours = {cell.variant: cell.summary.median for cell in cells if cell.summary}
         theirs = {c.variant: c.published.test_error for c in cells if c.published}
         seeds = sorted({f"{cell.summary.n}" for cell in cells if cell.summary})
@@ -169,7 +169,7 @@ def comparable_runs(report: Report) -> Iterator[str]:
     """Our runs with the paper's protocol, and what of its table has none."""
     groups = [group for group in report.groups if group.like_paper]
     for group in groups:
-        cells = [_cell_text(cell) for cell in group.entries.values() if cell.summary]
+        cells = [_cell_text(cell) for cell in group.cells.values() if cell.summary]
         yield f"The paper's own protocol: {'; '.join(cells)}."
     known = set().union(*map(_cells_of_table, groups))
     missing = [f"ResNet-{d}" for d in DEPTHS if not {(v, d) for v in PAPER_ORDER} <= known]
@@ -180,7 +180,7 @@ def comparable_runs(report: Report) -> Iterator[str]:
         )
 
 
-def _cell_text(cell: Entry) -> str:
+def _cell_text(cell: Cell) -> str:
     """`ResNet-20, original: 8.54 % (n = 1; the paper's: 8.75)`."""
     assert cell.summary is not None
     theirs = f"the paper's: {cell.published.test_error:.2f}" if cell.published else "unpublished"

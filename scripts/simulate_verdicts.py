@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from resvar.reports.cells import Entry
+from resvar.reports.cells import Cell
 from resvar.reports.design import EQUIVALENCE_MARGIN, SeedPlan
 from resvar.reports.pooled import improvement, mean_difference
 from resvar.reports.published import Published
@@ -271,7 +271,7 @@ def _pair(
 
 
 @dataclass(frozen=True)
-class SimulatedEntry(Entry):
+class SimulatedEntry(Cell):
     """A cell whose runs without a test error have diverged."""
 
     seeds: Any = ()

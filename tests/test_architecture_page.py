@@ -7,11 +7,13 @@ import inspect
 import re
 import sys
 import tomllib
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from resvar.cli import run_command
+from tests.reports.runs import write_run
 from tests.support.commands import ROOT, sets
 
 PAGES = ["docs/architecture.md", "CONTRIBUTING.md", "docs/decisions/README.md"]
@@ -106,6 +108,8 @@ def test_twelve_files_lead_from_yaml_to_table_and_the_page_names_the_others(tmp_
     tiny = sets("iterations=2", "batch_size=16", "bn_batch_size=8", "eval_every=2", "kernels=plain")
     network = ["--variant", "full-preact", "--depth", "8", "--dataset", "sample"]
     called = files_called(["train", *network, "--protocol", "quick", "--device", "cpu", *tiny])
+    for variant, seed in product(("original", "full-preact"), range(5)):
+        write_run(tmp_path / "runs", variant, 110, seed, 10.0 + 0.1 * seed, "short")
     called |= files_called(["report"])
     assert {file for file, _ in path} <= called
     trusted = re.findall("`([a-z/_]+?/|[a-z/_]+[.]py)`", section.partition("on trust")[2])

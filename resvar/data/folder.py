@@ -144,9 +144,9 @@ class FolderEvalLoader:
         self._samples = _FolderSamples(images, _evaluation_transform(size), size, None)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.shard(UNSHARDED)
+        return self.batches_of(UNSHARDED)
 
-    def shard(self, shard: Shard) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches_of(self, shard: Shard) -> Iterator[tuple[Tensor, Tensor]]:
         """Every `count`-th of these batches, from number `index` on.
 
         Raises:

@@ -2,8 +2,9 @@
 
 The whole dataset moves to the device once. Everything random in training batch `i` is a function of
 (seed, i): each epoch has a table of order, crop offsets and flips, drawn by NumPy on the host so
-that every device gets the same images. A batch is then two indexed reads and some arithmetic on all
-its images at once: no decoding, no copy to the host, no synchronisation.
+that every device gets the same images. A batch is then an indexed read of pixels, means and
+labels, and some arithmetic on all its images at once: no decoding, no copy to the host, no
+synchronisation. `folder.py` has the loaders of other images.
 """
 
 from __future__ import annotations
@@ -76,6 +77,15 @@ class Normalization:
         return values.mul_(self.scale).permute(0, 3, 1, 2)
 
 
+def draw_epoch(seed: int, epoch: int, images: int, padding: int, flip: bool) -> NDArray[np.int64]:
+    """int64 [4, images]: order, offsets down and right, mirrored; a pure function."""
+    random = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
+    order = random.permutation(images)
+    offsets = random.integers(0, 2 * padding, (2, images), endpoint=True)
+    mirrored = random.integers(0, 2, images) if flip else np.zeros(images, np.int64)
+    return np.stack([order, *offsets, mirrored]).astype(np.int64)
+
+
 class MemoryTrainLoader:
     """Random access to the training batches of a run, by iteration.
 
@@ -106,16 +116,16 @@ class MemoryTrainLoader:
         self.labels = torch.from_numpy(labels).to(device)
         self.normalization = normalization.padded(padding).to(device)
         self.batch_size, self.seed, self.padding, self.flip = batch_size, seed, padding, flip
-        self._columns = torch.arange(self.size, device=device)
+        self._span = torch.arange(self.size, device=device)
         self._epochs: dict[int, Tensor] = {}
 
     def batch(self, iteration: int) -> tuple[Tensor, Tensor]:
         """Images float [B, 3, H, W] in channels_last, labels int64 [B]; B images of the shard."""
         part = self.shard.of_batch(self.batch_size)
-        index, down, right, mirrored = self.draws(iteration)[:, part]
-        rows = down[:, None] + self._columns
-        columns = torch.where(mirrored[:, None] == 1, self._columns.flip(0), self._columns)
-        columns = columns + right[:, None]
+        index, down, right, mirrored = self.draws(iteration)[:, part]  # int64 [B] each
+        rows = down[:, None] + self._span  # [B, H]
+        columns = torch.where(mirrored[:, None] == 1, self._span.flip(0), self._span)
+        columns = columns + right[:, None]  # [B, W]
         crop = rows[:, :, None], columns[:, None, :]
         pixels = self.images[(index[:, None, None], *crop)]
         return self.normalization(pixels, self.normalization.mean[crop]), self.labels[index]
@@ -158,23 +168,14 @@ class MemoryEvalLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images float [B, 3, H, W] in channels_last, labels int64 [B]."""
-        return self.shard(UNSHARDED)
+        return self.batches_of(UNSHARDED)
 
-    def shard(self, shard: Shard) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches_of(self, shard: Shard) -> Iterator[tuple[Tensor, Tensor]]:
         """Every `count`-th of these batches, from number `index` on."""
         step = shard.count * self.batch_size
         for first in range(shard.index * self.batch_size, len(self.labels), step):
             batch = slice(first, first + self.batch_size)
             yield self.normalization(self.images[batch]), self.labels[batch]
-
-
-def draw_epoch(seed: int, epoch: int, images: int, padding: int, flip: bool) -> NDArray[np.int64]:
-    """int64 [4, images]: order, offsets down and right, mirrored; a pure function."""
-    random = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
-    order = random.permutation(images)
-    offsets = random.integers(0, 2 * padding, (2, images), endpoint=True)
-    mirrored = random.integers(0, 2, images) if flip else np.zeros(images, np.int64)
-    return np.stack([order, *offsets, mirrored]).astype(np.int64)
 
 
 def channel_statistics(images: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

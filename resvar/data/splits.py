@@ -43,7 +43,7 @@ class EvalLoader(Protocol):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images float [B, 3, H, W], labels int64 [B]."""
 
-    def shard(self, shard: Shard) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches_of(self, shard: Shard) -> Iterator[tuple[Tensor, Tensor]]:
         """Every `count`-th of these batches, from number `index` on."""
 
 

@@ -46,7 +46,7 @@ class LayerSums(ABC):
 
     @property
     def layers(self) -> int:
-        return sum(layer.counts for layer in self.all_layers())
+        return sum(layer.is_counted for layer in self.all_layers())
 
     @property
     def parameters(self) -> int:
@@ -75,7 +75,7 @@ class StageRow(LayerSums):
     @property
     def main_path(self) -> UnitLayers:
         """The convolutions and the linear layer of one unit that count as layers."""
-        return tuple(layer for layer in self.contents[-1] if layer.counts)
+        return tuple(layer for layer in self.contents[-1] if layer.is_counted)
 
     @property
     def convolutions(self) -> UnitLayers:

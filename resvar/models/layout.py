@@ -38,7 +38,7 @@ class Layer(NamedTuple):
     groups: int = 1
 
     @property
-    def counts(self) -> bool:
+    def is_counted(self) -> bool:
         """Whether the papers count it as a layer: on the main path, with weights."""
         return self.op in ("conv", "linear") and self.place != "shortcut"
 

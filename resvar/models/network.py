@@ -56,7 +56,7 @@ class ResidualNetwork(nn.Module):
     def layers(self) -> int:
         """Layers as the papers count them: convolutions on the main path, and the linear layer."""
         rows = network_layers(self.ordering, self.architecture, num_classes=1).values()
-        return sum(layer.counts for units in rows for unit in units for layer in unit)
+        return sum(layer.is_counted for units in rows for unit in units for layer in unit)
 
 
 def build_model(
@@ -106,6 +106,18 @@ def build_model(
     architecture = plan(depth, family, unit, stem, cardinality, base_width, shortcut, stride_on)
     if seed is None:
         return ResidualNetwork(ordering, architecture, num_classes)
+    return seeded_network(ordering, architecture, num_classes, seed)
+
+
+def seeded_network(
+    ordering: Ordering, architecture: Architecture, num_classes: int, seed: int
+) -> ResidualNetwork:
+    """A network with the initial weights of a seed; torch's global generator is not touched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ResidualNetwork(ordering, architecture, num_classes)
+
+
+def count_parameters(network: nn.Module) -> int:
+    """The number of trainable parameters."""
+    return sum(weights.numel() for weights in network.parameters())

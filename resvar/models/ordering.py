@@ -42,7 +42,10 @@ MAP_PLACES = ("lead", "trail", "after_add")
 
 
 class Described(Protocol):
-    """An object with the name and the four lists of an ordering, such as a run's settings."""
+    """An object with the name of an ordering, such as a run's settings.
+
+    Its four lists are read by their names, `PLACES`: ops as pydantic or JSON have them.
+    """
 
     @property
     def variant(self) -> str: ...
@@ -111,7 +114,10 @@ class Ordering:
 
     @property
     def projection_has_bn(self) -> bool:
-        """BN follows a projection shortcut exactly if the branch's `trail` begins with BN."""
+        """BN follows a projection shortcut exactly if the branch's `trail` begins with BN.
+
+        So both terms of the addition are normalised, or neither.
+        """
         return self.trail[:1] == ("bn",)
 
     @property
@@ -200,9 +206,9 @@ def read_ordering(path: Path) -> Ordering:
         raise UserError(f"{path}: 'name' must be text, in quotes if need be, not {given}.")
     if not isinstance(unusual, bool):
         raise UserError(f"{path}: 'unusual' must be true or false.")
-    published = shipped_as(name)
-    if published is not None and path.resolve() != published.resolve():
-        taken = read_ordering(published)
+    file = shipped_as(name)
+    if file is not None and path.resolve() != file.resolve():
+        taken = read_ordering(file)
         if any(values[place] != getattr(taken, place) for place in PLACES):
             raise UserError(
                 f"{path}: the name '{name}' belongs to a shipped ordering; choose another."

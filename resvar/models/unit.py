@@ -1,7 +1,8 @@
 """One residual unit for every ordering: y = after_add( branch( lead(x) ) + shortcut(x) ).
 
-Read `ResidualUnit.forward` first: it is the equation. The layers at each place come from
-`resvar.models.layout`. No ordering needs its own class or its own `if`.
+A shortcut that projects takes lead(x), too. Read `ResidualUnit.forward` first: it is the equation.
+The layers at each place come from `resvar.models.layout`. No ordering needs its own class or its
+own `if`.
 """
 
 from __future__ import annotations

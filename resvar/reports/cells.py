@@ -36,7 +36,7 @@ EXECUTION = tuple(name for name in names_of("execution") if name not in NOT_HASH
 
 
 @dataclass(frozen=True)
-class Entry:
+class Cell:
     """One cell: the finished runs of a variant at a depth, one per seed, and the others.
 
     Attributes:
@@ -65,6 +65,11 @@ class Entry:
         """
         found = dict.fromkeys(self.diverged, math.inf) | self.errors
         return tuple(found[seed] for seed in sorted(found) if seeds is None or seed in seeds)
+
+    @property
+    def runs(self) -> int:
+        """How many runs it has, finished or not."""
+        return (self.summary.n if self.summary else 0) + len(self.unfinished)
 
     @property
     def unread(self) -> int:

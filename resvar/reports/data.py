@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from resvar.console import plain
-from resvar.reports.cells import Entry
+from resvar.reports.cells import Cell
 from resvar.reports.findings import Group, Report
 from resvar.reports.placement_map import PlacementMap
 from resvar.reports.published import Published
@@ -168,7 +168,7 @@ def _is_best(settings: Settings, group: Group | None) -> bool | None:
     """Whether the run's cell is marked on the map of its depth."""
     for found in group.maps if group is not None else ():
         for placement in found.placements if found.depth == settings.depth else ():
-            if placement.entry.variant == settings.variant:
+            if placement.cell.variant == settings.variant:
                 return placement.best
     return None
 
@@ -182,7 +182,7 @@ def _group_data(group: Group) -> dict[str, Any]:
         "notes": [plain(note) for note in group.notes],
         "variants": list(group.variants),
         "depths": list(group.depths),
-        "cells": [_entry_data(entry) for entry in group.entries.values()],
+        "cells": [_cell_data(cell) for cell in group.cells.values()],
         "comparisons": [
             {
                 "baseline": V1,
@@ -208,8 +208,8 @@ def _verdict_data(pair: V1V2Comparison) -> dict[str, Any]:
     power = pair.power if pair.like_paper else None
     return {
         "depth": pair.depth,
-        "v1": _entry_data(pair.v1),
-        "v2": _entry_data(pair.v2),
+        "v1": _cell_data(pair.v1),
+        "v2": _cell_data(pair.v2),
         "declared_seeds": sorted(pair.plan.seeds),
         "declared_by_sweep": pair.plan.by_sweep,
         "earlier_declarations": list(pair.plan.earlier),
@@ -244,8 +244,8 @@ def _grid_data(grid: Grid) -> dict[str, Any]:
         "heading": grid.heading,
         "settings": list(grid.names),
         "cells": [
-            {"settings": dict(zip(grid.names, point, strict=True)), **_entry_data(entry)}
-            for point, entry in grid.cells
+            {"settings": dict(zip(grid.names, point, strict=True)), **_cell_data(cell)}
+            for point, cell in grid.cells
         ],
     }
 
@@ -254,21 +254,21 @@ def _map_data(found: PlacementMap) -> dict[str, Any]:
     return {
         "depth": found.depth,
         "cells": [
-            {"bn": at.bn, "relu": at.relu, "best": at.best, **_entry_data(at.entry)}
+            {"bn": at.bn, "relu": at.relu, "best": at.best, **_cell_data(at.cell)}
             for at in found.placements
         ],
         "outside": list(found.outside),
     }
 
 
-def _entry_data(entry: Entry) -> dict[str, Any]:
+def _cell_data(cell: Cell) -> dict[str, Any]:
     empty: dict[str, Any] = {"n": 0, "median": None, "mean": None, "sd": None, "values": []}
     return {
-        "variant": entry.variant,
-        "depth": entry.depth,
-        **(asdict(entry.summary) if entry.summary else empty),
-        "published": asdict(entry.published) if entry.published else None,
-        "unfinished": [_unfinished_data(record) for record in entry.unfinished],
+        "variant": cell.variant,
+        "depth": cell.depth,
+        **(asdict(cell.summary) if cell.summary else empty),
+        "published": asdict(cell.published) if cell.published else None,
+        "unfinished": [_unfinished_data(record) for record in cell.unfinished],
     }
 
 

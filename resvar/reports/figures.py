@@ -19,7 +19,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from resvar.console import pluralize, points
-from resvar.reports.cells import Entry
+from resvar.reports.cells import Cell
 from resvar.reports.curves import curve_picture, depths_with_curves
 from resvar.reports.findings import Group, Report
 from resvar.reports.map_picture import map_picture
@@ -98,7 +98,7 @@ def figures_left_out(report: Report) -> Iterator[str]:
 
 def _planned(group: Group) -> Iterator[tuple[str, partial[Picture] | str]]:
     """The name of each figure of a group, and the call that draws it, or why it is missing."""
-    finished = {entry.depth for entry in group.entries.values() if entry.summary}
+    finished = {cell.depth for cell in group.cells.values() if cell.summary}
     measured = [depth for depth in group.depths if depth in finished]
     if not measured:
         yield "errors", "no test errors and no map: no run is finished."
@@ -114,7 +114,7 @@ def _planned(group: Group) -> Iterator[tuple[str, partial[Picture] | str]]:
         yield "v1-v2", "no slopes: runs on the sample say nothing about V1 and V2."
     else:
         yield "v1-v2", "no slopes: no depth has at least two finished runs of both V1 and V2."
-    maps = [found for found in group.maps if any(at.entry.summary for at in found.placements)]
+    maps = [found for found in group.maps if any(at.cell.summary for at in found.placements)]
     for found in maps:
         yield f"map-{found.depth}", partial(map_picture, group, found)
     if measured and not maps:
@@ -145,9 +145,9 @@ error of 10 %. A far smaller difference must not look large."""
 def _errors(group: Group, depths: Sequence[int]) -> Picture:
     """A row per variant: every run, the median with its figure, n, interval, published median."""
     names = [variant_label(variant) for variant in group.variants]
-    cells = [group.entries[variant, depth] for variant in group.variants for depth in depths]
+    cells = [group.cells[variant, depth] for variant in group.variants for depth in depths]
     interim = interim_cells(group)
-    beside = {key: _beside(entry, key in interim) for key, entry in group.entries.items()}
+    beside = {key: _beside(cell, key in interim) for key, cell in group.cells.items()}
     widest = max(text_inches(line, CAPTION_POINTS) for depth in depths for variant in group.variants
                  for line in beside[variant, depth])  # fmt: skip
     wide = 0.4 + max(text_inches(name, 8) for name in names) + (2.0 + widest) * len(depths)
@@ -158,7 +158,7 @@ def _errors(group: Group, depths: Sequence[int]) -> Picture:
         panel.grid(visible=False, axis="y")
         panel.tick_params(axis="y", length=0)
         for row, variant in enumerate(group.variants):
-            _error_row(panel, row, group.entries[variant, depth], group.like_paper)
+            _error_row(panel, row, group.cells[variant, depth], group.like_paper)
             _write_beside(panel, row, beside[variant, depth])
         panel.margins(x=0.16)
         panel.set_xlabel("test error, %")
@@ -168,7 +168,7 @@ def _errors(group: Group, depths: Sequence[int]) -> Picture:
     first.set_ylim(len(names) - 0.4, -0.6)
     for panel, depth in zip(axes[0], depths, strict=True):
         for row, variant in enumerate(group.variants):
-            _draw_interval(panel, row, group.entries[variant, depth].summary)
+            _draw_interval(panel, row, group.cells[variant, depth].summary)
     return titled("Test error of the last iteration", group.heading, figure,
                   _errors_caption(group, cells))  # fmt: skip
 
@@ -185,32 +185,32 @@ def _error_limits(runs: tuple[float, float], summaries: Sequence[Summary]) -> tu
     )
 
 
-def _errors_caption(group: Group, cells: Sequence[Entry]) -> str:
-    sizes = [entry.summary.n for entry in cells if entry.summary]
+def _errors_caption(group: Group, cells: Sequence[Cell]) -> str:
+    sizes = [cell.summary.n for cell in cells if cell.summary]
     caption = "Small marks: n runs; bar with figure: their median."
     if max(sizes) > 1:
         caption += " Line below: mean with its 95 % t interval; an arrow where it leaves the axis."
     if min(sizes) == 1:
         caption += " A single run (n = 1) has no interval."
-    if {(entry.variant, entry.depth) for entry in cells if entry.summary} & interim_cells(group):
+    if {(cell.variant, cell.depth) for cell in cells if cell.summary} & interim_cells(group):
         caption += f" Interim: {INTERIM}"
     if not group.like_paper:
         return f"{caption} {NOT_COMPARABLE}"
-    if runs := {entry.published.runs for entry in cells if entry.published}:
+    if runs := {cell.published.runs for cell in cells if cell.published}:
         of = f" median of {runs.pop()} runs" if len(runs) == 1 and None not in runs else " figure"
         caption += f" Open diamond: published{of}."
     return caption
 
 
-def _error_row(panel: Axes, row: int, entry: Entry, like_paper: bool) -> None:
-    colour, _, marker = style(entry.variant)
-    if like_paper and entry.published:
+def _error_row(panel: Axes, row: int, cell: Cell, like_paper: bool) -> None:
+    colour, _, marker = style(cell.variant)
+    if like_paper and cell.published:
         panel.plot(
-            entry.published.test_error, row + 0.36, "D", color=INK, mfc="none", ms=4.5, zorder=4
+            cell.published.test_error, row + 0.36, "D", color=INK, mfc="none", ms=4.5, zorder=4
         )
-    if entry.summary is None:
+    if cell.summary is None:
         return
-    values, median = entry.summary.values, entry.summary.median
+    values, median = cell.summary.values, cell.summary.median
     height = min(0.3, 0.08 * (len(values) - 1))
     offsets = [height * (k / (len(values) - 1) - 0.5) - 0.1 if height else -0.1
                for k in range(len(values))]  # fmt: skip
@@ -244,10 +244,10 @@ def mean_interval(summary: Summary) -> tuple[float, float] | None:
     return summary.mean - half, summary.mean + half
 
 
-def _beside(entry: Entry, interim: bool) -> list[str]:
+def _beside(cell: Cell, interim: bool) -> list[str]:
     """`n = 5`, and the runs without a result, in lines."""
-    lines = [f"n = {entry.summary.n}{', interim' if interim else ''}"] if entry.summary else []
-    return [*lines, *textwrap.wrap(states_text(entry.unfinished), 18)] or ["missing"]
+    lines = [f"n = {cell.summary.n}{', interim' if interim else ''}"] if cell.summary else []
+    return [*lines, *textwrap.wrap(states_text(cell.unfinished), 18)] or ["missing"]
 
 
 def _write_beside(panel: Axes, row: int, lines: Sequence[str]) -> None:
@@ -263,7 +263,7 @@ LABEL_POINTS = 7.5
 
 def _summaries(pair: V1V2Comparison) -> list[Summary]:
     """Of V1 and V2; empty unless both have two runs, since a slope of single runs may be luck."""
-    found = [entry.summary for entry in (pair.v1, pair.v2) if entry.summary and entry.summary.n > 1]
+    found = [cell.summary for cell in (pair.v1, pair.v2) if cell.summary and cell.summary.n > 1]
     return found if len(found) == 2 else []
 
 
@@ -326,7 +326,7 @@ def _difference_label(pair: V1V2Comparison) -> str:
 
 def _published_difference(pair: V1V2Comparison) -> str:
     """`paper, ResNet-110, median of 5: −0.24`."""
-    sides = [entry.published for entry in (pair.v1, pair.v2) if entry.published]
+    sides = [cell.published for cell in (pair.v1, pair.v2) if cell.published]
     runs = {side.runs for side in sides}
     of = f", median of {sides[0].runs}" if len(runs) == 1 and sides[0].runs else ""
     return f"paper, ResNet-{pair.depth}{of}: {_signed(pair.published_difference or 0.0)}"
@@ -403,9 +403,9 @@ def _block_end(block: Sequence[float], least: float) -> float:
 def _open(group: Group, depths: Sequence[int]) -> str:
     """The cells of V1 and V2 with unfinished runs, of which the figure shows the finished ones."""
     found = [
-        f"{variant_label(entry.variant)}, ResNet-{entry.depth} ({states_text(entry.unfinished)})"
-        for entry in group.entries.values()
-        if entry.depth in depths and entry.variant in (V1, V2) and entry.unfinished
+        f"{variant_label(cell.variant)}, ResNet-{cell.depth} ({states_text(cell.unfinished)})"
+        for cell in group.cells.values()
+        if cell.depth in depths and cell.variant in (V1, V2) and cell.unfinished
     ]  # fmt: skip
     return f" Without the runs that are not finished: {'; '.join(found)}." if found else ""
 

@@ -6,15 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby, product
 from pathlib import Path
 
 from resvar.models.ordering import PAPER_ORDER, in_paper_order
 from resvar.reports.agreement import Agreement, agreements, all_predictions, is_long
 from resvar.reports.cells import (
+    Cell,
     CellKey,
-    Entry,
     cell_key,
     cells_of_unread,
     group_key,
@@ -56,7 +56,7 @@ class Group:
 
     Attributes:
         like_paper: protocol and network are the paper's, so published figures are comparable.
-        entries: (variant, depth) → cell, for every variant and depth of the group.
+        cells: (variant, depth) → cell, for every variant and depth of the group.
         v1_v2: by depth; none for the sample of CIFAR-10, whose runs say nothing about the paper.
         pooled: V1 against V2 over its depths together, or None.
         maps: of the depths with a run of all five published orderings, or of an unpublished cell.
@@ -74,7 +74,7 @@ class Group:
     heading: str
     variants: tuple[str, ...]
     depths: tuple[int, ...]
-    entries: Mapping[CellKey, Entry]
+    cells: Mapping[CellKey, Cell]
     contrasts: tuple[Contrast, ...]
     v1_v2: tuple[V1V2Comparison, ...]
     pooled: Pooled | None
@@ -109,7 +109,7 @@ def build(records: Sequence[Record]) -> Report:
     ordered = in_report_order(told_apart(records))
     readable = [record for record in ordered if record.is_read]
     unread = [record for record in ordered if not record.is_read]
-    members = {key: list(those) for key, those in groupby(readable, group_key)}
+    members = {key: list(those) for key, those in groupby(readable, group_key)}  # they are adjacent
     lost = cells_of_unread(unread, members)
     design = read_design(readable)
     groups = [_group(those, lost.get(key, ()), design) for key, those in members.items()]
@@ -131,24 +131,26 @@ def _group(records: list[Record], lost: Sequence[tuple[CellKey, Record]], design
     variants = tuple(in_paper_order(names))
     depths_of_lost = {depth for (variant, depth), _ in lost if variant in variants}
     depths = tuple(sorted({settings_of(record).depth for record in records} | depths_of_lost))
-    entries = {
-        cell: _entry(dataset, *cell, finished.get(cell, {})) for cell in product(variants, depths)
-    }
-    for cell, record in (*((cell_key(record), record) for record in records), *lost):
+    others: dict[CellKey, list[Record]] = {}
+    for key, record in (*((cell_key(record), record) for record in records), *lost):
         seed = record.settings.seed if record.settings else None
-        if cell in entries and seed not in finished.get(cell, {}):
-            entries[cell] = replace(entries[cell], unfinished=(*entries[cell].unfinished, record))
-    v1_v2 = () if dataset == "sample" else tuple(_v1_v2(entries, depths, records, design))
+        if seed not in finished.get(key, {}):
+            others.setdefault(key, []).append(record)
+    cells = {
+        key: _filled_cell(dataset, *key, finished.get(key, {}), others.get(key, ()))
+        for key in product(variants, depths)
+    }
+    v1_v2 = () if dataset == "sample" else tuple(_v1_v2(cells, depths, records, design))
     by_depth = {pair.depth: pair for pair in v1_v2}
     contrasts = tuple(
         contrast
         for depth in depths
-        for contrast in _contrasts(entries, variants, depth, by_depth.get(depth))
+        for contrast in _contrasts(cells, variants, depth, by_depth.get(depth))
     )
-    predictions, unread = all_predictions(finished)
+    predictions, unread_notes = all_predictions(finished)
     counted = [record for by_seed in finished.values() for record in by_seed.values()]
     mixed = mixed_notes(counted, (V2,), {V1: "V1", V2: "V2"})
-    caveats = (*mixed, *group_notes(records, counted, copies, mixed), *unread)
+    caveats = (*mixed, *group_notes(records, counted, copies, mixed), *unread_notes)
     return Group(
         label=label,
         dataset=dataset,
@@ -156,28 +158,36 @@ def _group(records: list[Record], lost: Sequence[tuple[CellKey, Record]], design
         heading=heading(records[0]),
         variants=variants,
         depths=depths,
-        entries=entries,
+        cells=cells,
         contrasts=contrasts,
         v1_v2=v1_v2,
         pooled=pool(v1_v2),
-        maps=tuple(placement_maps(dataset, entries, records)),
+        maps=tuple(placement_maps(dataset, cells, records)),
         agreements=tuple(agreements(predictions, variants, depths, is_long(records[0]))),
         records=tuple(records),
         copies=copies,
         mixed=tuple(mixed),
         caveats=caveats,
-        notes=(*caveats, *_nothing_to_compare(entries.values())),
+        notes=(*caveats, *_nothing_to_compare(cells.values())),
     )
 
 
-def _entry(dataset: str, variant: str, depth: int, runs: Mapping[int, Record]) -> Entry:
+def _filled_cell(
+    dataset: str, variant: str, depth: int, runs: Mapping[int, Record], others: Sequence[Record]
+) -> Cell:
     errors = {seed: float(result_of(record)["test_error"]) for seed, record in runs.items()}
-    summary = summarise(list(errors.values())) if errors else None
-    return Entry(variant, depth, summary, published(dataset, variant, depth), (), errors)
+    return Cell(
+        variant,
+        depth,
+        summary=summarise(list(errors.values())) if errors else None,
+        published=published(dataset, variant, depth),
+        unfinished=tuple(others),
+        errors=errors,
+    )
 
 
 def _contrasts(
-    entries: Mapping[CellKey, Entry],
+    cells: Mapping[CellKey, Cell],
     variants: Sequence[str],
     depth: int,
     v1_v2: V1V2Comparison | None,
@@ -187,49 +197,53 @@ def _contrasts(
     Args:
         v1_v2: the comparison of V2, which has a correction of its own; None: as any other.
     """
-    base = entries[V1, depth].outcomes() if V1 in variants else ()
+    base = cells[V1, depth].outcomes() if V1 in variants else ()
+    apart = {V1} if v1_v2 is None else {V1, V2}
     found = {
         variant: compare(base, outcomes)
         for variant in variants
-        if base and variant != V1 and (outcomes := entries[variant, depth].outcomes())
+        if base and variant not in apart and (outcomes := cells[variant, depth].outcomes())
     }
-    p_values = {v: c.p for v, c in found.items() if c.p is not None and not (v == V2 and v1_v2)}
+    p_values = {variant: c.p for variant, c in found.items() if c.p is not None}
     adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    for variant, comparison in found.items():
-        if variant == V2 and v1_v2 is not None:
-            if v1_v2.comparison is not None:
-                yield Contrast(V2, depth, v1_v2.comparison, v1_v2.p_family, v1_v2.depths)
-        else:
-            yield Contrast(variant, depth, comparison, adjusted.get(variant), len(p_values))
+    for variant in variants:
+        if variant in found:
+            yield Contrast(variant, depth, found[variant], adjusted.get(variant), len(p_values))
+        elif variant == V2 and v1_v2 is not None and v1_v2.comparison is not None:
+            yield Contrast(V2, depth, v1_v2.comparison, v1_v2.p_family, v1_v2.depths)
 
 
 def _v1_v2(
-    entries: Mapping[CellKey, Entry],
+    cells: Mapping[CellKey, Cell],
     depths: Sequence[int],
     records: Sequence[Record],
     design: Design,
 ) -> Iterator[V1V2Comparison]:
     """V1 against V2 at the depths with a run of one of them, in the family of those with both."""
-    pairs = {d: (entries[V1, d], entries[V2, d]) for d in depths if (V1, d) in entries}
-    cells = {depth: _cell_folders(records, depth) for depth in pairs}
+    pairs = {d: (cells[V1, d], cells[V2, d]) for d in depths if (V1, d) in cells}
+    folders = {depth: _cell_folders(records, depth) for depth in pairs}
     with_both = [
         depth
         for depth, sides in pairs.items()
         if all(
-            entry.summary or entry.unfinished or any(map(design.is_planned, folders))
-            for entry, folders in zip(sides, cells[depth], strict=True)
+            cell.runs or any(map(design.is_planned, beside))
+            for cell, beside in zip(sides, folders[depth], strict=True)
         )
     ]
     like_paper = follows_paper(settings_of(records[0]))
     sd = usual_sd(settings_of(records[0]).dataset)
     for depth, (v1, v2) in pairs.items():
-        if v1.known or v1.unfinished or v2.known or v2.unfinished:
-            plan = design.plan([*cells[depth][0], *cells[depth][1]])
+        if v1.runs or v2.runs:
+            plan = design.plan([*folders[depth][0], *folders[depth][1]])
             yield V1V2Comparison(depth, v1, v2, plan, max(1, len(with_both)), like_paper, sd)
 
 
 def _cell_folders(records: Sequence[Record], depth: int) -> tuple[list[Path], list[Path]]:
-    """The folders of the runs of V1 and of V2, and those beside the runs of the other one."""
+    """The folders above the runs of V1 and of V2.
+
+    Where only one of them has runs, the folder of the other one follows from the name, since a
+    sweep may have declared its seeds.
+    """
     found: list[Path] = []
     for record in records:
         settings = settings_of(record)
@@ -237,16 +251,16 @@ def _cell_folders(records: Sequence[Record], depth: int) -> tuple[list[Path], li
             found.append(record.folder.parent)
     names = [f"{variant}-{depth}" for variant in (V1, V2)]
     v1, v2 = (
-        [Path(*(name if part in names else part for part in cell.parts)) for cell in found]
+        [Path(*(name if part in names else part for part in folder.parts)) for folder in found]
         for name in names
     )
     return v1, v2
 
 
-def _nothing_to_compare(entries: Iterable[Entry]) -> Iterator[str]:
+def _nothing_to_compare(cells: Iterable[Cell]) -> Iterator[str]:
     """Depths at which variants have results, but `original` has none."""
-    finished = [entry for entry in entries if entry.outcomes()]
-    with_base = {entry.depth for entry in finished if entry.variant == V1}
-    if bare := sorted({entry.depth for entry in finished} - with_base):
+    finished = [cell for cell in cells if cell.outcomes()]
+    with_base = {cell.depth for cell in finished if cell.variant == V1}
+    if bare := sorted({cell.depth for cell in finished} - with_base):
         names = ", ".join(f"ResNet-{depth}" for depth in bare)
         yield f"No run of {V1} is finished at {names}, so nothing is compared with it there."

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 
 from resvar.console import listed, plain, pluralize
-from resvar.reports.cells import Entry
+from resvar.reports.cells import Cell
 from resvar.reports.findings import Group, Report
 from resvar.reports.notes import DATASET_NAMES
 from resvar.reports.records import Record, RunState
@@ -29,25 +29,29 @@ MOST_LINES = 8
 
 
 def first_screen(report: Report, width: int) -> Iterator[str | Prose | Table]:
-    """Its lines and tables, for a terminal of `width` columns."""
+    """Its lines and tables, for a terminal of `width` columns.
+
+    A group has a table of its own, unless a grid says all about it: a table of groups that differ
+    in one or two settings (`variations.py`).
+    """
     found = grids(report.groups)
     main = [group for group in report.groups if not is_tabulated(group)]
-    main = main or list(report.groups[: not found])
-    main = main if len(main) <= MOST_TABLES else main[:1]
+    if not main and not found:
+        main = list(report.groups)
+    if len(main) > MOST_TABLES:
+        main = main[:1]
     yield Prose(QUESTION, "bold")
     for number, group in enumerate(main):
-        yield from [""] * (number > 0)
+        if number:
+            yield ""
         yield from _shown_group(group, width, all_variants=number == 0)
+    others = [(grid.heading, list(grid.groups.values())) for grid in found]
+    in_grids = [group for _, groups in others for group in groups]
     if found and not main:
         yield from _shown_grid(found[0], width)
-    in_grids = [group for grid in found for group in grid.groups.values()]
+        del others[0]
     lone = [group for group in report.groups if group not in main and group not in in_grids]
-    yield from _lines(
-        [
-            *((grid.heading, list(grid.groups.values())) for grid in found[not main :]),
-            *((_short_name(group), [group]) for group in lone),
-        ]
-    )
+    yield from _lines([*others, *((_short_name(group), [group]) for group in lone)])
     yield from unread_counts(report)
     yield Prose(f"resvar report --full shows {listed(_the_rest(report))}.", "dim")
 
@@ -63,8 +67,8 @@ def verdict_sentences(group: Group) -> Iterator[str]:
 
 def missing_counts(group: Group) -> Iterator[str]:
     """One sentence on the cells and runs without a result, if there are any."""
-    cells = group.entries.values()
-    empty = [entry for entry in cells if entry.summary is None]
+    cells = group.cells.values()
+    empty = [cell for cell in cells if cell.summary is None]
     parts = [f"{len(empty)} of {len(cells)} cells have no finished run"] if empty else []
     if states := _states(r for r in group.records if r.state is not RunState.DONE):
         parts.append(states)
@@ -109,7 +113,7 @@ def _shown_group(group: Group, width: int, all_variants: bool) -> Iterator[str |
     shown = [
         variant
         for variant in group.variants
-        if all_variants or any(_known(group.entries[variant, depth]) for depth in group.depths)
+        if all_variants or any(group.cells[variant, depth].runs for depth in group.depths)
     ]
     for abreast in range(len(group.depths), 0, -1):
         made = [short_table(group, shown, part) for part in chunks(group.depths, abreast)]
@@ -132,10 +136,10 @@ def short_note(group: Group) -> str:
     """What the columns of `short_table` are, and of how many runs the published medians."""
     note = "Median test error (%) of n seeds, and their sd"
     depths: dict[str, list[str]] = {}
-    for entry in group.entries.values():
-        if (figure := entry.published) is not None:
+    for cell in group.cells.values():
+        if (figure := cell.published) is not None:
             text = f"median of {figure.runs} runs" if figure.runs else "number of runs not stated"
-            depths.setdefault(text, []).append(f"ResNet-{entry.depth}")
+            depths.setdefault(text, []).append(f"ResNet-{cell.depth}")
     if len(depths) == 1:
         return f"{note}; paper: {next(iter(depths))}."
     texts = [f"{text} ({listed(list(dict.fromkeys(at)))})" for text, at in depths.items()]
@@ -145,28 +149,23 @@ def short_note(group: Group) -> str:
 def _short_columns(group: Group, depth: int) -> Iterator[Filled]:
     """The columns of one depth; their items are variants."""
 
-    def column(title: str, value: Callable[[Entry], Value]) -> Filled:
+    def column(title: str, value: Callable[[Cell], Value]) -> Filled:
         return right(
-            f"{depth}:\n{title}", lambda variant: value(group.entries[variant, depth]), ".2f"
+            f"{depth}:\n{title}", lambda variant: value(group.cells[variant, depth]), ".2f"
         )
 
     yield column("median", lambda e: e.summary.median if e.summary else None)
     yield column("sd", lambda e: e.summary.sd if e.summary else None)
     yield column("n", _seeds)
-    if any(group.entries[variant, depth].published for variant in group.variants):
+    if any(group.cells[variant, depth].published for variant in group.variants):
         yield column("paper", lambda e: published_cell(e, group))
 
 
-def _seeds(entry: Entry) -> TableCell:
-    """`5`, or `4 of 5` where a run has no result."""
-    n = entry.summary.n if entry.summary else 0
-    text = f"{n} of {_known(entry)}" if entry.unfinished else f"{n}"
+def _seeds(cell: Cell) -> TableCell:
+    """`5`, or `4 of 5` where a run is not finished or cannot be read."""
+    n = cell.summary.n if cell.summary else 0
+    text = f"{n} of {cell.runs}" if cell.unfinished else f"{n}"
     return TableCell(text, grey=n == 0)
-
-
-def _known(entry: Entry) -> int:
-    """How many runs of a cell there are, finished or not."""
-    return (entry.summary.n if entry.summary else 0) + len(entry.unfinished)
 
 
 def _shown_grid(grid: Grid, width: int) -> Iterator[Prose | Table]:
@@ -183,7 +182,8 @@ def _shown_grid(grid: Grid, width: int) -> Iterator[Prose | Table]:
 
 def _lines(others: Sequence[tuple[str, Sequence[Group]]]) -> Iterator[str]:
     """A line each, by name; if there are many, one line counts the rest."""
-    yield from [""] * bool(others)
+    if others:
+        yield ""
     for name, groups in others[:MOST_LINES]:
         yield f"{plain(name)}: {_in_short(groups)}."
     told, rest = (
@@ -197,7 +197,7 @@ def _lines(others: Sequence[tuple[str, Sequence[Group]]]) -> Iterator[str]:
 def _in_short(groups: Sequence[Group]) -> str:
     """The runs by state, the range of their medians, and the verdicts."""
     texts = [_states(record for group in groups for record in group.records)]
-    medians = [e.summary.median for group in groups for e in group.entries.values() if e.summary]
+    medians = [e.summary.median for group in groups for e in group.cells.values() if e.summary]
     if medians:
         low, high = (f"{value:.2f}" for value in (min(medians), max(medians)))
         texts.append(f"test error {low} %" if low == high else f"medians {low} to {high} %")

@@ -227,7 +227,7 @@ def _group_parts(
     sample = group.dataset == "sample"
     done = sum(record.state is RunState.DONE for record in group.records)
     total = len(group.records)
-    medians = [entry.summary.median for entry in group.entries.values() if entry.summary]
+    medians = [cell.summary.median for cell in group.cells.values() if cell.summary]
     words: dict[str, list[str]] = {}
     for pair in (pair for pair in group.v1_v2 if pair.comparison):
         words.setdefault(pair.word, []).append(str(pair.depth))
@@ -295,8 +295,8 @@ def _missing_parts(report: Report, named: Named, page: Page) -> dict[str, Any]:
 def _empty_cells(group: Group) -> Iterator[str]:
     """The cells of a group without any run."""
     empty: dict[int, list[str]] = {}
-    for (variant, depth), entry in group.entries.items():
-        if entry.summary is None and not entry.unfinished:
+    for (variant, depth), cell in group.cells.items():
+        if not cell.runs:
             empty.setdefault(depth, []).append(variant)
     for depth, variants in empty.items():
         yield f"no run of {listed(variants)} at ResNet-{depth}"

@@ -40,13 +40,13 @@ def map_picture(group: Group, found: PlacementMap) -> Picture:
     import matplotlib
 
     figure, ((panel,),) = panels(1, 1, (5.6, 4.3))
-    finished = [at.entry.summary for at in found.placements if at.entry.summary]
+    finished = [at.cell.summary for at in found.placements if at.cell.summary]
     low, high = (of(summary.median for summary in finished) for of in (min, max))
     decided = min(summary.n for summary in finished) > 1  # the lowest of single runs is luck
     colours = matplotlib.colormaps["cividis_r"]
     for place in product(MAP_PLACES, MAP_PLACES):
         here = [at for at in found.placements if (at.bn, at.relu) == place]
-        own = [at.entry.summary.median for at in here if at.entry.summary]
+        own = [at.cell.summary.median for at in here if at.cell.summary]
         fill = colours((min(own) - low) / ((high - low) or 1) * 0.9) if own else None
         best = decided and any(at.best for at in here)
         lines = [line for at in here for line in _lines_of(group, at, small=len(here) > 1)]
@@ -64,7 +64,7 @@ def map_picture(group: Group, found: PlacementMap) -> Picture:
 
 
 def _map_caption(group: Group, found: PlacementMap, decided: bool) -> str:
-    entries = [placement.entry for placement in found.placements]
+    cells = [placement.cell for placement in found.placements]
     caption = "Large: median test error of n runs, %, with their range; light is low."
     if decided:
         caption += (
@@ -72,9 +72,9 @@ def _map_caption(group: Group, found: PlacementMap, decided: bool) -> str:
         )
     else:
         caption += " No cell is marked as the lowest, since some have a single run."
-    if interim_cells(group) & {(entry.variant, entry.depth) for entry in entries if entry.summary}:
+    if interim_cells(group) & {(cell.variant, cell.depth) for cell in cells if cell.summary}:
         caption += f" Interim: {INTERIM}"
-    if not all(entry.summary for entry in entries):
+    if not all(cell.summary for cell in cells):
         caption += " Hatched: no finished run."
     if not group.like_paper:
         caption += f" {NOT_COMPARABLE}"
@@ -117,22 +117,22 @@ def _draw_map_cell(
 
 def _lines_of(group: Group, placement: Placement, small: bool) -> Iterator[CellLine]:
     """The lines about one ordering."""
-    entry, large = placement.entry, 13.0 if small else 17.0
-    others = states_text(entry.unfinished)
-    yield variant_label(entry.variant, 26), 8.5, "normal"
-    if entry.summary is None:
+    cell, large = placement.cell, 13.0 if small else 17.0
+    others = states_text(cell.unfinished)
+    yield variant_label(cell.variant, 26), 8.5, "normal"
+    if cell.summary is None:
         others = others or "missing"
     else:
-        yield f"{entry.summary.median:.2f}", large, "bold"
-        lowest, highest = min(entry.summary.values), max(entry.summary.values)
-        span = f": {lowest:.2f}–{highest:.2f}" if entry.summary.n > 1 else ""
-        yield f"n = {entry.summary.n}{span}", 8.5, "normal"
-        if (entry.variant, entry.depth) in interim_cells(group):
+        yield f"{cell.summary.median:.2f}", large, "bold"
+        lowest, highest = min(cell.summary.values), max(cell.summary.values)
+        span = f": {lowest:.2f}–{highest:.2f}" if cell.summary.n > 1 else ""
+        yield f"n = {cell.summary.n}{span}", 8.5, "normal"
+        if (cell.variant, cell.depth) in interim_cells(group):
             yield "interim", 8.5, "normal"
     for line in textwrap.wrap(others, 26):
         yield line, 8.5, "normal"
-    if group.like_paper and entry.published is not None:
-        yield f"paper {entry.published.test_error:.2f}", 8.5, "normal"
+    if group.like_paper and cell.published is not None:
+        yield f"paper {cell.published.test_error:.2f}", 8.5, "normal"
 
 
 def _luminance(colour: Sequence[float]) -> float:

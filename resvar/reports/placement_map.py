@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from resvar.models.ordering import MAP_PLACES, PAPER_ORDER, find_ordering, known_variants
-from resvar.reports.cells import CellKey, Entry
+from resvar.reports.cells import Cell, CellKey
 from resvar.reports.published import published
 from resvar.reports.records import Record, settings_of
 
@@ -23,7 +23,7 @@ class Placement:
 
     bn: str
     relu: str
-    entry: Entry
+    cell: Cell
     best: bool
 
 
@@ -42,7 +42,7 @@ class PlacementMap:
 
 
 def placement_maps(
-    dataset: str, entries: Mapping[CellKey, Entry], records: Sequence[Record]
+    dataset: str, cells: Mapping[CellKey, Cell], records: Sequence[Record]
 ) -> Iterator[PlacementMap]:
     """A map for each depth with all published orderings or an unpublished one.
 
@@ -52,28 +52,28 @@ def placement_maps(
     shipped_at = {at: name for name, at in positions.items()}
     in_the_paper = {positions[name] for name in PAPER_ORDER}
     positions |= {settings_of(r).variant: settings_of(r).ordering.position for r in records}
-    for depth in dict.fromkeys(depth for _, depth in entries):
-        here = [e for e in entries.values() if e.depth == depth and (e.summary or e.unfinished)]
-        taken = {positions[entry.variant] for entry in here} - {None}
+    for depth in dict.fromkeys(depth for _, depth in cells):
+        here = [e for e in cells.values() if e.depth == depth and e.runs]
+        taken = {positions[cell.variant] for cell in here} - {None}
         if not (taken - in_the_paper or taken >= in_the_paper):
             continue
-        cells: dict[tuple[str, str], list[Entry]] = {}
+        squares: dict[tuple[str, str], list[Cell]] = {}
         for at in product(MAP_PLACES, MAP_PLACES):
-            cells[at] = [entry for entry in here if positions[entry.variant] == at]
-            name, held = shipped_at[at], [entry.variant for entry in cells[at]]
+            squares[at] = [cell for cell in here if positions[cell.variant] == at]
+            name, held = shipped_at[at], [cell.variant for cell in squares[at]]
             figure = published(dataset, name, depth)
             if name not in held and (figure or not held):
-                cells[at].insert(0, Entry(name, depth, None, figure, ()))
+                squares[at].insert(0, Cell(name, depth, None, figure, ()))
         outside = tuple(e.variant for e in here if positions[e.variant] is None)
-        yield PlacementMap(depth, tuple(_placements(cells)), outside)
+        yield PlacementMap(depth, tuple(_placements(squares)), outside)
 
 
-def _placements(cells: Mapping[tuple[str, str], Sequence[Entry]]) -> Iterator[Placement]:
-    """The entries of the map's cells; the lowest median is marked."""
-    entries = [entry for held in cells.values() for entry in held]
-    medians = {e.variant: round(e.summary.median, 6) for e in entries if e.summary}
+def _placements(squares: Mapping[tuple[str, str], Sequence[Cell]]) -> Iterator[Placement]:
+    """The cells in the squares of the map; the lowest median is marked."""
+    cells = [cell for held in squares.values() for cell in held]
+    medians = {e.variant: round(e.summary.median, 6) for e in cells if e.summary}
     lowest = min(medians.values()) if len(medians) > 1 else None
-    for (bn, relu), held in cells.items():
-        for entry in held:
-            best = lowest is not None and medians.get(entry.variant) == lowest
-            yield Placement(bn, relu, entry, best)
+    for (bn, relu), held in squares.items():
+        for cell in held:
+            best = lowest is not None and medians.get(cell.variant) == lowest
+            yield Placement(bn, relu, cell, best)

@@ -210,9 +210,9 @@ def brief(text: str, most: int, mark: str = "…") -> str:
 def interim_cells(group: Group) -> set[CellKey]:
     """The cells of V1 and V2 in which declared runs have no result yet."""
     return {
-        (entry.variant, entry.depth)
+        (cell.variant, cell.depth)
         for pair in group.v1_v2
-        for entry, side in zip((pair.v1, pair.v2), pair.sides, strict=True)
+        for cell, side in zip((pair.v1, pair.v2), pair.sides, strict=True)
         if side.missing
     }
 

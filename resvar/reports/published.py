@@ -83,7 +83,7 @@ def reproductions(dataset: str, variant: str, depth: int) -> tuple[Reproduction,
     return tuple(result for cell, result in found if cell == (dataset, variant, depth))
 
 
-Cell = tuple[str, str, int]
+FigureKey = tuple[str, str, int]
 """Dataset, variant, depth."""
 
 
@@ -91,8 +91,8 @@ Cell = tuple[str, str, int]
 class Figures:
     """The content of a file of published figures."""
 
-    published: dict[Cell, Published]
-    reproductions: tuple[tuple[Cell, Reproduction], ...]
+    published: dict[FigureKey, Published]
+    reproductions: tuple[tuple[FigureKey, Reproduction], ...]
 
 
 def read_figures(path: Path) -> Figures:
@@ -168,7 +168,7 @@ class _Entry(pydantic.BaseModel):
             raise ValueError("mean and sd need each other, two or more runs, and a single cell")
         return self
 
-    def cells(self) -> Iterator[tuple[Cell, float]]:
+    def cells(self) -> Iterator[tuple[FigureKey, float]]:
         for variant, errors in self.test_error.items():
             for depth, error in errors.items():
                 yield (self.dataset, variant, depth), error

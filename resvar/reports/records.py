@@ -115,7 +115,7 @@ def begun_record(folder: Path, full: bool) -> Record | None:
             return None
         settings = read_settings(folder)
         known = replace(known, settings=settings, label=label_of(settings) if full else "")
-        return _with_standing(known, settings, full)
+        return _with_state(known, settings, full)
 
     try:
         return read_undisturbed(folder, read)
@@ -125,7 +125,7 @@ def begun_record(folder: Path, full: bool) -> Record | None:
         return replace(known, state=state, message=str(error))
 
 
-def _with_standing(record: Record, settings: Settings, full: bool) -> Record:
+def _with_state(record: Record, settings: Settings, full: bool) -> Record:
     """The record with the state of its run.
 
     A run writes its metrics, then its result, and then releases its lock. It is read in reverse

@@ -8,7 +8,7 @@ from typing import Any
 
 from resvar.console import duration, listed, per_second, percent, plain
 from resvar.models.ordering import MAP_PLACES, PAPER_ORDER, map_name
-from resvar.reports.cells import Entry
+from resvar.reports.cells import Cell
 from resvar.reports.findings import Group, Report
 from resvar.reports.placement_map import Placement, PlacementMap
 from resvar.reports.published import Reproduction, reproductions
@@ -55,17 +55,17 @@ def _error_table(group: Group, depths: Sequence[int]) -> Table:
 def _error_columns(group: Group, depth: int) -> Iterator[Filled]:
     """The columns of one depth; their items are variants."""
 
-    def column(title: str, value: Callable[[Entry], Value], **more: Any) -> Filled:
+    def column(title: str, value: Callable[[Cell], Value], **more: Any) -> Filled:
         def cell(variant: str) -> Value:
-            return value(group.entries[variant, depth])
+            return value(group.cells[variant, depth])
 
         return right(f"{depth}:\n{title}", cell, **more)
 
     yield column("median", lambda e: f"{e.summary.median:.2f}" if e.summary else None)
     yield column("mean ± sd", lambda e: mean_and_sd(e.summary) if e.summary else None, drop=1)
     yield column("n", lambda e: seeds(e) if e.summary else TableCell(seeds(e), grey=True), wrap=7)
-    entries = (group.entries[variant, depth] for variant in group.variants)
-    figures = [entry.published for entry in entries if entry.published]
+    cells = (group.cells[variant, depth] for variant in group.variants)
+    figures = [cell.published for cell in cells if cell.published]
     if not figures:
         return
     paper = "paper\n(median)" if all(figure.runs for figure in figures) else "paper"
@@ -77,9 +77,9 @@ def _error_columns(group: Group, depth: int) -> Iterator[Filled]:
 def _lost(group: Group, depths: Sequence[int]) -> Iterator[str]:
     """How many runs of which cells could not be read."""
     lost = [
-        f"{entry.unread} of {entry.known} of {entry.variant} at ResNet-{entry.depth}"
-        for entry in group.entries.values()
-        if entry.depth in depths and entry.unread
+        f"{cell.unread} of {cell.known} of {cell.variant} at ResNet-{cell.depth}"
+        for cell in group.cells.values()
+        if cell.depth in depths and cell.unread
     ]
     if lost:
         yield f"Runs that could not be read and are not counted: {'; '.join(lost)}."
@@ -89,29 +89,29 @@ def mean_and_sd(summary: Summary) -> str:
     return f"{summary.mean:.2f}" + ("" if summary.sd is None else f" ± {summary.sd:.2f}")
 
 
-def seeds(entry: Entry) -> str:
+def seeds(cell: Cell) -> str:
     """How many runs are finished, and the states of the others: `3; 1 stopped`, `missing`.
 
     Where some cannot be read: `1 of 3; 2 unreadable`.
     """
-    others = states_text(entry.unfinished)
-    if entry.summary is None:
+    others = states_text(cell.unfinished)
+    if cell.summary is None:
         return others or "missing"
-    counted = f"{entry.summary.n}" + (f" of {entry.known}" if entry.unread else "")
+    counted = f"{cell.summary.n}" + (f" of {cell.known}" if cell.unread else "")
     return f"{counted}; {others}" if others else counted
 
 
-def published_cell(entry: Entry, group: Group) -> Value:
-    figure = entry.published
+def published_cell(cell: Cell, group: Group) -> Value:
+    figure = cell.published
     return TableCell(f"{figure.test_error:.2f}", grey=not group.like_paper) if figure else None
 
 
-def _minus_paper(entry: Entry) -> str | None:
+def _minus_paper(cell: Cell) -> str | None:
     """`+0.12, inside`: our median − the published figure, which is inside the range of our runs."""
-    if entry.summary is None or entry.published is None:
+    if cell.summary is None or cell.published is None:
         return None
-    values, theirs = entry.summary.values, entry.published.test_error
-    text = f"{entry.summary.median - theirs:+.2f}"
+    values, theirs = cell.summary.values, cell.published.test_error
+    text = f"{cell.summary.median - theirs:+.2f}"
     if len(values) == 1:
         return text
     return f"{text}, {'inside' if min(values) <= theirs <= max(values) else 'outside'}"
@@ -120,10 +120,10 @@ def _minus_paper(entry: Entry) -> str | None:
 def _chances(group: Group) -> Iterator[str]:
     """How often a published median would be inside if the reproduction were perfect."""
     chances = [
-        (entry.summary.n, chance_inside(entry.summary.n, entry.published.runs))
-        for entry in group.entries.values()
-        if entry.summary and entry.summary.n > 1
-        if entry.published and entry.published.runs and entry.published.runs % 2
+        (cell.summary.n, chance_inside(cell.summary.n, cell.published.runs))
+        for cell in group.cells.values()
+        if cell.summary and cell.summary.n > 1
+        if cell.published and cell.published.runs and cell.published.runs % 2
     ]
     if chances:
         each = [f"{percent(100 * chance, 0)} at n = {n}" for n, chance in sorted(set(chances))]
@@ -153,7 +153,7 @@ def _sources(group: Group, depths: Sequence[int]) -> Iterator[str]:
     A source of less than half of a depth's figures names the variants.
     """
     at = {
-        depth: {v: f for v in group.variants if (f := group.entries[v, depth].published)}
+        depth: {v: f for v in group.variants if (f := group.cells[v, depth].published)}
         for depth in depths
     }
     found: dict[tuple[str, str], dict[int, list[str]]] = {}
@@ -181,10 +181,10 @@ def _sources(group: Group, depths: Sequence[int]) -> Iterator[str]:
 def others_table(group: Group) -> Iterator[Table]:
     """What others measured for the cells of a group that follows the paper, beside ours."""
     found = [
-        (entry, result)
+        (cell, result)
         for depth in group.depths
         for variant in group.variants
-        if (entry := group.entries[variant, depth]) and group.like_paper
+        if (cell := group.cells[variant, depth]) and group.like_paper
         for result in reproductions(group.dataset, variant, depth)
     ]
     if not found:
@@ -243,20 +243,20 @@ def _map_cell(placements: Sequence[Placement]) -> TableCell:
     lines = [line for placement in placements for line in _placement_lines(placement)]
     return TableCell(
         "\n".join(lines),
-        grey=not any(placement.entry.summary for placement in placements),
+        grey=not any(placement.cell.summary for placement in placements),
         strong=any(placement.best for placement in placements),
     )
 
 
 def _placement_lines(placement: Placement) -> Iterator[str]:
     """The ordering, its median with n, and the published figure where there is one."""
-    entry = placement.entry
-    own_name = entry.variant != map_name(placement.bn, placement.relu)
-    yield row_name(entry.variant) if own_name else "not published"
-    median = f"{entry.summary.median:.2f} ({seeds(entry)})" if entry.summary else seeds(entry)
+    cell = placement.cell
+    own_name = cell.variant != map_name(placement.bn, placement.relu)
+    yield row_name(cell.variant) if own_name else "not published"
+    median = f"{cell.summary.median:.2f} ({seeds(cell)})" if cell.summary else seeds(cell)
     yield median + (" *" if placement.best else "")
-    if entry.published is not None:
-        yield f"paper {entry.published.test_error:.2f}"
+    if cell.published is not None:
+        yield f"paper {cell.published.test_error:.2f}"
 
 
 def run_table(group: Group) -> Table:

@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Any
 
 from resvar.files import shipped
-from resvar.reports.cells import EXECUTION, CellKey, Entry
+from resvar.reports.cells import EXECUTION, Cell, CellKey
 from resvar.reports.comparable import deviations, effective, shown
 from resvar.reports.findings import Group
 from resvar.reports.notes import DATASET_NAMES, protocol_note
@@ -60,12 +60,12 @@ class Grid:
         return tuple(dict.fromkeys(notes))
 
     @property
-    def cells(self) -> Iterator[tuple[Point, Entry]]:
+    def cells(self) -> Iterator[tuple[Point, Cell]]:
         """The cells with a run, by point, depth and variant."""
         for point, group in self.groups.items():
-            for entry in group.entries.values():
-                if entry.summary is not None or entry.unfinished:
-                    yield point, entry
+            for cell in group.cells.values():
+                if cell.runs:
+                    yield point, cell
 
     @property
     def _tabulated(self) -> list[Group]:
@@ -90,7 +90,7 @@ class Grid:
         return made
 
     def error_tables(self, abreast: int) -> list[Table]:
-        found = {(point, (entry.variant, entry.depth)): entry for point, entry in self.cells}
+        found = {(point, (cell.variant, cell.depth)): cell for point, cell in self.cells}
         keys = list(dict.fromkeys((point[1:], cell) for point, cell in found))
         keys.sort(key=lambda key: (key[1][1], key[1][0], [_rank(value) for value in key[0]]))
         firsts = dict.fromkeys(point[0] for point in self.groups)
@@ -146,18 +146,18 @@ NOTES = (
 )
 
 
-def _columns(entries: Mapping[str, Entry | None]) -> Iterator[Filled]:
+def _columns(cells: Mapping[str, Cell | None]) -> Iterator[Filled]:
     """The columns of the only cell; their items are the values of the first setting."""
-    yield right("median", lambda value: _figures(entries[value])[0])
-    yield right("mean ± sd", lambda value: _figures(entries[value])[1])
-    yield right("n", lambda value: _figures(entries[value])[2], wrap=8)
+    yield right("median", lambda value: _figures(cells[value])[0])
+    yield right("mean ± sd", lambda value: _figures(cells[value])[1])
+    yield right("n", lambda value: _figures(cells[value])[2], wrap=8)
 
 
-def _column(name: str, entries: Mapping[str, Entry | None]) -> Filled:
+def _column(name: str, cells: Mapping[str, Cell | None]) -> Filled:
     """The column of one cell among several, with its figures below one another."""
 
     def cell(value: str) -> TableCell | None:
-        median, spread, n = _figures(entries[value])
+        median, spread, n = _figures(cells[value])
         if median is None:
             return TableCell(n, grey=True) if n else None
         return TableCell(f"median {median}\nmean {spread}\nn = {n}")
@@ -165,11 +165,11 @@ def _column(name: str, entries: Mapping[str, Entry | None]) -> Filled:
     return right(name, cell, wrap=12)
 
 
-def _figures(entry: Entry | None) -> tuple[str | None, str | None, str | None]:
+def _figures(cell: Cell | None) -> tuple[str | None, str | None, str | None]:
     """Median, mean ± sd, and n or the state of the runs."""
-    if entry is None or entry.summary is None:
-        return None, None, seeds(entry) if entry else None
-    return f"{entry.summary.median:.2f}", mean_and_sd(entry.summary), seeds(entry)
+    if cell is None or cell.summary is None:
+        return None, None, seeds(cell) if cell else None
+    return f"{cell.summary.median:.2f}", mean_and_sd(cell.summary), seeds(cell)
 
 
 def is_tabulated(group: Group) -> bool:

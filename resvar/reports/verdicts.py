@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import Literal
 
 from resvar.console import p_value, pluralize, points
-from resvar.reports.cells import Entry
+from resvar.reports.cells import Cell
 from resvar.reports.design import SeedPlan
 from resvar.reports.power import Power, design_power, fewest_seeds, sd_range
 from resvar.reports.published import published_difference
@@ -61,8 +61,8 @@ class V1V2Comparison:
     """
 
     depth: int
-    v1: Entry
-    v2: Entry
+    v1: Cell
+    v2: Cell
     plan: SeedPlan
     depths: int
     like_paper: bool
@@ -164,7 +164,7 @@ class V1V2Comparison:
         deviation, or where there is none with the usual one.
         """
         found = self.comparison
-        spreads = [_published_spread(entry, self.usual_sd) for entry in (self.v1, self.v2)]
+        spreads = [_published_spread(cell, self.usual_sd) for cell in (self.v1, self.v2)]
         if found is None or found.interval is None or found.difference is None or None in spreads:
             return None
         quantile = -float(import_module("scipy.special").ndtri((1 - found.level) / 2))
@@ -197,9 +197,9 @@ class V1V2Comparison:
         return " ".join(_sentences(self))
 
 
-def _side(entry: Entry, plan: SeedPlan) -> Side:
-    errors = entry.outcomes(plan.seeds)
-    further = len(entry.errors.keys() - plan.seeds)
+def _side(cell: Cell, plan: SeedPlan) -> Side:
+    errors = cell.outcomes(plan.seeds)
+    further = len(cell.errors.keys() - plan.seeds)
     return Side(errors, len(plan.seeds) - len(errors), further)
 
 
@@ -214,9 +214,9 @@ MEDIAN_VARIANCE = {1: 1.0, 3: 0.4487, 5: 0.2868, 7: 0.2104, 9: 0.1661}
 """The variance of the median of n standard normal values (order statistics)."""
 
 
-def _published_spread(entry: Entry, usual: float | None) -> float | None:
+def _published_spread(cell: Cell, usual: float | None) -> float | None:
     """The standard error of a published median."""
-    figure = entry.published
+    figure = cell.published
     if figure is None or (sd := figure.sd if figure.sd is not None else usual) is None:
         return None
     n = figure.runs or 1

@@ -53,7 +53,7 @@ def evaluate(
     total, size = len(loader.labels), loader.batch_size
     losses = torch.zeros(-(-total // size), dtype=torch.float64, device=device)
     predicted = torch.zeros(total, dtype=torch.int64, device=device)
-    batches = loader.shard(ranks.shard)
+    batches = loader.batches_of(ranks.shard)
     for first in range(0, len(losses), ranks.size):
         if report is not None:
             report(first * size / total)

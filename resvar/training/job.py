@@ -1,7 +1,9 @@
 """`resvar train`: one run from its settings to `result.json`, started or resumed.
 
 Processes that torchrun started share one run (resvar/training/distributed.py): rank 0 has the lock,
-reads and writes the run directory, and prints.
+reads and writes the run directory, and prints. `ranks.on_rank0(f)` calls f there and gives its
+value to all, `ranks.on_all_ranks(f)` calls it on each, and an error on one rank is raised on all.
+In a single process both are `f()`.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from resvar.data.folder import FolderImages
 from resvar.data.splits import Splits, open_images
 from resvar.errors import RunError, Stopped
 from resvar.files import replacing, write_json
+from resvar.models.network import count_parameters
 from resvar.ownership import refuse_foreign, run_folder, start_over
 from resvar.settings import IMAGES_OF, Settings
 from resvar.training.checkpoint import load_newest, outlook
@@ -42,7 +45,6 @@ from resvar.training.joining import process_group
 from resvar.training.memory import require_memory
 from resvar.training.progress import Progress
 from resvar.training.source import SourceVersion, source_version
-from resvar.training.step import count_parameters
 from resvar.training.stop import (
     MESSAGE,
     StopRequest,
@@ -85,7 +87,7 @@ def run_training(
         def log(text: str) -> None:
             console.print(text, soft_wrap=True, highlight=False)
 
-        chosen = ranks.on_all_ranks(lambda: _check(settings, device, ranks))
+        chosen = ranks.on_all_ranks(lambda: _choose_device(settings, device, ranks))
         result = ranks.on_rank0(lambda: check_folder(folder, settings, fresh, log))
         if result is not None:
             return result
@@ -105,7 +107,7 @@ def run_training(
             ):
                 test = trainer.fit(callbacks, stop)
                 result = run.summary(trainer, test, origin)
-            with stop_request("", together) as stop:
+            with stop_request("", together) as stop:  # the result is written whole or not at all
                 run.finish(result, test, stop)
             return result
 
@@ -119,7 +121,7 @@ def _interruptible(folder: Path, fresh: bool) -> Iterator[None]:
         raise Stopped(f"stopped; {outlook(folder, fresh)}.") from None
 
 
-def _check(settings: Settings, device: str, ranks: Ranks) -> torch.device:
+def _choose_device(settings: Settings, device: str, ranks: Ranks) -> torch.device:
     """The device of this rank, after the checks that cost nothing.
 
     Raises:
@@ -133,7 +135,7 @@ def _check(settings: Settings, device: str, ranks: Ranks) -> torch.device:
 
 
 def with_classes(settings: Settings, images: Images | FolderImages) -> Settings:
-    """The number of classes of a folder of images is known only once it is open."""
+    """The settings with the number of classes, which a folder of images has once it is open."""
     if not isinstance(images, FolderImages):
         return settings
     return settings.model_copy(update={"num_classes": len(images.class_names)})
@@ -212,7 +214,7 @@ def _claim(folder: Path, plan: Execution, fresh: bool, log: Log) -> Iterator[Cla
             held.enter_context(rundir.locked(folder))
             if fresh:
                 start_over(folder, plan.settings)
-            return _finished(folder, plan.settings, log)  # again: another process may have been
+            return _finished(folder, plan.settings, log)  # meanwhile, by another process
 
         run = ClaimedRun(folder, plan, log, plan.ranks.on_rank0(enter))
         with record_failures(folder, fresh) if plan.ranks.first else nullcontext():
@@ -271,6 +273,35 @@ class ClaimedRun:
         with writer, Progress(trainer, console) as progress:
             yield [writer, progress]
 
+    def summary(self, trainer: Trainer, test: Evaluation, origin: dict[str, Any]) -> dict[str, Any]:
+        """The content of `result.json`.
+
+        Args:
+            origin: from `begin`.
+        """
+        settings, last = self.plan.settings, trainer.rows[-1]
+        names = ("variant", "depth", "seed", "protocol", "dataset", "iterations")
+        result = {
+            "format": rundir.NOTE_FORMAT,
+            **{name: getattr(settings, name) for name in names},
+            "parameters": count_parameters(trainer.network),
+            "test_error": test.error,
+            "best_test_error": min(row["test_error"] for row in trainer.rows),
+            "best_test_error_note": "optimistic: the evaluation was chosen by looking at the test "
+            "set",
+            "train_loss": last["train_loss"],
+            "train_error": last["train_error"],
+            "seconds": trainer.total_seconds(),
+            "images_per_second": trainer.images_per_second(),
+            "precision": settings.precision,
+            "kernels": self.plan.kernels,
+            "config_hash": settings.hash,
+            **origin,
+        }
+        if "holdout_error" in last:
+            result["holdout_error"] = last["holdout_error"]
+        return result
+
     def finish(self, result: dict[str, Any], test: Evaluation, stop: StopRequest) -> None:
         """Write the predictions, then the result: its presence marks the run as finished.
 
@@ -305,35 +336,6 @@ class ClaimedRun:
         self.log(f"On {devices} in {self.plan}; everything goes to {self.folder}")
         if s.tensorboard:
             self.log(f"To watch it: tensorboard --logdir {shlex.quote(str(self.folder))}")
-
-    def summary(self, trainer: Trainer, test: Evaluation, origin: dict[str, Any]) -> dict[str, Any]:
-        """The content of `result.json`.
-
-        Args:
-            origin: from `begin`.
-        """
-        settings, last = self.plan.settings, trainer.rows[-1]
-        names = ("variant", "depth", "seed", "protocol", "dataset", "iterations")
-        result = {
-            "format": rundir.NOTE_FORMAT,
-            **{name: getattr(settings, name) for name in names},
-            "parameters": count_parameters(trainer.network),
-            "test_error": test.error,
-            "best_test_error": min(row["test_error"] for row in trainer.rows),
-            "best_test_error_note": "optimistic: the evaluation was chosen by looking at the test "
-            "set",
-            "train_loss": last["train_loss"],
-            "train_error": last["train_error"],
-            "seconds": trainer.total_seconds(),
-            "images_per_second": trainer.images_per_second(),
-            "precision": settings.precision,
-            "kernels": self.plan.kernels,
-            "config_hash": settings.hash,
-            **origin,
-        }
-        if "holdout_error" in last:
-            result["holdout_error"] = last["holdout_error"]
-        return result
 
 
 def _write_result(

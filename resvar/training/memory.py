@@ -48,7 +48,7 @@ def least_memory(plan: Execution) -> int:
     if (settings.recompute, settings.compile) != ("none", "none"):
         kept = [unit[-1] for unit in units]
     elif settings.kernels == "fused":  # an operator computes its BN and ReLU again
-        kept = [layer for layer in layers if layer.counts]
+        kept = [layer for layer in layers if layer.is_counted]
     else:
         kept = _kept_by_torch([layer for layer in layers if layer.place != "shortcut"])
     elements = plan.images_at_once * sum(layer.elements for layer in kept)

@@ -1,7 +1,8 @@
 """One update: the gradients of a batch in micro-batches, the optimizer's step, the meters.
 
 The gradients of micro-batches of `bn_batch_size` images add up to the gradient of the batch, as on
-the paper's two GPUs with 64 images each (arXiv:1603.05027, appendix).
+the paper's two GPUs with 64 images each (arXiv:1603.05027, appendix). With fused BN on a GPU, one
+pass takes the whole batch, and BN normalises groups of that size (`Execution.images_at_once`).
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
 from resvar.data.splits import num_classes
-from resvar.models.network import ResidualNetwork, build_model
+from resvar.models.network import ResidualNetwork, seeded_network
 from resvar.settings import Settings
 from resvar.training.capture import CapturedUpdates, CudaGraph
 from resvar.training.distributed import AllReduceBuffer
@@ -91,12 +92,13 @@ class Updater:
         Waits for nothing: on a GPU it only queues work.
 
         Args:
-            replay: use the captured graph where there is one.
+            replay: use the captured graph where there is one; only benchmarks do not.
         """
         if not self.network.training:  # train() walks hundreds of modules: 1 ms at depth 110
             self.network.train()
         for group in self.optimizer.param_groups:
-            rate = learning_rate(self.iteration, self.plan.settings) * group.get("rate", 1.0)
+            factor = group.get("rate", 1.0)  # of Muon
+            rate = learning_rate(self.iteration, self.plan.settings) * factor
             # A captured update reads the rate from an fp32 tensor; without capture it is the same.
             group["lr"] = float(np.float32(rate)) if images.device.type == "cuda" else rate
         if self.captured is not None and replay:
@@ -141,21 +143,5 @@ class Updater:
 
 def build_network(settings: Settings) -> ResidualNetwork:
     """The network of a run, on the host, with the initial weights of its seed."""
-    return build_model(
-        settings.ordering,
-        settings.depth,
-        settings.family,
-        num_classes(settings),
-        settings.cardinality,
-        settings.base_width,
-        settings.stem,
-        settings.shortcut,
-        settings.unit,
-        settings.stride_on,
-        seed=settings.seed,
-    )
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Numbers that training sets."""
-    return sum(weights.numel() for weights in network.parameters())
+    classes = num_classes(settings)
+    return seeded_network(settings.ordering, settings.architecture, classes, settings.seed)

@@ -91,15 +91,15 @@ class Trainer:
         seconds: spent on this run before this process, evaluations included.
         train_seconds: of these, on updates.
         pace: of this process.
-        evaluations: on a GPU, the graph of a batch of an evaluation.
+        evaluation_graph: on a GPU, of a batch of an evaluation.
     """
 
     def __init__(self, plan: Execution, splits: Splits) -> None:
         self.plan, self.splits = plan, splits
         self.updater = Updater(plan)
-        self.evaluations: Captured[Evaluated] | None = None
+        self.evaluation_graph: Captured[Evaluated] | None = None
         if (updates := self.updater.captured) is not None:
-            self.evaluations = updates.calls.beside()
+            self.evaluation_graph = updates.calls.beside()
         self.rows: list[dict[str, float]] = []
         self.seconds = self.train_seconds = 0.0
         self.pace = Pace(plan.settings, len(splits.test.labels))
@@ -144,9 +144,10 @@ class Trainer:
                 for callback in callbacks:
                     callback.on_snapshot(self)
             if self._evaluation_due():
-                self._record(callbacks, stop)
+                self._add_row(callbacks, stop)
             if self.iteration == settings.iterations:
                 self._save(callbacks)
+                # A run that was resumed here has the row, but not the predictions.
                 return self._last_test or self._evaluate(self.splits.test, callbacks, stop)
             if self.iteration % settings.checkpoint_every == 0 and self.iteration != self._saved_at:
                 self._save(callbacks, periodic=True)
@@ -242,6 +243,7 @@ class Trainer:
             if momentum is not None and momentum.shape != weights.shape:
                 raise ValueError("a momentum of another shape than its weights")
         updater.iteration = self._saved_at = int(state["iteration"])
+        # `+ 0` raises where a value is not a number.
         self.rows = [{str(key): value + 0 for key, value in row.items()} for row in state["rows"]]
         loss, wrong, images, seconds = state["sums"]
         meters.loss.fill_(loss)
@@ -268,13 +270,13 @@ class Trainer:
         due = due or self.iteration == self.settings.iterations
         return due and self.last_evaluation != self.iteration
 
-    def _record(self, callbacks: Sequence[Callback], stop: object) -> None:
+    def _add_row(self, callbacks: Sequence[Callback], stop: object) -> None:
         """Evaluate, and add a row to the metrics."""
         meters = self.updater.meters
-        loss = self._settle()
+        loss = self._check_timed()
         error = 100.0 * int(meters.wrong) / meters.images
         seconds = meters.seconds
-        test = self._measure(self.splits.test, "test", callbacks, stop)
+        test = self._finite_evaluation(self.splits.test, "test", callbacks, stop)
         row = {
             "iteration": self.iteration,
             "epoch": self.iteration * self.settings.batch_size / len(self.splits.training.labels),
@@ -288,7 +290,9 @@ class Trainer:
         }
         if self.splits.holdout is not None:
             before = len(self.splits.test.labels)
-            holdout = self._measure(self.splits.holdout, "held-out", callbacks, stop, before)
+            holdout = self._finite_evaluation(
+                self.splits.holdout, "held-out", callbacks, stop, before
+            )
             row |= {"holdout_loss": holdout.loss, "holdout_error": holdout.error}
         row["seconds"] = self.total_seconds()
         self.pace.evaluated()
@@ -299,7 +303,7 @@ class Trainer:
         for callback in callbacks:
             callback.on_evaluation(self, row)
 
-    def _measure(
+    def _finite_evaluation(
         self,
         loader: EvalLoader,
         which: str,
@@ -332,9 +336,9 @@ class Trainer:
             for callback in callbacks:
                 callback.on_evaluation_batch(share)
 
-        return evaluate(self.network, loader, self.plan, report, self.evaluations)
+        return evaluate(self.network, loader, self.plan, report, self.evaluation_graph)
 
-    def _settle(self) -> float:
+    def _check_timed(self) -> float:
         """`check`; the time in which the device completes its updates is training time."""
         begun = time.monotonic()
         loss = self.check()
@@ -343,7 +347,7 @@ class Trainer:
 
     def _save(self, callbacks: Sequence[Callback], periodic: bool = False) -> None:
         """Save a checkpoint; a periodic one not within CHECKPOINT_PAUSE of this process's last."""
-        self._settle()  # never replace a good checkpoint by a diverged one
+        self._check_timed()  # never replace a good checkpoint by a diverged one
         ranks, recent = self.plan.ranks, time.monotonic() - self._saved < CHECKPOINT_PAUSE
         if periodic and ranks.any(ranks.first and recent):  # rank 0's clock decides for all
             return

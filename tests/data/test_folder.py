@@ -72,7 +72,7 @@ def test_the_shards_of_several_processes_are_the_whole(photos):
     assert torch.equal(torch.cat([part[0] for part in parts]), images)
     assert torch.equal(torch.cat([part[1] for part in parts]), labels)
     evaluated = FolderEvalLoader(open_folder(photos).evaluation, 32, CPU, 2, workers=0)
-    batches = [list(evaluated.shard(shard)) for shard in shards]
+    batches = [list(evaluated.batches_of(shard)) for shard in shards]
     assert [len(own) for own in batches] == [2, 2, 1]
     in_order = [batches[number % 3][number // 3] for number in range(5)]
     for (x, y), (its_x, its_y) in zip(in_order, evaluated, strict=True):

@@ -202,7 +202,7 @@ def test_a_damaged_file_is_said_and_spoils_nothing(tmp_path, content):
     group = build(read_records([tmp_path])).groups[0]
     assert [found.variant for found in group.agreements] == ["original", "full-preact"]
     assert any("predictions.npy is damaged" in note for note in group.notes)
-    assert group.entries["relu-only-preact", 110].summary is not None
+    assert group.cells["relu-only-preact", 110].summary is not None
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_a_folder_in_the_place_of_predictions_is_damage(tmp_path):
     folder = write_run(tmp_path)
     (folder / "predictions.npy").mkdir()
     assert scored_predictions(folder, 0, "cifar10", 50.0) == "damaged"
-    assert build(read_records([tmp_path])).groups[0].entries["original", 110].summary is not None
+    assert build(read_records([tmp_path])).groups[0].cells["original", 110].summary is not None
 
 
 def test_five_variants_stay_a_table_at_80_columns(tmp_path):

@@ -109,7 +109,7 @@ def test_a_damaged_run_is_listed_and_spoils_nothing(tmp_path, what, capsys):
         assert name.replace("_", r"\_") in text or name in text
         assert len(text) < len(good[format]) + 12_000
     (group,) = report.groups
-    assert group.entries["original", 110].summary.values == (51.0,)
+    assert group.cells["original", 110].summary.values == (51.0,)
     assert run_command(["report", str(tmp_path)]) == 0
     assert run_command(["status", str(tmp_path)]) == 0
     hidden = name == METRICS  # which the status does not read

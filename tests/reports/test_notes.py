@@ -27,7 +27,7 @@ def test_runs_that_differ_without_effect_are_one_group_and_count_once(tmp_path):
         write_run(tmp_path, overrides=more, folder=tmp_path / folder)
     group = group_on(tmp_path)
     assert group.label == "quick"
-    assert [entry.summary.n for entry in group.entries.values() if entry.summary] == [1]
+    assert [entry.summary.n for entry in group.cells.values() if entry.summary] == [1]
     (note,) = group.notes
     assert note.endswith(
         "b is the same run as " + (tmp_path / "a").as_posix() + ", which is counted."

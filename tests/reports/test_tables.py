@@ -131,9 +131,9 @@ def test_comparisons_are_those_of_the_statistics(tmp_path):
         (depth, variant) for depth in (110, 164) for variant in PAPER_ORDER[1:]
     ]
     at_110 = [c for c in group.contrasts if c.depth == 110]
-    base = group.entries["original", 110].summary.values
+    base = group.cells["original", 110].summary.values
     for contrast in at_110:
-        other = group.entries[contrast.variant, 110].summary.values
+        other = group.cells[contrast.variant, 110].summary.values
         level = 0.975 if contrast.variant == "full-preact" else 0.95
         assert contrast.comparison == compare(base, other, level)
     # V2 has a correction of its own, by the two depths; its interval has the level of that.
@@ -334,7 +334,7 @@ def test_a_copy_counts_once_and_is_noted(tmp_path):
     write_run(tmp_path, test_error=50.0)
     write_run(tmp_path, test_error=50.5, folder=tmp_path / "x")
     (group,) = report_on(tmp_path).groups
-    assert group.entries["original", 110].summary.values == (50.0,)
+    assert group.cells["original", 110].summary.values == (50.0,)
     (note,) = group.notes
     assert re.search(r"x is the same run as .*seed-0, which is counted; .*50.00 and 50.50", note)
     frame = pandas.read_csv(io.StringIO(render_report(report_on(tmp_path), "csv")))

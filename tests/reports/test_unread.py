@@ -127,7 +127,7 @@ def test_a_run_that_cannot_be_read_is_listed_in_every_format(root, kind, capsys)
     assert [record.state for record in found] == [RunState.DONE] * 5 + [state]
     assert reason in found[-1].message
     (group,) = report.groups
-    assert group.entries["full-preact", 20].summary.n == 2
+    assert group.cells["full-preact", 20].summary.n == 2
     for name, text in texts.items():
         assert "seed-1" in text, name
         if name not in ("csv", "json"):
@@ -190,7 +190,7 @@ def test_a_cell_of_which_nothing_can_be_read_is_found_by_its_path(root):
     with obeyed_permissions():
         report = build(read_records([root]))
     (group,) = report.groups
-    assert group.entries["full-preact", 20].unread == 3
+    assert group.cells["full-preact", 20].unread == 3
     assert len(report.unread) == 4, "one whose path says nothing is listed all the same"
 
 

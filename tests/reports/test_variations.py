@@ -147,4 +147,4 @@ def test_precision_alone_does_not_separate_runs_of_different_seeds(tmp_path):
     write_run(tmp_path, "full-preact", 20, 5, 33.0, "quick", ["precision=bf16"])
     (group,) = report_on(tmp_path).groups
     assert group.label == "quick"
-    assert group.entries["full-preact", 20].summary.n == 3
+    assert group.cells["full-preact", 20].summary.n == 3

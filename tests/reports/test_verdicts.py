@@ -8,7 +8,7 @@ import math
 import pytest
 
 from resvar.console import points
-from resvar.reports.cells import Entry
+from resvar.reports.cells import Cell
 from resvar.reports.design import SeedPlan
 from resvar.reports.findings import build
 from resvar.reports.published import Published, published, usual_sd
@@ -24,7 +24,7 @@ V1 = (6.61, 6.75, 6.43, 6.58, 6.70)
 def entry(variant, depth, errors):
     known = {seed: error for seed, error in enumerate(errors) if not math.isinf(error)}
     summary = summarise(list(known.values())) if known else None
-    return Entry(variant, depth, summary, published("cifar10", variant, depth), (), known)
+    return Cell(variant, depth, summary, published("cifar10", variant, depth), (), known)
 
 
 def judge(v1, v2, depth=164, like_paper=True, depths=2, **plan):
@@ -76,7 +76,7 @@ def test_the_papers_own_uncertainty_counts():
     assert ours.reproduced
     # Published with hardly any spread, it would differ.
     exact = [
-        Entry(e.variant, 110, e.summary, Published(e.published.test_error, "", 5, sd=0.001), (),
+        Cell(e.variant, 110, e.summary, Published(e.published.test_error, "", 5, sd=0.001), (),
               e.errors) for e in (ours.v1, ours.v2)
     ]  # fmt: skip
     assert V1V2Comparison(110, *exact, ours.plan, 2, like_paper=True).agreement == "larger"

@@ -80,7 +80,7 @@ def captured(settings):
     """A run on a CPU as if it captured, with the graph of its updates."""
     trainer, graph = start(settings), FakeGraph()
     trainer.updater.captured = CapturedUpdates(graph)
-    trainer.evaluations = trainer.updater.captured.calls.beside()
+    trainer.evaluation_graph = trainer.updater.captured.calls.beside()
     return trainer, graph
 
 
@@ -244,9 +244,9 @@ def test_an_evaluation_sees_restored_weights():
     state = copy.deepcopy(run(trainer, 1).state())
     expected = evaluate(trainer.network, images, trainer.plan)
     run(trainer, 4)
-    evaluate(trainer.network, images, trainer.plan, captured=trainer.evaluations)
+    evaluate(trainer.network, images, trainer.plan, captured=trainer.evaluation_graph)
     trainer.restore(state)
-    found = evaluate(trainer.network, images, trainer.plan, captured=trainer.evaluations)
+    found = evaluate(trainer.network, images, trainer.plan, captured=trainer.evaluation_graph)
     assert same(found, expected)
 
 
@@ -264,7 +264,7 @@ def test_a_run_with_graphs_of_both_has_the_rows_of_one_without(monkeypatch):
         rows.append([{**row, "seconds": 0, "images_per_second": 0} for row in trainer.rows])
         if captures:
             assert trainer.updater.captured.calls._graph.replayed == 12 - WARM_UPS
-            assert trainer.evaluations._graph.replayed == 4 * (5 + 1) - WARM_UPS
+            assert trainer.evaluation_graph._graph.replayed == 4 * (5 + 1) - WARM_UPS
     assert rows[0] == rows[1]
     assert len(rows[0]) == 4
 

@@ -182,7 +182,7 @@ def test_batches_are_dealt_out_each_image_once(count):
     pixels = np.arange(61, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
     plain = Normalization(torch.zeros(1, 1, 3), torch.full((3,), 255.0))
     batches = MemoryEvalLoader(pixels, np.arange(61), plain, batch_size=10)
-    shard = [list(batches.shard(Shard(index, count))) for index in range(count)]
+    shard = [list(batches.batches_of(Shard(index, count))) for index in range(count)]
     seen = sorted(int(label) for hand in shard for _, labels in hand for label in labels)
     assert seen == list(range(61))
     for hand in shard:
