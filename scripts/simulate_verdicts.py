@@ -256,13 +256,13 @@ def _published(depth: int, noise: Any) -> list[Published]:
 def _pair(
     depth: int, errors: list[dict[int, float]], figures: list[Published], scenario: Scenario
 ) -> V1V2Comparison:
-    entries = []
+    cells = []
     for variant, known, figure in zip((V1, V2), errors, figures, strict=True):
         done = {seed: error for seed, error in known.items() if math.isfinite(error)}
         summary = summarise(list(done.values())) if done else None
-        entries.append(SimulatedEntry(variant, depth, summary, figure, (), done, known.keys()))
+        cells.append(SimulatedCell(variant, depth, summary, figure, (), done, known.keys()))
     seeds = frozenset(range(scenario.seeds))
-    v1, v2 = entries
+    v1, v2 = cells
     found = V1V2Comparison(depth, v1, v2, SeedPlan(seeds), len(ERRORS), True, usual_sd=SD)
     if scenario.earlier is None:
         return found
@@ -271,7 +271,7 @@ def _pair(
 
 
 @dataclass(frozen=True)
-class SimulatedEntry(Cell):
+class SimulatedCell(Cell):
     """A cell whose runs without a test error have diverged."""
 
     seeds: Any = ()

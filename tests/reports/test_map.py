@@ -170,8 +170,8 @@ def test_an_unpublished_cell_alone_still_makes_nine(tmp_path):
     write_run(tmp_path, "bn-lead-relu-trail", protocol="paper")
     (found,) = maps_of(tmp_path)
     assert [(at.bn, at.relu) for at in found.placements] == list(product(PLACES, PLACES))
-    assert [at.entry.variant for at in found.placements] == list(ERRORS)
-    assert sum(at.entry.published is not None for at in found.placements) == 5
+    assert [at.cell.variant for at in found.placements] == list(ERRORS)
+    assert sum(at.cell.published is not None for at in found.placements) == 5
 
 
 # --- a user's own ordering ------------------------------------------------------------------------
