@@ -25,10 +25,10 @@ from resvar.errors import (
 from resvar.files import shipped
 from resvar.models.layout import network_layers
 from resvar.models.ordering import PLACES, Ordering, find_ordering, shipped_as
+from resvar.roles import RECORDED
 from resvar.settings import (
     BEFORE,
     PROTOCOL_KEYS,
-    RECORDED,
     REMOVED,
     RESOLVED,
     Settings,

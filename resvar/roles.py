@@ -14,6 +14,16 @@ contains `training` and `execution` settings."""
 APPENDIX = "arXiv:1603.05027, appendix"
 SECTION_4_2 = "arXiv:1512.03385, section 4.2 (CIFAR-10)"
 
+RECORDED = frozenset(
+    (
+        "normalize", "crop_padding", "flip", "holdout", "iterations", "batch_size", "bn_batch_size",
+        "schedule", "lr", "milestones", "lr_factor", "warmup_iterations", "warmup_lr", "peak_at",
+        "momentum", "nesterov", "weight_decay", "weight_decay_on",
+    )
+)  # fmt: skip
+"""The settings that every `config.yaml` has, however old: a file with all of them is the record of
+a run. No newer setting is added here."""
+
 
 @dataclass(frozen=True)
 class Role:
@@ -24,7 +34,8 @@ class Role:
         hashed: False for a setting that changes none of the run's bits. The hash leaves it out, so
             reports ignore it, and it may change when a run resumes.
         recorded: a run records the resolved value instead of the open default.
-        before: the value in effect before the setting existed; records of that time lack it.
+        before: the value in effect before the setting existed, if that is not its default; records
+            of that time lack it.
         unit: of a number.
     """
 

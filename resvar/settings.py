@@ -30,6 +30,7 @@ from resvar.models.architecture import (
 from resvar.models.ordering import PAPER_ORDER, Ordering
 from resvar.roles import (
     APPENDIX,
+    RECORDED,
     SECTION_4_2,
     BatchSize,
     DatasetName,
@@ -44,7 +45,6 @@ from resvar.strict_yaml import to_yaml
 
 CIFAR_TEST_IMAGES = 10_000
 SAMPLE_TRAINING_IMAGES, SAMPLE_TEST_IMAGES = 2_000, 1_000
-
 
 IMAGES_OF = {
     "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "sample": "the sample of CIFAR-10",
@@ -196,15 +196,15 @@ class Settings(pydantic.BaseModel):
     ] = 0.3
     optimizer: Annotated[
         Literal["sgd", "muon"],
-        Role("training", "muon: for the units' convolutions; SGD for the rest.", before="sgd"),
+        Role("training", "muon: for the units' convolutions; SGD for the rest."),
     ] = "sgd"
     muon_lr: Annotated[
         Positive,
-        Role("training", "muon: peak learning rate, with the course of lr.", before=0.02),
+        Role("training", "muon: peak learning rate, with the course of lr."),
     ] = 0.02
     muon_decay: Annotated[
         NonNegative,
-        Role("training", "muon: decoupled weight decay, times the learning rate.", before=0.0),
+        Role("training", "muon: decoupled weight decay, times the learning rate."),
     ] = 0.0
     momentum: Annotated[
         float, Field(ge=0, lt=1), Role("training", "Momentum of SGD and Muon.", APPENDIX)
@@ -401,19 +401,19 @@ PROTOCOL_KEYS = names_of("training", "execution")
 """The settings that a protocol file may contain."""
 
 CHANGEABLE = tuple(name for name in names_of("data", "training", "execution") if ROLES[name].hashed)
-"""A run that changes one of these settings shows it in its folder's name, like those in which its
-network deviates."""
+"""A run that changes one of these shows it in its folder's name, as it does its network's."""
 
 NOT_HASHED = tuple(name for name, role in ROLES.items() if not role.hashed)
 
 RESOLVED = tuple(name for name, role in ROLES.items() if role.recorded)
 """The settings for which a run records the resolved value instead of the open default."""
 
-BEFORE = {name: role.before for name, role in ROLES.items() if role.before is not None}
+BEFORE = {
+    name: Settings.model_fields[name].default if role.before is None else role.before
+    for name, role in ROLES.items()
+    if role.before is not None or (role.part == "training" and name not in RECORDED)
+}
 """The values to assume in records that are older than these settings."""
-
-RECORDED = frozenset(TRAINING_HALF) - set(BEFORE)
-"""Every `config.yaml` has these, however old; a file with all of them is the record of a run."""
 
 REMOVED = ("micro_batches",)
 """Settings of earlier versions, still found in records. They changed nothing."""

@@ -18,13 +18,13 @@ from resvar.files import configs
 from resvar.models.architecture import plan
 from resvar.models.network import build_model
 from resvar.reports.comparable import deviations
+from resvar.roles import RECORDED
 from resvar.rundir import read_settings
 from resvar.settings import (
     ARCHITECTURE,
     BEFORE,
     NOT_HASHED,
     PROTOCOL_KEYS,
-    RECORDED,
     REMOVED,
     ROLES,
     TRAINING_HALF,
@@ -121,6 +121,20 @@ def test_the_paper_fixes_what_its_protocol_says_and_no_other_setting():
     silent = {"nesterov", "weight_decay_on", "holdout", "eval_every", "checkpoint_every"}
     said = set(read_yaml(configs() / "protocols/paper.yaml"))
     assert {name for name, role in ROLES.items() if role.paper} == said - silent
+
+
+def test_an_old_record_is_read_without_its_protocols_file_and_without_newer_settings(tmp_path):
+    """Of the settings of training, it has those of the first format and no others."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("{iterations: 7, batch_size: 8, bn_batch_size: 8, schedule: step, lr: 0.2}")
+    begun = settings(protocol=str(path))
+    path.unlink()
+    newer = set(TRAINING_HALF) - RECORDED
+    record = {key: value for key, value in begun.model_dump().items() if key not in newer}
+    assert settings_in(record, "config.yaml") == begun
+    del record["lr"]  # then it is a user's file, and names a protocol that is not there
+    with pytest.raises(UserError, match="protocol"):
+        settings_in(record, "config.yaml")
 
 
 def test_settings_are_frozen():

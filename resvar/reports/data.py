@@ -13,6 +13,7 @@ from resvar.reports.findings import Group, Report
 from resvar.reports.placement_map import PlacementMap
 from resvar.reports.published import Published
 from resvar.reports.records import Record, RunState
+from resvar.reports.statistics import Summary
 from resvar.reports.tables import reason
 from resvar.reports.variations import Grid, grids
 from resvar.reports.verdicts import V1, V1V2Comparison
@@ -262,7 +263,7 @@ def _map_data(found: PlacementMap) -> dict[str, Any]:
 
 
 def _cell_data(cell: Cell) -> dict[str, Any]:
-    empty: dict[str, Any] = {"n": 0, "median": None, "mean": None, "sd": None, "values": []}
+    empty = {field.name: None for field in fields(Summary)} | {"n": 0, "values": []}
     return {
         "variant": cell.variant,
         "depth": cell.depth,

@@ -143,10 +143,10 @@ def test_the_stride_of_an_imagenet_bottleneck_may_be_on_either_convolution():
 
 
 def test_an_ordering_without_a_name_is_described():
-    swapped = resvar.Ordering("mine", lead=("relu", "bn"))
-    found = identify(resvar.build_model(swapped, 20))
+    twice = resvar.Ordering("mine", lead=("relu", "bn", "relu"), unusual=True)
+    found = identify(resvar.build_model(twice, 20))
     assert not found.known
-    assert "lead: [relu, bn], between: [bn, relu], trail: [], after_add: []" in found.notes[0]
+    assert "lead: [relu, bn, relu], between: [bn, relu], trail: [], after_add: []" in found.notes[0]
 
 
 @pytest.mark.parametrize(

@@ -49,10 +49,11 @@ def ops_at(bn, relu):
 # --- nine cells -----------------------------------------------------------------------------------
 
 
-def test_the_shipped_orderings_are_the_nine_cells_once_each():
-    found = {find_ordering(name).position: name for name in shipped("variants")}
-    assert found == MAP
-    assert len(shipped("variants")) == len(set(product(PLACES, PLACES))) == 9
+def test_the_shipped_orderings_on_the_map_are_its_nine_cells_once_each():
+    found = [(find_ordering(name).position, name) for name in shipped("variants")]
+    on_the_map = [(position, name) for position, name in found if position is not None]
+    assert dict(on_the_map) == MAP
+    assert len(on_the_map) == len(set(product(PLACES, PLACES))) == 9
 
 
 @pytest.mark.parametrize("at", MAP)
