@@ -1,6 +1,6 @@
 # make setup            the environment, in .venv
 # make test             the tests, without those marked slow
-# make test-fast        those that neither start processes nor compile: to be run while you work
+# make test-fast        those that start no process, compile nothing and are short: to be run while you work
 # make test-all         all of them, as CI does
 # make test-lowest      the fast tests with the oldest versions that pyproject.toml allows, torch aside
 # make coverage         line coverage of the fast tests, per file
@@ -31,7 +31,8 @@ $(VENV)/.ready: pyproject.toml
 
 PYTEST = $(BIN)/pytest --numprocesses auto --maxprocesses 4 \
 	--dist loadfile --no-loadscope-reorder
-FAST = -m "not (slow or process or build or browser or slurm)"
+IN_PROCESS = -m "not (slow or process or build or browser or slurm)"
+FAST = -m "not (slow or process or build or browser or slurm or heavy)"
 LOWEST = .venv-lowest
 
 test: setup
@@ -48,10 +49,10 @@ test-lowest:
 	$(PYTHON) scripts/lowest_versions.py --without torch torchvision > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check \
 		--constraint $(LOWEST)/constraints.txt --editable ".[test]"
-	$(LOWEST)/bin/pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(FAST)
+	$(LOWEST)/bin/pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(IN_PROCESS)
 
 coverage: setup
-	$(PYTEST) $(FAST) --cov --cov-report term
+	$(PYTEST) $(IN_PROCESS) --cov --cov-report term
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -176,6 +176,7 @@ class Program:
         self.path.chmod(0o755)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("text", "limit", "line"),
     [
@@ -192,6 +193,7 @@ def test_a_process_that_ends_without_an_answer(run, monkeypatch, tmp_path, text,
     assert (code, lines[1]) == (1, line)
 
 
+@pytest.mark.heavy
 def test_an_answer_counts_although_its_process_does_not_end(run, monkeypatch, tmp_path):
     text = """for file; do :; done
     printf '{"verdict": "holds", "evidence": "found"}' > "$file.new"
@@ -244,6 +246,7 @@ def test_a_signal_ends_the_processes_and_is_told(run, monkeypatch, tmp_path):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("reset_torch")
 def test_in_the_process_of_a_claim(monkeypatch, tmp_path):
     def broken(_case):
@@ -322,6 +325,7 @@ def control(monkeypatch, tmp_path):
     return tmp_path / "alive"
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("control")
 def test_the_service_is_started_and_ended():
     with check_gpu.service(True) as variables:

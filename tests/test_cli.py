@@ -417,6 +417,7 @@ def test_importing_stays_light(module):
     assert not loaded & {"torch", "torchvision", "pandas", "scipy", "numpy"}
 
 
+@pytest.mark.heavy
 def test_help_is_there_at_once(tmp_path):
     """Under 0.4 s of processor time: wall time depends on the load."""
 
@@ -432,6 +433,7 @@ def test_help_is_there_at_once(tmp_path):
     assert min(seconds() for _ in range(5)) < 0.4
 
 
+@pytest.mark.heavy
 def test_python_m_and_the_installed_command_are_the_same(tmp_path):
     command = Path(sys.executable).with_name("resvar")
     if not command.exists():

@@ -98,6 +98,7 @@ def as_nobody(check: Callable[[], None]) -> str:
         return answer.read()
 
 
+@pytest.mark.heavy
 def test_folders_of_another_user():
     """Also those yet to be made inside them; what may only be read is an obstacle to training."""
     with TemporaryDirectory() as name:

@@ -126,7 +126,8 @@ def test_the_paper_fixes_what_its_protocol_says_and_no_other_setting():
 def test_an_old_record_is_read_without_its_protocols_file_and_without_newer_settings(tmp_path):
     """Of the settings of training, it has those of the first format and no others."""
     path = tmp_path / "mine.yaml"
-    path.write_text("{iterations: 7, batch_size: 8, bn_batch_size: 8, schedule: step, lr: 0.2}")
+    protocol = "{iterations: 7, batch_size: 8, bn_batch_size: 8, schedule: step, lr: 0.2}"
+    path.write_text(protocol, encoding="utf-8")
     begun = settings(protocol=str(path))
     path.unlink()
     newer = set(TRAINING_HALF) - RECORDED

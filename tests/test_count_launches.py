@@ -20,6 +20,7 @@ def test_an_update_of_110_layers_launches_few_kernels(variant):
     assert {name: launches[name] for name in GHOST_BN} == dict.fromkeys(GHOST_BN, norms)
 
 
+@pytest.mark.heavy
 def test_each_step_saves_a_fifth_and_more():
     settings = settings_of("full-preact", 110)
     before, at_once, ghost = (launches_of(make(settings)).total() for make in UPDATES.values())

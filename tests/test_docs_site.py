@@ -78,6 +78,7 @@ def pages(site) -> dict[str, Parsed]:
     return {path.relative_to(site).as_posix(): Parsed(path) for path in site.rglob("*.html")}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_reference_has_every_option_of_every_command(pages, name):
     command = COMMANDS[name]
@@ -144,6 +145,7 @@ def test_a_linked_file_of_code_is_a_page(pages):
     assert "class Unit(nn.Module)" in " ".join(pages["examples/plain.html"].sections.values())
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "mistake",
     [

@@ -49,6 +49,7 @@ def find_nameless(source: str) -> Iterator[tuple[int, str]]:
             yield call.lineno, name
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("folder", ["resvar", "scripts", "examples", "tests"])
 def test_text_is_read_and_written_in_an_encoding_by_name(folder):
     nameless = [

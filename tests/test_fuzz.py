@@ -21,6 +21,7 @@ TARGETS = (
 )  # fmt: skip
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("cases", [15, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", TARGETS)
 def test_bad_input_ends_in_words(fuzz, name, cases):

@@ -61,6 +61,7 @@ def like_a_gpu(monkeypatch):
     monkeypatch.setattr(step, "CudaGraph", FakeGraph)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "claim",
     ["training works", "equals the processor", "repeats bit for bit", "resumes bit for bit"],
@@ -69,6 +70,7 @@ def test_claims_that_the_processor_keeps_too(case, claim):
     assert check_gpu.CLAIMS[claim].check(case).verdict == "holds"
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("like_a_gpu")
 @pytest.mark.parametrize("how", [(), ("kernels=fused",)])
 def test_captured_updates_have_the_bits_of_others(case, how, monkeypatch):
@@ -86,6 +88,7 @@ def test_updates_that_wait_are_errors_of_torch(case, monkeypatch):
     assert modes == ["error", "default"]
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("like_a_gpu")
 def test_ghost_bn_equals_micro_batches(case):
     finding = gpu_claims.equals_micro_batches(case, ["full-preact", "original"])
@@ -150,6 +153,7 @@ def test_the_comparison_with_the_processor_sees_a_difference(case, monkeypatch):
     assert gpu_claims.equals_cpu(case).verdict == "FAILS"
 
 
+@pytest.mark.heavy
 def test_a_run_that_resumes_wrongly_is_seen(case, monkeypatch):
     def forget(trainer, state):
         trainer.updater.iteration = state["iteration"]  # and nothing else

@@ -36,6 +36,7 @@ def wheel(tmp_path_factory):
     return zipfile.ZipFile(path)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("folder", "suffix"), [("configs", ".yaml"), ("examples", ".py")])
 def test_configurations_and_examples_are_inside_and_the_same(wheel, folder, suffix):
     files = list((ROOT / folder).rglob(f"*{suffix}"))
@@ -65,6 +66,7 @@ def test_the_command_is_declared(wheel):
     assert "resvar = resvar.__main__:enter" in wheel.read(points).decode()
 
 
+@pytest.mark.heavy
 def test_the_wheel_works_alone(wheel, tmp_path):
     """Unpacked and run without the checkout: the configurations are found inside."""
     wheel.extractall(tmp_path / "unpacked")

@@ -49,6 +49,7 @@ def test_the_orderings_are_those_of_the_variant_files():
         assert lists == (ordering.lead, ordering.between, ordering.trail, ordering.after_add)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("variant", PAPER_ORDER)
 def test_the_losses_weights_and_error_of_a_run_are_resvars(variant, tiny, tmp_path):
     settings = (
@@ -124,6 +125,7 @@ def test_training_images_are_crops_of_their_padded_selves(tiny):
         assert len(set(column)) > 1
 
 
+@pytest.mark.heavy
 def test_the_program_trains_and_prints_a_test_error(tiny, monkeypatch, capsys):
     make_cifar(tiny.folder, train=150, test=20)
     arguments = ["--depth", "8", "--iterations", "2", "--data", str(tiny.folder)]
@@ -133,6 +135,7 @@ def test_the_program_trains_and_prints_a_test_error(tiny, monkeypatch, capsys):
     assert re.fullmatch(r"test error \d+\.\d\d %", last)
 
 
+@pytest.mark.heavy
 def test_it_runs_on_real_images(tmp_path):
     write_cifar(tmp_path, load_sample())
     command = [sys.executable, ROOT / "examples" / "plain.py", "--depth", "8", "--iterations", "2"]

@@ -32,6 +32,7 @@ def report():
     return refresh_results.read_report()
 
 
+@pytest.mark.heavy
 def test_the_block_of_the_readme_is_that_of_the_records(report):
     block = README.split(refresh_results.BEGIN + "\n")[1].split(refresh_results.END)[0]
     assert block == refresh_results.readme_block(report)

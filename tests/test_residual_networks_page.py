@@ -58,6 +58,7 @@ def test_every_figure_of_the_page_has_a_command_and_every_file_is_shown():
     assert drawn == set(shown) - {"orderings.svg"}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("command", "shown"), TRANSCRIPTS, ids=[cmd for cmd, _ in TRANSCRIPTS])
 def test_what_the_page_shows_is_what_the_command_prints(command, shown, monkeypatch, capsys):
     """Each part between two "…" is in the output, line after line, and in this order."""

@@ -77,6 +77,7 @@ with locked(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.heavy
 def test_a_second_process_is_refused_until_the_first_is_gone_however_it_ended(tmp_path):
     folder = tmp_path / "run"
     assert not is_locked(folder)
@@ -235,6 +236,7 @@ MONSTERS = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("what", MONSTERS)
 def test_no_line_of_a_config_costs_more_than_a_sentence(tmp_path, what):
     """The time of base 60 grew with the square of the digits; huge numbers ended in tracebacks."""

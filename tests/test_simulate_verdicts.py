@@ -15,6 +15,7 @@ BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 ROOM = 3 * math.sqrt(0.05 * 0.95 / SWEEPS)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "name",
     [
@@ -29,6 +30,7 @@ def test_a_direction_is_false_in_at_most_five_percent(name):
     assert found["a false direction"] <= 0.05 + ROOM
 
 
+@pytest.mark.heavy
 def test_the_truth_of_the_paper_is_found_and_not_denied():
     found = simulate(BY_NAME["as published"], SWEEPS, seed=2)
     assert found["smaller or larger"] <= 0.05 + ROOM

@@ -117,6 +117,7 @@ PRINTERS = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", PRINTERS)
 def test_no_control_character_of_others_reaches_a_terminal(kind):
     @given(HOSTILE, st.sampled_from(["utf-8", "latin-1", "ascii", "gbk"]))

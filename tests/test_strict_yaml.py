@@ -247,6 +247,7 @@ MEGABYTES = {
 """Texts of a megabyte, whose length some reader's time grows with the square of."""
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", MEGABYTES)
 def test_a_megabyte_of_anything_is_read_or_refused_in_seconds(kind):
     """Less than one second on an idle machine; base 60 took 38."""
@@ -314,6 +315,7 @@ EarlierLoader.add_implicit_resolver(
 )
 
 
+@pytest.mark.heavy
 @settings(max_examples=500)
 @example("0400")
 @example("1e5")

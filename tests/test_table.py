@@ -226,6 +226,7 @@ def left_out(text):
     return found[1] if found else ""
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("width", WIDTHS)
 def test_every_table_of_every_command_fits_and_loses_no_digit(tmp_path, monkeypatch, width):
     tables = []
@@ -260,6 +261,7 @@ def test_every_table_of_every_command_fits_and_loses_no_digit(tmp_path, monkeypa
             assert words(cells) - words(alone) == Counter(), (command, found.title)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("width", [60, 80, 100, 120])
 def test_no_word_and_no_number_of_a_report_is_broken(tmp_path, monkeypatch, width):
     """Neither in a cell nor in a title, unless it is longer than a line."""
@@ -321,6 +323,7 @@ TEXT = st.text(st.sampled_from("ab1.%/- 日\u0301"), max_size=120)
 WORDS = st.text("ab1.%()±日", min_size=1, max_size=14)
 
 
+@pytest.mark.heavy
 @given(st.data(), st.integers(14, 120))
 def test_every_word_of_every_cell_is_whole_or_its_column_is_named_as_left_out(data, width):
     drops = data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=6))

@@ -77,6 +77,7 @@ def training():
     return worker.Training(Contender("", settings), CPU)
 
 
+@pytest.mark.heavy
 def test_a_gpu_has_a_number_of_kernels_and_a_processor_none(training, monkeypatch):
     assert training.profile().keys() == {"shares"}
     monkeypatch.setattr(training, "device", GPU)

@@ -183,6 +183,7 @@ print((peak() - before) // 1024)
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_hostile_archive_takes_little_memory(tmp_path, kind):
     """Without the limits these took up to 5.2 GB, which the limit on the process prevents here."""

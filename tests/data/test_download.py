@@ -86,6 +86,7 @@ def fetch(url: str, path: Path, show: bool = False, patience: Patience = PATIENT
 # --- slow servers ---------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_a_server_that_drips_is_left_and_the_part_kept(tmp_path):
     with (
         raw_server(endlessly(OK % 1_000_000, b"x", 0.05)) as url,
@@ -112,6 +113,7 @@ def test_a_server_that_falls_silent_is_left(tmp_path, start, sentence):
         fetch(url, tmp_path / "part", patience=IMPATIENT)
 
 
+@pytest.mark.heavy
 def test_headers_that_never_end_are_left(tmp_path):
     """Each byte satisfies the socket's own limit."""
     with (

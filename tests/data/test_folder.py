@@ -130,6 +130,7 @@ def test_an_unreadable_image_is_one_sentence_that_names_the_file(damaged, worker
     assert re.fullmatch(rf"{path}: this image cannot be read \(.+\)\.", str(caught.value))
 
 
+@pytest.mark.heavy
 def test_a_worker_that_is_killed_is_one_sentence(photos):
     images = open_folder(photos).training
     images.loader = lambda _path: os.kill(os.getpid(), signal.SIGKILL)
@@ -171,6 +172,7 @@ def test_the_settings_must_agree_with_the_dataset():
     assert resolve(options={**options, "dataset": "folder", "protocol": "imagenet"}).flip
 
 
+@pytest.mark.heavy
 def test_training_on_a_folder_of_images(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 

@@ -307,6 +307,7 @@ def test_an_exception_in_a_reading_process_is_one_sentence(photos):
 # --- data that changed ----------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_a_run_is_not_resumed_with_other_images(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"

@@ -81,11 +81,13 @@ def test_a_changed_or_missing_file_is_refused(name, tmp_path):
         load_sample(folder)
 
 
+@pytest.mark.heavy
 def test_a_mosaic_is_lossless():
     images = np.random.default_rng(0).integers(0, 256, (100, 32, 32, 3), dtype=np.uint8)
     np.testing.assert_array_equal(split_mosaic(make_mosaic(images)), images)
 
 
+@pytest.mark.heavy
 def test_a_run_needs_no_data_and_records_the_checksum(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RESVAR_DATA", str(tmp_path / "nowhere"))
     train = ["train", "--variant", "original", "--depth", "8", "--device", "cpu"]
@@ -104,6 +106,7 @@ def test_a_run_needs_no_data_and_records_the_checksum(tmp_path, monkeypatch, cap
     assert "All 1,000 predictions are the same as the run's" in shown
 
 
+@pytest.mark.heavy
 def test_a_stopped_run_ends_with_the_same_bits(tmp_path, monkeypatch):
     train = ["train", "--variant", "original", "--depth", "8", "--device", "cpu"]
     train += ["--dataset", "sample", *FEW]

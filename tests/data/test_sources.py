@@ -88,6 +88,7 @@ def fetch(dataset: Dataset, packed: bytes, folder: Path, *answers: Answer) -> li
 # --- one continues another ------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "first",
     ["slow", "cut", "silent"],
@@ -108,6 +109,7 @@ def test_the_next_source_continues_what_the_first_has_left(source, packed, tmp_p
     assert re.search(line, capsys.readouterr().err)
 
 
+@pytest.mark.heavy
 def test_the_last_source_may_be_slow(source, packed, tmp_path):
     step = len(packed) // 8  # 0.8 s: several of the windows in which another source is left
     slow = serving(packed, pause=0.1, step=step)
@@ -115,6 +117,7 @@ def test_the_last_source_may_be_slow(source, packed, tmp_path):
     assert contents(tmp_path) == contents(source[0])
 
 
+@pytest.mark.heavy
 def test_a_slow_source_gets_a_second_attempt_where_the_last_one_fails(source, packed, tmp_path):
     slow = serving(packed, pause=0.05, step=2000)
     asked = fetch(source[1], packed, tmp_path, slow, refusing())

@@ -137,6 +137,7 @@ def copy(finished, tmp_path):
     return Path(shutil.copytree(finished.run, tmp_path / "run"))
 
 
+@pytest.mark.heavy
 def test_the_findings_are_the_runs_own(finished):
     found = examine(open_trained(finished.run), finished.data, CPU)
     rows = (finished.run / "metrics.csv").read_text(encoding="utf-8").splitlines()
@@ -262,6 +263,7 @@ def test_a_run_in_bf16_is_evaluated_in_bf16(finished, tmp_path):
     assert found["run"]["same_predictions"]
 
 
+@pytest.mark.heavy
 def test_a_run_on_a_folder_of_images(tmp_path):
     image = pytest.importorskip("PIL.Image")
     draw = np.random.default_rng(0)

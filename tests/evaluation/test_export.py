@@ -69,6 +69,7 @@ def command(capsys, *arguments: object) -> SimpleNamespace:
     return SimpleNamespace(code=code, out=streams.out, err=streams.err)
 
 
+@pytest.mark.heavy
 def test_safetensors_carries_all_that_a_user_needs(runs, capsys):
     done = command(capsys, "export", runs.folder / "small", "--out", "x.safetensors")
     assert (done.code, done.err) == (0, "")
@@ -112,6 +113,7 @@ def test_without_the_dataset_the_file_says_less_and_the_user_is_told(runs, capsy
             "--out", "y.safetensors")  # fmt: skip
 
 
+@pytest.mark.heavy
 def test_a_file_is_exported_again_without_run_or_dataset(runs, capsys, monkeypatch):
     command(capsys, "export", runs.folder / "large", "--out", "x.safetensors")
     monkeypatch.setenv("RESVAR_DATA", "nowhere")
@@ -121,6 +123,7 @@ def test_a_file_is_exported_again_without_run_or_dataset(runs, capsys, monkeypat
     assert command(capsys, "export", "x.safetensors", "--out", "x.pth").code == 0
 
 
+@pytest.mark.heavy
 def test_torchvision_takes_the_state_dict(runs, capsys, monkeypatch):
     models = pytest.importorskip("torchvision.models")
     monkeypatch.setenv("RESVAR_DATA", "nowhere")  # it is not needed
@@ -135,6 +138,7 @@ def test_torchvision_takes_the_state_dict(runs, capsys, monkeypatch):
         assert torch.allclose(theirs.eval()(images), ours(images), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.heavy
 def test_onnx_runs_on_the_runs_images(runs, capsys):
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package)

@@ -100,6 +100,7 @@ def test_the_stride_decides_the_resolution_of_the_first_convolution():
 DEEP = ("resnet101", "resnet152", "resnext101_32x8d")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "name",
     [
@@ -120,6 +121,7 @@ def test_counts_are_those_of_the_built_network_and_of_torchs_flop_counter(name, 
 ops = st.lists(st.sampled_from(["bn", "relu"]), max_size=3).map(tuple)
 
 
+@pytest.mark.heavy
 @settings(max_examples=40)
 @given(
     orderings=st.builds(
@@ -189,6 +191,7 @@ def test_counts_are_the_golden_ones(name, variant):
     assert complexity.multiply_adds == GOLDEN[name]["multiply_adds"]
 
 
+@pytest.mark.heavy
 def test_the_deepest_golden_network_has_them_when_built():
     network = built(described("resnet1001", "full-preact"))
     assert parameters(network) == GOLDEN["resnet1001"]["parameters"]["full-preact"]

@@ -129,6 +129,7 @@ def words(text):
     return set(re.findall(r"[^\s─]+", text.split("BN or ReLU")[-1]))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("width", [30, 40, 60, 80, 100, 120, 200])
 @pytest.mark.parametrize(
     "arguments",
@@ -184,6 +185,7 @@ def test_the_notes_say_which_stride_is_whose(capsys):
     assert "A basic unit" not in shown(capsys, "--table", "imagenet", *RESNEXT)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("typed", "note"),
     [

@@ -459,6 +459,7 @@ def test_a_comparison_in_markdown_marks_what_differs(capsys):
 # --- what is refused ------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -17,6 +17,7 @@ from resvar.models.network import build_model
 from tests.export.networks import quickly, trained
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("variant", "options"),
     [

@@ -37,10 +37,12 @@ def test_bottlenecks_with_projections(ordering, style):
     check(style(ordering, 29, convs=3), ordering, "ResNet-29", published=False)
 
 
+@pytest.mark.heavy
 def test_resnet_18_with_every_layer_an_attribute():
     check(FlatResNet18(), "full-preact", "ResNet-18", published=False)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("form", ["a", "b", "c"])
 def test_the_three_forms_of_resnext(form):
     found = check(resnext29(form, 4, 8), "original", "ResNeXt-29 (4×8d)", published=False)

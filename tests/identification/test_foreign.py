@@ -179,6 +179,7 @@ class Where(nn.Module):
         return torch.where(x > 0, x, torch.zeros_like(x))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("spelling", [Mask, Where])
 def test_other_spellings_of_relu(spelling):
     plain = resvar.build_model("original", 20)
@@ -210,6 +211,7 @@ def test_any_size_of_image_gives_the_same_answer(ordering, input):
     assert resvar.identify(resvar.build_model(ordering, 20), input).known
 
 
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated
 def test_a_network_traced_in_evaluation_mode_differs_in_training_mode_alone():
     network = torch.jit.trace(resvar.build_model("original", 20).eval(), torch.zeros(1, 3, 32, 32))
@@ -295,6 +297,7 @@ def test_a_bias_that_is_added_to_a_product_is_the_bias_of_the_linear_layer():
     assert resvar.identify(plain).known
 
 
+@pytest.mark.heavy
 def test_a_scalar_before_the_first_convolution_does_not_make_pre_activation():
     """As in Fixup (arXiv:1901.09321): no BN, but scalar shifts."""
 
@@ -373,6 +376,7 @@ def test_a_network_that_takes_one_image_only_is_not_called_equal():
     assert any("could not be compared" in difference.text for difference in found.differences)
 
 
+@pytest.mark.heavy
 def test_lazy_layers_are_initialised():
     def conv(*arguments, **options):
         return nn.LazyConv2d(*arguments, **options, bias=False)

@@ -26,6 +26,7 @@ def texts(found):
 # --- other people's -------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("name", "network"),
     [
@@ -46,6 +47,7 @@ def test_torchvisions_networks_are_original(name, network):
     assert found.comparison.training_logits is not None
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("depth", [50, pytest.param(101, marks=slow)])
 def test_timms_preactivation_is_full_preact_in_evaluation_mode(depth):
     timm = pytest.importorskip("timm")
@@ -57,6 +59,7 @@ def test_timms_preactivation_is_full_preact_in_evaluation_mode(depth):
     assert "pools before the first BN" in found.notes[0]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("depth", [18, 34])
 def test_the_first_shortcut_of_timms_basic_preactivation_takes_the_raw_signal(depth):
     timm = pytest.importorskip("timm")
@@ -69,12 +72,14 @@ def test_the_first_shortcut_of_timms_basic_preactivation_takes_the_raw_signal(de
     }
 
 
+@pytest.mark.heavy
 def test_what_is_no_residual_network_is_refused():
     for network in (models.vgg11_bn(), models.densenet121(), models.alexnet()):
         with pytest.raises(resvar.UserError, match="not a residual network"):
             identify(network)
 
 
+@pytest.mark.heavy
 def test_a_residual_network_of_another_family_is_called_so():
     found = identify(models.mobilenet_v2())
     assert not found.known
@@ -94,12 +99,14 @@ def test_every_ordering_is_known(variant, depth):
     assert found.comparison.largest == 0
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("variant", PAPER_ORDER)
 def test_every_ordering_of_an_imagenet_network_is_known(variant):
     found = identify(resvar.build_model(variant, 18, family="imagenet", num_classes=7))
     assert (found.known, found.ordering.name, found.num_classes) == (True, variant, 7)
 
 
+@pytest.mark.heavy
 def test_an_unpublished_depth_and_another_stem_are_known_but_not_published():
     shallow = identify(resvar.build_model("full-preact", 14, unit="basic"))
     stem = identify(resvar.build_model("original", 18, family="imagenet", stem="cifar"))
@@ -111,6 +118,7 @@ def test_an_unpublished_depth_and_another_stem_are_known_but_not_published():
     assert wide.network == "Wide ResNet-50-2"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -136,6 +144,7 @@ def test_choices_that_the_papers_do_not_make_are_differences(options, text):
     assert found.comparison.largest == 0  # resvar builds this one as well
 
 
+@pytest.mark.heavy
 def test_the_stride_of_an_imagenet_bottleneck_may_be_on_either_convolution():
     found = identify(resvar.build_model("original", 50, family="imagenet", stride_on="first"))
     assert found.published
@@ -159,6 +168,7 @@ def test_without_an_identity_shortcut_two_orderings_are_one_network(variant, oth
     assert other in found.notes[0]
 
 
+@pytest.mark.heavy
 def test_a_claimed_depth_is_held_against_the_layers():
     network = resvar.build_model("original", 29)
     assert identify(network, claimed_depth=29).known
@@ -166,6 +176,7 @@ def test_a_claimed_depth_is_held_against_the_layers():
     assert "says 20 layers; it has 29: 9 units of 3" in difference.text
 
 
+@pytest.mark.heavy
 def test_the_layers_of_a_deep_stem_are_counted_in_the_sentence_about_the_depth():
     timm = pytest.importorskip("timm")
     network = timm.create_model("resnet26d")
@@ -208,6 +219,7 @@ class Lanes(nn.Module):
         return F.relu(self.shortcut(x) + self.bn(branch))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("concatenates", [False, True])
 def test_branches_side_by_side_are_groups(concatenates):
     network = nn.Sequential(
@@ -245,6 +257,7 @@ def test_zero_scales_hide_nothing(factor):
     assert identify(network).known == (factor == 1.0)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "wrapped",
     [

@@ -173,6 +173,7 @@ WRONG: dict[Callable[[], nn.Module], Answer] = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("make", WRONG, ids=lambda make: make.__name__)
 def test_the_mistake_is_named(make):
     answer = WRONG[make]
@@ -185,6 +186,7 @@ def test_the_mistake_is_named(make):
         assert any(text in each and tuple(modules) == names for each, names in said), said
 
 
+@pytest.mark.heavy
 def test_bottlenecks_are_not_taken_for_resnet_110():
     found = identify(wrong.bottlenecks_for_110(), claimed_depth=110)
     assert (found.architecture.depth, found.network) == (164, "ResNet-164")

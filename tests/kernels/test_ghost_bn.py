@@ -111,6 +111,7 @@ def test_in_other_shapes_too(shape, variant):
     check(*SHAPES[shape], *variant)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("height", "empty"), [(256, 0), (641, 1)])
 def test_in_several_tiles(monkeypatch, height, empty):
     """Of the 641 rows in 8 parts, the last part has too few for its last tile."""

@@ -96,6 +96,7 @@ def calls(request, monkeypatch):
     return found
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("options", NETWORKS, ids=str)
 def test_with_torchs_operators_it_computes_what_micro_batches_compute(options):
     plain = network_of(**options)
@@ -103,6 +104,7 @@ def test_with_torchs_operators_it_computes_what_micro_batches_compute(options):
     assert max_distance(ghost_of(plain, 3), plain, *batch(6, size=size), group=3) < 1e-9
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("triton")
 @pytest.mark.parametrize(
     "options",
@@ -119,6 +121,7 @@ def test_with_tritons_operators_too(options):
     assert max_distance(ghost_of(plain, 3), plain, *batch(6, size=size), group=3) < 1e-9
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("triton")
 @pytest.mark.parametrize("variant", ORDERINGS)
 def test_in_fp32_the_difference_is_rounding(variant):
@@ -145,6 +148,7 @@ BASIC = {
 first BN of each unit, the second."""
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("variant", ORDERINGS)
 def test_what_the_operator_takes_of_each_ordering(variant, calls):
     network = ghost_of(network_of(variant=variant, depth=8), 2)
@@ -152,6 +156,7 @@ def test_what_the_operator_takes_of_each_ordering(variant, calls):
     assert dict(calls) == BASIC[variant]
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("triton")
 @pytest.mark.parametrize("variant", ORDERINGS)
 def test_hooks_see_the_signals_of_the_whole_batch(variant):
@@ -171,6 +176,7 @@ def test_hooks_see_the_signals_of_the_whole_batch(variant):
     assert all(len(signal) == 4 for signal in seen.values())
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("triton")
 @pytest.mark.parametrize("variant", ["original", "full-preact"])
 def test_a_backward_hook_sees_the_gradient(variant):
@@ -191,6 +197,7 @@ def test_in_evaluation_it_is_the_plain_network():
     assert torch.equal(ghost.eval()(images), plain.eval()(images))
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("triton")
 def test_a_deep_copy_stands_alone():
     ghost = ghost_of(network_of(variant="full-preact", depth=8), 2)
@@ -202,6 +209,7 @@ def test_a_deep_copy_stands_alone():
     assert all(weight.grad is not None for weight in copied.parameters())
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("operators", ["torch's", "Triton's"])
 @pytest.mark.parametrize("attribute", [("track_running_stats", False), ("momentum", None)])
 def test_a_bn_with_other_running_statistics_is_that_of_micro_batches(attribute, operators, request):

@@ -88,6 +88,7 @@ def test_each_shipped_file_says_which_figure_it_is(variant):
 # --- the rule -------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @settings(max_examples=200)
 @given(st.data())
 def test_one_bn_and_one_relu_anywhere_is_accepted_and_any_other_number_refused(data):

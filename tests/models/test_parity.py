@@ -97,6 +97,7 @@ def assert_same(theirs, ours, loose=(), bound=0.0):
 # --- original: torchvision ------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -197,6 +198,7 @@ def outcomes(theirs, ours, images, training):
     return [{k: v for k, v in found.items() if "statistic" not in k} for found in both]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("depth", TIMM_DEPTHS)
 def test_full_preact_is_timms_network_in_evaluation(depth):
     norm1 = "in the block" if depth >= 50 else "behind the pooling"
@@ -208,6 +210,7 @@ def test_full_preact_is_timms_network_in_evaluation(depth):
     assert_same(*both, loose=["logits", "image", *stem, *head], bound=1e-13)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("depth", TIMM_DEPTHS)
 def test_full_preact_is_timms_network_where_that_pools_behind_the_first_lead(depth):
     """In fp32, in both modes, and to the last bit below the head."""
@@ -422,6 +425,7 @@ LARGE = ("imagenet-50", "resnext-50")
 """Their units, in every ordering, are those of cifar-29, their stem that of imagenet-18."""
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("variant", "name"),
     [

@@ -205,6 +205,7 @@ def test_every_cell_has_one_bn_and_one_relu_per_unit_outside_of_between(name):
         assert kinds.count("BatchNorm2d") + kinds.count("ReLU") == 4 - in_lead
 
 
+@pytest.mark.heavy
 def test_all_nine_train(tmp_path, monkeypatch):
     """ResNet-8 on a tiny dataset: the loss is a number, and lower than at the start."""
     install(make_cifar(tmp_path / "data", train=260, test=20), monkeypatch)

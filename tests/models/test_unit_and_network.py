@@ -56,6 +56,7 @@ def count_layers(network):
     )
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("depth", "options"),
     [

@@ -48,6 +48,7 @@ def test_of_which_orderings_the_paper_says_it():
     }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("variant", PAPER_ORDER)
 def test_of_fresh_networks_holds_what_the_paper_says_and_nothing_else(variant):
     # The factors of BN are near 1 at first: only a deeper network's product leaves it.

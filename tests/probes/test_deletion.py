@@ -32,6 +32,7 @@ def error_without(network, deleted, images, labels):
     return 100 * float((network.forward_head(signal).argmax(dim=1) != labels).float().mean())
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("shape", [{"depth": 14}, {"depth": 20, "unit": "bottleneck"}])
 @pytest.mark.parametrize("variant", PAPER_ORDER)
 def test_to_delete_a_unit_is_to_leave_out_its_branch(variant, shape, monkeypatch):

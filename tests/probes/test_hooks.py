@@ -42,6 +42,7 @@ def everything(network):
     }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("variant", PAPER_ORDER)
 @pytest.mark.parametrize("training", [False, True])
 def test_a_probe_leaves_the_network_as_it_was(variant, training):

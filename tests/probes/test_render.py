@@ -93,6 +93,7 @@ def test_markdown_tables_are_whole():
 # --- figures --------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_the_figures_are_whole_and_the_same_every_time(tmp_path):
     found = list(probe_pictures(make_results(*PAPER_ORDER)))
     assert [picture.name for picture in found] == [
@@ -126,6 +127,7 @@ def test_signal_panels_share_their_axes_and_show_what_was_measured():
     assert list(top[0].lines[1].get_ydata()) == [1.0] * 9
 
 
+@pytest.mark.heavy
 def test_the_deletion_curve_shows_every_unit():
     figure = next(
         p for p in probe_pictures(make_results("original")) if p.name == "deletion-20"
@@ -134,6 +136,7 @@ def test_the_deletion_curve_shows_every_unit():
     assert list(curve.get_ydata()) == [60.0 - at for at in range(9)]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("networks", [1, 2, 5])
 @pytest.mark.parametrize(("seeds", "iterations"), [(1, (0,)), (2, (0, 400))])
 def test_no_figure_warns_or_has_clipped_or_overlapping_texts(networks, seeds, iterations):
@@ -145,6 +148,7 @@ def test_no_figure_warns_or_has_clipped_or_overlapping_texts(networks, seeds, it
         assert [fault for picture in probe_pictures(results) for fault in faults(picture)] == []
 
 
+@pytest.mark.heavy
 def test_units_have_whole_numbers_and_a_short_network_too():
     moments = [make_moment(at, count=3, deletion=at == 400) for at in (0, 400)]
     probe = make_probe("original", 8).model_copy(update={"moments": moments})
@@ -155,6 +159,7 @@ def test_units_have_whole_numbers_and_a_short_network_too():
             assert set(ticks(panel.xaxis)) <= {1.0, 2.0, 3.0}
 
 
+@pytest.mark.heavy
 def test_a_figure_names_every_ordering_once_with_its_networks():
     probes = [make_probe(v, seed=s) for v in ("original", "bn-after-add") for s in range(3)]
     found = {picture.name: picture for picture in probe_pictures(ProbeResults.of(probes))}
@@ -164,12 +169,14 @@ def test_a_figure_names_every_ordering_once_with_its_networks():
         assert labels == ["bn-after-add, n = 3", "original (V1), n = 3"]
 
 
+@pytest.mark.heavy
 def test_a_panel_that_would_be_empty_is_left_out():
     found = {p.name: p for p in probe_pictures(ProbeResults.of([make_probe("original")]))}
     labels = [panel.get_ylabel() for panel in found["after-addition-20"].figure.axes]
     assert [label for label in labels if label] == ["ReLU passes, %", "… all in stage, %"]
 
 
+@pytest.mark.heavy
 def test_many_networks_are_divided_among_figures():
     probes = [make_probe(v, seed=s) for v in PAPER_ORDER for s in range(2)]
     found = {p.name: p.figure for p in probe_pictures(ProbeResults.of(probes))}
@@ -184,6 +191,7 @@ def test_orderings_differ_without_colour_too():
     assert set(STYLES) == set(PAPER_ORDER)
 
 
+@pytest.mark.heavy
 def test_figures_that_cannot_be_written_are_the_users_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="--figures"):
@@ -202,6 +210,7 @@ def runs(root):
     return folders
 
 
+@pytest.mark.heavy
 def test_the_section_has_verdicts_and_figures_with_ids_of_their_own(tmp_path):
     runs(tmp_path)
     (section,) = saved_probe_sections(read_records([tmp_path]))
@@ -217,6 +226,7 @@ def test_the_section_has_verdicts_and_figures_with_ids_of_their_own(tmp_path):
     assert "not supported" in words
 
 
+@pytest.mark.heavy
 def test_the_page_holds_the_section(tmp_path):
     runs(tmp_path)
     write_report([tmp_path], "html", tmp_path / "page.html", sections=saved_probe_sections)

@@ -94,6 +94,7 @@ def test_a_curve_counts_only_where_it_is_and_is_straight_between():
     assert np.isnan(nothing.error).all()
 
 
+@pytest.mark.heavy
 @given(
     st.lists(
         st.dictionaries(st.integers(1, 300), st.floats(0, 100), min_size=1, max_size=60),
@@ -140,6 +141,7 @@ def test_the_start_of_training_is_cut_off_and_the_end_is_not(tmp_path):
     assert line.last["error"] == 6.5
 
 
+@pytest.mark.heavy
 def test_a_page_has_so_many_points_however_many_cells(tmp_path):
     assert points_per_curve([]) == 200
     for depth in range(8, 8 + 6 * 200, 6):

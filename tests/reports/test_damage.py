@@ -92,6 +92,7 @@ DAMAGE = {
 }  # fmt: skip
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("what", DAMAGE)
 def test_a_damaged_run_is_listed_and_spoils_nothing(tmp_path, what, capsys):
     write_curved(tmp_path, "original", seed=1)
@@ -117,6 +118,7 @@ def test_a_damaged_run_is_listed_and_spoils_nothing(tmp_path, what, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("name", "content"),
     [(PROGRESS, NOISE), (PROGRESS, b'{"iteration": 1e400}'), (FAILURE, NOISE), (FAILURE, b"[]"),
@@ -205,6 +207,7 @@ def test_a_link_that_leads_to_itself_hides_none_of_its_neighbours(tmp_path):
     assert len(read_records([tmp_path])) == 1
 
 
+@pytest.mark.heavy
 @given(
     name=st.sampled_from([CONFIG, RESULT, METRICS]),
     content=st.one_of(
@@ -227,6 +230,7 @@ def test_whatever_a_file_holds_there_is_a_record_and_a_page(tmp_path, name, cont
     assert render_report(build([record]), "html")
 
 
+@pytest.mark.heavy
 @given(
     key=st.sampled_from(["test_error", "train_loss", "seconds", "images_per_second", "parameters",
                          "device", "commit", "best_test_error", "precision"]),

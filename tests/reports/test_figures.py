@@ -34,6 +34,7 @@ def points(panel, marker):
     return [(x, y) for line in lines for x, y in zip(*line.get_data(), strict=True)]
 
 
+@pytest.mark.heavy
 def test_files_hold_the_same_bytes_every_time(tmp_path, capsys):
     write_rich(tmp_path / "runs", seeds=2)
     write_report([tmp_path / "runs"], "json", tmp_path / "x.json", tmp_path / "one")
@@ -78,6 +79,7 @@ def test_errors_that_hardly_differ_do_not_look_far_apart(tmp_path, ends, least):
     assert least <= round(high - low, 6) < 2 * least
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("protocol", ["quick", "short"])
 def test_without_the_papers_protocol_no_published_figure_is_drawn(tmp_path, protocol):
     write_rich(tmp_path, seeds=1, protocol=protocol)
@@ -114,6 +116,7 @@ def test_slopes_join_the_medians_with_n_and_the_interval_of_the_difference(tmp_p
     assert "fewer than two runs of V1 or V2: ResNet-32" in picture.caption
 
 
+@pytest.mark.heavy
 def test_a_slope_of_the_declared_seeds_is_not_interim_and_a_diverged_run_leaves_no_difference(
     tmp_path,
 ):
@@ -131,6 +134,7 @@ def slopes_text(root):
     return " ".join(text.get_text() for text in panel.texts)
 
 
+@pytest.mark.heavy
 def test_a_median_of_fewer_than_the_declared_seeds_is_called_interim(tmp_path):
     write_rich(tmp_path, seeds=2)
     found = drawn(tmp_path)
@@ -182,6 +186,7 @@ def test_an_interval_that_leaves_the_axis_ends_in_an_arrow(tmp_path):
     assert points(panel, ">") == [(high, 0.2)]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("seeds", "marked"), [(1, 0), (2, 1)])
 def test_the_map_marks_the_lowest_of_several_runs_only(tmp_path, seeds, marked):
     write_rich(tmp_path, seeds)
@@ -224,6 +229,7 @@ def test_one_run_has_no_band_and_no_words_about_one(tmp_path):
     assert "bands" not in picture.caption
 
 
+@pytest.mark.heavy
 def test_diverged_damaged_and_missing_runs_are_said(tmp_path):
     write_rich(tmp_path, seeds=2)
     note = {"iteration": 12, "message": "the loss is NaN"}
@@ -256,6 +262,7 @@ def test_a_folder_that_cannot_be_is_the_users_error(tmp_path, bad):
     assert not (tmp_path / "x.json").exists()
 
 
+@pytest.mark.heavy
 def test_the_page_shows_what_it_has_no_form_of_its_own_for(tmp_path):
     write_rich(tmp_path / "runs", seeds=2)
     for name in ("one", "two"):
@@ -268,6 +275,7 @@ def test_the_page_shows_what_it_has_no_form_of_its_own_for(tmp_path):
     )
 
 
+@pytest.mark.heavy
 def test_a_table_loads_no_matplotlib(tmp_path):
     write_rich(tmp_path, seeds=1)
     code = (
@@ -283,6 +291,7 @@ def test_labels_are_moved_apart_and_no_further():
     assert spread([1.0, 1.0, 5.0], 0.5) == pytest.approx([0.75, 1.25, 5.0])
 
 
+@pytest.mark.heavy
 def test_a_figure_of_training_has_a_panel_per_ordering_beside_the_original(tmp_path):
     write_rich(tmp_path, seeds=1)
     axes = drawn(tmp_path)["paper-curves-110"].figure.axes

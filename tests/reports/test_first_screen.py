@@ -80,6 +80,7 @@ def test_no_lost_run_is_missing_on_the_first_screen(tmp_path):
     assert "unreadable or incomplete: 2 runs damaged." in told
 
 
+@pytest.mark.heavy
 def test_full_shows_the_rest_and_both_say_the_same_in_a_pipe_and_from_python(tmp_path, capsys):
     ten_cells(tmp_path, seeds=2)
     assert "Every run" in first_screen_of(tmp_path, full=True)

@@ -75,6 +75,7 @@ def page_on(root, **page):
 # --- what it holds --------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_every_cell_of_every_table_is_on_the_page(tmp_path):
     write_rich(tmp_path / "paper")
     write_curved(tmp_path / "quick", "bn-lead-relu-trail")
@@ -99,6 +100,7 @@ def first_screen(text):
     return Seen(text).text
 
 
+@pytest.mark.heavy
 def test_the_first_screen_is_the_question_the_verdicts_the_table_and_what_is_missing(tmp_path):
     write_curved(tmp_path / "quick", "original")
     report = build(read_records([write_rich(tmp_path)]))
@@ -165,6 +167,7 @@ def test_many_notes_are_folded(tmp_path):
     assert "5 more notes" in Seen(text).text
 
 
+@pytest.mark.heavy
 def test_groups_have_an_index_with_short_names_and_what_they_change(tmp_path):
     for number in range(21):
         write_curved(tmp_path / f"{number}", overrides=[f"lr={1 + number}", "nesterov=true"])
@@ -184,6 +187,7 @@ def test_groups_have_an_index_with_short_names_and_what_they_change(tmp_path):
         assert len(words) < 60, "a long name is not a link or a heading"
 
 
+@pytest.mark.heavy
 def test_the_index_gives_the_verdicts_in_a_word_where_v1_and_v2_can_be_compared(tmp_path):
     write_rich(tmp_path / "paper", seeds=5)
     write_curved(tmp_path / "quick")
@@ -201,6 +205,7 @@ def test_one_group_needs_no_index(tmp_path):
     assert not seen.all("nav")
 
 
+@pytest.mark.heavy
 def test_all_but_the_first_screen_is_folded_and_every_link_leads_into_the_page(tmp_path):
     write_rich(tmp_path)
     write_curved(tmp_path / "quick", overrides=["lr=0.05"])
@@ -377,6 +382,7 @@ def test_the_page_loads_nothing_and_allows_only_itself(tmp_path):
 # --- the same runs, the same bytes ----------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_the_same_runs_give_the_same_bytes_whatever_the_order(tmp_path):
     write_rich(tmp_path / "a", 2)
     write_rich(tmp_path / "b", 1, "quick")

@@ -123,6 +123,7 @@ def fresh(run):
     return starting_over(run)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("prepare", [finishing, fresh])
 @pytest.mark.parametrize("reader", [read_records, glance])
 def test_status_and_report_see_one_moment(tmp_path, prepare, reader):

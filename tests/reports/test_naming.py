@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import shutil
 
+import pytest
+
 from resvar.files import shipped
 from resvar.reports.findings import build
 from resvar.reports.naming import group_names
@@ -55,6 +57,7 @@ def test_users_protocols_of_one_name_are_told_apart_by_their_values(tmp_path):
     assert sum("shortcut=project" in name.settings for name in found.values()) == 1
 
 
+@pytest.mark.heavy
 def test_a_hundred_groups_have_different_names(tmp_path):
     for number in range(100):
         write_run(tmp_path / f"{number}", overrides=[f"lr={1 + number}"])

@@ -108,6 +108,7 @@ def drawn(root):
     return {picture.name: picture for _, picture in figures(build(read_records([root])))}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("scene", SCENES)
 def test_no_picture_warns_or_has_clipped_or_overlapping_texts(tmp_path, scene):
     SCENES[scene](tmp_path / "runs")
@@ -197,6 +198,7 @@ def test_colours_of_dark_mode_stand_out_from_its_page():
     } == {}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("scene", ["5 seeds", "diverged", "many_depths"])
 def test_every_colour_of_a_picture_on_the_page_has_one_for_dark_mode(tmp_path, scene):
     SCENES[scene](tmp_path / "runs")
@@ -211,6 +213,7 @@ def test_every_colour_of_a_picture_on_the_page_has_one_for_dark_mode(tmp_path, s
         assert first is None or "#ffffff" not in ElementTree.tostring(first, encoding="unicode")
 
 
+@pytest.mark.heavy
 def test_a_picture_on_the_page_has_no_title_and_no_caption_and_the_file_has_both(tmp_path):
     write_rich(tmp_path, 2)
     picture = drawn(tmp_path)["paper-errors-110-164"]

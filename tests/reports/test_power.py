@@ -31,6 +31,7 @@ def test_the_seeds_needed_are_those_of_cohens_table(ratio, n):
     assert seeds_needed(-0.47 * ratio, 0.47) == seeds_needed(ratio, 1.0)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("n", "comparisons"), [(5, 1), (5, 2), (6, 2), (7, 2), (8, 2)])
 def test_the_power_is_the_share_of_verdicts(n, comparisons):
     rng = np.random.default_rng(7)

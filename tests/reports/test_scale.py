@@ -69,6 +69,7 @@ def test_the_status_of_two_thousand_directories(speed, sweep, tmp_path):
     )
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("sweep", [200], indirect=True)
 def test_a_glance_sees_what_a_report_sees(sweep):
     whole = {record.folder: record for record in read_records([sweep])}

@@ -133,6 +133,7 @@ def test_the_interval_of_few_runs_is_welchs(first, second):
     assert not found.can_decide
 
 
+@pytest.mark.heavy
 @settings(max_examples=60)
 @given(
     st.lists(errors, min_size=4, max_size=5),

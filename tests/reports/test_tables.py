@@ -489,6 +489,7 @@ def test_strange_names_are_escaped(tmp_path):
 # --- the terminal ---------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("width", [40, 80, 100, 120, 200])
 def test_the_terminal_is_never_overrun_and_loses_no_error(tmp_path, width):
     write_table(tmp_path)

@@ -195,6 +195,7 @@ def test_what_failed_before_the_limit_is_counted(monkeypatch):
     assert not (sweep.runs[1].folder / CONFIG).exists()
 
 
+@pytest.mark.heavy
 def test_without_time_nothing_is_started(tmp_path, monkeypatch):
     monkeypatch.setattr("resvar.sweeps.local.start", None)
     sweep = planned(tmp_path / "runs")

@@ -256,6 +256,7 @@ def test_a_run_of_a_sweep_that_is_asked_twice_still_saves(resvar, tmp_path):
     assert "once more" not in stopped.err
 
 
+@pytest.mark.heavy
 def test_what_a_task_starts_does_not_hear_what_slurm_sends_to_all():
     with task.block_usr2():
         child = subprocess.Popen(["sleep", "60"])

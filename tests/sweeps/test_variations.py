@@ -164,6 +164,7 @@ def test_a_folder_of_another_run_is_marked_and_all_such_are_named_at_once(
 # --- commands to paste ----------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_a_dry_run_is_a_script_that_makes_the_runs_of_the_sweep_from_any_folder(
     tmp_path, monkeypatch, capsys
 ):

@@ -103,6 +103,7 @@ def test_an_empty_folder_has_no_checkpoint(tmp_path):
 # --- damage ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_a_flipped_bit_is_noticed_or_harmless(tmp_path):
     """Anywhere in the file: the state is refused, or the very same; never another one."""
     state = make_state()
@@ -255,6 +256,7 @@ def test_a_small_file_never_takes_much_memory_or_time(tmp_path, state, spoil, sa
         load(path)
 
 
+@pytest.mark.heavy
 def test_many_evaluations_are_no_unfolding(tmp_path):
     """Their names are in the file once, so this is the state that comes to most for its bytes."""
     columns = (*rundir.METRIC_COLUMNS, *rundir.HOLDOUT_COLUMNS)

@@ -121,6 +121,7 @@ def test_a_sweep_on_a_full_disk_reports_its_runs_and_goes_on(resvar, disk, tmp_p
     assert resvar.run(*sweep, cwd=tmp_path).code == 0
 
 
+@pytest.mark.heavy
 def test_under_a_limit_on_the_size_of_files(tmp_path, monkeypatch):
     """As on a full disk or over a quota, but anybody can try it."""
     import resource

@@ -14,6 +14,7 @@ from resvar.training.job import run_training as train
 from tests.support.tiny import install, make_cifar
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("dataset", "classes", "options", "overrides"),
     [

@@ -44,6 +44,7 @@ def weights_of(trainer):
     return digest([trainer.network.state_dict(), trainer.updater.optimizer.state_dict()])
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("triton")
 @pytest.mark.parametrize("variant", ["original", "full-preact"])
 def test_updates_are_those_of_micro_batches_up_to_rounding(variant):
@@ -58,6 +59,7 @@ def test_updates_are_those_of_micro_batches_up_to_rounding(variant):
     assert counters == {9}  # three updates of three groups
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("triton")
 @pytest.mark.parametrize("recompute", ["none", "unit"])
 def test_a_resumed_run_ends_with_the_same_bits(recompute):
@@ -69,6 +71,7 @@ def test_a_resumed_run_ends_with_the_same_bits(recompute):
     assert weights_of(run(resumed, 1)) == weights_of(whole)
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("triton")
 def test_recomputed_units_keep_every_bit():
     plain, recomputed = (run(trainer_of(make(f"recompute={how}")), 1) for how in ("none", "unit"))

@@ -67,6 +67,7 @@ def test_recomputing_takes_less():
     assert least_memory(recomputed) < least_memory(whole) / 1.5
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("overrides", "options"),
     [

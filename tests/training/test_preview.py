@@ -42,6 +42,7 @@ def test_a_new_run(tmp_path, capsys):
     assert "momentum" not in changed
 
 
+@pytest.mark.heavy
 def test_the_settings_are_those_that_the_run_records(tmp_path, capsys):
     _, printed = previewed(capsys)
     listed = printed.out.partition("All settings:\n")[2].partition("\n\n")[0]
@@ -52,6 +53,7 @@ def test_the_settings_are_those_that_the_run_records(tmp_path, capsys):
     )
 
 
+@pytest.mark.heavy
 def test_a_run_that_would_resume_and_one_that_is_finished(tmp_path, capsys):
     assert run_command(train("--set", "kernels=plain", "--out", "run")) == 0
     before = contents(tmp_path)
@@ -83,6 +85,7 @@ def test_what_train_refuses_is_refused(tmp_path, capsys, wrong):
     assert contents(tmp_path) == {}
 
 
+@pytest.mark.heavy
 def test_the_folder_of_another_run_is_refused(tmp_path, capsys):
     assert run_command(train("--set", "kernels=plain", "--out", "run")) == 0
     before = contents(tmp_path)

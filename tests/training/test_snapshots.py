@@ -82,6 +82,7 @@ def test_a_snapshot_holds_the_weights_of_its_iteration_and_nothing_else(data, tm
     assert snapshot_path(out, 6).stat().st_size < 1.5 * size
 
 
+@pytest.mark.heavy
 def test_a_run_that_was_stopped_on_the_way_keeps_the_same_snapshots(data, tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run(data, whole, PROBED)

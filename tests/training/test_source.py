@@ -103,6 +103,7 @@ def test_a_checkout_of_somebody_else(checkout, monkeypatch, tmp_path):
     assert "dubious ownership" in str(found.reason)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
