@@ -42,6 +42,7 @@ def test_without_a_gpu_it_says_one_sentence():
     assert done.stderr == ("There is no GPU that torch can use, so nothing was checked.\n")
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_claim_on_the_processor_and_its_record(tmp_path):
     out = tmp_path / "found.json"

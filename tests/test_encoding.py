@@ -92,6 +92,7 @@ def test_the_rule_finds_what_it_should(code, nameless):
     assert bool(list(find_nameless(code))) == nameless
 
 
+@pytest.mark.slow
 def test_a_locale_without_utf_8_makes_the_same_run_and_page(resvar, tmp_path):
     ascii_only = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
     for name, environment in (("utf-8", {"LC_ALL": "C.UTF-8"}), ("ascii", ascii_only)):

@@ -164,6 +164,7 @@ def test_an_estimate_counts_its_own_test_images(tmp_path):
 # --- the real data --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.cifar
 def test_its_images_are_the_official_ones_at_the_indices_that_the_seed_chose(sample):
     dataset = DATASETS["cifar10"]

@@ -106,7 +106,7 @@ def test_every_ordering_of_an_imagenet_network_is_known(variant):
     assert (found.known, found.ordering.name, found.num_classes) == (True, variant, 7)
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_an_unpublished_depth_and_another_stem_are_known_but_not_published():
     shallow = identify(resvar.build_model("full-preact", 14, unit="basic"))
     stem = identify(resvar.build_model("original", 18, family="imagenet", stem="cifar"))

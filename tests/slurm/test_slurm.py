@@ -118,6 +118,7 @@ def submitted(out: str) -> int:
 # --- the submitter goes ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_submitter_killed_right_after_submitting(sweeper, local):
     """sbatch has answered; the job's id was not written down."""
     sweeper(*FOUR, code=KILLED, RESVAR_TEST_KILL="before-submission.json:2")
@@ -222,6 +223,7 @@ def test_a_run_that_meets_its_time_limit_is_requeued_alone_and_goes_on(sweeper, 
     assert "resuming from iteration" in sweeper.log(run)
 
 
+@pytest.mark.slow
 def test_scancel_saves_checkpoints_and_the_same_command_goes_on(sweeper, local):
     """With both runs packed in one task."""
     out = sweeper(*TWO, "--per-gpu", "2", RESVAR_TEST_SLOW="0.6")

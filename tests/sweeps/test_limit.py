@@ -152,6 +152,7 @@ def local_sweep(sweep, limit=None) -> LocalSweep:
     return LocalSweep(sweep, [ONE], Path(os.environ["RESVAR_DATA"]), limit)
 
 
+@pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.usefixtures("here")
 def test_at_the_limit_the_runs_save_and_a_rerun_ends_with_the_same_bits(monkeypatch, capsys):

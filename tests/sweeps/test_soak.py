@@ -12,6 +12,7 @@ import pytest
 from tests.long.soak import soak
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_a_sweep_of_many_runs_does_not_grow(resvar, tmp_path):
     found = soak(resvar, tmp_path / "runs", 6, every=0.1)

@@ -108,6 +108,7 @@ def test_a_read_only_file_system_is_one_sentence_and_the_run_goes_on(
     assert not differing(out, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_sweep_on_a_full_disk_reports_its_runs_and_goes_on(resvar, disk, tmp_path):
     where = ("--device", "cpu", "--out", str(disk.place))
     sweep = ["sweep", "--variants", "original", "--depths", "8", *where]

@@ -458,6 +458,7 @@ def test_a_second_pair_is_kept_out(warm, tmp_path):
 # --- through torchrun -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_torchrun_disturbed_twice_ends_with_the_same_bits(warm, undisturbed, tmp_path):
     out = tmp_path / "run"
 

@@ -55,6 +55,7 @@ def test_the_bits_are_those_of_an_update_module_by_module(casts, recompute):
     assert state_after(updater_of(settings, multi_tensor=True, casts=casts)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.build
 @pytest.mark.skipif(build.find_compiler() is None, reason="no C++ compiler")
 def test_also_with_compiled_units():
