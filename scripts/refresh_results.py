@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Iterator
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 
 from resvar import rundir
@@ -156,13 +156,19 @@ def orders(group: Group) -> Iterator[str]:
         ours = {cell.variant: cell.summary.median for cell in cells if cell.summary}
         theirs = {c.variant: c.published.test_error for c in cells if c.published}
         seeds = sorted({f"{cell.summary.n}" for cell in cells if cell.summary})
-        mine, papers = (", ".join(sorted(ours, key=found.__getitem__)) for found in (ours, theirs))
+        mine, papers = (_ranking({v: found[v] for v in ours}) for found in (ours, theirs))
         if len(ours) > 1:
             yield (
                 f"ResNet-{depth}, {group.label}, n = {listed(seeds)}, from the lowest error to the "
                 f"highest: {mine}; in the paper "
                 + ("the same order." if mine == papers else f"{papers}.")
             )
+
+
+def _ranking(errors: dict[str, float]) -> str:
+    """`full-preact, relu-only-preact = original`: from the lowest error; = where they are equal."""
+    levels = groupby(sorted(errors, key=errors.__getitem__), key=lambda v: f"{errors[v]:.2f}")
+    return ", ".join(" = ".join(level) for _, level in levels)
 
 
 def comparable_runs(report: Report) -> Iterator[str]:

@@ -149,8 +149,12 @@ def do_the_other_four_work() -> Iterator[str]:
     yield f"{', '.join(f'({letter}) {errors[name]}' for letter, name in letters)} % (R)"
     assert sorted(errors, key=lambda name: float(errors[name])) == [E, D, A, C, B]
     yield f"change places, by {behind('short', A, 110, D)} points"
-    a, b, e = (error_text(name, 164) for name in (A, B, E))
-    yield f"there are (a), {a}, (b), {b}, and (e), {e} %, so far"
+    deep = {name: error_text(name, 164) for name in A_TO_E}
+    cells = [f"({letter}) {deep[name]}" for letter, name in zip("abcde", A_TO_E, strict=True)]
+    yield f"the errors are {', '.join(cells)} % (R)"
+    ranks = sorted(deep, key=lambda name: float(deep[name]))
+    assert (ranks[0], deep[C], ranks[3:]) == (E, deep[D], [A, B])
+    yield f"and {behind('short', A, 164, C)} points ahead of (a), with n = 1"
     yield f"{error_text(B, 164, 'quick')} against {error_text(A, 164, 'quick')} %"
 
 
@@ -184,6 +188,9 @@ def relu_before_add() -> Iterator[str]:
     yield f"ended at {error_text(C, 110)} % (R)"
     plain = read_metrics(ROOT / "docs" / "runs" / f"short-plain-{C}-110" / "seed-0")
     yield f"loss of {plain['train_loss'].iloc[0]:.2f} in it, ours {loss.iloc[0]:.2f}"
+    deep = read_metrics(RESULTS / "short" / f"{C}-164" / "seed-0")["train_loss"]
+    assert deep.is_monotonic_decreasing
+    yield f"from {deep.iloc[0]:.2f} in the first, and (c) ends at {error_text(C, 164)} % (R)"
     yield f"in the last unit is {last.units[-1].shortcut.mean:.1f} instead of {high:.0f}"
     yield f"is {100 * median(unit.ratio for unit in last.units):.0f} % of the shortcut signal (A)"
     dead = sum(unit.branch.norm == 0 for unit in last.units)
@@ -247,7 +254,7 @@ def why_e_wins() -> Iterator[str]:
     runs = (RESULTS / "short").glob("*-1[16][04]/seed-*/result.json")
     least = min(read_json(run)["train_error"] for run in runs)
     yield f"with training errors of {least:.0f} % and more"
-    a, b = behind("short", D, 110), behind("short", A, 164)
+    a, b = behind("short", D, 110), behind("short", C, 164)
     yield f"With 110 layers it is {a} points ahead of (d), the next, and with 164 layers {b} ahead"
 
 
