@@ -2,8 +2,8 @@
 # make test             the tests, without those marked slow
 # make test-fast        those that start no process, compile nothing and are short: to be run while you work
 # make test-all         all of them, as CI does
-# make test-lowest      the fast tests with the oldest versions that pyproject.toml allows, torch aside
-# make coverage         line coverage of the fast tests, per file
+# make test-lowest      the tests that start no process, with the oldest versions that pyproject.toml allows, torch aside
+# make coverage         line coverage of the tests that start no process, per file
 # make docs             the documentation as a site, in site/; broken links are errors
 # make lint             ruff (lint and format), mypy and the import order
 # make reproduce-table  the data, the ten cells of Table 2, the report; where the data cannot be

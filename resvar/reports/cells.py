@@ -32,7 +32,7 @@ Finished = dict[CellKey, dict[int, Record]]
 """(variant, depth) → seed → the finished run that counts."""
 
 EXECUTION = tuple(name for name in names_of("execution") if name not in NOT_HASHED)
-"""The settings that do not make runs incomparable, and yet change their bits."""
+"""Settings that change bits of a run, but leave it comparable."""
 
 
 @dataclass(frozen=True)
