@@ -398,16 +398,22 @@ def test_a_signal_stops_a_command_unless_it_was_ignored_at_the_start(resvar, tmp
     [
         ("import atexit, os, signal\nfrom resvar.cli.exits import exit_code, leave\n"
          "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
-         "leave(exit_code(lambda: None))", 0, ""),
+         "leave(lambda: exit_code(lambda: None))", 0, ""),
+        ("import os, signal\nfrom resvar.cli.exits import leave\n"
+         "class Late:\n"
+         "    def __del__(self, kill=os.kill, process=os.getpid()):\n"
+         "        kill(process, signal.SIGTERM)\n"
+         "late = Late()\n"  # until Python clears the modules, when its handlers are gone
+         "leave(lambda: 130)", 130, ""),
         ("class Interrupted:\n"
          "    def find_spec(self, name, *_):\n"
          "        if name == 'typer': raise KeyboardInterrupt\n"
          "sys.meta_path.insert(0, Interrupted())\n"
          "from resvar.__main__ import enter\nenter()", 130, "resvar: stopped.\n"),
     ],
-    ids=["end", "begin"],
+    ids=["end", "teardown", "begin"],
 )  # fmt: skip
-def test_ctrl_c_at_the_ends_of_a_process_leaves_no_traceback(program, code, said):
+def test_a_signal_at_the_ends_of_a_process_changes_nothing(program, code, said):
     done = subprocess.run(
         [sys.executable, "-c", f"import sys\n{program}"], cwd=ROOT, capture_output=True,
         encoding="utf-8",

@@ -80,7 +80,7 @@ app.command("identify", cls=PlainCommand)(networks.identify_command)
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
     open_standard_streams()
-    leave(run_command(arguments))
+    leave(lambda: run_command(arguments))
 
 
 def run_command(arguments: list[str] | None = None) -> int:

@@ -7,6 +7,7 @@ With `RESVAR_DEBUG=1` the traceback of an error, causes included, precedes its s
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import signal
@@ -57,8 +58,14 @@ def exit_code(command: Callable[[], int | None]) -> int:
         _cancel_retry()
 
 
-def leave(code: int) -> NoReturn:
-    """Exit with a code, even if a signal arrives while the interpreter shuts down."""
+def leave(command: Callable[[], int]) -> NoReturn:
+    """Exit with a command's code, even if signals arrive while the interpreter shuts down.
+
+    While Python calls what `atexit` has registered, a signal ends this process at once. After that
+    Python gives up its handlers and clears all modules, and signals are ignored.
+    """
+    atexit.register(_ignore_signals)  # registered before all others, so called after them
+    code = command()
     for number in _stopping():
         signal.signal(number, lambda *_: os._exit(code))
     exec("")  # else Python, interrupted in an earlier exec, exits by a signal and not with a code
@@ -147,6 +154,11 @@ def _stopping() -> list[signal.Signals]:
         for number in SIGNALS
         if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN
     ]
+
+
+def _ignore_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

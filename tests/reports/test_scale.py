@@ -14,6 +14,7 @@ from resvar.reports.search import read_records
 from resvar.reports.status import standing
 from resvar.rundir import locked
 from tests.support.commands import ROOT
+from tests.support.pace import pace
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +32,10 @@ def thousand(speed, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["table", "html"])
 def test_a_thousand_runs(speed, thousand, tmp_path, format):
-    """The aim is 5 s. Processor time and four times as much, since others may be at work here and
-    processors differ: on one of half the speed the page takes 9.8 s alone and 10.5 in company."""
+    """The aim is 5 s on an idle machine; the page takes 11 s of a Zen 4 EPYC in company."""
     out = tmp_path / "report"
     cost = speed["measure"](thousand, format, out)
-    assert cost.processor < 20
+    assert cost.processor < 20 * pace()
     assert cost.peak < 2**30
     assert cost.size < 3_000_000
     assert out.read_text(encoding="utf-8").count("seed-99") >= 10
@@ -56,11 +56,10 @@ def sweep(speed, tmp_path, request):
 @pytest.mark.slow
 @pytest.mark.parametrize("sweep", [2000], indirect=True)
 def test_the_status_of_two_thousand_directories(speed, sweep, tmp_path):
-    """The aim is 3 s for 10,000. Here a fifth of that in processor time, three times over: others
-    may be at work, and to start takes a third of a second."""
+    """The aim is 3 s for 10,000 on an idle machine; these take 1.6 s of a Zen 4 EPYC in company."""
     out = tmp_path / "status"
     cost = speed["measure_status"](sweep, out)
-    assert cost.processor < 1.8
+    assert cost.processor < 2.5 * pace()
     lines = out.read_text(encoding="utf-8").splitlines()
     assert len(lines) < 250, "nobody reads thousands of lines"
     assert any("… and 195 more" in line for line in lines)
