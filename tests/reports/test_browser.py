@@ -319,8 +319,8 @@ def test_a_watched_page_loads_itself_again_and_stays_where_it_was(chromium, tmp_
     seen.page.evaluate("scrollTo({top: 900, behavior: 'instant'})")
     write_curved(tmp_path, "original", seed=9, protocol="paper")
     write_page(tmp_path)  # the last one loads itself no more
-    seen.page.locator("meta[http-equiv=refresh]").wait_for(state="detached", timeout=10_000)
-    assert wait_for(lambda: abs(seen.page.evaluate("scrollY") - 900) < 5, 5)
+    seen.page.locator("meta[http-equiv=refresh]").wait_for(state="detached", timeout=60_000)
+    assert wait_for(lambda: abs(seen.page.evaluate("scrollY") - 900) < 5)
     assert seen.page.locator(f"{FIGURE} tr[data-line='1'].hidden").count() == 1
     assert seen.is_open("group-1-resnet-110")
     assert seen.page.locator("details[open]").count() == 1

@@ -38,16 +38,16 @@ def test_a_link_opens_the_section_that_it_leads_to(rich, look, scripts):
     for link, id in (("quick", "group-2"), ("What is missing", "missing")):
         assert not seen.is_open(id)
         seen.page.get_by_role("link", name=link, exact=True).click()
-        assert wait_for(lambda id=id: seen.is_open(id), 5)
+        assert wait_for(lambda id=id: seen.is_open(id))
         target = seen.page.locator(f"#{id}")
-        assert wait_for(lambda target=target: 0 <= target.bounding_box()["y"] < 700, 5)
+        assert wait_for(lambda target=target: 0 <= target.bounding_box()["y"] < 700)
 
 
 def test_an_address_with_an_anchor_opens_its_section(rich, chromium):
     context = chromium.new_context()
     page = context.new_page()
     page.goto(rich.as_uri() + "#group-1-resnet-164")
-    page.locator("#group-1-resnet-164").wait_for(state="visible", timeout=10_000)
+    page.locator("#group-1-resnet-164").wait_for(state="visible", timeout=60_000)
     context.close()
 
 

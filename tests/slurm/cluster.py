@@ -152,7 +152,7 @@ def _start(cluster: Cluster) -> None:
         f"--pid-file={folder}/munged.pid", f"--log-file={munge}/log", f"--seed-file={munge}/seed",
         "--num-threads=2",
     )  # fmt: skip
-    assert wait_for((munge / "socket").exists, 10)
+    assert wait_for((munge / "socket").exists, 60)
     _daemon(cluster, "slurmctld", "-c", "-f", cluster.environment["SLURM_CONF"])
     for node in NODES:
         _daemon(cluster, "slurmd", "-c", "-f", cluster.environment["SLURM_CONF"], "-N", node)
@@ -178,7 +178,7 @@ def _stop(cluster: Cluster) -> None:
                 os.kill(pid, number)
             except ProcessLookupError:
                 break
-            if wait_for(lambda pid=pid: not _lives(pid), 10):
+            if wait_for(lambda pid=pid: not _lives(pid), 60):
                 break
 
 
