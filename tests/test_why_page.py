@@ -246,7 +246,8 @@ def does_the_gradient_vanish() -> Iterator[str]:
 
 
 def why_e_wins() -> Iterator[str]:
-    yield f"by {slower('short', 110)} nats with 110 layers and by {slower('short', 164)} with 164"
+    a, b = slower("short", 110), slower("short", 164)
+    yield f"by {a} nats with 110 layers (n = 2) and by {b} with 164"
     yield f"not: {slower('short', 20)} nats with `short` (n = 2), and {slower('paper', 20)} with"
     a, e = (result("paper", name, 20)["train_loss"] for name in (A, E))
     b, f = (error_text(name, 20, "paper") for name in (A, E))
