@@ -420,11 +420,11 @@ def test_importing_stays_light(module):
 
 @pytest.mark.heavy
 def test_help_is_there_at_once(tmp_path):
-    """A third of a second of processor time; with torch it would be two seconds."""
+    """Under 0.4 s of processor time: wall time depends on the load."""
     command = [sys.executable, "-m", "resvar", "--help"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     taken = min(processor_seconds(command, tmp_path, **environment) for _ in range(5))
-    assert taken < 0.5 * pace()
+    assert taken < 0.4 * pace()
 
 
 @pytest.mark.heavy

@@ -203,7 +203,7 @@ def relu_before_add() -> Iterator[str]:
 
 def relu_only_preact() -> Iterator[str]:
     yield f"to a deviation of {begun(D, 110).units[-1].shortcut.std:.1f} in a fresh ResNet-110"
-    yield f"(d) has {error_text(D, 110)} %, between"
+    yield f"(d) has {error_text(D, 110)} % (n = 1), between"
     d, e = (ended(name, 110).units[-1].shortcut for name in (D, E))
     yield f"its mean is −{-d.mean:.1f} and {100 * d.negative:.0f} % of its values"
     yield f"these are −{-e.mean:.0f} and {100 * e.negative:.0f} %"

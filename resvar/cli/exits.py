@@ -61,8 +61,8 @@ def exit_code(command: Callable[[], int | None]) -> int:
 def leave(command: Callable[[], int]) -> NoReturn:
     """Exit with a command's code, even if signals arrive while the interpreter shuts down.
 
-    While Python calls what `atexit` has registered, a signal ends this process at once. After that
-    Python gives up its handlers and clears all modules, and signals are ignored.
+    While the functions of `atexit` run, a signal ends the process at once. Then Python removes its
+    handlers and clears all modules; from then on signals are ignored.
     """
     atexit.register(_ignore_signals)  # registered before all others, so called after them
     code = command()

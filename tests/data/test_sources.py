@@ -25,7 +25,7 @@ __all__ = ["no_proxy", "source"]  # fixtures
 PATIENT = Patience(silence=60, answer=60, slowest=0, window=60)
 """Where no source is slow, however busy the machine is."""
 
-HASTY = Patience(silence=60, answer=60, slowest=50_000, window=0.2)
+HASTY = Patience(silence=60, answer=60, slowest=1_000_000, window=0.2)
 IMPATIENT = Patience(silence=1.5, answer=60, slowest=0, window=60)
 
 

@@ -58,8 +58,8 @@ def sweep(speed, tmp_path, request):
 def test_the_status_of_two_thousand_directories(speed, sweep, tmp_path):
     """The aim is 3 s for 10,000 on an idle machine; these take 1.6 s of a Zen 4 EPYC in company."""
     out = tmp_path / "status"
-    cost = speed["measure_status"](sweep, out)
-    assert cost.processor < 2.5 * pace()
+    costs = [speed["measure_status"](sweep, out) for _ in range(3)]
+    assert min(cost.processor for cost in costs) < 1.8 * pace()
     lines = out.read_text(encoding="utf-8").splitlines()
     assert len(lines) < 250, "nobody reads thousands of lines"
     assert any("… and 195 more" in line for line in lines)
