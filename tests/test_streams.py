@@ -399,6 +399,20 @@ def test_a_signal_stops_a_command_unless_it_was_ignored_at_the_start(resvar, tmp
         ("import atexit, os, signal\nfrom resvar.cli.exits import exit_code, leave\n"
          "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
          "leave(lambda: exit_code(lambda: None))", 0, ""),
+        ("import signal\nfrom resvar.cli import exits\n"
+         "def raised():\n"
+         "    signal.raise_signal(signal.SIGINT)\n"
+         "    return []\n"
+         "def command():\n"
+         "    code = exits.exit_code(lambda: 1)\n"
+         "    exits._stopping = raised\n"  # called once the command has returned
+         "    return code\n"
+         "exits.leave(command)", 1, ""),
+        ("import signal\nfrom resvar.cli import exits\n"
+         "def command():\n"
+         "    exits.exit_code(lambda: 1)\n"
+         "    signal.raise_signal(signal.SIGINT)\n"
+         "exits.leave(command)", 130, ""),
         ("import os, signal\nfrom resvar.cli.exits import leave\n"
          "class Late:\n"
          "    def __del__(self, kill=os.kill, process=os.getpid()):\n"
@@ -411,7 +425,7 @@ def test_a_signal_stops_a_command_unless_it_was_ignored_at_the_start(resvar, tmp
          "sys.meta_path.insert(0, Interrupted())\n"
          "from resvar.__main__ import enter\nenter()", 130, "resvar: stopped.\n"),
     ],
-    ids=["end", "teardown", "begin"],
+    ids=["end", "returned", "returning", "teardown", "begin"],
 )  # fmt: skip
 def test_a_signal_at_the_ends_of_a_process_changes_nothing(program, code, said):
     done = subprocess.run(

@@ -65,9 +65,13 @@ def leave(command: Callable[[], int]) -> NoReturn:
     handlers and clears all modules; from then on signals are ignored.
     """
     atexit.register(_ignore_signals)  # registered before all others, so called after them
-    code = command()
-    for number in _stopping():
-        signal.signal(number, lambda *_: os._exit(code))
+    code = Stopped.exit_code
+    try:
+        code = command()
+        for number in _stopping():
+            signal.signal(number, lambda *_: os._exit(code))
+    except KeyboardInterrupt:  # a signal between the last line of the command and these handlers
+        os._exit(code)
     exec("")  # else Python, interrupted in an earlier exec, exits by a signal and not with a code
     sys.exit(code)
 
