@@ -235,7 +235,7 @@ def does_the_relu_stop_truncating() -> Iterator[str]:
             f"| {mean(last):.1f} | {min(last):.1f} | {straight:.1f} | {letter} |"
         )
     a, b, c = behind("paper", A, 20), behind("short", A, 110), behind("short", A, 164)
-    yield f"by {a} points with 20 layers (`paper`), {b} with 110 and {c} with 164"
+    yield f"by {a} points with 20 layers (`paper`, n = 1), {b} with 110 and {c} with 164"
 
 
 def does_the_gradient_vanish() -> Iterator[str]:
