@@ -2,7 +2,7 @@
 
 The site has the layout of the repository, so that a relative link leads to the same file on GitHub
 and on the site. Beyond that: what pages link to is published too, docs/commands.md gets the help of
-every command, and formulas become MathML.
+every command, formulas become MathML, and an error of the search is corrected.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ LISTED = {".py": "python", ".yaml": "yaml", ".cff": "yaml", "": "text"}
 """Suffixes of the files that are shown as a page, with the language of each."""
 LINK = re.compile(r"\]\(([^)\s#]+)")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+NODE_NAME = re.compile(r"(?<=TokenSet\.prototype\.toString=function\(\)\{)([^{}]*\{[^{}]*\.id)\b")
+"""The end of the expression by which lunr, the library of the search, names a node of its index."""
 
 
 class Listing(File):
@@ -53,6 +55,18 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 def on_page_content(content: str, **_: Any) -> str:
     """Translate formulas to MathML, which browsers display without a script."""
     return FORMULA.sub(_mathml, content)
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Keep words with digits apart in the index of the search.
+
+    lunr merges nodes of equal names, and a name joins the letters and numbers of all edges without
+    a separator: `1234` is an edge 1 to node 234, or edges 1 to node 2 and 3 to node 4. Then a
+    search for the beginning of a word meets words that no page contains, and fails.
+    """
+    for script in Path(config.site_dir).glob("assets/javascripts/workers/search.*.js"):
+        text = script.read_text(encoding="utf-8")
+        script.write_text(NODE_NAME.sub(r'\1+","', text), encoding="utf-8")
 
 
 def published(root: Path) -> set[str]:

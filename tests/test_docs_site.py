@@ -216,6 +216,12 @@ def test_on_a_phone_every_figure_keeps_its_size(site, chromium):
     page.close()
 
 
+def test_nodes_of_the_search_index_have_unambiguous_names(site):
+    (worker,) = (site / "assets" / "javascripts" / "workers").glob("search.*.js")
+    text = worker.read_text(encoding="utf-8")
+    assert re.search(r"TokenSet\.prototype\.toString=[^}]*\w=\w\+\w\+\w\.id\+\",\"\}return", text)
+
+
 @pytest.mark.browser
 def test_the_search_has_pages_before_listings_of_code(site, chromium):
     page = chromium.new_page()
