@@ -27,7 +27,7 @@ LISTED = {".py": "python", ".yaml": "yaml", ".cff": "yaml", "": "text"}
 LINK = re.compile(r"\]\(([^)\s#]+)")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 NODE_NAME = re.compile(r"(?<=TokenSet\.prototype\.toString=function\(\)\{)([^{}]*\{[^{}]*\.id)\b")
-"""The end of the expression by which lunr, the library of the search, names a node of its index."""
+"""In lunr, the library of the search: the function that names a node, up to an edge's number."""
 
 
 class Listing(File):

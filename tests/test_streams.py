@@ -412,7 +412,7 @@ def test_a_signal_stops_a_command_unless_it_was_ignored_at_the_start(resvar, tmp
          "def command():\n"
          "    exits.exit_code(lambda: 1)\n"
          "    signal.raise_signal(signal.SIGINT)\n"
-         "exits.leave(command)", 130, ""),
+         "exits.leave(command)", 130, "resvar: stopped.\n"),
         ("import os, signal\nfrom resvar.cli.exits import leave\n"
          "class Late:\n"
          "    def __del__(self, kill=os.kill, process=os.getpid()):\n"

@@ -65,13 +65,13 @@ def leave(command: Callable[[], int]) -> NoReturn:
     handlers and clears all modules; from then on signals are ignored.
     """
     atexit.register(_ignore_signals)  # registered before all others, so called after them
-    code = Stopped.exit_code
+    code: int | None = None
     try:
-        code = command()
+        code = returned = command()
         for number in _stopping():
-            signal.signal(number, lambda *_: os._exit(code))
-    except KeyboardInterrupt:  # a signal between the last line of the command and these handlers
-        os._exit(code)
+            signal.signal(number, lambda *_: os._exit(returned))
+    except KeyboardInterrupt:  # a signal before or after the lines that `exit_code` guards
+        os._exit(_stopped() if code is None else code)
     exec("")  # else Python, interrupted in an earlier exec, exits by a signal and not with a code
     sys.exit(code)
 
